@@ -1,0 +1,10 @@
+"""Real-time applications over WebSocket: commands, typed handlers, dependencies per message."""
+
+from websuckets.app import WebSuckets
+from websuckets.commands import CommandGroup
+from websuckets.di.plan import Payload
+from websuckets.envelope import ClientEvent, Message
+from websuckets.limits import Limits
+from websuckets.socket import Socket
+
+__all__ = ["ClientEvent", "CommandGroup", "Limits", "Message", "Payload", "Socket", "WebSuckets"]

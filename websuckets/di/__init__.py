@@ -1,0 +1,8 @@
+"""Dependency injection: what is needed beside dishka itself."""
+
+from dishka import FromDishka
+
+from websuckets.di.lock import lock_factory
+from websuckets.di.providers import WebSucketsProvider, provide_context
+
+__all__ = ["FromDishka", "WebSucketsProvider", "lock_factory", "provide_context"]

@@ -1,0 +1,291 @@
+"""A handler's signature, read once into a frozen plan."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from dishka import FromComponent
+from pydantic import BaseModel
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from typing_extensions import TypeAliasType
+
+from websuckets.envelope import PayloadValidator
+from websuckets.exc import InvalidHandlerSignature
+
+__all__ = ["Dependency", "Payload", "PayloadParameter", "Plan", "caller", "read_plan"]
+
+T = TypeVar("T")
+
+
+class _PayloadMarker:
+    def __repr__(self) -> str:
+        return "Payload"
+
+
+Payload = Annotated[T, _PayloadMarker()]
+"""``model: Payload[T]``: the command's payload, where ``T`` is any type that pydantic validates.
+
+A plain pydantic model standing second needs no mark."""
+
+REQUIRED: Final = inspect.Parameter.empty
+"""Stands for the default of a parameter that has none."""
+
+_FromComponent: Final = type(FromComponent())
+
+_SOCKETS: Final = frozenset(
+    {
+        "websockets.asyncio.server.ServerConnection",
+        "websockets.trio.server.ServerConnection",
+        "websockets.legacy.server.WebSocketServerProtocol",
+        "websuckets.socket.Socket",
+    }
+)
+"""By name: one is deprecated and another needs trio, so neither is imported to be recognised."""
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadParameter:
+    """The parameter that the client's payload is validated into: one of ``types``.
+
+    ``marked`` says that it is written ``Payload[...]``, ``default`` what stands for an absent
+    payload: `REQUIRED` if nothing does.
+    """
+
+    name: str
+    types: tuple[Any, ...]
+    marked: bool
+    default: Any
+    validate: PayloadValidator
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A parameter that the container fills."""
+
+    name: str
+    hint: Any
+    default: Any
+    keyword: bool
+
+    @property
+    def type(self) -> Any:
+        """The hint without what ``Annotated`` adds."""
+        return bare_type(self.hint)
+
+    @property
+    def component(self) -> str:
+        """The dishka component that is asked; ``""`` for the default one."""
+        return component_of(self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to call a handler: ``(socket[, payload], *positional, **keywords)``."""
+
+    function: Callable[..., Any]
+    where: str
+    payload: PayloadParameter | None
+    dependencies: tuple[Dependency, ...]
+
+
+def bare_type(hint: Any) -> Any:
+    """The hint without what ``Annotated`` adds."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def component_of(hint: Any) -> str:
+    """The dishka component that the hint names with ``FromComponent``, or the default one."""
+    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((item.component for item in metadata if isinstance(item, _FromComponent)), "")
+
+
+def caller(plan: Plan) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Any]:
+    """What calls the handler with ``(socket[, payload])`` and all its dependencies in order."""
+    function = plan.function
+    keywords = [dependency.name for dependency in plan.dependencies if dependency.keyword]
+    positional = len(plan.dependencies) - len(keywords)
+
+    def call(leading: tuple[Any, ...], dependencies: tuple[Any, ...]) -> Any:
+        return function(*leading, *dependencies)
+
+    def call_with_keywords(leading: tuple[Any, ...], dependencies: tuple[Any, ...]) -> Any:
+        by_name = dict(zip(keywords, dependencies[positional:], strict=True))
+        return function(*leading, *dependencies[:positional], **by_name)
+
+    return call_with_keywords if keywords else call
+
+
+def where(function: Callable[..., Any]) -> str:
+    """The function's name, file and line, for errors."""
+    target = _target(function)
+    name = f"`{target.__module__}.{target.__qualname__}`"
+    code = getattr(target, "__code__", None)
+    return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
+
+
+def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
+    """The plan of a handler; ``names`` are those that its annotations see besides its module's.
+
+    Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
+    names what is not defined (yet).
+    """
+    here = where(function)
+    parameters = list(inspect.signature(function).parameters.values())
+    problems = [*_misfits(function, parameters)]
+    if problems:
+        raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
+
+    hints = _hints(function, parameters, names)
+    socket, *rest = parameters
+    if not _is_socket(hints[socket.name]):
+        problems.append(
+            f"the first parameter, `{socket}`, is not the socket; annotate it with "
+            "`websockets.asyncio.server.ServerConnection` or `websuckets.Socket`"
+        )
+    payload = None
+    if rest and rest[0].kind is not rest[0].KEYWORD_ONLY and _is_payload(hints[rest[0].name]):
+        try:
+            payload = _payload(rest[0], hints[rest[0].name])
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            problems.append(f"parameter `{rest[0]}`: pydantic cannot validate it: {error.message}")
+        del rest[0]
+    for parameter in rest:
+        if _marks_payload(hints[parameter.name]):
+            problems.append(f"parameter `{parameter}`: the payload stands second; move it there")
+    if problems:
+        raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
+
+    dependencies = (
+        Dependency(p.name, hints[p.name], p.default, p.kind is p.KEYWORD_ONLY) for p in rest
+    )
+    return Plan(function, here, payload, tuple(dependencies))
+
+
+def undefined_names(
+    function: Callable[..., Any], names: Mapping[str, Any], error: NameError
+) -> InvalidHandlerSignature:
+    """What to say when `read_plan` went on raising `NameError` until the function was needed."""
+    culprit = ""
+    for name, annotation in getattr(_target(function), "__annotations__", {}).items():
+        if isinstance(annotation, str) and error.name and error.name in annotation:
+            culprit = f"parameter `{name}: {annotation}`: "
+            break
+    return InvalidHandlerSignature(
+        f"{where(function)}: {culprit}{error}; define or import it where the handler is defined "
+        "(an import under `if TYPE_CHECKING:` is not there when the program runs)"
+    )
+
+
+def _target(function: Callable[..., Any]) -> Any:
+    """The function itself, below wrappers, partials and bound methods."""
+    target: Any = function
+    while isinstance(target, partial):
+        target = target.func
+    return inspect.unwrap(getattr(target, "__func__", target))
+
+
+def _misfits(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Iterator[str]:
+    """What can be said without knowing the types."""
+    if inspect.isasyncgenfunction(function):
+        yield "it is an async generator; a handler is an `async def` that returns"
+    elif not inspect.iscoroutinefunction(function):
+        yield "it is not async; declare it with `async def`"
+    if not parameters:
+        yield "it has no parameter; the first one is the socket: `socket: ServerConnection`"
+    for parameter in parameters:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            yield f"parameter `{parameter}`: nothing can fill it; name each parameter"
+        elif parameter.annotation is parameter.empty:
+            yield f"parameter `{parameter.name}` has no annotation; its type says what to pass"
+
+
+def _hints(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], names: Mapping[str, Any]
+) -> dict[str, Any]:
+    def annotated() -> None: ...
+
+    # Of the parameters alone: what a handler returns need not be defined at run time.
+    annotated.__annotations__ = {p.name: p.annotation for p in parameters}
+    try:
+        return get_type_hints(
+            annotated, _target(function).__globals__, dict(names), include_extras=True
+        )
+    except NameError:
+        raise
+    except Exception as error:  # whatever the annotation's own code raises
+        raise InvalidHandlerSignature(
+            f"{where(function)}: an annotation cannot be evaluated: {error!r}"
+        ) from error
+
+
+def _plain(hint: Any) -> Any:
+    """The hint without ``type`` aliases around it."""
+    while isinstance(hint, TypeAliasType):
+        hint = hint.__value__
+    return hint
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of anything else, itself."""
+    hint = _plain(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(_plain(member) for member in get_args(hint))
+    return (hint,)
+
+
+def _is_socket(hint: Any) -> bool:
+    def is_one(member: Any) -> bool:
+        classes = member.__mro__ if isinstance(member, type) else ()
+        return any(f"{base.__module__}.{base.__qualname__}" in _SOCKETS for base in classes)
+
+    return all(is_one(bare_type(member)) for member in _alternatives(hint))
+
+
+def _metadata(hint: Any) -> tuple[Any, ...]:
+    """What ``Annotated`` adds to the hint, or to a member of the union that it is."""
+    return tuple(
+        item
+        for member in _alternatives(hint)
+        if get_origin(member) is Annotated
+        for item in get_args(member)[1:]
+    )
+
+
+def _marks_payload(hint: Any) -> bool:
+    return any(isinstance(item, _PayloadMarker) for item in _metadata(hint))
+
+
+def _payload_types(hint: Any) -> tuple[Any, ...]:
+    """What the hint accepts, member by member, ``None`` among them where it does."""
+    return tuple(
+        bare_type(type_)
+        for member in _alternatives(hint)
+        for type_ in _alternatives(bare_type(member))
+    )
+
+
+def _is_payload(hint: Any) -> bool:
+    """Whether a second parameter is the payload: marked as such, or a model (or ``None``)."""
+    if _marks_payload(hint):
+        return True
+    if any(isinstance(item, _FromComponent) for item in _metadata(hint)):
+        return False
+    models = [type_ for type_ in _payload_types(hint) if type_ is not NoneType]
+    return bool(models) and all(isinstance(m, type) and issubclass(m, BaseModel) for m in models)
+
+
+def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
+    types = _payload_types(hint)
+    default = parameter.default
+    if default is REQUIRED and NoneType in types:
+        default = None  # on the wire, null and absent are the same
+    return PayloadParameter(
+        name=parameter.name,
+        types=types,
+        marked=_marks_payload(hint),
+        default=default,
+        validate=PayloadValidator(hint),
+    )

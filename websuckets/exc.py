@@ -1,0 +1,118 @@
+"""The errors of websuckets.
+
+::
+
+    WebSucketsError
+    ├── ClientError (InternalError)      sent to the client exactly as it says
+    │   └── NotAuthorized
+    ├── ConfigurationError               a mistake in the program, found before the port opens
+    │   ├── InvalidHandlerSignature
+    │   ├── InvalidGuard
+    │   ├── DuplicateCommand
+    │   └── MissingProvider
+    ├── InvalidMessage                   a frame that is no command; the connection answers it
+    └── NoCurrentSession                 ``Session.online`` read where no app can be meant
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = [
+    "ClientError",
+    "ConfigurationError",
+    "DuplicateCommand",
+    "InternalError",
+    "InvalidGuard",
+    "InvalidHandlerSignature",
+    "InvalidMessage",
+    "MissingProvider",
+    "NoCurrentSession",
+    "NotAuthorized",
+    "WebSucketsError",
+]
+
+
+class WebSucketsError(Exception):
+    """Root of every error that websuckets raises."""
+
+
+class ClientError(WebSucketsError):
+    """An error for the client: raised anywhere below a handler, it is sent as the reply.
+
+    ``error`` names what happened; ``details`` is anything that pydantic serialises, or ``None``.
+    ``str()`` and logs show the name alone: details are between the program and its client.
+    """
+
+    def __init__(self, error: str, details: Any = None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.details = details
+
+
+InternalError = ClientError
+"""The documented name of `ClientError`; both stay."""
+
+
+class NotAuthorized(ClientError):
+    """The caller may not run this command. Raised by `CurrentUser` and by guards."""
+
+    def __init__(self, error: str = "not authorized", details: Any = None) -> None:
+        super().__init__(error, details)
+
+
+class ConfigurationError(WebSucketsError):
+    """The program is wrong in a way that was seen before a client could connect.
+
+    ``problems`` holds one text for each mistake that was found at the same moment; each names the
+    function, its file and line, the parameter and the remedy as far as they apply.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems: tuple[str, ...] = problems
+
+    def __str__(self) -> str:
+        if len(self.problems) == 1:
+            return self.problems[0]
+        numbered = (f"{number}. {problem}" for number, problem in enumerate(self.problems, 1))
+        return "\n".join([f"{len(self.problems)} problems:", *numbered])
+
+
+class InvalidHandlerSignature(ConfigurationError):
+    """A handler's parameters cannot be understood."""
+
+
+class InvalidGuard(ConfigurationError):
+    """A ``protected=`` that would protect nothing, or not for every message."""
+
+
+class DuplicateCommand(ConfigurationError):
+    """Two handlers of one app answer to the same name."""
+
+
+class MissingProvider(ConfigurationError):
+    """Nothing provides what a handler, or something below it, asks for."""
+
+
+def report(errors: Sequence[ConfigurationError]) -> ConfigurationError:
+    """All of ``errors`` as one; of their own class where they share it."""
+    classes = {type(error) for error in errors}
+    error_class = classes.pop() if len(classes) == 1 else ConfigurationError
+    return error_class(*(problem for error in errors for problem in error.problems))
+
+
+class InvalidMessage(WebSucketsError):
+    """A frame that is not a command.
+
+    ``problems`` is a list of ``{"loc", "msg", "type"}``; ``id`` is the command's where one could
+    be read. Neither holds any other part of the frame.
+    """
+
+    def __init__(self, problems: list[dict[str, Any]], id: str | int | None = None) -> None:
+        super().__init__("invalid message")
+        self.problems = problems
+        self.id = id
+
+
+class NoCurrentSession(WebSucketsError):
+    """`Session.online` or `Session.verified` was read where it is unclear whose is meant."""

@@ -1,0 +1,29 @@
+"""How much of the server one peer, one message or one shutdown may take."""
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds that an app enforces for as long as it runs; ``None`` turns one off.
+
+    They are given to `WebSuckets` and can be injected (APP scope) to be read.
+    """
+
+    max_size: int | None = 64 * 1024
+    """Bytes of one incoming message; past it the connection is closed with 1009."""
+
+    finalize_timeout: float | None = 5
+    """Seconds that the finalisers of one scope may take; past it they are cancelled, in the order
+    in which they would have run, and an error is logged."""
+
+    drain_timeout: float | None = 30
+    """Seconds that a stopping server waits for running commands and closing handshakes; past it
+    they are cancelled, finalised, and their connections aborted."""
+
+    compression: str | None = None
+    """``"deflate"`` offers permessage-deflate. Off by default: it costs about 32 KiB of memory per
+    connection and lets an attacker who controls a part of a message guess the rest (CRIME,
+    BREACH)."""

@@ -1,0 +1,180 @@
+"""Who is connected, and as whom."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from uuid import UUID
+
+import anyio
+
+from websuckets.exc import NoCurrentSession
+from websuckets.socket import Socket
+
+__all__ = ["Session", "User"]
+
+UserId = str | int
+Key = TypeVar("Key")
+
+REVOKED: Final = 4401
+"""The close code of a connection whose user may not go on; it should not reconnect as it is."""
+
+
+class User:
+    """The record of one client, from the end of its handshake until it disconnects.
+
+    ``socket`` is its connection, ``id`` the user's id once it is verified (not the connection's,
+    which is ``socket.id``), ``token`` the secret that its protected commands must carry. Any other
+    attribute may be set, to be found again with the next message.
+
+    Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing it from
+    one value to another clears the token; ``None`` clears both and takes the user out again.
+    """
+
+    socket: Socket
+    token: str | None
+
+    def __init__(self, socket: Socket) -> None:
+        self.socket = socket
+        self.token = None
+        self._id: UserId | None = None
+        self._session: Session | None = None
+
+    @property
+    def id(self) -> UserId | None:
+        return self._id
+
+    @id.setter
+    def id(self, id: UserId | None) -> None:
+        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``."""
+        if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
+            raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
+        if id == self._id:
+            return
+        if self._id is not None:
+            self.token = None
+            if self._session is not None:
+                self._session._demote(self, self._id)
+        self._id = id
+        if id is not None and self._session is not None:
+            self._session._verify(self, id)
+
+    def __repr__(self) -> str:
+        return f"User(socket={self.socket.id}, id={self._id!r})"
+
+    if TYPE_CHECKING:  # a program may add attributes of its own
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+class _Index(Generic[Key]):
+    """An index of `Session`: the instance's own, or on the class the current app's."""
+
+    def __set_name__(self, owner: type["Session"], name: str) -> None:
+        self._attribute = f"_{name}"
+
+    def __get__(self, session: "Session | None", owner: type["Session"]) -> dict[Key, User]:
+        index: dict[Key, User] = getattr(
+            current_session() if session is None else session, self._attribute
+        )
+        return index
+
+
+class Session:
+    """Every client of one app; it lives as long as the app.
+
+    ``online`` holds each connected client by the id of its connection; ``verified`` each verified
+    user by its own id: of several connections of one user the newest, and when that one leaves, the
+    one before it. Both are kept by the framework: read them, and set `User.id` to change them.
+
+    Inject it (``session: Session``), or read ``Session.online`` on the class: inside handlers and
+    providers that is the current app's; elsewhere that of the only running app, and
+    `NoCurrentSession` where none or several run.
+    """
+
+    online: _Index[UUID] = _Index()
+    verified: _Index[UserId] = _Index()
+
+    def __init__(self) -> None:
+        self._online: dict[UUID, User] = {}
+        self._verified: dict[UserId, User] = {}
+        self._connections_of: dict[UserId, list[User]] = {}  # in the order of verification
+
+    async def revoke(self, user_id: UserId) -> None:
+        """Demote every connection of this user and close it with 4401.
+
+        From this moment on no protected command of theirs is accepted; returns when all are closed.
+        """
+        users = list(self._connections_of.get(user_id, ()))
+        for user in users:
+            user.id = None
+        async with anyio.create_task_group() as closing:
+            for user in users:
+                closing.start_soon(user.socket.close, REVOKED, "revoked")
+
+    def __repr__(self) -> str:
+        return f"Session(online={len(self._online)}, verified={len(self._verified)})"
+
+    def _verify(self, user: User, id: UserId) -> None:
+        self._connections_of.setdefault(id, []).append(user)
+        self._verified[id] = user
+
+    def _demote(self, user: User, id: UserId) -> None:
+        connections = self._connections_of[id]
+        connections.remove(user)
+        if connections:
+            self._verified[id] = connections[-1]
+        else:
+            del self._connections_of[id], self._verified[id]
+
+    @contextmanager
+    def connected(self, user: User) -> Iterator[None]:
+        """For the framework: while this client is connected."""
+        user._session = self
+        self._online[user.socket.id] = user
+        try:
+            yield
+        finally:
+            del self._online[user.socket.id]
+            if user.id is not None:
+                self._demote(user, user.id)
+            user._session = None
+
+
+_current: ContextVar[Session] = ContextVar("websuckets.session")
+_running: list[Session] = []
+
+
+def current_session() -> Session:
+    """The session that `Session` itself stands for here. Raises `NoCurrentSession`."""
+    try:
+        return _current.get()
+    except LookupError:
+        if len(_running) == 1:
+            return _running[0]
+    how_many = "several apps run" if _running else "no app runs"
+    raise NoCurrentSession(
+        "outside of handlers and providers, Session.online and Session.verified are those of the "
+        f"only running app, but {how_many}; inject `session: Session` instead"
+    )
+
+
+@contextmanager
+def running(session: Session) -> Iterator[None]:
+    """While the app of this session runs."""
+    _running.append(session)
+    try:
+        yield
+    finally:
+        _running.remove(session)
+
+
+@contextmanager
+def as_current(session: Session) -> Iterator[None]:
+    """In this task, and in those that it starts, `Session` stands for this one."""
+    token = _current.set(session)
+    try:
+        yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,67 @@
+"""The connection as handlers see it."""
+
+from collections.abc import Awaitable
+from typing import Any, Protocol
+from uuid import UUID
+
+from websockets.http11 import Request
+
+__all__ = ["Socket"]
+
+
+class Socket(Protocol):
+    """One client's connection; it lives from the opening handshake until either side closes.
+
+    What arrives in a handler is the connection of the transport itself: under ``websockets`` its
+    own ``ServerConnection`` with all of its documented methods, elsewhere exactly these.
+    """
+
+    @property
+    def id(self) -> UUID:
+        """Unique for as long as the process lives."""
+        ...
+
+    @property
+    def request(self) -> Request | None:
+        """The opening handshake: path and headers."""
+        ...
+
+    @property
+    def remote_address(self) -> Any:
+        """The peer as the operating system names it: ``(host, port)`` for IPv4."""
+        ...
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol agreed on in the handshake."""
+        ...
+
+    @property
+    def close_code(self) -> int | None:
+        """The close code of RFC 6455, section 7.4; ``None`` while the connection is open."""
+        ...
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that came with the code; ``None`` while the connection is open."""
+        ...
+
+    async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
+        """Send one message: ``str`` as a text frame, ``bytes`` as a binary one.
+
+        ``text`` chooses the frame's type whatever the message is. A `ClientEvent` is a ``str``.
+        Raises the transport's error for a closed connection
+        (``websockets.exceptions.ConnectionClosed``).
+        """
+        ...
+
+    async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
+        """Send a ping; awaiting the result waits for the pong and gives the seconds it took.
+
+        Raises the same as `send`.
+        """
+        ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection and wait until it is closed; does nothing when it is already."""
+        ...

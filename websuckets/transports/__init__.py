@@ -1,0 +1,1 @@
+"""The ways in which frames come in and go out; each module knows one library below us."""
