@@ -45,8 +45,7 @@ class ClientEvent(str):
     ``event`` and ``payload``. The payload is anything that pydantic serialises: models,
     dataclasses, UUIDs, datetimes; it is encoded here, once, and later changes to it are not seen.
 
-    Raises what pydantic raises for a payload that has no JSON form
-    (``pydantic_core.PydanticSerializationError``, ``ValueError`` for one that holds itself).
+    Raises ``pydantic_core.PydanticSerializationError`` for a payload that has no JSON form.
     """
 
     __slots__ = ("event", "payload")

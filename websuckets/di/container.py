@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable
 from types import coroutine
 from typing import Any
 
@@ -19,7 +19,7 @@ from dishka.exceptions import GraphMissingFactoryError
 from dishka.registry import Registry
 
 from websuckets.di.lock import lock_factory
-from websuckets.di.plan import Dependency, bare_type, component_of
+from websuckets.di.plan import bare_type, component_of
 from websuckets.di.providers import Injection
 from websuckets.exc import (
     ConfigurationError,
@@ -35,28 +35,31 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 def build_container(
-    providers: Sequence[Provider], injections: Iterable[Injection]
+    providers: Iterable[Provider], injections: Iterable[Injection]
 ) -> AsyncContainer:
     """A container (APP scope) in which every handler is known to find what it asks for.
 
     Raises a `ConfigurationError` that holds everything that is wrong with the handlers, and
     dishka's own errors for what is wrong among the providers.
     """
-    proved = list(injections)
+    providers, proved = tuple(providers), list(injections)
     errors: list[ConfigurationError] = []
+    missing: set[DependencyKey] = set()
     while True:
         try:
             container = _make(proved, providers)
             break
         except GraphMissingFactoryError as error:
-            culprit = next(
-                (i for i in proved if error.path and i.key is error.path[0].provides.type_hint),
-                None,
-            )
-            errors.append(MissingProvider(_missing(error, culprit)))
-            if culprit is None:
-                raise report(errors) from None
-            proved.remove(culprit)  # and on to what else is missing
+            asking = error.path[0].provides.type_hint if error.path else None
+            culprit = next((injection for injection in proved if injection.key is asking), None)
+            if culprit is not None:
+                errors.append(MissingProvider(_missing(error, culprit)))
+                missing.add(error.requested)
+                proved.remove(culprit)  # and on to what the others miss
+                continue
+            if error.requested not in missing:
+                errors.append(MissingProvider(str(error)))
+            raise report(errors) from None
     for injection in proved:
         errors.extend(_misuses(injection, container))
     if errors:
@@ -70,19 +73,20 @@ def _make(injections: Iterable[Injection], providers: Iterable[Provider]) -> Asy
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
 
 
-def _missing(error: GraphMissingFactoryError, injection: Injection | None) -> str:
-    if injection is None:
-        return str(error)
-    asked = (error.path[1].provides if len(error.path) > 1 else error.requested).type_hint
+def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
+    """What to say of a handler for which something is missing, directly or further below."""
+    asked = error.path[1].provides if len(error.path) > 1 else error.requested
+    what = "what it asks for"
+    for guard in injection.guards:
+        if bare_type(guard) == asked.type_hint:
+            what = f"its guard `{_name(asked.type_hint)}`"
     for dependency in injection.plan.dependencies:
-        if dependency.type == asked:
-            break
-    else:
-        return f"{injection.plan.where}: its guard cannot be built. {error}"
+        if dependency.type == asked.type_hint:
+            what = f"parameter `{dependency.name}: {_name(asked.type_hint)}`"
     return (
-        f"{injection.plan.where}: parameter `{_shown(dependency)}` cannot be filled; give a "
-        "provider for what is missing to WebSuckets(providers=[...]), or, if it is what the client "
-        f"sends, put it second as Payload[...]. {error}"
+        f"{injection.plan.where}: {what} cannot be provided; give what is missing to "
+        "WebSuckets(providers=[...]), or, if it is what the client sends, put it second as "
+        f"Payload[...]. {error}"
     )
 
 
@@ -92,8 +96,8 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
         scope = scope_of(container, guard)
         if scope is not Scope.REQUEST:
             yield InvalidGuard(
-                f"{plan.where}: its guard `{_name(guard)}` has {scope}: it would be checked once "
-                "and remembered past a revocation; provide it with Scope.REQUEST"
+                f"{plan.where}: its guard `{_name(bare_type(guard))}` has {scope}: it would be "
+                "checked once and remembered past a revocation; provide it with Scope.REQUEST"
             )
     payload = plan.payload
     if payload is None or payload.marked:
@@ -106,10 +110,6 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
                 f"payload does, but the container provides {name}, too; write Payload[{name}] if "
                 f"the client sends it, or FromDishka[{name}] if the container gives it"
             )
-
-
-def _shown(dependency: Dependency) -> str:
-    return f"{dependency.name}: {_name(dependency.type)}"
 
 
 def _name(hint: Any) -> str:

@@ -1,0 +1,107 @@
+"""Registration, authentication, and a list that only the registered may see.
+
+Run it with ``python examples/users.py``, connect with ``python -m websockets ws://localhost:9000``
+and type::
+
+    {"event": "user register", "payload": {"login": "ann", "password": "correct horse"}}
+    {"event": "user enter", "payload": {"login": "ann", "password": "correct horse"}}
+    {"event": "user list", "token": "<the token of the reply>"}
+"""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+
+from dishka import Provider, Scope, provide
+from pydantic import BaseModel, SecretStr
+from websockets.asyncio.server import ServerConnection
+
+from websuckets import CommandGroup, WebSuckets
+from websuckets.exc import ClientError
+from websuckets.security import Token
+from websuckets.session import User
+
+
+class Credentials(BaseModel):
+    login: str
+    password: SecretStr
+
+
+class LoginTaken(ClientError):
+    def __init__(self) -> None:
+        super().__init__("login taken")
+
+
+class WrongCredentials(ClientError):
+    def __init__(self) -> None:
+        super().__init__("wrong login or password")
+
+
+@dataclass(frozen=True)
+class Account:
+    login: str
+    salt: bytes
+    password_hash: bytes
+
+
+class Accounts:
+    """All accounts, in memory; it lives as long as the server."""
+
+    def __init__(self) -> None:
+        self._by_login: dict[str, Account] = {}
+
+    def register(self, credentials: Credentials) -> None:
+        if credentials.login in self._by_login:
+            raise LoginTaken
+        salt = secrets.token_bytes(16)
+        password_hash = self._hash(credentials.password, salt)
+        self._by_login[credentials.login] = Account(credentials.login, salt, password_hash)
+
+    def check(self, credentials: Credentials) -> None:
+        nobody = Account("", b"", b"")  # hashed all the same: the time tells nothing of the login
+        account = self._by_login.get(credentials.login, nobody)
+        password_hash = self._hash(credentials.password, account.salt)
+        if not hmac.compare_digest(password_hash, account.password_hash):
+            raise WrongCredentials
+
+    def logins(self) -> list[str]:
+        return sorted(self._by_login)
+
+    @staticmethod
+    def _hash(password: SecretStr, salt: bytes) -> bytes:
+        return hashlib.scrypt(password.get_secret_value().encode(), salt=salt, n=2**14, r=8, p=1)
+
+
+class AccountsProvider(Provider):
+    accounts = provide(Accounts, scope=Scope.APP)
+
+
+group = CommandGroup("user")
+
+
+@group.command("register")
+async def register(socket: ServerConnection, model: Credentials, accounts: Accounts) -> None:
+    accounts.register(model)
+
+
+@group.command("enter")
+async def enter(
+    socket: ServerConnection, model: Credentials, accounts: Accounts, user: User
+) -> Token:
+    accounts.check(model)
+    user.id = model.login
+    user.token = Token.generate()
+    return user.token
+
+
+@group.command("list", protected=True)
+async def list_users(socket: ServerConnection, accounts: Accounts) -> list[str]:
+    return accounts.logins()
+
+
+app = WebSuckets(providers=[AccountsProvider()])
+app.include_command_group(group)
+
+if __name__ == "__main__":
+    app.run("localhost", 9000)

@@ -1,0 +1,69 @@
+"""What tests share: a running app and clients that talk to it over real sockets."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+from websockets.asyncio.client import ClientConnection, connect
+
+from websuckets import CommandGroup, WebSuckets
+from websuckets.app import Server
+
+TIMEOUT = 10
+
+
+class Client:
+    """One connection to a running app."""
+
+    def __init__(self, connection: ClientConnection, server: Server) -> None:
+        self.connection = connection
+        self.server = server
+
+    async def send(self, event: str, **fields: Any) -> None:
+        await self.connection.send(json.dumps({"event": event, **fields}))
+
+    async def receive(self) -> Any:
+        """The next frame as JSON."""
+        return json.loads(await self.receive_frame())
+
+    async def receive_frame(self) -> str | bytes:
+        with anyio.fail_after(TIMEOUT):
+            return await self.connection.recv()
+
+    async def call(self, event: str, **fields: Any) -> Any:
+        """Send a command and return the next frame."""
+        await self.send(event, **fields)
+        return await self.receive()
+
+    async def closed(self) -> tuple[int | None, str | None]:
+        """The close code and reason, once the connection is closed."""
+        with anyio.fail_after(TIMEOUT):
+            await self.connection.wait_closed()
+        return self.connection.close_code, self.connection.close_reason
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator["Client"]:
+        async with dial(self.server) as client:
+            yield client
+
+
+@asynccontextmanager
+async def dial(server: Server, **options: Any) -> AsyncIterator[Client]:
+    async with connect(server.urls[0], proxy=None, **options) as connection:
+        yield Client(connection, server)
+
+
+@asynccontextmanager
+async def talk(app: WebSuckets, **options: Any) -> AsyncIterator[Client]:
+    """A client of the app, which runs for as long as the context lasts."""
+    async with app.serve("127.0.0.1", 0, **options) as server, dial(server) as client:
+        yield client
+
+
+def app_with(*groups: CommandGroup, **arguments: Any) -> WebSuckets:
+    app = WebSuckets(**arguments)
+    for group in groups:
+        app.include_command_group(group)
+    return app

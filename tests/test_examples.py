@@ -1,0 +1,85 @@
+"""The examples say what their first lines promise."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Client, talk
+
+from websuckets import WebSuckets
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+pytestmark = pytest.mark.anyio
+
+
+def load(name: str) -> Any:
+    """A fresh copy of an example: no state is shared between tests."""
+    return ModuleNamespace(runpy.run_path(str(EXAMPLES / f"{name}.py")))
+
+
+class ModuleNamespace:
+    def __init__(self, names: dict[str, Any]) -> None:
+        self.__dict__.update(names)
+
+
+async def test_hello_greets() -> None:
+    """A payload and a dependency make a reply."""
+    async with talk(load("hello").app) as client:
+        reply = await client.call("hello", payload={"name": "Ann"})
+        assert reply["event"] == "greeting"
+        assert reply["payload"] in ("Good morning, Ann!", "Good day, Ann!")
+
+
+async def test_users_register_enter_and_are_listed() -> None:
+    """Only who entered with the right password gets the list."""
+    ann = {"login": "ann", "password": "correct horse"}
+    async with talk(load("users").app) as client:
+        assert await client.call("user list") == {"error": "not authorized", "details": None}
+        registered = await client.call("user register", payload=ann, id=1)
+        assert registered == {"event": "user register", "payload": None, "id": 1}
+        assert (await client.call("user register", payload=ann))["error"] == "login taken"
+        wrong = {"login": "ann", "password": "battery staple"}
+        refused = {"error": "wrong login or password", "details": None}
+        assert await client.call("user enter", payload=wrong) == refused
+        assert await client.call("user enter", payload={**ann, "login": "bob"}) == refused
+        token = (await client.call("user enter", payload=ann))["payload"]
+        listed = await client.call("user list", token=token)
+        assert listed == {"event": "user list", "payload": ["ann"]}
+        assert (await client.call("user list", token="x" + token[1:]))["error"] == "not authorized"
+
+
+async def join(client: Client, nickname: str) -> str:
+    reply = await client.call("join", payload={"nickname": nickname})
+    token: str = reply["payload"]["token"]
+    return token
+
+
+async def test_chat_delivers_direct_messages() -> None:
+    """A message reaches the one that it is for, and nobody who is gone."""
+    async with talk(load("chat").app) as ann:
+        token = await join(ann, "ann")
+        async with ann.another() as bob:
+            assert (await bob.call("join", payload={"nickname": "ann"}))[
+                "error"
+            ] == "nickname taken"
+            await join(bob, "bob")
+            who = await ann.call("who", token=token)
+            assert who["payload"] == ["ann", "bob"]
+            message = {"to": "bob", "text": "hi"}
+            sent = await ann.call("say", token=token, payload=message, id=7)
+            assert sent == {"event": "say", "payload": None, "id": 7}
+            said = {"event": "said", "payload": {"from": "ann", "text": "hi"}}
+            assert await bob.receive() == said
+        gone = await ann.call("say", token=token, payload=message)
+        assert gone == {"error": "not here", "details": {"nickname": "bob"}}
+
+
+@pytest.mark.parametrize("name", ["hello", "users", "chat"])
+def test_each_runs_as_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started as a program, an example serves on the address that it tells."""
+    started: list[Any] = []
+    monkeypatch.setattr(WebSuckets, "run", lambda app, *address: started.append(address))
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert started == [("localhost", 9000)]

@@ -1,0 +1,701 @@
+"""Whatever fails while a command runs: what the client sees, what is logged, what is closed."""
+
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from dishka import Provider, Scope, provide
+from harness import Client, app_with, dial, talk
+from pydantic import BaseModel, field_validator
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from websuckets import CommandGroup, Limits, WebSuckets
+from websuckets.di import provide_context
+from websuckets.exc import ClientError, NotAuthorized
+from websuckets.session import Session
+
+pytestmark = pytest.mark.anyio
+
+
+class AppThing: ...
+
+
+class SessionThing: ...
+
+
+class Outer: ...
+
+
+class Inner: ...
+
+
+class Broken: ...
+
+
+class Closing: ...
+
+
+class Journalling(Provider):
+    """Builds a thing in each scope and writes down when, and with what error, it is closed."""
+
+    def __init__(self, journal: list[str], closing_error: Exception | None = None) -> None:
+        super().__init__()
+        self.journal = journal
+        self.closing_error = closing_error
+
+    def _closed(self, name: str, error: BaseException | None) -> None:
+        self.journal.append(f"close {name}" + (f" with {type(error).__name__}" if error else ""))
+
+    @provide(scope=Scope.APP)
+    async def app_thing(self) -> AsyncIterator[AppThing]:
+        self.journal.append("open app")
+        error = yield AppThing()
+        self._closed("app", error)
+
+    @provide(scope=Scope.SESSION)
+    async def session_thing(self, app: AppThing) -> AsyncIterator[SessionThing]:
+        self.journal.append("open session")
+        error = yield SessionThing()
+        self._closed("session", error)
+
+    @provide(scope=Scope.REQUEST)
+    async def outer(self, session: SessionThing) -> AsyncIterator[Outer]:
+        self.journal.append("open outer")
+        error = yield Outer()
+        await anyio.sleep(0)  # a real finaliser waits for something
+        self._closed("outer", error)
+
+    @provide(scope=Scope.REQUEST)
+    def inner(self, outer: Outer) -> Iterator[Inner]:
+        self.journal.append("open inner")
+        error = yield Inner()
+        self._closed("inner", error)
+
+    @provide(scope=Scope.REQUEST)
+    def broken(self, inner: Inner) -> Broken:
+        raise RuntimeError("provider canary")
+
+    @provide(scope=Scope.REQUEST)
+    async def closing(self, inner: Inner) -> AsyncIterator[Closing]:
+        error = yield Closing()
+        self._closed("closing", error)
+        if self.closing_error is not None:
+            raise self.closing_error
+
+
+class Picky(BaseModel):
+    value: str
+
+    @field_validator("value")
+    @classmethod
+    def check(cls, value: str) -> str:
+        if value == "bug":
+            raise KeyError("validator canary")
+        if value == "refused":
+            raise ClientError("refused by the validator")
+        raise ValueError("this text is for the client")
+
+
+class Unserialisable: ...
+
+
+def commands(journal: list[str]) -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("fine")
+    async def fine(socket: ServerConnection, *, inner: Inner) -> str:
+        journal.append("handler")
+        return "fine"
+
+    @group.command("raise")
+    async def raise_(socket: ServerConnection, *, inner: Inner) -> None:
+        raise RuntimeError("handler canary")
+
+    @group.command("raise for client")
+    async def raise_for_client(socket: ServerConnection, *, inner: Inner) -> None:
+        raise ClientError("no", {"because": 1})
+
+    @group.command("refuse")
+    async def refuse(socket: ServerConnection, *, inner: Inner) -> None:
+        raise NotAuthorized
+
+    @group.command("broken provider")
+    async def broken_provider(socket: ServerConnection, *, broken: Broken) -> None:
+        journal.append("never")
+
+    @group.command("closing")
+    async def closing(socket: ServerConnection, *, closing: Closing) -> str:
+        return "not sent when closing fails"
+
+    @group.command("raise, closing")
+    async def raise_closing(socket: ServerConnection, *, closing: Closing) -> None:
+        raise ClientError("no", {"because": 1})
+
+    @group.command("crash, closing")
+    async def crash_closing(socket: ServerConnection, *, closing: Closing) -> None:
+        raise RuntimeError("handler canary")
+
+    @group.command("validate")
+    async def validate(socket: ServerConnection, model: Picky, inner: Inner) -> None:
+        journal.append("never")
+
+    @group.command("unserialisable")
+    async def unserialisable(socket: ServerConnection, *, inner: Inner) -> Unserialisable:
+        journal.append("handler")
+        return Unserialisable()
+
+    @group.command("circular")
+    async def circular(socket: ServerConnection, *, inner: Inner) -> Any:
+        circle: list[Any] = []
+        circle.append(circle)
+        return circle
+
+    return group
+
+
+def journalled(journal: list[str], closing_error: Exception | None = None) -> WebSuckets:
+    return app_with(commands(journal), providers=[Journalling(journal, closing_error)])
+
+
+BUILT = ["open app", "open session", "open outer", "open inner"]
+
+
+async def test_scopes_open_once_and_close_in_reverse(journal: list[str]) -> None:
+    """REQUEST per message, SESSION per connection, APP per run; closed before the reply is sent."""
+    async with talk(journalled(journal)) as client:
+        await client.call("fine")
+        assert journal == [*BUILT, "handler", "close inner", "close outer"]
+        journal.clear()
+        await client.call("fine")
+        assert journal == ["open outer", "open inner", "handler", "close inner", "close outer"]
+        async with client.another() as other:
+            journal.clear()
+            await other.call("fine")
+            assert journal[:2] == ["open session", "open outer"]
+        journal.clear()
+    assert sorted(journal) == ["close app", "close session", "close session"]
+    assert journal[-1] == "close app"
+
+
+def incidents(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
+
+
+def incident_of(reply: dict[str, Any]) -> str:
+    """The incident of an internal error that says nothing else."""
+    assert reply["error"] == "internal error"
+    assert list(reply["details"]) == ["incident"]
+    incident: str = reply["details"]["incident"]
+    return incident
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "logged", "after_inner"),
+    [
+        ("raise", None, "handler canary", "RuntimeError"),
+        ("broken provider", None, "provider canary", "RuntimeError"),
+        ("validate", {"value": "bug"}, "validator canary", "KeyError"),
+        ("unserialisable", None, "Unserialisable", "PydanticSerializationError"),
+        ("circular", None, "Circular reference", "PydanticSerializationError"),
+    ],
+)
+async def test_a_bug_is_an_incident_and_rolls_back(
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    event: str,
+    payload: Any,
+    logged: str,
+    after_inner: str,
+) -> None:
+    """The client learns the incident's id alone; the log has it with the traceback."""
+    async with talk(journalled(journal)) as client:
+        reply = await client.call(event, payload=payload, id=1)
+        incident = incident_of(reply)
+        assert reply["id"] == 1
+        opened = [line for line in journal if line != "handler"]
+        assert opened == [
+            *BUILT,
+            f"close inner with {after_inner}",
+            f"close outer with {after_inner}",
+        ]
+        (record,) = incidents(caplog)
+        assert incident in record.getMessage()
+        assert record.exc_info is not None
+        assert logged in caplog.text
+        assert "canary" not in record.getMessage()
+        assert (await client.call("fine"))["payload"] == "fine"
+
+
+@pytest.mark.parametrize(
+    ("event", "payload", "reply"),
+    [
+        ("raise for client", None, {"error": "no", "details": {"because": 1}}),
+        ("refuse", None, {"error": "not authorized", "details": None}),
+        ("validate", {"value": "refused"}, {"error": "refused by the validator", "details": None}),
+        (
+            "validate",
+            {"value": "x"},
+            {
+                "error": "validation error",
+                "details": [
+                    {
+                        "loc": ["value"],
+                        "msg": "Value error, this text is for the client",
+                        "type": "value_error",
+                    }
+                ],
+            },
+        ),
+        ("validate", None, {"error": "payload required", "details": None}),
+    ],
+)
+async def test_an_error_for_the_client_is_no_incident_but_rolls_back(
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    event: str,
+    payload: Any,
+    reply: dict[str, Any],
+) -> None:
+    """It is sent as it says, the finalisers see it, and nothing is an error in the log."""
+    caplog.set_level(logging.INFO, logger="websuckets")
+    async with talk(journalled(journal)) as client:
+        assert await client.call(event, payload=payload) == reply
+        name = "NotAuthorized" if event == "refuse" else "ClientError"
+        assert journal == [*BUILT, f"close inner with {name}", f"close outer with {name}"]
+        assert not incidents(caplog)
+        refusals = [r for r in caplog.records if "not authorized" in r.getMessage()]
+        assert [r.levelno for r in refusals] == ([logging.INFO] if event == "refuse" else [])
+
+
+async def test_a_finaliser_that_fails_turns_success_into_an_error(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The result is not sent; the other finalisers run all the same."""
+    async with talk(journalled(journal, RuntimeError("finaliser canary"))) as client:
+        incident = incident_of(await client.call("closing"))
+        assert journal == [*BUILT, "close closing", "close inner", "close outer"]
+        (record,) = incidents(caplog)
+        assert incident in record.getMessage()
+        assert "finaliser canary" in caplog.text
+
+
+async def test_a_finaliser_may_refuse_with_an_error_for_the_client(journal: list[str]) -> None:
+    """A commit that fails with a ClientError tells the client why."""
+    async with talk(journalled(journal, ClientError("conflict", 409))) as client:
+        assert await client.call("closing", id=1) == {"error": "conflict", "details": 409, "id": 1}
+
+
+@pytest.mark.parametrize("event", ["raise, closing", "crash, closing"])
+async def test_the_handlers_error_wins_over_that_of_a_finaliser(
+    journal: list[str], caplog: pytest.LogCaptureFixture, event: str
+) -> None:
+    """The finaliser's is logged, under the incident of the handler's where there is one."""
+    async with talk(journalled(journal, RuntimeError("finaliser canary"))) as client:
+        reply = await client.call(event)
+        assert "finaliser canary" in caplog.text
+        if event == "raise, closing":
+            assert reply == {"error": "no", "details": {"because": 1}}
+            assert len(incidents(caplog)) == 1
+        else:
+            incident = incident_of(reply)
+            messages = [record.getMessage() for record in incidents(caplog)]
+            assert len(messages) == 2
+            assert all(incident in message for message in messages)
+
+
+async def test_a_finaliser_that_raises_the_handlers_error_again_is_no_second_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`error = yield; raise error` does not log the error twice."""
+    group = CommandGroup()
+
+    @group.command("raise")
+    async def raise_(socket: ServerConnection, *, thing: Outer) -> None:
+        raise ClientError("once")
+
+    async def reraising() -> AsyncIterator[Outer]:
+        error = yield Outer()
+        if error is not None:
+            raise error
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(reraising)
+    async with talk(app_with(group, providers=[provider])) as client:
+        assert await client.call("raise") == {"error": "once", "details": None}
+        assert not incidents(caplog)
+
+
+async def test_a_finaliser_of_the_connection_that_fails_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody is left to tell; the server goes on."""
+    group = CommandGroup()
+
+    @group.command("use")
+    async def use(socket: ServerConnection, *, thing: Outer) -> str:
+        return "used"
+
+    def failing() -> Iterator[Outer]:
+        yield Outer()
+        raise RuntimeError("session canary")
+
+    provider = Provider(scope=Scope.SESSION)
+    provider.provide(failing)
+    app = app_with(group, providers=[provider])
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await client.call("use")
+        async with dial(server) as client:
+            await client.call("use")
+    assert len(incidents(caplog)) == 2
+    assert "session canary" in caplog.text
+
+
+async def test_a_finaliser_of_the_app_that_fails_reaches_whoever_runs_it() -> None:
+    """The context manager's end raises it."""
+    group = CommandGroup()
+
+    @group.command("use")
+    async def use(socket: ServerConnection, *, thing: Outer) -> str:
+        return "used"
+
+    def failing() -> Iterator[Outer]:
+        yield Outer()
+        raise RuntimeError("app canary")
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(failing)
+    with pytest.RaisesGroup(RuntimeError):
+        async with talk(app_with(group, providers=[provider])) as client:
+            await client.call("use")
+
+
+# A real database ---------------------------------------------------------------------------------
+
+
+class Row(BaseModel):
+    name: str
+
+
+def database_commands() -> CommandGroup:
+    group = CommandGroup()
+
+    def insert(database: sqlite3.Connection, name: str) -> None:
+        database.execute("INSERT INTO rows VALUES (?)", (name,))
+
+    @group.command("add")
+    async def add(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> str:
+        insert(db, model.name)
+        return "added"
+
+    @group.command("add and fail")
+    async def add_and_fail(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> None:
+        insert(db, model.name)
+        raise RuntimeError("after the insert")
+
+    @group.command("add and refuse")
+    async def add_and_refuse(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> None:
+        insert(db, model.name)
+        raise ClientError("refused")
+
+    @group.command("add and return nonsense")
+    async def nonsense(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> Any:
+        insert(db, model.name)
+        return Unserialisable()
+
+    @group.command("add twice")
+    async def add_twice(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> str:
+        """Breaks the constraint that is only checked by the commit."""
+        db.execute("INSERT INTO children VALUES ('no such parent')")
+        return "false success"
+
+    return group
+
+
+def with_provide_context(path: Path) -> Provider:
+    @asynccontextmanager
+    async def transaction() -> AsyncIterator[sqlite3.Connection]:
+        connection = connect(path)
+        try:
+            with connection:  # commits, or rolls back if there is an exception
+                yield connection
+        finally:
+            connection.close()
+
+    return provide_context(transaction)
+
+
+def with_yield(path: Path) -> Provider:
+    async def transaction() -> AsyncIterator[sqlite3.Connection]:
+        connection = connect(path)
+        error = yield connection
+        try:
+            if error is None:
+                connection.commit()
+        finally:
+            connection.close()
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(transaction)
+    return provider
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level="DEFERRED")
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+def rows(path: Path) -> list[str]:
+    connection = sqlite3.connect(path)
+    try:
+        return [name for (name,) in connection.execute("SELECT name FROM rows")]
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "CREATE TABLE rows (name TEXT PRIMARY KEY);"
+        "CREATE TABLE children"
+        " (parent TEXT REFERENCES rows (name) DEFERRABLE INITIALLY DEFERRED);"
+    )
+    connection.close()
+    return path
+
+
+@pytest.mark.parametrize("make_provider", [with_provide_context, with_yield])
+async def test_only_a_command_that_succeeded_leaves_a_row(path: Path, make_provider: Any) -> None:
+    """A handler that fails, or whose result has no JSON form, is rolled back."""
+    app = app_with(database_commands(), providers=[make_provider(path)])
+    async with talk(app) as client:
+        assert (await client.call("add", payload={"name": "a"}))["payload"] == "added"
+        assert rows(path) == ["a"]
+        incident_of(await client.call("add and fail", payload={"name": "b"}))
+        assert (await client.call("add and refuse", payload={"name": "c"}))["error"] == "refused"
+        incident_of(await client.call("add and return nonsense", payload={"name": "d"}))
+        incident_of(await client.call("add", payload={"name": "a"}))
+        assert rows(path) == ["a"]
+        assert (await client.call("add", payload={"name": "e"}))["payload"] == "added"
+        assert rows(path) == ["a", "e"]
+
+
+@pytest.mark.parametrize("make_provider", [with_provide_context, with_yield])
+async def test_a_commit_that_fails_is_never_a_success(path: Path, make_provider: Any) -> None:
+    """The handler returned, but its transaction could not be committed."""
+    app = app_with(database_commands(), providers=[make_provider(path)])
+    async with talk(app) as client:
+        incident_of(await client.call("add twice", payload={"name": "a"}, id=1))
+        assert (await client.call("add", payload={"name": "e"}))["payload"] == "added"
+        assert rows(path) == ["e"]
+
+
+# Clients that vanish, and servers that stop ------------------------------------------------------
+
+
+class Gate:
+    """Lets a test meet a handler in the middle."""
+
+    def __init__(self) -> None:
+        self.reached = anyio.Event()
+        self.go_on = anyio.Event()
+
+    async def pass_through(self) -> None:
+        self.reached.set()
+        await self.go_on.wait()
+
+
+def gated(journal: list[str], gate: Gate) -> CommandGroup:
+    group = commands(journal)
+
+    @group.command("wait")
+    async def wait(socket: ServerConnection, *, inner: Inner) -> str:
+        await gate.pass_through()
+        journal.append("handler went on")
+        return "done"
+
+    @group.command("wait and send")
+    async def wait_and_send(socket: ServerConnection, *, inner: Inner) -> None:
+        await gate.pass_through()
+        await socket.wait_closed()
+        await socket.send("x")
+
+    @group.command("send to the first")
+    async def send_to_first(socket: ServerConnection, *, session: Session) -> None:
+        first = next(iter(session.online.values()))
+        await first.socket.close()
+        await first.socket.send("x")
+
+    return group
+
+
+async def vanish(client: Client) -> None:
+    """Reset the connection as a crashed client does."""
+    client.connection.transport.abort()
+
+
+def closed_in_order(journal: list[str], error: str | None) -> bool:
+    suffix = f" with {error}" if error else ""
+    index = journal.index(f"close inner{suffix}")
+    return journal[index + 1 : index + 3] == [f"close outer{suffix}", "close session"]
+
+
+async def test_a_client_that_vanishes_does_not_stop_its_command(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler ends, its work is kept, every scope is closed, nothing is an error."""
+    gate = Gate()
+    app = app_with(gated(journal, gate), providers=[Journalling(journal)])
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await client.send("wait")
+            await gate.reached.wait()
+            await vanish(client)
+            gate.go_on.set()
+    assert "handler went on" in journal
+    assert closed_in_order(journal, None)
+    assert journal[-1] == "close app"
+    assert not incidents(caplog)
+
+
+async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller's own connection is gone: nobody to tell, nothing to investigate."""
+    caplog.set_level(logging.DEBUG, logger="websuckets")
+    gate = Gate()
+    app = app_with(gated(journal, gate), providers=[Journalling(journal)])
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await client.send("wait and send")
+            await gate.reached.wait()
+            await vanish(client)
+            gate.go_on.set()
+    assert closed_in_order(journal, "ConnectionClosedError")
+    assert not incidents(caplog)
+    assert "left while 'wait and send' ran" in caplog.text
+
+
+async def test_sending_to_another_client_that_is_gone_is_an_internal_error(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller is told; it is for the handler to expect it."""
+    app = app_with(gated(journal, Gate()), providers=[Journalling(journal)])
+    async with talk(app) as first, first.another() as second:
+        incident_of(await second.call("send to the first"))
+        assert len(incidents(caplog)) == 1
+
+
+async def test_a_server_that_stops_lets_the_running_command_finish(journal: list[str]) -> None:
+    """Its reply arrives before the connection is closed with 1012; no further command starts."""
+    gate = Gate()
+    app = app_with(gated(journal, gate), providers=[Journalling(journal)])
+    async with anyio.create_task_group() as tasks, app.serve("127.0.0.1", 0) as server:
+
+        async def client() -> None:
+            async with dial(server) as idle, dial(server) as busy:
+                await idle.call("fine")
+                await busy.send("wait")
+                await busy.send("fine")
+                connected.set()
+                assert (await busy.receive())["payload"] == "done"
+                assert await busy.closed() == (1012, "service restart")
+                assert await idle.closed() == (1012, "service restart")
+                clients_done.set()
+
+        connected, clients_done = anyio.Event(), anyio.Event()
+        tasks.start_soon(client)
+        await connected.wait()
+        await gate.reached.wait()
+        release_when_blocked(tasks, gate)
+    assert clients_done.is_set()
+    assert journal[-1] == "close app"
+    assert journal.count("handler") == 1
+
+
+def release_when_blocked(tasks: Any, gate: Gate) -> None:
+    """Opens the gate once the server is stopping."""
+
+    async def release() -> None:
+        await anyio.wait_all_tasks_blocked()
+        gate.go_on.set()
+
+    tasks.start_soon(release)
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
+    journal: list[str], caplog: pytest.LogCaptureFixture, stubborn: bool
+) -> None:
+    """Past `drain_timeout` it is cancelled and finalised; a hanging finaliser is bounded, too."""
+    group = commands(journal)
+    started = anyio.Event()
+
+    class Hanging: ...
+
+    @group.command("forever")
+    async def forever(socket: ServerConnection, *, inner: Inner, hanging: Hanging) -> None:
+        started.set()
+        await anyio.sleep_forever()
+
+    async def hanging() -> AsyncIterator[Hanging]:
+        yield Hanging()
+        if stubborn:
+            await anyio.sleep_forever()
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(hanging)
+    limits = Limits(drain_timeout=0.05, finalize_timeout=0.05)
+    app = app_with(group, providers=[Journalling(journal), provider], limits=limits)
+    async with talk(app) as client:
+        await client.send("forever")
+        await started.wait()
+    assert journal[-4:] == [
+        "close inner with CancelledError",
+        "close outer with CancelledError",
+        "close session",
+        "close app",
+    ] or (stubborn and "close inner with CancelledError" in journal)
+    assert ("finalisers took more than 0.05 seconds" in caplog.text) == stubborn
+
+
+async def test_closing_by_the_handler(journal: list[str]) -> None:
+    """A handler may close its own connection with a code of its own."""
+    group = CommandGroup()
+
+    @group.command("bye")
+    async def bye(socket: ServerConnection, *, inner: Inner) -> None:
+        await socket.close(4000, "bye")
+
+    async with talk(app_with(group, providers=[Journalling(journal)])) as client:
+        await client.send("bye", id=1)
+        assert await client.closed() == (4000, "bye")
+    assert closed_in_order(journal, None)
+
+
+async def test_a_send_of_the_handler_after_closing_is_its_own_connection(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """ConnectionClosed from the own socket is no incident, whoever closed it."""
+    group = CommandGroup()
+
+    @group.command("bye")
+    async def bye(socket: ServerConnection) -> None:
+        await socket.close()
+        with pytest.raises(ConnectionClosed):
+            await socket.send("x")
+        await socket.send("x")
+
+    async with talk(app_with(group)) as client:
+        await client.send("bye")
+        assert await client.closed() == (1000, "")
+    assert not incidents(caplog)

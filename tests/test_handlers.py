@@ -1,0 +1,699 @@
+"""Which handlers are accepted, what they are given, and how the others are refused."""
+
+import functools
+import inspect
+import sys
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, Generic, NewType, Optional, TypeVar
+
+import pytest
+from dishka import FromComponent, Provider, Scope
+from harness import app_with, talk
+from pydantic import BaseModel
+from typing_extensions import TypeAliasType
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request
+
+from websuckets import CommandGroup, Limits, Message, Payload, Socket, WebSuckets
+from websuckets.di import FromDishka, container, plan, provide_context, providers
+from websuckets.exc import (
+    ConfigurationError,
+    DuplicateCommand,
+    InvalidGuard,
+    InvalidHandlerSignature,
+    MissingProvider,
+)
+from websuckets.security import CurrentUser
+from websuckets.session import Session, User
+
+pytestmark = pytest.mark.anyio
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from websockets import WebSocketServerProtocol
+
+T = TypeVar("T")
+
+
+class Model(BaseModel):
+    value: int
+
+
+class Settings(BaseModel):
+    name: str = "settings"
+
+
+class Thing:
+    name = "thing"
+
+
+class Missing: ...
+
+
+class Repository(Generic[T]):
+    def __init__(self, of: type[T]) -> None:
+        self.of = of
+
+
+Name = NewType("Name", str)
+ModelAlias = TypeAliasType("ModelAlias", Model)
+
+
+class MyConnection(ServerConnection):
+    mine = True
+
+
+def everything() -> Provider:
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(Thing)
+    provider.provide(lambda: Settings(), provides=Settings)
+    provider.provide(lambda: Name("name"), provides=Name)
+    provider.provide(lambda: "maybe", provides=Optional[bytes])  # noqa: UP045
+    provider.provide(lambda: Repository(Model), provides=Repository[Model])
+    return provider
+
+
+def billing() -> Provider:
+    provider = Provider(scope=Scope.REQUEST, component="billing")
+    provider.provide(lambda: Name("billed"), provides=Name)
+    return provider
+
+
+# Accepted ----------------------------------------------------------------------------------------
+
+
+async def with_connection(socket: ServerConnection) -> bool:
+    return isinstance(socket, ServerConnection)
+
+
+async def with_documented_type(socket: WebSocketServerProtocol) -> bool:  # pyright: ignore
+    return isinstance(socket, ServerConnection)
+
+
+async def with_protocol(socket: Socket) -> bool:
+    return isinstance(socket, ServerConnection)
+
+
+async def with_union(socket: ServerConnection | Socket) -> bool:
+    return True
+
+
+async def with_annotated(socket: Annotated[ServerConnection, "the client"]) -> bool:
+    return True
+
+
+async def with_subclass(socket: MyConnection) -> bool:
+    return True
+
+
+async def positional_only(socket: ServerConnection, model: Model, thing: Thing, /) -> bool:
+    return (model.value, thing.name) == (1, "thing")
+
+
+async def keyword_only(
+    socket: ServerConnection, model: Model, thing: Thing, *, name: Name, settings: Settings
+) -> bool:
+    return (model.value, thing.name, name, settings.name) == (1, "thing", "name", "settings")
+
+
+async def keyword_only_model_is_injected(socket: ServerConnection, *, model: Settings) -> bool:
+    return model.name == "settings"
+
+
+async def second_of_another_type(socket: ServerConnection, thing: Thing) -> bool:
+    return thing.name == "thing"
+
+
+async def second_from_dishka(socket: ServerConnection, model: FromDishka[Settings]) -> bool:
+    return model.name == "settings"
+
+
+async def second_marked(socket: ServerConnection, model: Payload[Settings]) -> bool:
+    return model.name == "sent"
+
+
+async def second_optional(socket: ServerConnection, model: Model | None) -> bool:
+    return model is not None and model.value == 1
+
+
+async def second_annotated(socket: ServerConnection, model: Annotated[Model, "doc"]) -> bool:
+    return model.value == 1
+
+
+async def second_alias(socket: ServerConnection, model: ModelAlias) -> bool:
+    return model.value == 1
+
+
+async def second_marked_optional(socket: ServerConnection, model: Payload[Model | None]) -> bool:
+    return model is not None and model.value == 1
+
+
+async def second_marked_or_none(socket: ServerConnection, model: Payload[Model] | None) -> bool:
+    return model is not None and model.value == 1
+
+
+async def hints(
+    socket: ServerConnection,
+    model: Model,
+    annotated: Annotated[Thing, "doc"],
+    name: Name,
+    maybe: Optional[bytes],  # noqa: UP045
+    repository: Repository[Model],
+    from_dishka: FromDishka[Name],
+    from_component: Annotated[Name, FromComponent("billing")],
+) -> bool:
+    return [annotated.name, name, maybe, repository.of, from_dishka, from_component] == [
+        "thing",
+        "name",
+        "maybe",
+        Model,
+        "name",
+        "billed",
+    ]
+
+
+async def injectables(
+    socket: ServerConnection,
+    *,
+    app: WebSuckets,
+    session: Session,
+    limits: Limits,
+    as_socket: Socket,
+    connection: ServerConnection,
+    request: Request,
+    user: User,
+    message: Message,
+    nobody: CurrentUser | None,
+) -> bool:
+    return (
+        app._session is session
+        and limits == Limits()
+        and as_socket is socket
+        and connection is socket
+        and request is socket.request
+        and user is session.online[socket.id]
+        and user.socket is socket
+        and message == Message("run")
+        and nobody is None
+    )
+
+
+async def defaults(
+    socket: ServerConnection,
+    thing: Thing = Thing(),  # noqa: B008
+    missing: Missing | None = None,
+    optional_thing: Thing | None = None,
+    *,
+    absent: Missing = "default",  # type: ignore[assignment]
+    billed: Annotated[Name, FromComponent("billing")] = Name("default"),  # noqa: B008
+    not_billed: Annotated[Missing, FromComponent("billing")] = "default",  # type: ignore[assignment]
+) -> bool:
+    return (
+        thing.name == "thing"
+        and thing is optional_thing
+        and missing is None
+        and (absent, billed, not_billed) == ("default", "billed", "default")
+    )
+
+
+class Methods:
+    async def method(self, socket: ServerConnection, model: Model) -> bool:
+        return isinstance(self, Methods) and model.value == 1
+
+
+async def with_extra(extra: str, socket: ServerConnection, model: Model) -> bool:
+    return extra == "extra" and model.value == 1
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    return wrapper
+
+
+SEND = {"value": 1}
+
+
+@pytest.mark.parametrize(
+    ("handler", "payload"),
+    [
+        (with_connection, None),
+        (with_documented_type, None),
+        (with_protocol, None),
+        (with_union, None),
+        (with_annotated, None),
+        (with_subclass, None),
+        (positional_only, SEND),
+        (keyword_only, SEND),
+        (keyword_only_model_is_injected, None),
+        (second_of_another_type, None),
+        (second_from_dishka, None),
+        (second_marked, {"name": "sent"}),
+        (second_optional, SEND),
+        (second_annotated, SEND),
+        (second_alias, SEND),
+        (second_marked_optional, SEND),
+        (second_marked_or_none, SEND),
+        (hints, SEND),
+        (injectables, None),
+        (defaults, None),
+        (Methods().method, SEND),
+        (functools.partial(with_extra, "extra"), SEND),
+        (logged(positional_only), SEND),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+async def test_an_accepted_handler_gets_what_it_asks_for(handler: Any, payload: Any) -> None:
+    """Each handler checks its own arguments and says whether they are right."""
+    group = CommandGroup()
+    assert group.command("run")(handler) is handler
+    async with talk(app_with(group, providers=[everything(), billing()])) as client:
+        await client.send("run", payload=payload)
+        assert await client.receive() == {"event": "run", "payload": True}
+
+
+async def test_hints_may_be_strings_that_name_what_stands_further_down() -> None:
+    """They are resolved when the group is included, at the latest; results are never looked at."""
+    import forward
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(forward.Thing)
+    async with talk(app_with(forward.group, providers=[provider])) as client:
+        reply = await client.call("later", payload={"inner": {"name": "inner"}})
+        assert reply["payload"] == "inner thing"
+        assert (await client.call("returns"))["payload"] == 1
+
+
+async def test_hints_may_name_what_is_local_to_the_function_around() -> None:
+    """Also as strings, and also what is defined after the handler."""
+    group = CommandGroup()
+
+    class Before(BaseModel):
+        name: str
+
+    @group.command("run")
+    async def run(socket: "ServerConnection", model: "Before", thing: "After") -> bool:  # noqa: F821
+        return model.name == "before" and isinstance(thing, After)
+
+    class After: ...
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(After)
+    async with talk(app_with(group, providers=[provider])) as client:
+        assert (await client.call("run", payload={"name": "before"}))["payload"] is True
+
+
+async def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is inspected per message, and nothing is read again when the app starts."""
+    group = CommandGroup()
+    group.command("run")(hints)
+    app = app_with(group, providers=[everything(), billing()])
+    inspected: list[str] = []
+
+    def spied(function: Callable[..., Any]) -> Callable[..., Any]:
+        def spy(*args: Any, **kwargs: Any) -> Any:
+            caller = sys._getframe(1).f_globals["__name__"]
+            if caller.startswith(("websuckets", "dishka", "pydantic")):
+                inspected.append(f"{function.__name__} in {caller}")
+            return function(*args, **kwargs)
+
+        return spy
+
+    spies = {
+        name: spied(getattr(module, name))
+        for module, names in {
+            inspect: ["signature", "getmembers", "iscoroutinefunction", "unwrap"],
+            typing: ["get_type_hints", "get_origin", "get_args"],
+        }.items()
+        for name in names
+    }
+    async with talk(app) as client:
+        await client.call("run", payload=SEND)
+        with monkeypatch.context() as patch:
+            for module in (inspect, typing, plan, providers, container):
+                for name in spies.keys() & vars(module).keys():
+                    patch.setattr(module, name, spies[name])
+            async with client.another() as other:
+                for _ in range(3):
+                    assert (await other.call("run", payload=SEND))["payload"] is True
+                    assert (await other.call("run", payload={}))["error"] == "validation error"
+    assert inspected == []
+
+
+# Refused when decorated --------------------------------------------------------------------------
+
+
+async def no_parameter() -> None: ...
+
+
+async def not_a_socket(client: Model) -> None: ...
+
+
+async def partly_a_socket(client: ServerConnection | Model) -> None: ...
+
+
+async def string_first(client: str, model: Model) -> None: ...
+
+
+async def not_annotated(socket: ServerConnection, thing) -> None: ...  # type: ignore[no-untyped-def]
+
+
+async def socket_not_annotated(socket) -> None: ...  # type: ignore[no-untyped-def]
+
+
+def not_async(socket: ServerConnection) -> None: ...
+
+
+async def generator(socket: ServerConnection) -> Any:
+    yield 1
+
+
+async def variadic(socket: ServerConnection, *things: Thing) -> None: ...
+
+
+async def keywords(socket: ServerConnection, **things: Thing) -> None: ...
+
+
+async def payload_third(socket: ServerConnection, thing: Thing, model: Payload[Model]) -> None: ...
+
+
+async def payload_keyword(socket: ServerConnection, *, model: Payload[Model]) -> None: ...
+
+
+async def not_validatable(socket: ServerConnection, model: Payload[Thing]) -> None: ...
+
+
+async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (no_parameter, ["no parameter", "`socket: ServerConnection`"]),
+        (not_a_socket, ["first parameter", "client", "websuckets.Socket"]),
+        (partly_a_socket, ["first parameter", "client"]),
+        (string_first, ["first parameter", "client: str"]),
+        (not_annotated, ["`thing`", "no annotation"]),
+        (socket_not_annotated, ["`socket`", "no annotation"]),
+        (not_async, ["not async", "`async def`"]),
+        (generator, ["async generator", "`async def` that returns"]),
+        (variadic, ["*things", "name each parameter"]),
+        (keywords, ["**things", "name each parameter"]),
+        (payload_third, ["`model:", "the payload stands second"]),
+        (payload_keyword, ["`model:", "the payload stands second"]),
+        (not_validatable, ["`model:", "pydantic cannot validate", "arbitrary_types_allowed"]),
+        (not_a_type, ["cannot be evaluated"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_bad_signature_is_refused_when_decorated(handler: Any, says: list[str]) -> None:
+    """The error names the function, its file and line, the parameter and the remedy."""
+    with pytest.raises(InvalidHandlerSignature) as caught:
+        CommandGroup().command("run")(handler)
+    text = str(caught.value)
+    line = handler.__code__.co_firstlineno
+    for part in (f"test_handlers.{handler.__name__}` ({__file__}, line {line}): ", *says):
+        assert part in text
+    assert len(caught.value.problems) == 1
+
+
+def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
+    """One report for several problems."""
+
+    def bad(socket: ServerConnection, thing, *more: Thing) -> None: ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(InvalidHandlerSignature) as caught:
+        CommandGroup().command("run")(bad)  # type: ignore[type-var]
+    assert len(caught.value.problems) == 3
+    assert str(caught.value).startswith("3 problems:\n1. ")
+
+    async def worse(one: str, two: Thing, three: Payload[Model], four: Payload[Thing]) -> None: ...
+
+    with pytest.raises(InvalidHandlerSignature) as caught:
+        CommandGroup().command("run")(worse)
+    assert len(caught.value.problems) == 3
+
+
+@pytest.mark.parametrize("protected", ["admin", 1, 0.5, b"x"])
+def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
+    """A string or a number guards nothing."""
+    with pytest.raises(InvalidGuard, match="is no guard; pass True, False or a type"):
+        CommandGroup("admin", protected=protected)
+    with pytest.raises(InvalidGuard, match=r"test_handlers.with_protocol`.* is no guard"):
+        CommandGroup().command("run", protected=protected)(with_protocol)
+
+
+def test_a_guard_that_lets_everybody_pass_is_refused() -> None:
+    """`CurrentUser | None` guards nothing."""
+    with pytest.raises(InvalidGuard, match="guards nothing, everybody passes"):
+        CommandGroup(protected=CurrentUser | None)
+
+
+def test_a_command_without_a_name_is_refused() -> None:
+    """`@group.command` without parentheses is a common slip."""
+    with pytest.raises(ConfigurationError, match="a command needs a name"):
+        CommandGroup().command(with_protocol)  # type: ignore[arg-type]
+
+
+# Refused when included ---------------------------------------------------------------------------
+
+
+def test_what_stays_undefined_is_refused_when_included() -> None:
+    """Several handlers make one report, with the parameter and why an import may not count."""
+    import forward
+
+    with pytest.raises(InvalidHandlerSignature) as caught:
+        app_with(forward.broken)
+    one, two = caught.value.problems
+    for part in ("forward.one`", "forward.py, line", "`price: Decimal`", "TYPE_CHECKING"):
+        assert part in one
+    for part in ("forward.two`", "`thing: NoSuchThing`", "'NoSuchThing' is not defined"):
+        assert part in two
+
+
+def test_an_undefined_name_inside_a_model_is_refused_when_included() -> None:
+    """The parameter's own hint is fine; what its model names is not."""
+    group = CommandGroup()
+
+    class Incomplete(BaseModel):
+        inner: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+
+    @group.command("run")
+    async def run(socket: ServerConnection, model: Incomplete) -> None: ...
+
+    with pytest.raises(InvalidHandlerSignature, match=r"run`.*Nowhere"):
+        app_with(group)
+
+
+def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> None:
+    """The hint could not be read at decoration; what it turns out to be is wrong."""
+    group = CommandGroup()
+
+    @group.command("run")
+    async def run(socket: "Late") -> None: ...  # type: ignore[used-before-def]
+
+    class Late: ...
+
+    with pytest.raises(InvalidHandlerSignature, match="is not the socket"):
+        app_with(group)
+
+
+def test_a_name_that_is_taken_is_refused_when_included() -> None:
+    """In one group, in two, and when a group is included twice; the app keeps what it had."""
+    first, second = CommandGroup("user"), CommandGroup()
+    first.command("create")(with_connection)
+    second.command("user create")(with_protocol)
+    app = app_with(first)
+    with pytest.raises(DuplicateCommand) as caught:
+        app.include_command_group(second)
+    for part in ("'user create'", "with_connection", "with_protocol", "rename one"):
+        assert part in str(caught.value)
+    with pytest.raises(DuplicateCommand):
+        app.include_command_group(first)
+    second.command("user create")(with_union)
+    second.command("other")(with_union)
+    second.command("other")(with_annotated)
+    with pytest.raises(DuplicateCommand) as caught:
+        app_with(second)
+    assert len(caught.value.problems) == 2
+
+
+def test_a_report_on_several_groups_holds_every_kind_of_error() -> None:
+    """Errors of different kinds stand in one ConfigurationError."""
+    import forward
+
+    twice = CommandGroup()
+    twice.command("same")(with_connection)
+    twice.command("same")(with_protocol)
+    app = WebSuckets()
+    app._groups = [forward.broken, twice]
+    with pytest.raises(ConfigurationError) as caught:
+        app.include_command_group(CommandGroup())
+    assert type(caught.value) is ConfigurationError
+    assert len(caught.value.problems) == 3
+
+
+# Refused when started ----------------------------------------------------------------------------
+
+
+async def start(*groups: CommandGroup, providers: Any = ()) -> None:
+    async with app_with(*groups, providers=providers).serve("127.0.0.1", 0):
+        raise AssertionError("it started")
+
+
+class Service:
+    def __init__(self, missing: Missing) -> None: ...
+
+
+async def test_missing_providers_are_refused_at_start_all_at_once() -> None:
+    """Each names the handler and its parameter, and draws the path to what is missing."""
+    group = CommandGroup()
+
+    @group.command("direct")
+    async def direct(socket: ServerConnection, *, thing: Missing) -> None: ...
+
+    @group.command("deep")
+    async def deep(socket: ServerConnection, *, service: Annotated[Service, "doc"]) -> None: ...
+
+    @group.command("fine")
+    async def fine(socket: ServerConnection) -> None: ...
+
+    @group.command("default")
+    async def deeper(socket: ServerConnection, *, service: Service | None = None) -> None: ...
+
+    @group.command("guard", protected=Missing)
+    async def guard(socket: ServerConnection) -> None: ...
+
+    @group.command("component")
+    async def component(
+        socket: ServerConnection, *, name: Annotated[Name, FromComponent("nowhere")]
+    ) -> None: ...
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(Service)
+    with pytest.raises(MissingProvider) as caught:
+        await start(group, providers=[provider])
+    problems = sorted(caught.value.problems)
+    assert len(problems) == 5
+    assert "what it asks for cannot be provided" in problems.pop(2)
+    assert ["component", "deep", "direct", "guard"] == [
+        name
+        for problem in problems
+        for name in ("component", "deep", "direct", "guard")
+        if f".{name}` (" in problem
+    ]
+    assert "parameter `name: Name`" in problems[0]
+    assert "'nowhere'" in problems[0]
+    assert "parameter `service: Service`" in problems[1]
+    assert ".Missing " in problems[1]
+    assert "parameter `thing: Missing`" in problems[2]
+    assert "WebSuckets(providers=[...])" in problems[2]
+    assert "Payload[...]" in problems[2]
+    assert "its guard `Missing` cannot be provided" in problems[3]
+    for problem in problems:
+        assert f"({__file__}, line " in problem
+
+
+async def test_a_provider_that_misses_something_is_refused_at_start() -> None:
+    """Also when no handler asks for it."""
+    provider = Provider(scope=Scope.APP)
+    provider.provide(Service)
+    with pytest.raises(MissingProvider, match=r"Cannot find factory for \(Missing"):
+        await start(providers=[provider])
+
+
+async def test_a_wider_scope_may_not_ask_for_a_narrower_one() -> None:
+    """An APP object cannot be made of a message."""
+
+    class Bad:
+        def __init__(self, message: Message) -> None: ...
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(Bad)
+    with pytest.raises(MissingProvider, match="Message"):
+        await start(providers=[provider])
+
+
+@pytest.mark.parametrize("scope", [Scope.APP, Scope.SESSION])
+async def test_a_guard_of_a_wider_scope_is_refused_at_start(scope: Scope) -> None:
+    """It would be checked once and then remembered."""
+    group = CommandGroup()
+    group.command("run", protected=Thing)(with_connection)
+    group.command("again", protected=Annotated[Name, FromComponent("billing")])(with_protocol)
+    provider = Provider(scope=scope)
+    provider.provide(Thing)
+    component = Provider(scope=scope, component="billing")
+    component.provide(lambda: Name("x"), provides=Name)
+    with pytest.raises(InvalidGuard) as caught:
+        await start(group, providers=[provider, component])
+    first, second = caught.value.problems
+    for part in ("with_connection`", "`Thing`", str(scope), "Scope.REQUEST"):
+        assert part in first
+    assert "`Name`" in second
+
+
+async def test_current_user_of_a_wider_scope_is_refused_at_start() -> None:
+    """Also the one that replaces the security."""
+    group = CommandGroup()
+    group.command("run", protected=True)(with_connection)
+    provider = Provider(scope=Scope.SESSION)
+    provider.provide(lambda: None, provides=CurrentUser)
+    with pytest.raises(InvalidGuard, match="CurrentUser"):
+        await start(group, providers=[provider])
+
+
+async def test_a_bare_model_that_is_also_provided_is_refused_at_start() -> None:
+    """Else a client could hand in its own."""
+    group = CommandGroup()
+
+    @group.command("bare")
+    async def bare(socket: ServerConnection, settings: Settings) -> None: ...
+
+    @group.command("or none")
+    async def or_none(socket: ServerConnection, settings: Settings | None) -> None: ...
+
+    group.command("marked")(second_marked)
+    group.command("injected")(second_from_dishka)
+    with pytest.raises(InvalidHandlerSignature) as caught:
+        await start(group, providers=[everything()])
+    first, second = caught.value.problems
+    for part in ("bare`", "`settings: Settings`", "Payload[Settings]", "FromDishka[Settings]"):
+        assert part in first
+    assert "or_none`" in second
+
+
+async def test_a_report_at_start_holds_every_kind_of_error() -> None:
+    """Missing providers, wide guards and ambiguous models stand in one report."""
+    group = CommandGroup()
+
+    @group.command("missing")
+    async def missing(socket: ServerConnection, *, thing: Missing) -> None: ...
+
+    @group.command("wide", protected=Thing)
+    async def wide(socket: ServerConnection) -> None: ...
+
+    @group.command("bare")
+    async def bare(socket: ServerConnection, settings: Thing | Settings) -> None: ...
+
+    @group.command("ambiguous")
+    async def ambiguous(socket: ServerConnection, settings: Settings) -> None: ...
+
+    provider = Provider(scope=Scope.SESSION)
+    provider.provide(Thing)
+    provider.provide(lambda: Settings(), provides=Settings)
+    with pytest.raises(ConfigurationError) as caught:
+        await start(group, providers=[provider])
+    assert len(caught.value.problems) == 4
+
+
+async def test_provide_context_must_know_what_it_provides() -> None:
+    """Neither `provides=` nor the result's hint says it."""
+
+    def unknown(): ...  # type: ignore[no-untyped-def]
+
+    with pytest.raises(ConfigurationError, match="what does it provide"):
+        provide_context(unknown)
