@@ -207,7 +207,7 @@ async def defaults(
     optional_thing: Thing | None = None,
     *,
     absent: Missing = "default",  # type: ignore[assignment]
-    billed: Annotated[Name, FromComponent("billing")] = Name("default"),  # noqa: B008
+    billed: Annotated[Name, FromComponent("billing")] = Name("default"),
     not_billed: Annotated[Missing, FromComponent("billing")] = "default",  # type: ignore[assignment]
 ) -> bool:
     return (
@@ -296,7 +296,7 @@ async def test_hints_may_name_what_is_local_to_the_function_around() -> None:
         name: str
 
     @group.command("run")
-    async def run(socket: "ServerConnection", model: "Before", thing: "After") -> bool:  # noqa: F821
+    async def run(socket: "ServerConnection", model: "Before", thing: "After") -> bool:
         return model.name == "before" and isinstance(thing, After)
 
     class After: ...

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, Final, TypeAlias, TypeVar
 from typing_extensions import TypeForm
 
 from websuckets.di.plan import Plan, bare_type, caller, read_plan, undefined_names, where
-from websuckets.di.providers import Injection
+from websuckets.di.providers import Injection, injection_of
 from websuckets.exc import (
     ConfigurationError,
     DuplicateCommand,
@@ -125,7 +125,7 @@ class _Declaration:
         """The command; raises `NameError` while an annotation names what is not defined."""
         if self.command is None:
             plan = read_plan(self.handler, self.names)
-            injection = Injection(plan, self._guards_of(plan))
+            injection = injection_of(plan, self._guards_of(plan))
             self.command = Command(self.name, plan, injection, caller(plan))
             self.frame = None
         return self.command

@@ -133,6 +133,8 @@ class Session:
         """For the framework: while this client is connected."""
         user._session = self
         self._online[user.socket.id] = user
+        if user.id is not None:
+            self._verify(user, user.id)
         try:
             yield
         finally:

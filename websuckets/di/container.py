@@ -51,7 +51,7 @@ def build_container(
             break
         except GraphMissingFactoryError as error:
             asking = error.path[0].provides.type_hint if error.path else None
-            culprit = next((injection for injection in proved if injection.key is asking), None)
+            culprit = next((i for i in proved if asking in i.provided), None)
             if culprit is not None:
                 errors.append(MissingProvider(_missing(error, culprit)))
                 missing.add(error.requested)

@@ -1,6 +1,8 @@
 """A handler's signature, read once into a frozen plan."""
 
+import builtins
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -205,20 +207,33 @@ def _misfits(function: Callable[..., Any], parameters: list[inspect.Parameter]) 
 def _hints(
     function: Callable[..., Any], parameters: list[inspect.Parameter], names: Mapping[str, Any]
 ) -> dict[str, Any]:
-    def annotated() -> None: ...
-
     # Of the parameters alone: what a handler returns need not be defined at run time.
-    annotated.__annotations__ = {p.name: p.annotation for p in parameters}
+    annotations = {parameter.name: parameter.annotation for parameter in parameters}
     try:
-        return get_type_hints(
-            annotated, _target(function).__globals__, dict(names), include_extras=True
-        )
+        return evaluated(annotations, function, names)
     except NameError:
         raise
     except Exception as error:  # whatever the annotation's own code raises
         raise InvalidHandlerSignature(
             f"{where(function)}: an annotation cannot be evaluated: {error!r}"
         ) from error
+
+
+def evaluated(
+    annotations: dict[str, Any], of: Callable[..., Any], names: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Annotations, some of which may be strings, as the hints that they mean where ``of`` stands.
+
+    Raises what evaluating them raises: a `NameError` for what is not defined.
+    """
+
+    def annotated() -> None: ...
+
+    annotated.__annotations__ = annotations
+    module = sys.modules.get(getattr(_target(of), "__module__", ""))
+    return get_type_hints(
+        annotated, vars(module or builtins), dict(names or {}), include_extras=True
+    )
 
 
 def _plain(hint: Any) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import (
     Mapping,
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_origin
 
 from dishka import (
     AsyncContainer,
@@ -26,14 +26,14 @@ from dishka import (
 )
 from websockets.http11 import Request
 
-from websuckets.di.plan import REQUIRED, Dependency, Plan
+from websuckets.di.plan import REQUIRED, Dependency, Plan, evaluated
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
 from websuckets.session import User
 from websuckets.socket import Socket
 
-__all__ = ["Injection", "WebSucketsProvider", "provide_context", "values_provider"]
+__all__ = ["Injection", "WebSucketsProvider", "injection_of", "provide_context", "values_provider"]
 
 _YIELDS_ITS_FIRST_ARGUMENT: Final = (
     AbstractAsyncContextManager,
@@ -59,15 +59,25 @@ def provide_context(
     ``provide_context(sessionmaker.begin, provides=AsyncSession)`` commits what succeeded and rolls
     back what did not. Suppressing the exception there has no effect.
 
-    The factory's own parameters are dependencies, by their hints. Without ``provides`` its return
-    hint says what is provided: the ``T`` of ``AbstractAsyncContextManager[T]``, or of the iterator
-    of a function under ``@asynccontextmanager``.
+    The factory's own parameters are dependencies, by their hints, but for those with a default.
+    Without ``provides`` its return hint says what is provided: the ``T`` of
+    ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
+    ``@asynccontextmanager``.
 
     Raises `ConfigurationError` where neither says it.
     """
-    hints = {} if isinstance(factory, type) else _hints(factory)
+    signature = inspect.signature(factory)
+    parameters = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.default is REQUIRED
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    annotations = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
     if provides is None:
-        provides = factory if isinstance(factory, type) else _entered(hints.get("return"))
+        annotations["return"] = signature.return_annotation
+    hints = evaluated(annotations, factory)
+    provides = provides or _entered(factory, hints["return"])
     if provides is None:
         raise ConfigurationError(
             f"provide_context({factory!r}): what does it provide? Say `provides=`, or annotate "
@@ -85,25 +95,16 @@ def provide_context(
             error = yield manager.__enter__()
             manager.__exit__(*_exit_arguments(error))
 
-    parameters = [
-        parameter.replace(annotation=hints.get(parameter.name, parameter.annotation))
-        for parameter in inspect.signature(factory).parameters.values()
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
+    hinted = [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters]
     provider = Provider(scope=scope, component=component)
-    provider.provide(_dressed(entered, factory, parameters), provides=provides)
+    provider.provide(_dressed(entered, factory, hinted), provides=provides)
     return provider
 
 
-def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
-    target: Any = getattr(factory, "func", factory)  # of a partial
-    if not inspect.isroutine(target):
-        target = type(target).__call__
-    return get_type_hints(target, include_extras=True)
-
-
-def _entered(result: Any) -> Any:
-    """The type that the ``as`` of a ``with`` gets from what is annotated so."""
+def _entered(factory: Callable[..., Any], result: Any) -> Any:
+    """The type that the ``as`` of a ``with`` gets from the factory's result, if it says so."""
+    if isinstance(factory, type):
+        return factory
     if get_origin(result) in _YIELDS_ITS_FIRST_ARGUMENT:
         return get_args(result)[0]
     return None
@@ -164,58 +165,66 @@ def _constant(value: object) -> Callable[[], object]:
 class Injection:
     """What one command needs of the container, as one dependency of its own (REQUEST scope).
 
-    Resolving ``key`` checks the guards in their order, then builds the dependencies in theirs,
-    and gives these as a tuple. As part of the graph it is proved when the container is built.
+    Resolving ``key`` checks the guards in their order, then builds the dependencies in theirs, and
+    gives these as a tuple. As part of the graph it is proved when the container is built.
     """
 
     plan: Plan
     guards: tuple[Any, ...]
-    key: Any = field(init=False)
-    providers: tuple[Provider, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        name = getattr(self.plan.function, "__qualname__", "handler")
-        key = type(name, (), {"__module__": "command"})
-        guards_count = len(self.guards)
-
-        def resolve(*resolved: Any) -> tuple[Any, ...]:
-            return resolved[guards_count:]
-
-        hints = list(self.guards)
-        providers = [Provider(scope=Scope.REQUEST)]
-        for dependency in self.plan.dependencies:
-            if dependency.default is REQUIRED:
-                hints.append(dependency.hint)
-            else:
-                hint, provider = _with_default(dependency)
-                hints.append(hint)
-                providers.append(provider)
-        parameters = (
-            inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
-            for n, hint in enumerate(hints)
-        )
-        providers[0].provide(_dressed(resolve, self.plan.function, parameters), provides=key)
-        object.__setattr__(self, "key", key)
-        object.__setattr__(self, "providers", tuple(providers))
+    key: Any
+    providers: tuple[Provider, ...]
+    provided: frozenset[Any]
+    """All types that ``providers`` provide: ``key``, and one for each dependency with a default."""
 
     def __bool__(self) -> bool:
         """Whether there is anything to inject or to guard."""
         return bool(self.guards or self.plan.dependencies)
 
 
-def _with_default(dependency: Dependency) -> tuple[Any, Provider]:
-    """A type that stands for the dependency or its default, and what provides it."""
-    either: Any = type(f"{dependency.name} or its default", (), {"__module__": "parameter"})
+def injection_of(plan: Plan, guards: tuple[Any, ...]) -> Injection:
+    """What a command with this plan and these guards needs."""
+    guards_count = len(guards)
+
+    def resolve(*resolved: Any) -> tuple[Any, ...]:
+        return resolved[guards_count:]
+
+    key = _new_type(getattr(plan.function, "__qualname__", "handler"), "command")
+    hints = list(guards)
+    providers = [Provider(scope=Scope.REQUEST)]
+    provided = {key}
+    for dependency in plan.dependencies:
+        if dependency.default is REQUIRED:
+            hints.append(dependency.hint)
+        else:
+            either = _new_type(f"{dependency.name} or its default", "parameter")
+            providers.append(_provider_with_default(dependency, either))
+            provided.add(either)
+            hints.append(Annotated[either, FromComponent(dependency.component)])
+    parameters = (
+        inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
+        for n, hint in enumerate(hints)
+    )
+    providers[0].provide(_dressed(resolve, plan.function, parameters), provides=key)
+    return Injection(plan, guards, key, tuple(providers), frozenset(provided))
+
+
+def _new_type(name: str, module: str) -> Any:
+    """A type that nobody else provides; the names are for dishka's drawings."""
+    return type(name, (), {"__module__": module})
+
+
+def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
+    """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
     wanted = dependency.type
-    provider = Provider(scope=Scope.REQUEST, component=dependency.component)
     missing = ~Has(wanted)
+    provider = Provider(scope=Scope.REQUEST, component=dependency.component)
     provider.alias(wanted, provides=either, when=Has(wanted))
     bare = _without_none(wanted)
     if bare is not None:  # `db: Database | None = None` is filled by who provides a Database
         provider.alias(bare, provides=either, when=missing & Has(bare))
         missing &= ~Has(bare)
     provider.provide(_constant(dependency.default), provides=either, when=missing)
-    return Annotated[either, FromComponent(dependency.component)], provider
+    return provider
 
 
 def _without_none(hint: Any) -> Any:

@@ -1,0 +1,182 @@
+"""Providers made of context managers."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+)
+from functools import partial
+from types import TracebackType
+from typing import Annotated, Any
+
+import pytest
+from dishka import AsyncContainer, FromComponent, Provider, Scope, make_async_container
+from dishka.exceptions import ExitError
+
+from websuckets.di import provide_context
+
+pytestmark = pytest.mark.anyio
+
+journal: list[Any] = []
+
+
+@pytest.fixture(autouse=True)
+def empty_journal() -> None:
+    journal.clear()
+
+
+class Engine: ...
+
+
+class Session:
+    def __init__(self, engine: "Engine", name: str = "default") -> None:
+        self.engine, self.name = engine, name
+
+    async def __aenter__(self) -> "Session":
+        journal.append(f"enter {self.name}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        assert exc_type is type(error) or error is None is exc_type
+        assert traceback is (error and error.__traceback__)
+        journal.append(error)
+        return True  # has no effect: the message failed all the same
+
+
+class SyncSession:
+    def __enter__(self) -> "SyncSession":
+        journal.append("enter sync")
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        journal.append(error)
+
+
+@asynccontextmanager
+async def generator(engine: Engine) -> AsyncIterator[Session]:
+    try:
+        yield Session(engine, "generator")
+    except BaseException as error:
+        journal.append(error)
+        raise
+    else:
+        journal.append(None)
+
+
+@asynccontextmanager
+async def async_generator(engine: Engine) -> AsyncGenerator[Session, None]:
+    async with Session(engine) as session:
+        yield session
+
+
+@contextmanager
+def sync_generator(engine: Engine) -> Iterator[Session]:
+    try:
+        yield Session(engine)
+    except BaseException as error:
+        journal.append(error)
+        raise
+    journal.append(None)
+
+
+def returns_manager(*, engine: Engine) -> AbstractAsyncContextManager[Session]:
+    return Session(engine)
+
+
+def returns_sync_manager() -> AbstractContextManager[SyncSession]:
+    return SyncSession()
+
+
+class Maker:
+    """Like SQLAlchemy's sessionmaker: callable, with keywords of its own."""
+
+    def begin(self) -> "Undefined":  # type: ignore[name-defined]  # noqa: F821
+        return Session(Engine())
+
+    def __call__(self, **local_kw: Any) -> Session:
+        return Session(Engine())
+
+
+def with_component(
+    engine: Annotated[Engine, FromComponent("db")],
+) -> AbstractAsyncContextManager[Session]:
+    return Session(engine, "component")
+
+
+def engine(component: str = "") -> Provider:
+    provider = Provider(scope=Scope.APP, component=component)
+    provider.provide(Engine)
+    return provider
+
+
+CASES = [
+    (provide_context(Session), Session),
+    (provide_context(SyncSession), SyncSession),
+    (provide_context(generator), Session),
+    (provide_context(async_generator), Session),
+    (provide_context(sync_generator), Session),
+    (provide_context(returns_manager), Session),
+    (provide_context(returns_sync_manager), SyncSession),
+    (provide_context(returns_manager, provides=object), object),
+    (provide_context(partial(Session, name="partial"), provides=Session), Session),
+    (provide_context(Maker().begin, provides=Session), Session),
+    (provide_context(Maker(), provides=Session), Session),
+    (provide_context(with_component), Session),
+]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("x"), KeyboardInterrupt()])
+@pytest.mark.parametrize(("provider", "provides"), CASES)
+async def test_the_context_gets_what_ended_the_scope(
+    provider: Provider, provides: Any, error: BaseException | None
+) -> None:
+    """Entered once, left once, with the exception or without; nothing is raised again."""
+    container = make_async_container(engine(), engine("db"), provider)
+    scope = container(scope=Scope.REQUEST)
+    thing = await scope.get(provides)
+    assert await scope.get(provides) is thing
+    await scope.close(error)
+    assert journal[-1] is error
+    assert journal.count(error) == 1
+
+
+async def test_an_error_of_leaving_is_raised() -> None:
+    """A commit that fails."""
+
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[Session]:
+        yield Session(Engine())
+        raise RuntimeError("commit")
+
+    container = make_async_container(provide_context(failing))
+    scope = container(scope=Scope.REQUEST)
+    await scope.get(Session)
+    with pytest.raises(ExitError) as caught:
+        await scope.close()
+    assert str(caught.value.exceptions[0]) == "commit"
+
+
+async def test_scope_and_component() -> None:
+    """REQUEST and the default component unless said otherwise."""
+    provider = provide_context(
+        returns_sync_manager, scope=Scope.SESSION, component="db", provides=SyncSession
+    )
+    container: AsyncContainer = make_async_container(provider)
+    session = container(scope=Scope.SESSION)
+    async with session(scope=Scope.REQUEST) as request:
+        await request.get(SyncSession, component="db")
+    assert journal == ["enter sync"]
+    await session.close()
+    assert journal == ["enter sync", None]

@@ -1,0 +1,173 @@
+"""Frames to meaning and back, without any connection."""
+
+import copy
+import json
+import math
+import pickle
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import AnyUrl, BaseModel, ImportString
+from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
+
+from websuckets import ClientEvent, Message
+from websuckets.envelope import PayloadValidator, decode, encode_error, encode_event, with_id
+from websuckets.exc import ClientError, InvalidMessage
+
+ids = st.none() | st.text(max_size=128) | st.integers(-(2**53), 2**53)
+payloads = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=10,
+)
+
+
+@given(event=st.text(), payload=payloads, token=st.none() | st.text(), id=ids, binary=st.booleans())
+def test_a_command_is_decoded_as_it_was_sent(
+    event: str, payload: Any, token: str | None, id: Any, binary: bool
+) -> None:
+    """Whatever the names, and whatever the payload."""
+    content = {"event": event, "payload": payload, "token": token, "id": id}
+    frame: str | bytes = json.dumps(content)
+    if binary:
+        frame = frame.encode()
+    message, has_payload = decode(frame)
+    assert message == Message(event, token, id)
+    assert has_payload == (payload is not None)
+
+
+@given(event=st.text(), payload=payloads, id=ids)
+def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any) -> None:
+    """With and without an id; encoding once or adding the id later makes no difference."""
+    whole = {"event": event, "payload": payload}
+    made = ClientEvent(event, payload)
+    assert json.loads(made) == whole
+    if id is not None:
+        whole["id"] = id
+    assert json.loads(encode_event(event, payload, id)) == whole
+    assert with_id(made, id) == encode_event(event, payload, id)
+
+
+@given(st.binary() | st.text())
+def test_decoding_raises_nothing_but_invalid_message(frame: str | bytes) -> None:
+    """Whatever the bytes."""
+    try:
+        decode(frame)
+    except InvalidMessage as error:
+        assert all(problem.keys() == {"loc", "msg", "type"} for problem in error.problems)
+
+
+def test_numbers_too_large_for_a_float_are_found_at_any_depth() -> None:
+    """And a number that merely looks large is none."""
+    for frame in ('{"event": "e", "x": 1e999}', '{"event": "e", "payload": [[{"a": [-1e999]}]]}'):
+        with pytest.raises(InvalidMessage) as caught:
+            decode(frame)
+        assert caught.value.problems[0]["type"] == "finite_number"
+    decode('{"event": "e", "payload": [1e308, "1e999", {"1e999": [null, true, []]}]}')
+
+
+def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
+    """It survives copying and pickling; its repr tells the name alone."""
+
+    class Model(BaseModel):
+        secret: str
+
+    event = ClientEvent("created", Model(secret="canary"))
+    assert event == '{"event":"created","payload":{"secret":"canary"}}'
+    assert (event.event, event.payload) == ("created", Model(secret="canary"))
+    assert repr(event) == "ClientEvent('created')"
+    assert ClientEvent("empty") == '{"event":"empty","payload":null}'
+    plain = ClientEvent("plain", [1])
+    for other in (copy.copy(plain), copy.deepcopy(plain), pickle.loads(pickle.dumps(plain))):
+        assert (other, other.event, other.payload) == (plain, "plain", [1])
+
+
+def test_a_client_event_is_a_snapshot() -> None:
+    """What is changed after it was made is not sent."""
+    payload = {"a": 1}
+    event = ClientEvent("e", payload)
+    payload["a"] = 2
+    assert with_id(event, 1) == '{"event":"e","payload":{"a":1},"id":1}'
+
+
+def test_what_has_no_json_form_cannot_become_an_event() -> None:
+    """The error is pydantic's."""
+    with pytest.raises(PydanticSerializationError):
+        ClientEvent("e", object())
+    assert json.loads(ClientEvent("e", [math.inf, math.nan])) == {
+        "event": "e",
+        "payload": [None] * 2,
+    }
+
+
+def test_errors_on_the_wire() -> None:
+    """Details are always there; the id is where the command had one."""
+    assert encode_error("no", None, None) == '{"error":"no","details":null}'
+    assert encode_error("no", [UUID(int=1)], "a") == (
+        '{"error":"no","details":["00000000-0000-0000-0000-000000000001"],"id":"a"}'
+    )
+
+
+def test_a_message_does_not_show_its_token() -> None:
+    """It may be logged."""
+    assert repr(Message("e", "canary", 1)) == "Message(event='e', id=1)"
+
+
+def schema(**options: Any) -> Any:
+    class WithSchema:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+            return core_schema.no_info_plain_validator_function(**options)
+
+    return WithSchema
+
+
+def email_like(value: str) -> str:
+    raise PydanticCustomError(
+        "value_error", "value is not a valid email address: {reason}", {"reason": value}
+    )
+
+
+CANARY = "canary"
+
+
+@pytest.mark.parametrize(
+    ("type", "value", "text"),
+    [
+        (UUID, CANARY, "Input should be a valid UUID"),
+        (AnyUrl, f"http://{CANARY}:{CANARY}/", "Input should be a valid URL"),
+        (ImportString, f"{CANARY}.{CANARY}", "Input should be a valid import path"),
+        (schema(function=email_like), CANARY, "value is not a valid email address"),
+        (
+            dict[int, int],
+            {CANARY: 1},
+            "Input should be a valid integer, unable to parse string as an integer",
+        ),
+    ],
+)
+def test_the_texts_of_errors_do_not_quote_the_input(type: Any, value: Any, text: str) -> None:
+    """Where pydantic's own would, ours stands instead."""
+    with pytest.raises(ClientError) as caught:
+        PayloadValidator(type)(json.dumps({"payload": value}))
+    (problem,) = caught.value.details
+    assert problem["msg"] == text
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_an_error_of_the_programs_own_validator_keeps_its_text() -> None:
+    """What it tells the client is for the program to say."""
+
+    def refuse(value: str) -> str:
+        raise PydanticCustomError("too_rude", "be polite: {hint}", {"hint": "please"})
+
+    with pytest.raises(ClientError) as caught:
+        PayloadValidator(schema(function=refuse))('{"payload": 1}')
+    assert caught.value.details == [{"loc": [], "msg": "be polite: please", "type": "too_rude"}]

@@ -1,0 +1,207 @@
+"""Who is online, who is verified, and whose `Session` the class stands for."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import anyio
+import pytest
+from harness import app_with, dial, talk
+from websockets.asyncio.server import ServerConnection
+
+from websuckets import CommandGroup, WebSuckets
+from websuckets.exc import NoCurrentSession
+from websuckets.session import Session, User
+
+pytestmark = pytest.mark.anyio
+
+
+class FakeSocket:
+    """Enough of a socket for the records; what closes and sends is tested over real ones."""
+
+    def __init__(self) -> None:
+        self.id = uuid4()
+
+
+def user() -> User:
+    return User(FakeSocket())  # type: ignore[arg-type]
+
+
+def login_commands() -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("be")
+    async def be(socket: ServerConnection, *, user: User) -> None:
+        user.id, user.token = "ann", "secret"
+
+    @group.command("online")
+    async def online(socket: ServerConnection) -> list[UUID]:
+        return sorted(Session.online)
+
+    @group.command("verified")
+    async def verified(socket: ServerConnection) -> list[Any]:
+        return [Session.verified[id].socket.id for id in sorted(map(str, Session.verified))]
+
+    @group.command("me", protected=True)
+    async def me(socket: ServerConnection) -> UUID:
+        return socket.id
+
+    @group.command("my id")
+    async def my_id(socket: ServerConnection) -> UUID:
+        return socket.id
+
+    @group.command("revoke")
+    async def revoke(socket: ServerConnection, *, session: Session) -> None:
+        await session.revoke("ann")
+
+    return group
+
+
+def test_a_new_user_is_nobody() -> None:
+    """No id, no token; attributes that nobody set are not there."""
+    someone = user()
+    assert (someone.id, someone.token) == (None, None)
+    with pytest.raises(AttributeError, match="login"):
+        _ = someone.login
+    someone.login = "ann"
+    assert someone.login == "ann"
+
+
+def test_setting_the_id_verifies_at_once() -> None:
+    """And None takes it back, with the token."""
+    session, someone = Session(), user()
+    with session.connected(someone):
+        assert session.online == {someone.socket.id: someone}
+        assert session.verified == {}
+        someone.id = "ann"
+        someone.token = "secret"
+        assert session.verified == {"ann": someone}
+        someone.id = "ann"
+        assert (session.verified, someone.token) == ({"ann": someone}, "secret")
+        someone.id = 0
+        assert (session.verified, someone.token) == ({0: someone}, None)
+        someone.token = "secret"
+        someone.id = None
+        assert (session.verified, someone.token) == ({}, None)
+    assert session.online == {}
+
+
+def test_a_client_that_leaves_is_neither_online_nor_verified() -> None:
+    """Its record keeps what it was; changing it later enters nobody."""
+    session, someone = Session(), user()
+    with session.connected(someone):
+        someone.id = "ann"
+    assert (session.online, session.verified) == ({}, {})
+    assert someone.id == "ann"
+    someone.id = "bob"
+    assert session.verified == {}
+
+
+def test_an_id_that_was_set_before_connecting_counts() -> None:
+    """Whoever authenticates first is verified as soon as it is online."""
+    session, someone = Session(), user()
+    someone.id = "ann"
+    with session.connected(someone):
+        assert session.verified == {"ann": someone}
+    assert session.verified == {}
+
+
+def test_of_two_connections_of_a_user_the_newest_counts() -> None:
+    """When it leaves, the older one does."""
+    session = Session()
+    first, second, third = user(), user(), user()
+    with session.connected(first):
+        first.id = "ann"
+        with session.connected(second):
+            second.id = "ann"
+            assert session.verified == {"ann": second}
+            with session.connected(third):
+                third.id = "ann"
+                second.id = "bob"
+                assert session.verified == {"ann": third, "bob": second}
+            assert session.verified == {"ann": first, "bob": second}
+        assert session.verified == {"ann": first}
+
+
+@pytest.mark.parametrize("id", [True, 1.0, uuid4(), b"ann", ["ann"]])
+def test_an_id_is_a_string_or_a_number(id: Any) -> None:
+    """Anything else would not be found again by what comes from the wire."""
+    with pytest.raises(TypeError, match=r"User\.id is a str, an int or None"):
+        user().id = id
+
+
+def test_reprs_tell_no_secrets() -> None:
+    """Neither the token nor anything that the program added."""
+    someone = user()
+    someone.id, someone.token, someone.password = "ann", "canary", "canary"
+    session = Session()
+    with session.connected(someone):
+        assert "canary" not in repr(someone) + repr(session)
+        assert repr(session) == "Session(online=1, verified=1)"
+        assert repr(someone) == f"User(socket={someone.socket.id}, id='ann')"
+
+
+def test_outside_of_any_app_the_class_stands_for_nobody() -> None:
+    """The error says what to do."""
+    with pytest.raises(NoCurrentSession, match="no app runs; inject `session: Session`"):
+        _ = Session.online
+
+
+async def test_the_class_stands_for_the_current_app() -> None:
+    """Inside handlers for their own app, also when several run; outside for the only one."""
+    first, second = app_with(login_commands()), app_with(login_commands())
+    async with talk(first) as ann:
+        outside = list(Session.online)
+        assert (await ann.call("online"))["payload"] == [str(id) for id in outside]
+        async with talk(second) as bob:
+            with pytest.raises(NoCurrentSession, match="several apps run"):
+                _ = Session.verified
+            online = (await bob.call("online"))["payload"]
+            assert online == [(await bob.call("my id"))["payload"]]
+            assert online != [str(id) for id in outside]
+            assert (await ann.call("online"))["payload"] == [str(id) for id in outside]
+
+
+async def test_verified_connections_over_the_wire() -> None:
+    """Two connections of one user; the one that left is forgotten before another is served."""
+    async with talk(app_with(login_commands())) as first:
+        await first.call("be", id=1)
+        first_id = (await first.call("my id"))["payload"]
+        async with first.another() as second:
+            await second.call("be", id=1)
+            second_id = (await second.call("my id"))["payload"]
+            assert (await first.call("verified"))["payload"] == [second_id]
+            assert len((await first.call("online"))["payload"]) == 2
+        while len((await first.call("online"))["payload"]) > 1:
+            await anyio.sleep(0)
+        assert (await first.call("verified"))["payload"] == [first_id]
+
+
+async def test_revoking_closes_every_connection_of_the_user() -> None:
+    """With 4401; others stay, and nobody is verified as that user any more."""
+    app = app_with(login_commands())
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as admin:
+        async with dial(server) as first, dial(server) as second:
+            await first.call("be", id=1)
+            await second.call("be", id=1)
+            await admin.call("revoke", id=1)
+            assert await first.closed() == (4401, "revoked")
+            assert await second.closed() == (4401, "revoked")
+        assert (await admin.call("verified"))["payload"] == []
+        await admin.call("revoke", id=1)
+
+
+async def test_one_may_revoke_oneself() -> None:
+    """The own connection is closed, too; there is nobody to answer."""
+    async with talk(app_with(login_commands())) as client:
+        await client.call("be", id=1)
+        await client.send("revoke", id=2)
+        assert await client.closed() == (4401, "revoked")
+
+
+async def test_an_app_that_stopped_is_nobodys() -> None:
+    """The class stands for an app only while it runs."""
+    app = WebSuckets()
+    async with app.serve("127.0.0.1", 0):
+        assert Session.online == {}
+    with pytest.raises(NoCurrentSession):
+        _ = Session.online
