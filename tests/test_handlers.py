@@ -276,6 +276,22 @@ async def test_an_accepted_handler_gets_what_it_asks_for(handler: Any, payload: 
         assert await client.receive() == {"event": "run", "payload": True}
 
 
+@pytest.mark.parametrize(
+    "name", ["cache", "container", "context", "exits", "generator", "getter", "has", "solved"]
+)
+async def test_a_handler_may_have_any_name(name: str) -> None:
+    """Also one that dishka's generated code uses itself."""
+    group = CommandGroup()
+
+    async def handler(socket: ServerConnection, *, thing: Thing) -> bool:
+        return thing.name == "thing"
+
+    handler.__name__ = handler.__qualname__ = name
+    group.command("run")(handler)
+    async with talk(app_with(group, providers=[everything()])) as client:
+        assert (await client.call("run"))["payload"] is True
+
+
 async def test_hints_may_be_strings_that_name_what_stands_further_down() -> None:
     """They are resolved when the group is included, at the latest; results are never looked at."""
     import forward

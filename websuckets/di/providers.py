@@ -124,8 +124,8 @@ def _dressed(
         p.name: p.annotation for p in dressed.__signature__.parameters.values()
     }
     dressed.__module__ = getattr(named_as, "__module__", __name__)
-    dressed.__name__ = getattr(named_as, "__name__", type(named_as).__name__)
-    dressed.__qualname__ = getattr(named_as, "__qualname__", dressed.__name__)
+    # No identifier: dishka generates code with this name in it, next to names of its own.
+    dressed.__qualname__ = f"{getattr(named_as, '__qualname__', type(named_as).__name__)}()"
     return function
 
 
