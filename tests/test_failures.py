@@ -1,5 +1,6 @@
 """Whatever fails while a command runs: what the client sees, what is logged, what is closed."""
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -666,6 +667,34 @@ async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
         "close app",
     ] or (stubborn and "close inner with CancelledError" in journal)
     assert ("finalisers took more than 0.05 seconds" in caplog.text) == stubborn
+
+
+async def test_asyncios_own_cancellation_of_a_connection_closes_its_scopes(
+    journal: list[str],
+) -> None:
+    """As when an event loop is torn down: everything is finalised, nobody else is touched."""
+    group = commands(journal)
+    tasks: list[Any] = []
+    waiting = anyio.Event()
+
+    @group.command("forever")
+    async def forever(socket: ServerConnection, *, inner: Inner) -> None:
+        tasks.append(asyncio.current_task())
+        waiting.set()
+        await anyio.sleep_forever()
+
+    async with talk(app_with(group, providers=[Journalling(journal)])) as client:
+        async with client.another() as other:
+            await other.send("forever")
+            await waiting.wait()
+            tasks[0].cancel()
+            await other.closed()
+        assert journal[-3:] == [
+            "close inner with CancelledError",
+            "close outer with CancelledError",
+            "close session with CancelledError",
+        ]
+        assert (await client.call("fine"))["payload"] == "fine"
 
 
 async def test_closing_by_the_handler(journal: list[str]) -> None:

@@ -67,8 +67,15 @@ class WebSuckets:
         ``asyncio.run(app("localhost", 9000))`` is a whole program. Takes and
         raises what `serve` does. A second signal stops at once.
         """
+        groups = self._groups or _groups_of_the_program()
         with _console_logging():
-            async with self._serve(self._own_or_program_groups(), host, port, options):
+            async with self._serve(groups, host, port, options):
+                if groups and not self._groups:
+                    logger.warning(
+                        "this app included no command group: serving the %d that the program "
+                        "included in another one; create WebSuckets() once",
+                        len(groups),
+                    )
                 await _until_told_to_stop()
                 logger.info("stopping")
 
@@ -155,26 +162,16 @@ class WebSuckets:
             self._is_running = False
             await finalize(container, timeout=self._limits.finalize_timeout, cancelled=True)
 
-    def _own_or_program_groups(self) -> list[CommandGroup]:
-        """The groups to serve when started as the program itself.
 
-        The documented programs include their groups in one app and run another, made later under
-        the same name. So an app without groups serves those that the program included elsewhere.
-        """
-        if self._groups:
-            return self._groups
-        alive = (reference() for reference in _included_groups)
-        groups = list(dict.fromkeys(group for group in alive if group is not None))
-        if groups:
-            logger.warning(
-                "this app included no command group: serving the %d that the program included in "
-                "another one; create WebSuckets() once",
-                len(groups),
-            )
-        return groups
-
-
+# The documented programs include their groups in one app and run another, made later under the same
+# name. So an app without groups, started as the program itself, serves what the program included.
 _included_groups: list[weakref.ref[CommandGroup]] = []
+
+
+def _groups_of_the_program() -> list[CommandGroup]:
+    """Every group that was included in any app and is still there, in that order."""
+    alive = (reference() for reference in _included_groups)
+    return list(dict.fromkeys(group for group in alive if group is not None))
 
 
 @dataclass(frozen=True, slots=True)

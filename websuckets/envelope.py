@@ -167,14 +167,10 @@ def _is_command_id(id: Any) -> bool:
 def _all_finite(value: Any) -> bool:
     """Whether no number in parsed JSON is too large for a float: ``1e400`` is read as infinity."""
     # The types are the parser's own, and it bounds the depth: no subclasses, no recursion error.
-    kind = type(value)
-    if kind is float:
+    if type(value) is float:
         return isfinite(value)
-    if kind is dict:
-        return all(_all_finite(item) for item in value.values() if type(item) in _MAY_BE_INFINITE)
-    if kind is list:
-        return all(_all_finite(item) for item in value if type(item) in _MAY_BE_INFINITE)
-    return True
+    items = value.values() if type(value) is dict else value
+    return all(_all_finite(item) for item in items if type(item) in _MAY_BE_INFINITE)
 
 
 _MAY_BE_INFINITE: Final = frozenset((float, dict, list))

@@ -1,0 +1,80 @@
+"""The shape of the house: modules import only lower floors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "websuckets"
+
+FLOORS = [
+    {"exc", "limits", "socket"},
+    {"envelope", "session"},
+    {"security"},
+    {"di", "di.container", "di.lock", "di.plan", "di.providers"},
+    {"commands"},
+    {"connection", "dispatcher"},
+    {"transports", "transports.websockets_asyncio"},
+    {"app"},
+    {""},
+]
+"""From the ground up; the package itself stands on top."""
+
+# Between modules of one floor, who may import whom.
+NEIGHBOURS = {
+    "di": {"di.lock", "di.providers"},
+    "di.container": {"di.lock", "di.plan", "di.providers"},
+    "di.providers": {"di.plan"},
+    "connection": {"dispatcher"},
+}
+
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    .removesuffix("__init__")
+    .strip("."): path
+    for path in PACKAGE.rglob("*.py")
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules of the package that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "websuckets":
+                module = name.removeprefix("websuckets").strip(".")
+                found.add(module if module in MODULES else module.rpartition(".")[0])
+    return found
+
+
+def floor(module: str) -> int:
+    return next(number for number, modules in enumerate(FLOORS) if module in modules)
+
+
+def test_every_module_has_a_floor() -> None:
+    """One that is added is given its place."""
+    assert set(MODULES) == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_modules_import_lower_floors_only(module: str) -> None:
+    """So connections and transports never know the app, nor injection the commands."""
+    for imported in imports(MODULES[module]):
+        allowed = floor(imported) < floor(module) or imported in NEIGHBOURS.get(module, set())
+        assert allowed, f"{module} imports {imported}"
+
+
+def test_only_transports_know_asyncio() -> None:
+    """Everything else runs on whatever backend anyio does."""
+    for module, path in MODULES.items():
+        if not module.startswith("transports"):
+            assert not {"import asyncio", "from asyncio"} & {
+                " ".join(line.split()[:2]) for line in path.read_text().splitlines()
+            }, module

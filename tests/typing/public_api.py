@@ -1,0 +1,185 @@
+"""What type checkers make of the public names; checked by mypy --strict and pyright, never run."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Annotated, Any, NewType, assert_type
+from uuid import UUID
+
+from dishka import FromComponent, Provider, Scope, make_async_container
+from pydantic import BaseModel
+from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Request
+
+import websuckets.exc
+from websuckets import (
+    ClientEvent,
+    CommandGroup,
+    Limits,
+    Message,
+    Payload,
+    Socket,
+    WebSuckets,
+)
+from websuckets.app import Server
+from websuckets.di import FromDishka, lock_factory, provide_context
+from websuckets.exc import ClientError, ConfigurationError, InternalError, NotAuthorized
+from websuckets.security import CurrentUser, SecurityProvider, Token
+from websuckets.session import Session, User
+
+group = CommandGroup("prefix")
+CommandGroup("prefix", protected=True)
+
+
+class Model(BaseModel):
+    text: str
+
+
+class Admin: ...
+
+
+Alias = NewType("Alias", Admin)
+
+
+# Handlers, by the type of their socket
+
+
+@group.command("asyncio")
+async def with_connection(socket: ServerConnection) -> None: ...
+
+
+@group.command("protocol", protected=True)
+async def with_protocol(socket: Socket, model: Model) -> ClientEvent:
+    await socket.send(ClientEvent("event", model))
+    await socket.send(b"bytes", text=True)
+    assert_type(socket.id, UUID)
+    assert_type(socket.close_code, int | None)
+    await (await socket.ping())
+    await socket.close(4000, "bye")
+    return ClientEvent("event")
+
+
+@group.command("guard", protected=Admin)
+async def with_dependencies(
+    socket: ServerConnection,
+    model: Payload[list[Model]],
+    user: CurrentUser,
+    maybe: CurrentUser | None,
+    settings: FromDishka[Model],
+    component: Annotated[Admin, FromComponent("x")],
+    *,
+    session: Session,
+    request: Request,
+    message: Message,
+    limits: Limits,
+    app: WebSuckets,
+) -> dict[str, int]:
+    assert_type(model, list[Model])
+    assert_type(settings, Model)
+    assert_type(user.id, str | int | None)
+    assert_type(message.token, str | None)
+    user.login = "any attribute"
+    assert_type(user.email, Any)
+    return {}
+
+
+group.command("union", protected=Admin | None)(with_connection)
+group.command("new type", protected=Alias)(with_connection)
+group.command("annotated", protected=Annotated[Admin, FromComponent("x")])(with_connection)
+group.command("absent", protected=None)(with_connection)
+
+# The decorator gives back what it got
+
+
+async def handler(socket: ServerConnection, model: Model) -> int:
+    return 1
+
+
+number = group.command("same")(handler)
+
+
+async def calls() -> None:
+    connection: ServerConnection = ...  # type: ignore[assignment]
+    assert_type(await number(connection, Model(text="")), int)
+    socket: Socket = connection
+    User(socket)
+
+
+# What is no handler, or no guard
+
+
+def not_async(socket: ServerConnection) -> int:
+    return 1
+
+
+async def no_parameter() -> None: ...
+
+
+group.command("sync")(not_async)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+group.command("none")(no_parameter)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+group.command("guard", protected="admin")(handler)  # type: ignore[arg-type]  # pyright: ignore
+
+# The app
+
+app = WebSuckets(providers=[SecurityProvider()], limits=Limits(max_size=None, drain_timeout=1))
+app.include_command_group(group)
+
+
+async def serves() -> None:
+    async with app.serve("localhost", 0, compression="deflate") as server:
+        assert_type(server, Server)
+        assert_type(server.port, int | None)
+        assert_type(server.urls, tuple[str, ...])
+
+
+def runs() -> None:
+    app.run("localhost", 9000)
+    app.run("localhost", 9000, backend="asyncio")
+    asyncio.run(app("localhost", 9000))
+
+
+# Sessions and security
+
+
+def sessions(session: Session, user: User) -> None:
+    assert_type(session.online, dict[UUID, User])
+    assert_type(Session.online, dict[UUID, User])
+    assert_type(session.verified, dict[str | int, User])
+    assert_type(Session.verified, dict[str | int, User])
+    user.id = "ann"
+    user.id = None
+    user.id = 1.0  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]
+    user.token = Token.generate()
+    assert_type(Token.generate(), Token)
+    assert_type(CurrentUser(user), CurrentUser)
+
+
+async def revokes(session: Session) -> None:
+    await session.revoke("ann")
+
+
+# Events and errors
+
+event = ClientEvent("name", payload={"any": UUID(int=0)})
+text: str = event
+assert_type(event.event, str)
+assert_type(event.payload, Any)
+error: websuckets.exc.WebSucketsError = InternalError("name", {"details": 1})
+client_error: ClientError = NotAuthorized()
+assert_type(client_error.error, str)
+assert_type(ConfigurationError("a", "b").problems, tuple[str, ...])
+
+# Dependency injection
+
+
+def context() -> AbstractAsyncContextManager[Admin]: ...  # type: ignore[empty-body]
+
+
+@asynccontextmanager
+async def generator() -> AsyncIterator[Admin]:
+    yield Admin()
+
+
+assert_type(provide_context(context), Provider)
+assert_type(provide_context(generator, provides=Admin, scope=Scope.SESSION), Provider)
+make_async_container(lock_factory=lock_factory)
