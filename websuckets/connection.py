@@ -72,15 +72,19 @@ class Connection:
         """Answer messages until either side closes; then finalise what the connection held."""
         # The shield is around everything once, so that no message pays for one of its own.
         with anyio.CancelScope(shield=True), as_current(self._session):
+            fatal: BaseException | None = None
             try:
                 with self._session.connected(self._user), self._work:
                     await self._answer_messages()
             except BaseException as error:
-                await self._close_scope(error)
+                fatal = error
                 raise
-            await self._close_scope(None)
-            if self._work.cancelled_caught:
-                self._wire.abort()
+            finally:
+                try:
+                    await self._close_scope(fatal)
+                finally:
+                    if fatal is not None or self._work.cancelled_caught:
+                        self._wire.abort()
 
     async def drain(self) -> None:
         """Let the running command finish and its reply go out, then close with 1012."""
