@@ -14,7 +14,7 @@ FLOORS = [
     {"di", "di.container", "di.lock", "di.plan", "di.providers"},
     {"commands"},
     {"connection", "dispatcher"},
-    {"transports", "transports.websockets_asyncio"},
+    {"program", "transports", "transports.websockets_asyncio"},
     {"app"},
     {""},
 ]

@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.exc import NoCurrentSession
-from websuckets.session import Session, User
+from websuckets.session import Session, User, connected
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ def test_a_new_user_is_nobody() -> None:
 def test_setting_the_id_verifies_at_once() -> None:
     """And None takes it back, with the token."""
     session, someone = Session(), user()
-    with session.connected(someone):
+    with connected(someone, session):
         assert session.online == {someone.socket.id: someone}
         assert session.verified == {}
         someone.id = "ann"
@@ -88,7 +88,7 @@ def test_setting_the_id_verifies_at_once() -> None:
 def test_a_client_that_leaves_is_neither_online_nor_verified() -> None:
     """Its record keeps what it was; changing it later enters nobody."""
     session, someone = Session(), user()
-    with session.connected(someone):
+    with connected(someone, session):
         someone.id = "ann"
     assert (session.online, session.verified) == ({}, {})
     assert someone.id == "ann"
@@ -100,7 +100,7 @@ def test_an_id_that_was_set_before_connecting_counts() -> None:
     """Whoever authenticates first is verified as soon as it is online."""
     session, someone = Session(), user()
     someone.id = "ann"
-    with session.connected(someone):
+    with connected(someone, session):
         assert session.verified == {"ann": someone}
     assert session.verified == {}
 
@@ -109,12 +109,12 @@ def test_of_two_connections_of_a_user_the_newest_counts() -> None:
     """When it leaves, the older one does."""
     session = Session()
     first, second, third = user(), user(), user()
-    with session.connected(first):
+    with connected(first, session):
         first.id = "ann"
-        with session.connected(second):
+        with connected(second, session):
             second.id = "ann"
             assert session.verified == {"ann": second}
-            with session.connected(third):
+            with connected(third, session):
                 third.id = "ann"
                 second.id = "bob"
                 assert session.verified == {"ann": third, "bob": second}
@@ -129,12 +129,19 @@ def test_an_id_is_a_string_or_a_number(id: Any) -> None:
         user().id = id
 
 
+@pytest.mark.parametrize("token", [5, b"secret", True])
+def test_a_token_is_a_string(token: Any) -> None:
+    """Else it could never be the one that a message carries."""
+    with pytest.raises(TypeError, match=r"User\.token is a str or None"):
+        user().token = token
+
+
 def test_reprs_tell_no_secrets() -> None:
     """Neither the token nor anything that the program added."""
     someone = user()
     someone.id, someone.token, someone.password = "ann", "canary", "canary"
     session = Session()
-    with session.connected(someone):
+    with connected(someone, session):
         assert "canary" not in repr(someone) + repr(session)
         assert repr(session) == "Session(online=1, verified=1)"
         assert repr(someone) == f"User(socket={someone.socket.id}, id='ann')"

@@ -1,25 +1,26 @@
 """The application: where everything is put together."""
 
 import logging
-import signal
 import weakref
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import anyio
-from dishka import AsyncContainer, Provider
+from dishka import Provider
+from dishka.provider import BaseProvider
 
-from websuckets.commands import CommandGroup, command_table
-from websuckets.connection import Connection, Wire
-from websuckets.di.container import build_container, finalize
+from websuckets.commands import CommandGroup, check_groups, command_table
+from websuckets.connection import TICKS_IN_TIME, Connections
+from websuckets.di.container import build_container, close
 from websuckets.di.providers import WebSucketsProvider, values_provider
 from websuckets.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError
 from websuckets.limits import Limits
+from websuckets.program import console_logging, told_to_stop
 from websuckets.security import SecurityProvider
-from websuckets.session import Session, running
+from websuckets.session import Session, as_current, running
 from websuckets.transports import websockets_asyncio
 
 __all__ = ["Server", "WebSuckets"]
@@ -27,7 +28,7 @@ __all__ = ["Server", "WebSuckets"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 CONNECTION_TYPES: Final = (websockets_asyncio.ServerConnection,)
-"""What the transports' own connections can be asked for by."""
+"""Types by which a dependency can ask for the transport's own connection."""
 
 
 class WebSuckets:
@@ -39,7 +40,7 @@ class WebSuckets:
     """
 
     def __init__(self, *, providers: Iterable[Provider] = (), limits: Limits | None = None) -> None:
-        self._providers = tuple(providers)
+        self._providers = tuple(_provider(given) for given in providers)
         self._limits = limits or Limits()
         self._groups: list[CommandGroup] = []
         self._session = Session()
@@ -48,14 +49,16 @@ class WebSuckets:
     def include_command_group(self, group: CommandGroup) -> None:
         """Serve the commands of a group.
 
-        Raises `DuplicateCommand` for a name that is taken, what `CommandGroup.commands` raises, and
-        `ConfigurationError` while the app runs.
+        Raises `DuplicateCommand` for a name that is taken, `InvalidHandlerSignature` for handlers
+        that could not be read before and are wrong, and `ConfigurationError` while the app runs.
         """
+        if not isinstance(group, CommandGroup):
+            raise ConfigurationError(f"{group!r} is no CommandGroup")
         if self._is_running:
             raise ConfigurationError(
                 f"{group!r} comes too late: the app runs; include every group before it starts"
             )
-        command_table([*self._groups, group])
+        check_groups([*self._groups, group])
         self._groups.append(group)
         _included_groups.append(weakref.ref(group))
 
@@ -68,7 +71,7 @@ class WebSuckets:
         raises what `serve` does. A second signal stops at once.
         """
         groups = self._groups or _groups_of_the_program()
-        with _console_logging():
+        with console_logging():
             async with self._serve(groups, host, port, options):
                 if groups and not self._groups:
                     logger.warning(
@@ -76,7 +79,7 @@ class WebSuckets:
                         "included in another one; create WebSuckets() once",
                         len(groups),
                     )
-                await _until_told_to_stop()
+                await told_to_stop()
                 logger.info("stopping")
 
     def run(
@@ -124,9 +127,16 @@ class WebSuckets:
         port: int | None,
         options: dict[str, Any],
     ) -> AsyncIterator["Server"]:
-        async with self._started(groups) as connections:
+        # What websockets calls as we call our limits is one of these, whoever names it.
+        given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
+        limits = replace(self._limits, **given)
+        async with AsyncExitStack() as stack:
+            connections = await stack.enter_async_context(self._started(groups, limits))
+            if limits.finalize_timeout is not None:
+                seconds = limits.finalize_timeout / TICKS_IN_TIME
+                stack.enter_context(websockets_asyncio.ticking(connections.tick, seconds))
             listener = await websockets_asyncio.listen(
-                connections.handle, host, port, self._limits, options
+                connections.serve, host, port, limits, options
             )
             try:
                 server = Server(listener.port, tuple(listener.urls))
@@ -134,33 +144,61 @@ class WebSuckets:
                 yield server
             finally:
                 with anyio.CancelScope(shield=True):
-                    listener.stop_accepting()
-                    await connections.drain()
-                    await listener.wait_closed()
+                    await _stop(listener, connections, limits)
 
     @asynccontextmanager
-    async def _started(self, groups: list[CommandGroup]) -> AsyncIterator["_Connections"]:
+    async def _started(
+        self, groups: list[CommandGroup], limits: Limits
+    ) -> AsyncIterator[Connections]:
         """While the app runs: its container is open and its session known."""
         if self._is_running:
             raise ConfigurationError("the app runs already; one app runs once at a time")
         commands = command_table(groups)
+        values = {WebSuckets: self, Session: self._session, Limits: limits}
         container = build_container(
             [
                 WebSucketsProvider(CONNECTION_TYPES),
-                values_provider({WebSuckets: self, Session: self._session, Limits: self._limits}),
+                values_provider(values),
                 SecurityProvider(),
                 *self._providers,
             ],
             [command.injection for command in commands.values()],
         )
+        dispatcher = Dispatcher(commands, limits)
         self._is_running = True
         try:
             with running(self._session):
-                dispatcher = Dispatcher(commands, self._limits)
-                yield _Connections(dispatcher, container, self._session, self._limits)
+                try:
+                    yield Connections(
+                        dispatcher, container, self._session, limits, CONNECTION_TYPES
+                    )
+                finally:
+                    with as_current(self._session):
+                        await close(container, timeout=limits.finalize_timeout)
         finally:
             self._is_running = False
-            await finalize(container, timeout=self._limits.finalize_timeout, cancelled=True)
+
+
+async def _stop(
+    listener: websockets_asyncio.Listener, connections: Connections, limits: Limits
+) -> None:
+    listener.stop_accepting()
+    try:
+        with anyio.move_on_after(limits.drain_timeout):
+            await connections.drain()
+            await listener.wait_closed()
+    finally:
+        await connections.abort()
+
+
+def _provider(given: Any) -> BaseProvider:
+    if isinstance(given, BaseProvider):
+        return given
+    if isinstance(given, type) and issubclass(given, BaseProvider):
+        remedy = f"create it: {given.__name__}()"
+    else:
+        remedy = "pass a dishka.Provider(), or what provide_context(...) makes"
+    raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
 
 
 # The documented programs include their groups in one app and run another, made later under the same
@@ -182,80 +220,3 @@ class Server:
     """The TCP port; ``None`` on a unix socket."""
     urls: tuple[str, ...]
     """Where clients connect to, one for each listening socket."""
-
-
-class _Connections:
-    """The open connections of a running app."""
-
-    def __init__(
-        self, dispatcher: Dispatcher, container: AsyncContainer, session: Session, limits: Limits
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._container = container
-        self._session = session
-        self._limits = limits
-        self._open: set[Connection] = set()
-        self._all_gone: anyio.Event | None = None  # set up when draining
-
-    async def handle(self, wire: Wire) -> None:
-        """Serve one connection until it is gone."""
-        connection = Connection(
-            wire,
-            dispatcher=self._dispatcher,
-            container=self._container,
-            context=dict.fromkeys(CONNECTION_TYPES, wire.socket),
-            session=self._session,
-            limits=self._limits,
-        )
-        self._open.add(connection)
-        try:
-            await connection.serve()
-        finally:
-            self._open.discard(connection)
-            if self._all_gone and not self._open:
-                self._all_gone.set()
-
-    async def drain(self) -> None:
-        """Close every connection after its running command; cancel what takes too long."""
-        if not self._open:
-            return
-        self._all_gone = anyio.Event()
-        with anyio.move_on_after(self._limits.drain_timeout):
-            async with anyio.create_task_group() as closing:
-                for connection in self._open:
-                    closing.start_soon(connection.drain)
-            await self._all_gone.wait()
-        if self._open:
-            logger.warning("aborting %d connections that did not close", len(self._open))
-        for connection in self._open:
-            connection.cancel()
-
-
-async def _until_told_to_stop() -> None:
-    try:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                return
-    except (NotImplementedError, RuntimeError, ValueError):
-        pass  # not in the main thread, or not on Windows: whoever runs us stops us
-    await anyio.sleep_forever()
-
-
-@contextmanager
-def _console_logging() -> Iterator[None]:
-    """Show what the server says, in a program that has not set up logging."""
-    root = logging.getLogger("websuckets")
-    if root.hasHandlers():
-        yield
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    level = root.level
-    root.addHandler(handler)
-    if level == logging.NOTSET:
-        root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)

@@ -4,11 +4,21 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Concatenate, Final, TypeAlias, TypeVar
+from typing import Any, Concatenate, NewType, TypeAlias, TypeVar, get_origin
 
 from typing_extensions import TypeForm
 
-from websuckets.di.plan import Plan, bare_type, caller, read_plan, undefined_names, where
+from websuckets.di.plan import (
+    Plan,
+    alternatives,
+    bare_type,
+    caller,
+    name_of,
+    plain,
+    read_plan,
+    undefined_names,
+    where,
+)
 from websuckets.di.providers import Injection, injection_of
 from websuckets.exc import (
     ConfigurationError,
@@ -18,7 +28,7 @@ from websuckets.exc import (
 )
 from websuckets.security import CurrentUser
 
-__all__ = ["Command", "CommandGroup", "command_table"]
+__all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
 
 # The first parameter is open: handlers may name any of the socket types.
 Handler = TypeVar("Handler", bound=Callable[Concatenate[Any, ...], Coroutine[Any, Any, Any]])
@@ -46,6 +56,8 @@ class CommandGroup:
     """
 
     def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
         self.prefix = prefix
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
@@ -58,22 +70,20 @@ class CommandGroup:
         opens a command of a protected group. A handler that asks for `CurrentUser` is protected.
 
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
-        a ``protected`` that would protect nothing.
+        a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
         """
-        if not isinstance(name, str):
+        if not isinstance(name, str) or not name:
             raise ConfigurationError(
                 'a command needs a name: write `@group.command("name")`, not `@group.command`'
             )
 
         def register(handler: Handler) -> Handler:
-            frame = sys._getframe(1)
             declaration = _Declaration(
                 name=f"{self.prefix} {name}" if self.prefix else name,
                 handler=handler,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
-                # What annotations name may be local to the function around the handler.
-                frame=None if frame.f_locals is frame.f_globals else frame,
+                frame=_frame_around(handler),
             )
             try:
                 declaration.read()
@@ -84,26 +94,17 @@ class CommandGroup:
 
         return register
 
-    def commands(self) -> tuple[Command, ...]:
-        """The commands registered so far.
-
-        Raises one `ConfigurationError` for all handlers whose annotations name what is not there.
-        """
-        commands: list[Command] = []
-        errors: list[ConfigurationError] = []
-        for declaration in self._declarations:
-            try:
-                commands.append(declaration.read())
-            except NameError as error:
-                errors.append(undefined_names(declaration.handler, declaration.names, error))
-            except ConfigurationError as error:
-                errors.append(error)
-        if errors:
-            raise report(errors)
-        return tuple(commands)
-
     def __repr__(self) -> str:
         return f"CommandGroup({self.prefix!r}, {len(self._declarations)} commands)"
+
+
+def _frame_around(handler: Callable[..., Any]) -> FrameType | None:
+    """The running function that a handler is local to: annotations may name what is local there."""
+    around, local, _ = getattr(handler, "__qualname__", "").rpartition(".<locals>.")
+    frame = sys._getframe() if local else None
+    while frame is not None and frame.f_code.co_qualname != around:
+        frame = frame.f_back
+    return frame
 
 
 @dataclass(slots=True)
@@ -150,47 +151,62 @@ def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
         return ()
     if protected is True:
         return (CurrentUser,)
-    if isinstance(protected, str | bytes | int | float):
+    guard = plain(protected)
+    if type(None) in alternatives(bare_type(guard)):
         raise InvalidGuard(
-            f"{whose}: protected={protected!r} is no guard; pass True, False or a type that a "
-            "provider builds for those who may call"
+            f"{whose}: protected={name_of(guard)} guards nothing, because None passes; a guard is "
+            "a type that is only built for those who may call"
         )
-    if bare_type(protected) == _ANYBODY:
+    bare = bare_type(guard)
+    is_type = isinstance(bare, type | NewType) or get_origin(bare) is not None
+    if not is_type or bare in (bool, int, str):
         raise InvalidGuard(
-            f"{whose}: protected=CurrentUser | None guards nothing, everybody passes; "
-            "write protected=True"
+            f"{whose}: protected={name_of(guard)} is no guard; pass True, False or a type of your "
+            "own that a provider builds for those who may call"
         )
-    return (CurrentUser, protected)
+    return (CurrentUser, guard)
 
 
-_ANYBODY: Final = CurrentUser | None
+def check_groups(groups: Iterable[CommandGroup]) -> None:
+    """What `command_table` does, as far as it can be done before all names are defined."""
+    _read(groups, complete=False)
 
 
 def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
     """All commands by name.
 
-    Raises one `DuplicateCommand` for every name that stands twice, and what
-    `CommandGroup.commands` raises.
+    Raises one `ConfigurationError` for every name that stands twice (`DuplicateCommand`), and for
+    every handler that is wrong or names what is not defined (`InvalidHandlerSignature`).
     """
+    return _read(groups, complete=True)
+
+
+def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Command]:
     table: dict[str, Command] = {}
+    seen: dict[str, _Declaration] = {}
     errors: list[ConfigurationError] = []
     for group in groups:
-        try:
-            commands = group.commands()
-        except ConfigurationError as error:
-            errors.append(error)
-            continue
-        for command in commands:
-            first = table.get(command.name)
-            if first is None:
-                table[command.name] = command
-            else:
-                errors.append(
-                    DuplicateCommand(
-                        f"the command {command.name!r} stands twice: {first.plan.where} and "
-                        f"{command.plan.where}; rename one, or give its group a prefix"
-                    )
-                )
+        for declaration in group._declarations:
+            first = seen.setdefault(declaration.name, declaration)
+            if first is not declaration:
+                errors.append(_stands_twice(first, declaration))
+            elif declaration.name in table:
+                errors.append(DuplicateCommand(f"{group!r} is included twice"))
+                break
+            try:
+                table[declaration.name] = declaration.read()
+            except NameError as error:
+                if complete:
+                    errors.append(undefined_names(declaration.handler, declaration.names, error))
+            except ConfigurationError as error:
+                errors.append(error)
     if errors:
         raise report(errors)
     return table
+
+
+def _stands_twice(first: _Declaration, second: _Declaration) -> DuplicateCommand:
+    return DuplicateCommand(
+        f"the command {first.name!r} stands twice: {where(first.handler)} and "
+        f"{where(second.handler)}; rename one, or give its group a prefix"
+    )

@@ -1,8 +1,7 @@
-"""One peer: its scope, its record, and its messages in order."""
+"""One peer: its scope, its record, and its messages in order; and all peers of an app."""
 
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any, Final
 
 import anyio
@@ -10,13 +9,13 @@ from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
 from websockets.http11 import Request
 
-from websuckets.di.container import finalize
+from websuckets.di.container import Work
 from websuckets.dispatcher import Dispatcher, Peer, log_incident
 from websuckets.limits import Limits
-from websuckets.session import Session, User, as_current
-from websuckets.socket import Socket
+from websuckets.session import Session, User, as_current, connected
+from websuckets.socket import Socket, Wire
 
-__all__ = ["Connection", "Wire"]
+__all__ = ["TICKS_IN_TIME", "Connection", "Connections"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -25,18 +24,85 @@ SERVICE_RESTART: Final = 1012
 """Close codes of RFC 6455, section 7.4.1, and of IANA's WebSocket Close Code registry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """What a transport hands over for each connection, after its opening handshake."""
+TICKS_IN_TIME: Final = 4
+"""How finely a timeout is measured: one that takes up to a quarter longer costs no timers."""
 
-    socket: Socket
-    """What handlers get."""
-    receive: Callable[[], Awaitable[str | bytes]]
-    """The next frame, text or binary."""
-    abort: Callable[[], None]
-    """Drop the connection without a closing handshake."""
-    closed_errors: tuple[type[Exception], ...]
-    """What ``receive`` and ``send`` raise once the connection is closed."""
+
+class Connections:
+    """The open connections of a running app."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        container: AsyncContainer,
+        session: Session,
+        limits: Limits,
+        connection_types: tuple[type, ...],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._container = container
+        self._session = session
+        self._limits = limits
+        self._connection_types = connection_types
+        self._open: set[Connection] = set()
+        self._draining = False
+        self._all_gone: anyio.Event | None = None  # while somebody waits for that
+
+    async def serve(self, wire: Wire) -> None:
+        """Serve one connection until it is gone."""
+        context = {
+            Socket: wire.socket,
+            **dict.fromkeys(self._connection_types, wire.socket),
+            Request: wire.socket.request,
+        }
+        connection = Connection(
+            wire, self._dispatcher, self._container, context, self._session, self._limits
+        )
+        self._open.add(connection)
+        if self._draining:  # it completed its handshake in the moment of stopping
+            await connection.drain()
+        try:
+            await connection.serve()
+        finally:
+            self._open.discard(connection)
+            if self._all_gone is not None and not self._open:
+                self._all_gone.set()
+
+    def tick(self) -> None:
+        """To be called `TICKS_IN_TIME` times in `Limits.finalize_timeout`."""
+        for connection in list(self._open):
+            connection.tick()
+
+    async def drain(self) -> None:
+        """Close every connection after its running command, and wait until all are gone."""
+        self._draining = True
+        async with anyio.create_task_group() as closing:
+            for connection in self._open:
+                closing.start_soon(connection.drain)
+        await self._wait_until_gone()
+
+    async def abort(self) -> None:
+        """Cancel what still runs, and wait until it has been finalised.
+
+        Raises nothing for a handler that ignores its cancellation: it is left behind, and an error
+        is logged.
+        """
+        if not self._open:
+            return
+        logger.warning("aborting %d connections that did not close", len(self._open))
+        for connection in self._open:
+            connection.cancel()
+        timeout = self._limits.finalize_timeout
+        # One for the scope of the message, one for that of the connection, one to spare.
+        with anyio.move_on_after(None if timeout is None else 3 * timeout):
+            await self._wait_until_gone()
+        if self._open:
+            logger.error("%d connections ignore their cancellation", len(self._open))
+
+    async def _wait_until_gone(self) -> None:
+        if self._open:
+            self._all_gone = anyio.Event()
+            await self._all_gone.wait()
 
 
 class Connection:
@@ -45,77 +111,101 @@ class Connection:
     def __init__(
         self,
         wire: Wire,
-        *,
         dispatcher: Dispatcher,
         container: AsyncContainer,
         context: dict[Any, Any],
         session: Session,
         limits: Limits,
     ) -> None:
-        self._wire = wire
         self._dispatcher = dispatcher
         self._session = session
-        self._limits = limits
+        self._finalize_timeout = limits.finalize_timeout
         self._user = User(wire.socket)
-        values = {
-            Socket: wire.socket,
-            Request: wire.socket.request,
-            User: self._user,
-            **context,
-        }
-        self._container = container(values, scope=Scope.SESSION)
-        self._work = anyio.CancelScope()
+        self._peer = Peer(
+            wire,
+            container({**context, User: self._user}, scope=Scope.SESSION),
+            life=anyio.CancelScope(shield=True),
+            work=Work(),
+        )
         self._idle = False
         self._draining = False
+        self._is_over = False
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
-        # The shield is around everything once, so that no message pays for one of its own.
-        with anyio.CancelScope(shield=True), as_current(self._session):
-            fatal: BaseException | None = None
-            try:
-                with self._session.connected(self._user), self._work:
-                    await self._answer_messages()
-            except BaseException as error:
-                fatal = error
-                raise
-            finally:
-                try:
-                    await self._close_scope(fatal)
-                finally:
-                    if fatal is not None or self._work.cancelled_caught:
-                        self._wire.abort()
+        peer = self._peer
+        try:
+            with as_current(self._session), ExitStack() as record, peer.life:
+                record.enter_context(connected(self._user, self._session))
+                while not self._is_over:
+                    with peer.work.scope:
+                        await self._live(record)
+                    peer.work = Work()
+        finally:
+            if peer.wire.socket.close_code is None:
+                peer.wire.abort()
 
     async def drain(self) -> None:
         """Let the running command finish and its reply go out, then close with 1012."""
         self._draining = True
         if self._idle:
-            await self._wire.socket.close(SERVICE_RESTART, "service restart")
+            await self._peer.wire.socket.close(SERVICE_RESTART, "service restart")
 
     def cancel(self) -> None:
         """Cancel the running command; its scope is finalised, then the connection aborted."""
-        self._work.cancel()
+        self._peer.life.cancel()
+
+    def tick(self) -> None:
+        """Cancel finalisers that have taken `TICKS_IN_TIME` ticks."""
+        self._peer.work.tick(TICKS_IN_TIME)
+
+    async def _live(self, record: ExitStack) -> None:
+        """Until the connection is over, or until a message did not end in time."""
+        ended_by: BaseException | None = None
+        try:
+            await self._answer_messages()
+        except BaseException as error:
+            if self._peer.work.scope.cancel_called:
+                raise
+            ended_by = error
+        self._is_over = True
+        record.close()
+        await self._close_scope(ended_by)
+        if ended_by is not None:
+            raise ended_by
 
     async def _answer_messages(self) -> None:
-        wire, socket = self._wire, self._wire.socket
-        peer = Peer(socket, self._container, wire.closed_errors, lambda: self._work.cancel_called)
+        peer, wire = self._peer, self._peer.wire
         try:
+            if peer.last_words is not None:
+                last_words, peer.last_words = peer.last_words, None
+                await wire.socket.send(last_words)
             while not self._draining:
                 self._idle = True
                 frame = await wire.receive()
                 self._idle = False
+                if self._draining:  # since we began to wait
+                    break  # type: ignore[unreachable]
                 reply = await self._dispatcher.answer(frame, peer)
                 if reply is not None:
-                    await socket.send(reply)
-            await socket.close(SERVICE_RESTART, "service restart")
+                    await wire.socket.send(reply)
+            await wire.socket.close(SERVICE_RESTART, "service restart")
         except wire.closed_errors:
-            logger.debug("%s is gone", socket.id)
+            logger.debug("%s is gone", wire.socket.id)
         except Exception as error:
-            log_incident(f"connection {socket.id}", error)
-            await socket.close(INTERNAL_ERROR)
+            log_incident(f"connection {wire.socket.id}", error)
+            await wire.socket.close(INTERNAL_ERROR)
 
-    async def _close_scope(self, error: BaseException | None) -> None:
+    async def _close_scope(self, ended_by: BaseException | None) -> None:
+        peer = self._peer
+        what = f"finalisers of connection {peer.wire.socket.id}"
         try:
-            await finalize(self._container, error, timeout=self._limits.finalize_timeout)
+            await peer.work.close(peer.container, ended_by)
         except ExitError as failures:
-            log_incident(f"finalisers of connection {self._wire.socket.id}", failures)
+            log_incident(what, failures)
+        except BaseException:
+            if peer.work.scope.cancel_called:
+                log_incident(
+                    what, TimeoutError(f"they took more than {self._finalize_timeout} seconds")
+                )
+            raise

@@ -5,7 +5,7 @@ from math import isfinite
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails, from_json, to_json
+from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator, from_json, to_json
 from typing_extensions import TypedDict
 
 from websuckets.exc import ClientError, InvalidMessage
@@ -26,6 +26,9 @@ MAX_ID_LENGTH: Final = 128
 MAX_ID_INTEGER: Final = 2**53
 """The largest ``id`` that is a number: what a JavaScript client can count to exactly."""
 
+CACHED_STRINGS: Final = "keys"
+"""Not the values: passwords and tokens would stay in memory long after they were needed."""
+
 CommandId = str | int | None
 
 
@@ -45,7 +48,8 @@ class ClientEvent(str):
     ``event`` and ``payload``. The payload is anything that pydantic serialises: models,
     dataclasses, UUIDs, datetimes; it is encoded here, once, and later changes to it are not seen.
 
-    Raises ``pydantic_core.PydanticSerializationError`` for a payload that has no JSON form.
+    Raises ``pydantic_core.PydanticSerializationError`` for a payload that has no JSON form, and
+    `TypeError` for an event that is no string.
     """
 
     __slots__ = ("event", "payload")
@@ -54,13 +58,25 @@ class ClientEvent(str):
     payload: Any
 
     def __new__(cls, event: str, payload: Any = None) -> "ClientEvent":
-        self = super().__new__(cls, encode_event(event, payload, None))
+        if not isinstance(event, str):
+            raise TypeError(f"the event is a str, not {type(event).__name__}")
+        return cls._of_text(encode_event(event, payload, None), event, payload)
+
+    @classmethod
+    def _of_text(cls, text: str, event: str, payload: Any) -> "ClientEvent":
+        self = super().__new__(cls, text)
         self.event = event
         self.payload = payload
         return self
 
-    def __getnewargs__(self) -> tuple[Any, ...]:
-        return self.event, self.payload
+    def __copy__(self) -> "ClientEvent":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ClientEvent":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._of_text, (str(self), self.event, self.payload)
 
     def __repr__(self) -> str:
         """The event's name alone: payloads do not belong in logs."""
@@ -73,8 +89,7 @@ def decode(frame: str | bytes) -> tuple[Message, bool]:
     Raises `InvalidMessage` for everything that is not a command.
     """
     try:
-        # Values are not cached: passwords and tokens would stay in memory.
-        content = from_json(frame, allow_inf_nan=False, cache_strings="keys")
+        content = from_json(frame, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
     except ValueError as error:
         raise InvalidMessage([_problem("json_invalid", f"Invalid JSON: {error}")]) from None
     if type(content) is not dict:
@@ -138,10 +153,14 @@ class PayloadValidator:
         if not adapter.pydantic_complete:
             adapter.rebuild()
         # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
-        self._validate = adapter.validator.validate_json
+        validator = SchemaValidator(adapter.core_schema, CoreConfig(cache_strings=CACHED_STRINGS))
+        self._validate = validator.validate_json
 
     def __call__(self, frame: str | bytes) -> Any:
-        """The payload; raises a `ClientError` that never holds what was sent."""
+        """The payload.
+
+        Raises a `ClientError` whose details name fields and keys, but hold no value that was sent.
+        """
         try:
             return self._validate(frame)["payload"]
         except ValidationError as error:
@@ -167,30 +186,35 @@ def _is_command_id(id: Any) -> bool:
 def _all_finite(value: Any) -> bool:
     """Whether no number in parsed JSON is too large for a float: ``1e400`` is read as infinity."""
     # The types are the parser's own, and it bounds the depth: no subclasses, no recursion error.
-    if type(value) is float:
-        return isfinite(value)
-    items = value.values() if type(value) is dict else value
-    return all(_all_finite(item) for item in items if type(item) in _MAY_BE_INFINITE)
+    for item in value.values() if type(value) is dict else value:
+        kind = type(item)
+        if kind is float:
+            if not isfinite(item):
+                return False
+        elif (kind is dict or kind is list) and not _all_finite(item):
+            return False
+    return True
 
 
-_MAY_BE_INFINITE: Final = frozenset((float, dict, list))
-
-# pydantic's texts for these quote the input, or a character of it.
+# pydantic's texts for these quote the input, or a part of it.
 _TEXTS_WITHOUT_INPUT: Final = {
+    "base64_decode": "Input should be valid base64",
+    "byte_size_unit": "Input should have a valid byte unit",
     "bytes_invalid_encoding": "Data should be validly encoded",
     "import_error": "Input should be a valid import path",
+    "payment_card_number_brand": "Card number does not have the length that its brand requires",
     "timezone_offset": "Timezone offset is not the required one",
     "union_tag_invalid": "Input tag does not match any of the expected tags",
     "url_parsing": "Input should be a valid URL",
     "url_syntax_violation": "Input should be a valid URL",
     "uuid_parsing": "Input should be a valid UUID",
+    "zoneinfo_str": "Input should be a valid timezone",
 }
+_EMAIL: Final = "value is not a valid email address"
 
 
 def _text(problem: ErrorDetails) -> str:
     type, text = problem["type"], problem["msg"]
-    if "reason" in problem.get(
-        "ctx", {}
-    ):  # of pydantic's EmailStr: what is wrong at which character
-        return text.partition(":")[0]
+    if type == "value_error" and text.startswith(_EMAIL):  # goes on with the character at fault
+        return _EMAIL
     return _TEXTS_WITHOUT_INPUT.get(type, text)

@@ -32,12 +32,11 @@ class User:
     """
 
     socket: Socket
-    token: str | None
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self.token = None
         self._id: UserId | None = None
+        self._token: str | None = None
         self._session: Session | None = None
 
     @property
@@ -58,6 +57,17 @@ class User:
         self._id = id
         if id is not None and self._session is not None:
             self._session._verify(self, id)
+
+    @property
+    def token(self) -> str | None:
+        return self._token
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        """Raises `TypeError` for what is neither ``str`` nor ``None``."""
+        if token is not None and not isinstance(token, str):
+            raise TypeError(f"User.token is a str or None, not {type(token).__name__}")
+        self._token = token
 
     def __repr__(self) -> str:
         return f"User(socket={self.socket.id}, id={self._id!r})"
@@ -104,7 +114,9 @@ class Session:
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user and close it with 4401.
 
-        From this moment on no protected command of theirs is accepted; returns when all are closed.
+        From this moment on no protected command of theirs is accepted. Returns when all are closed:
+        a client that does not answer the closing handshake is waited for as long as the transport
+        does (``close_timeout``, 10 seconds by default under ``websockets``).
         """
         users = list(self._connections_of.get(user_id, ()))
         for user in users:
@@ -127,21 +139,6 @@ class Session:
             self._verified[id] = connections[-1]
         else:
             del self._connections_of[id], self._verified[id]
-
-    @contextmanager
-    def connected(self, user: User) -> Iterator[None]:
-        """For the framework: while this client is connected."""
-        user._session = self
-        self._online[user.socket.id] = user
-        if user.id is not None:
-            self._verify(user, user.id)
-        try:
-            yield
-        finally:
-            del self._online[user.socket.id]
-            if user.id is not None:
-                self._demote(user, user.id)
-            user._session = None
 
 
 _current: ContextVar[Session] = ContextVar("websuckets.session")
@@ -180,3 +177,19 @@ def as_current(session: Session) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+@contextmanager
+def connected(user: User, session: Session) -> Iterator[None]:
+    """While this client is connected to the app of this session."""
+    user._session = session
+    session._online[user.socket.id] = user
+    if user.id is not None:
+        session._verify(user, user.id)
+    try:
+        yield
+    finally:
+        del session._online[user.socket.id]
+        if user.id is not None:
+            session._demote(user, user.id)
+        user._session = None

@@ -1,12 +1,13 @@
-"""The connection as handlers see it."""
+"""The connection: as handlers see it, and as transports hand it over."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
 from websockets.http11 import Request
 
-__all__ = ["Socket"]
+__all__ = ["Socket", "Wire"]
 
 
 class Socket(Protocol):
@@ -65,3 +66,19 @@ class Socket(Protocol):
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection and wait until it is closed; does nothing when it is already."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """What a transport hands over for each connection, after its opening handshake."""
+
+    socket: Socket
+    """What handlers get."""
+    receive: Callable[[], Awaitable[str | bytes]]
+    """Waits for the next frame, text or binary."""
+    abort: Callable[[], None]
+    """Drops the connection without a closing handshake; does nothing when it is closed."""
+    closed_errors: tuple[type[Exception], ...]
+    """What ``receive`` and ``send`` raise once the connection is closed."""
+    is_cancelled: Callable[[], bool]
+    """Whether the current task was cancelled by means of the event loop's own, unknown to anyio."""

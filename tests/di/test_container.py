@@ -7,10 +7,10 @@ from typing import Annotated, Any, Generic, NewType, TypeVar
 
 import anyio
 import pytest
-from dishka import AnyOf, AsyncContainer, BaseScope, FromComponent, Provider, Scope
+from dishka import AnyOf, AsyncContainer, BaseScope, FromComponent, Has, Provider, Scope
 from dishka.exceptions import ExitError
 
-from websuckets.di.container import build_container, finalize, scope_of
+from websuckets.di.container import Work, build_container, close, scopes_of
 
 pytestmark = pytest.mark.anyio
 
@@ -56,8 +56,18 @@ async def test_in_which_scope_something_is_provided() -> None:
 
     app = providing(Scope.APP, One)
     app.decorate(decorate)
+
+    class Conditional: ...
+
+    class AliasOfConditional: ...
+
+    conditional = Provider()
+    conditional.provide(Conditional, scope=Scope.REQUEST)
+    conditional.provide(Conditional, scope=Scope.SESSION, when=Has(One))
+    conditional.alias(Conditional, provides=AliasOfConditional)
     container = build_container(
         [
+            conditional,
             app,
             providing(Scope.SESSION, both),
             providing(Scope.REQUEST, repository),
@@ -66,27 +76,21 @@ async def test_in_which_scope_something_is_provided() -> None:
         ],
         [],
     )
-    assert {
-        "plain": scope_of(container, One),
-        "annotated": scope_of(container, Annotated[One, "doc"]),
-        "first of two": scope_of(container, Two),
-        "second of two": scope_of(container, Three),
-        "generic": scope_of(container, Repository[int]),
-        "new type": scope_of(container, Name),
-        "component": scope_of(container, Annotated[One, FromComponent("billing")]),
-        "another component": scope_of(container, Annotated[Two, FromComponent("billing")]),
-        "nothing": scope_of(container, int),
-    } == {
-        "plain": Scope.APP,
-        "annotated": Scope.APP,
-        "first of two": Scope.SESSION,
-        "second of two": Scope.SESSION,
-        "generic": Scope.REQUEST,
-        "new type": Scope.ACTION,
-        "component": Scope.RUNTIME,
-        "another component": None,
-        "nothing": None,
-    }
+    billing = FromComponent("billing")
+    for hint, scopes in {
+        One: {Scope.APP},
+        Annotated[One, "doc"]: {Scope.APP},
+        Two: {Scope.SESSION},
+        Three: {Scope.SESSION},
+        Repository[int]: {Scope.REQUEST},
+        Name: {Scope.ACTION},
+        Annotated[One, billing]: {Scope.RUNTIME},
+        Annotated[Two, billing]: set(),
+        int: set(),
+        Conditional: {Scope.SESSION, Scope.REQUEST},
+        AliasOfConditional: {Scope.SESSION, Scope.REQUEST},
+    }.items():
+        assert scopes_of(container, hint) == scopes, hint
     await container.close()
 
 
@@ -143,6 +147,12 @@ class Finalisers:
 ALL = ["three", "two", "one"]
 
 
+async def close_in_work(container: AsyncContainer, error: BaseException | None = None) -> None:
+    work = Work()
+    with work.scope:
+        await work.close(container, error)
+
+
 @pytest.mark.parametrize("checkpoints", [0, 1, 3])
 @pytest.mark.parametrize("error", [None, ValueError()])
 async def test_finalisers_run_in_reverse_and_see_the_error(
@@ -150,7 +160,7 @@ async def test_finalisers_run_in_reverse_and_see_the_error(
 ) -> None:
     """Whether they wait for something or not."""
     finalisers = Finalisers(checkpoints)
-    await finalize(await finalisers.scope(), error, timeout=5)
+    await close_in_work(await finalisers.scope(), error)
     assert finalisers.closed == ALL
     assert finalisers.errors == [error] * 3
 
@@ -160,56 +170,101 @@ async def test_all_run_when_some_fail(checkpoints: int) -> None:
     """Their errors come together."""
     finalisers = Finalisers(checkpoints, failing=True)
     with pytest.raises(ExitError) as caught:
-        await finalize(await finalisers.scope(), timeout=5)
+        await close_in_work(await finalisers.scope())
     assert [str(error) for error in caught.value.exceptions] == ["three", "one"]
     assert finalisers.closed == ALL
 
 
 @pytest.mark.parametrize("cancelled_before", [False, True])
 @pytest.mark.parametrize("checkpoints", [0, 1, 3])
-async def test_a_cancelled_scope_does_not_stop_them(
+async def test_cancelling_from_outside_does_not_stop_them(
     cancelled_before: bool, checkpoints: int
 ) -> None:
-    """Neither cancelled before they start, nor while they run."""
+    """Neither before they start, nor while they run; it takes effect afterwards."""
     finalisers = Finalisers(checkpoints)
     container = await finalisers.scope()
-    with anyio.CancelScope() as cancel:
-        if cancelled_before:
-            cancel.cancel()
-            await finalize(container, timeout=5, cancelled=True)
-        else:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_soon, cancel)
-                await finalize(container, timeout=5)
-    assert finalisers.started == finalisers.closed == ALL
-
-
-async def _cancel_soon(cancel: anyio.CancelScope) -> None:
-    cancel.cancel()
-
-
-async def test_one_that_hangs_is_cancelled_at_the_deadline_and_the_others_run(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """With an error in the log; those that need not wait finish."""
-    finalisers = Finalisers(hanging="three")
-    await finalize(await finalisers.scope(), timeout=0.01)
+    work = Work()
+    with anyio.CancelScope() as outside:
+        async with anyio.create_task_group() as tasks:
+            with work.scope:
+                if cancelled_before:
+                    outside.cancel()
+                else:
+                    tasks.start_soon(_cancel, outside)
+                await work.close(container)
+                assert finalisers.started == finalisers.closed == ALL
+                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
+                finalisers.closed.append("too far")
     assert finalisers.closed == ALL
-    (record,) = caplog.records
-    assert (record.levelno, record.getMessage()) == (
-        logging.ERROR,
-        "finalisers took more than 0.01 seconds and were cancelled",
-    )
+    assert outside.cancelled_caught
+
+
+async def _cancel(scope: anyio.CancelScope) -> None:
+    scope.cancel()
+
+
+async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() -> None:
+    """A task group or a timeout around a `yield` is left in the scope that it was entered in."""
+
+    async def one() -> AsyncIterator[One]:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep_forever)
+                yield One()
+                tasks.cancel_scope.cancel()
+
+    container = build_container([providing(Scope.REQUEST, one)], [])
+    work = Work()
+    with work.scope:
+        for error in (None, ValueError()):
+            scope = container(scope=Scope.REQUEST)
+            await scope.get(One)
+            await work.close(scope, error)
+    assert not work.scope.cancelled_caught
+
+
+async def test_finalisers_that_take_too_long_are_cancelled_from_outside() -> None:
+    """After so many ticks; those that need not wait finish, and the work is cancelled."""
+    finalisers = Finalisers(hanging="three")
+    container = await finalisers.scope()
+    work = Work()
+    work.tick(0)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_tick_when, finalisers.waiting, work)
+        with work.scope:
+            await work.close(container)
+            raise AssertionError("it was not cancelled")
+    assert work.scope.cancelled_caught
+    assert finalisers.closed == ALL
+
+
+async def _tick_when(event: anyio.Event, work: Work) -> None:
+    await event.wait()
+    for _ in range(3):
+        assert not work.scope.cancel_called
+        work.tick(2)
+    assert work.scope.cancel_called
+
+
+async def test_a_container_of_its_own_is_closed_in_time(caplog: pytest.LogCaptureFixture) -> None:
+    """Past the timeout, with an error in the log."""
+    finalisers = Finalisers(hanging="three")
+    await close(await finalisers.scope(), timeout=0.01)
+    assert finalisers.closed == ALL
+    assert caplog.records[-1].levelno == logging.ERROR
+    assert caplog.messages[-1] == "finalisers took more than 0.01 seconds and were cancelled"
 
 
 async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
     """`None` turns the limit off; only asyncio's own cancellation is left to stop them."""
     finalisers = Finalisers(hanging="three")
     container = await finalisers.scope()
-    task = asyncio.ensure_future(finalize(container, timeout=None))
+    task = asyncio.ensure_future(close(container, timeout=None))
     await finalisers.waiting.wait()
     task.cancel()
     await asyncio.wait([task])
+    assert task.cancelled()
     assert finalisers.closed == ALL
 
 
@@ -222,7 +277,7 @@ async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
     """`Task.cancel()` passes shields: the one it hits ends there, the rest run, then it goes on."""
     finalisers = Finalisers(3, failing)
     container = await finalisers.scope()
-    task = asyncio.ensure_future(finalize(container, timeout=5))
+    task = asyncio.ensure_future(close_in_work(container))
     for _ in range(checkpoint):
         await asyncio.sleep(0)
     was_done = task.done()
@@ -231,17 +286,29 @@ async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
         await asyncio.sleep(0)
     await asyncio.wait([task])
     assert finalisers.started == finalisers.closed == ALL
-    assert was_done or task.cancelled() or failing
+    assert task.cancelled() != was_done
 
 
-async def test_the_error_of_a_finaliser_that_starts_a_scope_is_not_lost() -> None:
-    """A cancellation and an error at once: the cancellation wins, the error is its context."""
-    finalisers = Finalisers(hanging="three", failing=True)
-    container = await finalisers.scope()
-    task = asyncio.ensure_future(finalize(container, timeout=5))
-    await finalisers.waiting.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError) as caught:
-        await task
+class Fatal(BaseException): ...
+
+
+@pytest.mark.parametrize("fatal", [Fatal, GeneratorExit, asyncio.CancelledError])
+async def test_even_after_a_fatal_error_the_others_run(
+    fatal: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on when they are done; what then fails is logged."""
+    finalisers = Finalisers(1, failing=True)
+
+    class Last: ...
+
+    async def last(three: Three) -> AsyncIterator[Last]:
+        yield Last()
+        raise fatal
+
+    provider = providing(Scope.REQUEST, finalisers.one, finalisers.two, finalisers.three, last)
+    scope = build_container([provider], [])(scope=Scope.REQUEST)
+    await scope.get(Last)
+    with pytest.raises(fatal):
+        await close_in_work(scope)
     assert finalisers.closed == ALL
-    assert isinstance(caught.value.__context__, ExitError)
+    assert caplog.messages == ["finalisers failed"]

@@ -1,26 +1,27 @@
 """Containers: built and proved at start, and closed so that every finaliser runs."""
 
 import logging
-import math
-from collections.abc import Callable, Coroutine, Generator, Iterable
-from types import coroutine
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import anyio
 from dishka import (
     AsyncContainer,
     BaseScope,
     DependencyKey,
-    Provider,
+    FromComponent,
     Scope,
     make_async_container,
 )
+from dishka.dependency_source import Factory
+from dishka.entities.factory_type import FactoryType
 from dishka.exceptions import GraphMissingFactoryError
+from dishka.provider import BaseProvider
 from dishka.registry import Registry
 
 from websuckets.di.lock import lock_factory
-from websuckets.di.plan import bare_type, component_of
-from websuckets.di.providers import Injection
+from websuckets.di.plan import REQUIRED, bare_type, component_of, name_of
+from websuckets.di.providers import Injection, accepted
 from websuckets.exc import (
     ConfigurationError,
     InvalidGuard,
@@ -29,13 +30,13 @@ from websuckets.exc import (
     report,
 )
 
-__all__ = ["build_container", "finalize", "scope_of"]
+__all__ = ["Work", "build_container", "close", "scopes_of"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
 def build_container(
-    providers: Iterable[Provider], injections: Iterable[Injection]
+    providers: Iterable[BaseProvider], injections: Iterable[Injection]
 ) -> AsyncContainer:
     """A container (APP scope) in which every handler is known to find what it asks for.
 
@@ -58,16 +59,18 @@ def build_container(
                 proved.remove(culprit)  # and on to what the others miss
                 continue
             if error.requested not in missing:
-                errors.append(MissingProvider(str(error)))
+                errors.append(MissingProvider(f"a provider misses something. {error}"))
             raise report(errors) from None
     for injection in proved:
         errors.extend(_misuses(injection, container))
     if errors:
         raise report(errors)
+    for injection in proved:
+        _tell_defaults(injection, container)
     return container
 
 
-def _make(injections: Iterable[Injection], providers: Iterable[Provider]) -> AsyncContainer:
+def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:
     # Handlers come first, so that the path to what is missing is drawn from them.
     handlers = (provider for injection in injections for provider in injection.providers)
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
@@ -75,36 +78,37 @@ def _make(injections: Iterable[Injection], providers: Iterable[Provider]) -> Asy
 
 def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
     """What to say of a handler for which something is missing, directly or further below."""
-    asked = error.path[1].provides if len(error.path) > 1 else error.requested
-    what = "what it asks for"
+    plan = injection.plan
+    asked = {step.provides.type_hint for step in error.path} | {error.requested.type_hint}
+    what, remedy = "what it asks for", ""
     for guard in injection.guards:
-        if bare_type(guard) == asked.type_hint:
-            what = f"its guard `{_name(asked.type_hint)}`"
-    for dependency in injection.plan.dependencies:
-        if dependency.type == asked.type_hint:
-            what = f"parameter `{dependency.name}: {_name(asked.type_hint)}`"
+        if bare_type(guard) in asked:
+            what = f"its guard `{name_of(guard)}`"
+    for dependency in plan.dependencies:
+        if dependency.type in asked:
+            what = f"parameter `{dependency.name}: {name_of(dependency.hint)}`"
+            if dependency.type == error.requested.type_hint and plan.payload is None:
+                remedy = " (if it is what the client sends, put it second, as Payload[...])"
     return (
-        f"{injection.plan.where}: {what} cannot be provided; give what is missing to "
-        "WebSuckets(providers=[...]), or, if it is what the client sends, put it second as "
-        f"Payload[...]. {error}"
+        f"{plan.where}: {what} cannot be provided; give a provider of what is missing to "
+        f"WebSuckets(providers=[...]){remedy}. {error}"
     )
 
 
 def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[ConfigurationError]:
     plan = injection.plan
     for guard in injection.guards:
-        scope = scope_of(container, guard)
-        if scope is not Scope.REQUEST:
+        for scope in sorted(scopes_of(container, guard) - {Scope.REQUEST}):
             yield InvalidGuard(
-                f"{plan.where}: its guard `{_name(bare_type(guard))}` has {scope}: it would be "
-                "checked once and remembered past a revocation; provide it with Scope.REQUEST"
+                f"{plan.where}: its guard `{name_of(guard)}` has {scope}: it would be checked "
+                "once and remembered past a revocation; provide it with Scope.REQUEST"
             )
     payload = plan.payload
     if payload is None or payload.marked:
         return
     for payload_type in payload.types:
-        if scope_of(container, payload_type) is not None:
-            name = _name(payload_type)
+        if scopes_of(container, payload_type):
+            name = name_of(payload_type)
             yield InvalidHandlerSignature(
                 f"{plan.where}: parameter `{payload.name}: {name}` stands where the client's "
                 f"payload does, but the container provides {name}, too; write Payload[{name}] if "
@@ -112,86 +116,121 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
             )
 
 
-def _name(hint: Any) -> str:
-    return getattr(hint, "__qualname__", None) or getattr(hint, "__name__", None) or str(hint)
+def _tell_defaults(injection: Injection, container: AsyncContainer) -> None:
+    """Log which parameters are never filled: one may have been meant for the payload."""
+    for dependency in injection.plan.dependencies:
+        if dependency.default is not REQUIRED and not any(
+            scopes_of(container, Annotated[wanted, FromComponent(dependency.component)])
+            for wanted in accepted(dependency)
+        ):
+            logger.info(
+                "%s: nothing provides `%s: %s`: its default is always used",
+                injection.plan.where,
+                dependency.name,
+                name_of(dependency.hint),
+            )
 
 
-def scope_of(container: AsyncContainer, hint: Any) -> BaseScope | None:
-    """The scope in which the container provides ``hint``; ``None`` if it does not.
+def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
+    """The scopes in which the container provides ``hint``: none, one, or several by conditions.
 
     The only place that reads dishka's graph beyond its documented interface.
     """
-    key = DependencyKey(bare_type(hint), component_of(hint))
     root = container
     while root.parent_container is not None:
         root = root.parent_container
-    registry: Registry | None = root.registry
+    return _scopes(root.registry, DependencyKey(bare_type(hint), component_of(hint)))
+
+
+def _scopes(root: Registry, key: DependencyKey) -> set[BaseScope]:
+    registry: Registry | None = root
     while registry is not None:
         factory = registry.get_factory(key)
         if factory is not None:
-            return factory.scope
+            return _scopes_of_factory(root, factory)
         registry = registry.child_registry
-    return None
+    return set()
 
 
-async def finalize(
-    container: AsyncContainer,
-    error: BaseException | None = None,
-    *,
-    timeout: float | None,
-    cancelled: bool = False,
-) -> None:
-    """Close a scope: its finalisers run to their end, whoever cancels this task meanwhile.
+def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
+    scopes = {factory.scope} if factory.scope is not None else set()
+    for variant in factory.when_dependencies:  # one of which is chosen when it is built
+        scopes |= _scopes_of_factory(root, variant)
+    if factory.type is FactoryType.ALIAS:
+        scopes |= _scopes(root, factory.dependencies[0])
+    return scopes
 
-    They get ``error``, the one that ended the scope, and have ``timeout`` seconds together; then
-    each that is left is cancelled at its first ``await``, and an error is logged. ``cancelled``
-    says that this task has been cancelled already.
 
-    Raises dishka's ``ExitError`` with the errors of finalisers.
+class Work:
+    """What a task does with one container after the other, and the cancel scope around it.
+
+    The task enters ``scope`` once and stays inside while containers come and go. That makes closing
+    them cheap, and lets finalisers leave cancel scopes that were entered inside of it. Time is
+    counted from outside: whoever owns this calls `tick` now and then. It lives as long as the task.
     """
-    closing = container.__aexit__(None, error, None)
-    if error is None and not cancelled:
-        # Most scopes close without waiting for anything: those pay for no cancel scope.
+
+    __slots__ = ("_closing_for", "scope")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self._closing_for: int | None = None  # ticks
+
+    def tick(self, most: int) -> None:
+        """Cancel ``scope`` if a container has been closing for more than ``most`` ticks."""
+        if self._closing_for is not None:
+            self._closing_for += 1
+            if self._closing_for > most:
+                self.scope.cancel()
+
+    async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
+        """Close a container: its finalisers run to their end, also when this task is cancelled.
+
+        They get ``error``, the one that ended what the container was for. When ``scope`` is
+        cancelled because it takes too long, the finaliser that waits ends there, and so does each
+        that is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits,
+        which nothing can keep out, ends there, too, but those that are left run.
+
+        Raises dishka's ``ExitError`` with the errors of finalisers, and what cancelled them.
+        """
+        self.scope.shield = True
+        self._closing_for = 0
         try:
-            awaited = closing.send(None)
-        except StopIteration:
-            return
-        closing = _resume(closing, awaited)
-
-    deadline = anyio.current_time() + (math.inf if timeout is None else timeout)
-    interruption: BaseException | None = None
-    late = False
-    try:
-        while True:
-            scope = anyio.CancelScope(shield=True, deadline=deadline)
-            try:
-                with scope:
-                    await closing
-                    break
-            except anyio.get_cancelled_exc_class() as cancellation:
-                interruption = cancellation  # asyncio's own Task.cancel(), which no shield stops
-            late = late or scope.cancelled_caught
-            # dishka forgets a finaliser once it has started it: closing again runs the next.
-            closing = container.__aexit__(None, error, None)
-    finally:
-        if late:
-            logger.error("finalisers took more than %s seconds and were cancelled", timeout)
-        if interruption is not None:
-            raise interruption
+            await container.__aexit__(None, error, None)
+        except Exception:  # all have run
+            raise
+        except BaseException:
+            await _close_rest(container, error, at_once=self.scope.cancel_called)
+            raise
+        finally:
+            self._closing_for = None
+            self.scope.shield = False
 
 
-@coroutine
-def _resume(started: Coroutine[Any, Any, Any], awaited: Any) -> Generator[Any, Any, Any]:
-    """Go on with a coroutine that is waiting for ``awaited``."""
-    step: Callable[[Any], Any]
+async def _close_rest(
+    container: AsyncContainer, error: BaseException | None, *, at_once: bool
+) -> None:
+    """Run the finalisers that are left; errors and cancellations of these are only logged."""
     while True:
+        # dishka forgets a finaliser once it has started it: closing again runs the next.
         try:
-            value = yield awaited
-        except BaseException as error:
-            step, argument = started.throw, error
-        else:
-            step, argument = started.send, value
-        try:
-            awaited = step(argument)
-        except StopIteration as stop:
-            return stop.value
+            with anyio.CancelScope(shield=True) as scope:
+                if at_once:
+                    scope.cancel()
+                await container.__aexit__(None, error, None)
+                return
+        except Exception:
+            logger.exception("finalisers failed")
+            return
+        except BaseException as cancellation:
+            logger.error("a finaliser ended with %s", type(cancellation).__name__)
+
+
+async def close(container: AsyncContainer, *, timeout: float | None) -> None:
+    """Close a container in ``timeout`` seconds; past that, an error is logged. Else as `Work`."""
+    work = Work()
+    with work.scope:
+        if timeout is not None:
+            work.scope.deadline = anyio.current_time() + timeout
+        await work.close(container)
+    if work.scope.cancelled_caught:
+        logger.error("finalisers took more than %s seconds and were cancelled", timeout)

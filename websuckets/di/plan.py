@@ -3,6 +3,7 @@
 import builtins
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -120,10 +121,18 @@ def caller(plan: Plan) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Any]:
     return call_with_keywords if keywords else call
 
 
+def name_of(thing: Any) -> str:
+    """The name of a function or of a hint, as it is written."""
+    thing = bare_type(thing)
+    if get_args(thing):
+        return str(thing).replace("typing.", "")
+    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or repr(thing)
+
+
 def where(function: Callable[..., Any]) -> str:
     """The function's name, file and line, for errors."""
     target = _target(function)
-    name = f"`{target.__module__}.{target.__qualname__}`"
+    name = f"`{target.__module__}.{name_of(target)}`"
     code = getattr(target, "__code__", None)
     return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
 
@@ -140,7 +149,7 @@ def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     if problems:
         raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
 
-    hints = _hints(function, parameters, names)
+    hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
     socket, *rest = parameters
     if not _is_socket(hints[socket.name]):
         problems.append(
@@ -186,7 +195,8 @@ def _target(function: Callable[..., Any]) -> Any:
     target: Any = function
     while isinstance(target, partial):
         target = target.func
-    return inspect.unwrap(getattr(target, "__func__", target))
+    target = inspect.unwrap(getattr(target, "__func__", target))
+    return target if inspect.isroutine(target) or isinstance(target, type) else type(target)
 
 
 def _misfits(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Iterator[str]:
@@ -194,14 +204,21 @@ def _misfits(function: Callable[..., Any], parameters: list[inspect.Parameter]) 
     if inspect.isasyncgenfunction(function):
         yield "it is an async generator; a handler is an `async def` that returns"
     elif not inspect.iscoroutinefunction(function):
-        yield "it is not async; declare it with `async def`"
+        yield "it is no async function; declare it with `async def`"
     if not parameters:
         yield "it has no parameter; the first one is the socket: `socket: ServerConnection`"
-    for parameter in parameters:
+    elif parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        yield f"the first parameter, `{parameters[0]}`, is the socket; put it before the `*`"
+    for number, parameter in enumerate(parameters):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             yield f"parameter `{parameter}`: nothing can fill it; name each parameter"
+        elif parameter.annotation is parameter.empty and (number, parameter.name) == (0, "self"):
+            yield "parameter `self`: it is a method; register that of an object, or a function"
         elif parameter.annotation is parameter.empty:
-            yield f"parameter `{parameter.name}` has no annotation; its type says what to pass"
+            yield (
+                f"parameter `{parameter.name}` has no annotation; write what it is: "
+                f"`{parameter.name}: SomeType`"
+            )
 
 
 def _hints(
@@ -236,18 +253,28 @@ def evaluated(
     )
 
 
-def _plain(hint: Any) -> Any:
-    """The hint without ``type`` aliases around it."""
-    while isinstance(hint, TypeAliasType):
-        hint = hint.__value__
+def plain(hint: Any) -> Any:
+    """The hint without aliases around it (``type X = ...``), also inside of ``Annotated``."""
+    origin = get_origin(hint)
+    if isinstance(origin, _ALIASES):
+        return plain(origin.__value__[get_args(hint)])
+    if isinstance(hint, _ALIASES):
+        return plain(hint.__value__)
+    if origin is Annotated:
+        inner, *metadata = get_args(hint)
+        return Annotated[(plain(inner), *metadata)]
     return hint
 
 
-def _alternatives(hint: Any) -> tuple[Any, ...]:
+_ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
+"""Up to Python 3.13, that of `typing_extensions` is a type of its own."""
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
     """The members of a union; of anything else, itself."""
-    hint = _plain(hint)
+    hint = plain(hint)
     if get_origin(hint) in (Union, UnionType):
-        return tuple(_plain(member) for member in get_args(hint))
+        return tuple(plain(member) for member in get_args(hint))
     return (hint,)
 
 
@@ -256,14 +283,14 @@ def _is_socket(hint: Any) -> bool:
         classes = member.__mro__ if isinstance(member, type) else ()
         return any(f"{base.__module__}.{base.__qualname__}" in _SOCKETS for base in classes)
 
-    return all(is_one(bare_type(member)) for member in _alternatives(hint))
+    return all(is_one(bare_type(member)) for member in alternatives(hint))
 
 
 def _metadata(hint: Any) -> tuple[Any, ...]:
     """What ``Annotated`` adds to the hint, or to a member of the union that it is."""
     return tuple(
         item
-        for member in _alternatives(hint)
+        for member in alternatives(hint)
         if get_origin(member) is Annotated
         for item in get_args(member)[1:]
     )
@@ -277,8 +304,8 @@ def _payload_types(hint: Any) -> tuple[Any, ...]:
     """What the hint accepts, member by member, ``None`` among them where it does."""
     return tuple(
         bare_type(type_)
-        for member in _alternatives(hint)
-        for type_ in _alternatives(bare_type(member))
+        for member in alternatives(hint)
+        for type_ in alternatives(bare_type(member))
     )
 
 

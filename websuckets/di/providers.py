@@ -13,7 +13,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Annotated, Any, Final, Self, get_args, get_origin
 
 from dishka import (
     AsyncContainer,
@@ -26,7 +26,7 @@ from dishka import (
 )
 from websockets.http11 import Request
 
-from websuckets.di.plan import REQUIRED, Dependency, Plan, evaluated
+from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, where
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
@@ -66,6 +66,16 @@ def provide_context(
 
     Raises `ConfigurationError` where neither says it.
     """
+    if not callable(factory):
+        raise ConfigurationError(
+            f"provide_context({factory!r}): it is no function; pass what makes the context, "
+            "without calling it"
+        )
+    if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
+        raise ConfigurationError(
+            f"provide_context({where(factory)}): a generator is no context manager; put "
+            "@asynccontextmanager or @contextmanager on it"
+        )
     signature = inspect.signature(factory)
     parameters = [
         parameter
@@ -73,15 +83,14 @@ def provide_context(
         if parameter.default is REQUIRED
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
-    annotations = {p.name: p.annotation for p in parameters if p.annotation is not p.empty}
-    if provides is None:
-        annotations["return"] = signature.return_annotation
-    hints = evaluated(annotations, factory)
-    provides = provides or _entered(factory, hints["return"])
+    hints = evaluated(
+        {p.name: p.annotation for p in parameters if p.annotation is not p.empty}, factory
+    )
+    provides = provides or _entered(factory, signature)
     if provides is None:
         raise ConfigurationError(
-            f"provide_context({factory!r}): what does it provide? Say `provides=`, or annotate "
-            "the factory's result: `-> AbstractAsyncContextManager[T]`"
+            f"provide_context({where(factory)}): what does it provide? Say `provides=`, or "
+            "annotate the factory's result: `-> AbstractAsyncContextManager[T]`"
         )
 
     async def entered(
@@ -101,13 +110,24 @@ def provide_context(
     return provider
 
 
-def _entered(factory: Callable[..., Any], result: Any) -> Any:
-    """The type that the ``as`` of a ``with`` gets from the factory's result, if it says so."""
+def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """The type that the ``as`` of a ``with`` gets, if the factory's hints say so."""
     if isinstance(factory, type):
-        return factory
-    if get_origin(result) in _YIELDS_ITS_FIRST_ARGUMENT:
-        return get_args(result)[0]
-    return None
+        enter = getattr(factory, "__aenter__", None) or getattr(factory, "__enter__", None)
+        result = _result(enter, inspect.signature(enter)) if enter is not None else None
+        return factory if result in (None, Self) else result
+    result = _result(factory, signature)
+    return get_args(result)[0] if get_origin(result) in _YIELDS_ITS_FIRST_ARGUMENT else None
+
+
+def _result(function: Callable[..., Any], signature: inspect.Signature) -> Any:
+    """What the function's hint says that it returns; ``None`` if that is not to be known."""
+    if signature.return_annotation is signature.empty:
+        return None
+    try:
+        return evaluated({"return": signature.return_annotation}, function)["return"]
+    except NameError:
+        return None
 
 
 def _exit_arguments(error: BaseException | None) -> tuple[Any, Any, Any]:
@@ -118,7 +138,7 @@ def _dressed(
     function: Callable[..., Any], named_as: Any, parameters: Iterable[inspect.Parameter]
 ) -> Callable[..., Any]:
     """``function`` with another's name and with parameters that dishka reads as dependencies."""
-    dressed: Any = function
+    dressed: Any = function  # type checkers know no such attributes of a function
     dressed.__signature__ = inspect.Signature(list(parameters))
     dressed.__annotations__ = {
         p.name: p.annotation for p in dressed.__signature__.parameters.values()
@@ -175,18 +195,15 @@ class Injection:
     providers: tuple[Provider, ...]
     provided: frozenset[Any]
     """All types that ``providers`` provide: ``key``, and one for each dependency with a default."""
-
-    def __bool__(self) -> bool:
-        """Whether there is anything to inject or to guard."""
-        return bool(self.guards or self.plan.dependencies)
+    needs_scope: bool
+    """Whether there is anything to inject or to guard."""
 
 
 def injection_of(plan: Plan, guards: tuple[Any, ...]) -> Injection:
     """What a command with this plan and these guards needs."""
-    guards_count = len(guards)
 
     def resolve(*resolved: Any) -> tuple[Any, ...]:
-        return resolved[guards_count:]
+        return resolved[len(guards) :]
 
     key = _new_type(getattr(plan.function, "__qualname__", "handler"), "command")
     hints = list(guards)
@@ -205,7 +222,8 @@ def injection_of(plan: Plan, guards: tuple[Any, ...]) -> Injection:
         for n, hint in enumerate(hints)
     )
     providers[0].provide(_dressed(resolve, plan.function, parameters), provides=key)
-    return Injection(plan, guards, key, tuple(providers), frozenset(provided))
+    needs_scope = bool(guards or plan.dependencies)
+    return Injection(plan, guards, key, tuple(providers), frozenset(provided), needs_scope)
 
 
 def _new_type(name: str, module: str) -> Any:
@@ -215,19 +233,21 @@ def _new_type(name: str, module: str) -> Any:
 
 def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
     """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
-    wanted = dependency.type
-    missing = ~Has(wanted)
     provider = Provider(scope=Scope.REQUEST, component=dependency.component)
-    provider.alias(wanted, provides=either, when=Has(wanted))
-    bare = _without_none(wanted)
-    if bare is not None:  # `db: Database | None = None` is filled by who provides a Database
-        provider.alias(bare, provides=either, when=missing & Has(bare))
-        missing &= ~Has(bare)
+    missing: Any = None
+    for wanted in accepted(dependency):
+        found = Has(wanted) if missing is None else missing & Has(wanted)
+        provider.alias(wanted, provides=either, when=found)
+        missing = ~Has(wanted) if missing is None else missing & ~Has(wanted)
     provider.provide(_constant(dependency.default), provides=either, when=missing)
     return provider
 
 
-def _without_none(hint: Any) -> Any:
-    """``T`` of ``T | None``; ``None`` for every other type."""
-    members = [member for member in get_args(hint) if member is not NoneType]
-    return members[0] if len(members) == 1 and NoneType in get_args(hint) else None
+def accepted(dependency: Dependency) -> list[Any]:
+    """The types that fill a parameter with a default, best first.
+
+    ``db: Database | None = None`` is also filled by who provides a ``Database``.
+    """
+    members = alternatives(dependency.type)
+    optional = [member for member in members if member is not NoneType]
+    return [dependency.type, *(optional if NoneType in members else ())]

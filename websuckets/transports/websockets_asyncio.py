@@ -1,16 +1,18 @@
 """The server of ``websockets`` on asyncio."""
 
+import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
 
-from websuckets.connection import Wire
 from websuckets.limits import Limits
+from websuckets.socket import Wire
 
-__all__ = ["Listener", "ServerConnection", "listen"]
+__all__ = ["Listener", "ServerConnection", "listen", "ticking"]
 
 
 class Listener:
@@ -60,24 +62,55 @@ async def listen(
 ) -> Listener:
     """Accept connections and hand each to ``handle``, which returns when it is done with it.
 
-    ``options`` are the keyword arguments of ``websockets.asyncio.server.serve``.
+    ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
+    ``websockets.asyncio.server``, but for those that ``limits`` holds.
     """
 
     async def handle_connection(connection: ServerConnection) -> None:
         await handle(
-            Wire(connection, connection.recv, connection.transport.abort, (ConnectionClosed,))
+            Wire(
+                socket=connection,
+                receive=connection.recv,
+                abort=connection.transport.abort,
+                closed_errors=(ConnectionClosed,),
+                is_cancelled=_is_cancelled,
+            )
         )
 
     _keep_secrets_out_of_logs()
-    options = {"max_size": limits.max_size, "compression": limits.compression, **options}
+    options = {**options, "max_size": limits.max_size, "compression": limits.compression}
     if "path" in options:
-        options.setdefault("unix", True)
-    server = await serve(handle_connection, host, port, **options)
+        server = await unix_serve(handle_connection, **options)
+    else:
+        server = await serve(handle_connection, host, port, **options)
     return Listener(server, secure=options.get("ssl") is not None)
+
+
+@contextmanager
+def ticking(tick: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Call ``tick`` every so many seconds."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
+
+    def tick_and_go_on() -> None:
+        nonlocal timer
+        tick()
+        timer = loop.call_later(seconds, tick_and_go_on)
+
+    timer = loop.call_later(seconds, tick_and_go_on)
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _keep_secrets_out_of_logs() -> None:
     """Keep ``websockets`` from logging whole messages and headers, unless it was told to."""
     logger = logging.getLogger("websockets")
-    if logger.level == logging.NOTSET:
+    if logger.level == logging.NOTSET and logger.getEffectiveLevel() < logging.INFO:
         logger.setLevel(logging.INFO)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
