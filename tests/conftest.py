@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from websuckets import session
+
 
 @pytest.fixture
 def anyio_backend() -> str:
@@ -17,7 +19,5 @@ def journal() -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
     """No test leaves an app running."""
-    from websuckets import session
-
     yield
     assert session._running == []

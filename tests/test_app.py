@@ -7,17 +7,18 @@ import signal
 import socket as sockets
 import ssl
 import threading
-import weakref
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import anyio
 import pytest
 import trustme
 from dishka import Provider, Scope
-from harness import Client, app_with, dial, talk
+from harness import TIMEOUT, Client, app_with, dial, talk
 from websockets.asyncio.client import connect, unix_connect
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidStatus
@@ -25,7 +26,16 @@ from websockets.http11 import Request, Response
 
 from websuckets import CommandGroup, Limits, WebSuckets
 from websuckets import app as app_module
+from websuckets.app import Server
+from websuckets.connection import Connections
+from websuckets.di.container import build_container
+from websuckets.di.providers import WebSucketsProvider
+from websuckets.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError, DuplicateCommand
+from websuckets.program import console_logging
+from websuckets.security import SecurityProvider
+from websuckets.session import Session, current_session
+from websuckets.socket import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -157,14 +167,30 @@ async def test_the_size_of_a_message_is_bounded(
             assert (await client.call("echo", id=2))["id"] == 2
 
 
+async def test_options_that_are_limits_are_the_limits_of_that_run() -> None:
+    """What is injected is what is enforced."""
+    group = CommandGroup()
+
+    @group.command("limits")
+    async def limits(socket: ServerConnection, *, limits: Limits) -> list[Any]:
+        return [limits.max_size, limits.compression]
+
+    app = app_with(group)
+    async with talk(app, max_size=200, compression="deflate") as client:
+        assert (await client.call("limits"))["payload"] == [200, "deflate"]
+    async with talk(app) as client:
+        assert (await client.call("limits"))["payload"] == [64 * 1024, None]
+
+
 async def test_a_port_that_is_taken_is_an_error() -> None:
-    """What was opened for the app is closed again."""
-    closed: list[str] = []
+    """The app does not run, and can be started elsewhere."""
+    app = app_with(echo_group())
     with sockets.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(OSError, match="address already in use"):
-            async with app_with(echo_group()).serve("127.0.0.1", other.getsockname()[1]):
+            async with app.serve("127.0.0.1", other.getsockname()[1]):
                 raise AssertionError("it started")
-    assert closed == []
+    async with talk(app) as client:
+        assert (await client.call("echo", id=1))["id"] == 1
 
 
 # Running -----------------------------------------------------------------------------------------
@@ -297,16 +323,183 @@ async def test_a_client_that_does_not_answer_the_close_is_aborted(
     async with app.serve("127.0.0.1", 0, close_timeout=30) as server:
         connection = await connect(server.urls[0], proxy=None)
         connection.transport.pause_reading()  # type: ignore[attr-defined]
-        await Client(connection, server).send("echo")
-        while not app._session.online:
+        while not Session.online:
             await anyio.sleep(0)
     assert "aborting 1 connections" in caplog.text
     connection.transport.abort()
     await connection.wait_closed()
 
 
-async def test_a_connection_that_comes_while_stopping_is_refused() -> None:
-    """The port is closed before running commands are waited for."""
+async def test_a_handshake_that_does_not_end_does_not_hold_up_the_stop() -> None:
+    """Neither before the request has come, nor with half of it."""
+    app = app_with(echo_group(), limits=Limits(drain_timeout=0.05))
+    with anyio.fail_after(5):
+        async with app.serve("127.0.0.1", 0, open_timeout=30) as server:
+            assert server.port is not None
+            silent = await anyio.connect_tcp("127.0.0.1", server.port)
+            slow = await anyio.connect_tcp("127.0.0.1", server.port)
+            await slow.send(b"GET / HTTP/1.1\r\nHost: ")
+            async with dial(server) as client:  # so that both have been accepted
+                assert (await client.call("echo", id=1))["id"] == 1
+    await silent.aclose()
+    await slow.aclose()
+
+
+class FakeSocket:
+    """For what a real socket only does in a moment that no test can choose."""
+
+    id = uuid.uuid4()
+    request = None
+
+    def __init__(self) -> None:
+        self.close_code: int | None = None
+        self.sent: list[str] = []
+
+    async def send(self, message: str) -> None:
+        self.sent.append(message)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        self.close_code = code
+
+
+def connections_and_wire(receive: Any) -> tuple[Connections, Wire]:
+    wire = Wire(FakeSocket(), receive, lambda: None, (EOFError,), lambda: False)  # type: ignore[arg-type]
+    container = build_container([WebSucketsProvider(()), SecurityProvider()], [])
+    limits = Limits()
+    return Connections(Dispatcher({}, limits), container, Session(), limits, ()), wire
+
+
+async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
+    """With 503 by `websockets`; what slips through is closed with 1012 at once."""
+
+    async def never() -> str:
+        raise AssertionError("it was read from")
+
+    connections, wire = connections_and_wire(never)
+    await connections.drain()
+    await connections.serve(wire)
+    assert wire.socket.close_code == 1012
+
+
+async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> None:
+    """Its reply could not be sent any more."""
+
+    async def receive() -> str:
+        tasks.start_soon(connections.drain)
+        await anyio.wait_all_tasks_blocked()
+        return '{"event": "too late"}'
+
+    connections, wire = connections_and_wire(receive)
+    async with anyio.create_task_group() as tasks:
+        await connections.serve(wire)
+    assert (wire.socket.close_code, wire.socket.sent) == (1012, [])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("timeout", [None, 0.05])
+async def test_limits_may_be_off(timeout: float | None) -> None:
+    """Nothing then waits for a time, and everything still works."""
+    limits = Limits(finalize_timeout=timeout, drain_timeout=None, max_size=None)
+    async with talk(app_with(echo_group(), limits=limits)) as client:
+        assert (await client.call("echo", id=1))["id"] == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_stop_that_is_cancelled_itself_still_ends_in_order(times: int) -> None:
+    """Handlers first, then their scopes, the app's last."""
+    journal: list[str] = []
+    started = anyio.Event()
+
+    class Pool: ...
+
+    class Transaction: ...
+
+    async def pool() -> AsyncIterator[Pool]:
+        yield Pool()
+        journal.append("pool")
+
+    async def transaction(pool: Pool) -> AsyncIterator[Transaction]:
+        yield Transaction()
+        await anyio.sleep(0)
+        journal.append("transaction")
+
+    group = CommandGroup()
+
+    @group.command("wait")
+    async def wait(socket: ServerConnection, *, transaction: Transaction) -> None:
+        started.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            journal.append("handler")
+
+    provider = Provider()
+    provider.provide(pool, scope=Scope.APP)
+    provider.provide(transaction, scope=Scope.REQUEST)
+    app = app_with(group, providers=[provider])
+
+    async def serve() -> None:
+        async with app.serve("127.0.0.1", 0) as server:
+            servers.append(server)
+            ready.set()
+            await stop.wait()
+
+    servers: list[Server] = []
+    ready, stop = anyio.Event(), anyio.Event()
+    task = asyncio.ensure_future(serve())
+    await ready.wait()
+    connection = await connect(servers[0].urls[0], proxy=None)
+    await Client(connection, servers[0]).send("wait")
+    await started.wait()
+    stop.set()
+    await until_refused(servers[0])
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([task])
+    await connection.wait_closed()
+    assert task.cancelled()
+    assert journal == ["handler", "transaction", "pool"]
+
+
+async def test_finalisers_of_the_app_see_its_session() -> None:
+    """`Session` still stands for it, also when another app runs."""
+    seen: list[Any] = []
+
+    class Pool: ...
+
+    async def pool() -> AsyncIterator[Pool]:
+        yield Pool()
+        seen.append(current_session())
+
+    group = CommandGroup()
+
+    @group.command("use")
+    async def use(socket: ServerConnection, *, pool: Pool, session: Session) -> None:
+        seen.append(session)
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(pool)
+    async with talk(app_with(echo_group())):
+        async with talk(app_with(group, providers=[provider])) as client:
+            await client.call("use", id=1)
+    assert seen[0] is seen[1]
+    assert len(seen) == 2
+
+
+async def until_refused(server: Server) -> None:
+    """Nobody is accepted any more: the stop has begun."""
+    assert server.port is not None
+    with anyio.fail_after(TIMEOUT):
+        while True:
+            try:
+                stream = await anyio.connect_tcp("127.0.0.1", server.port)
+            except OSError:
+                return
+            await stream.aclose()
+
+
+async def test_while_commands_are_waited_for_nobody_is_accepted() -> None:
+    """The port is closed first; the reply of the running command still goes out."""
     started, go_on = anyio.Event(), anyio.Event()
     group = CommandGroup()
 
@@ -316,42 +509,24 @@ async def test_a_connection_that_comes_while_stopping_is_refused() -> None:
         await go_on.wait()
         return "done"
 
-    app = app_with(group)
-    async with anyio.create_task_group() as tasks:
-        stop, stopping = anyio.Event(), anyio.Event()
-
-        async def run() -> None:
-            async with app.serve("127.0.0.1", 0) as server:
-                urls.append(server.urls[0])
-                ready.set()
-                await stop.wait()
-                stopping.set()
-
-        urls: list[str] = []
-        ready = anyio.Event()
-        tasks.start_soon(run)
-        await ready.wait()
-        async with connect(urls[0], proxy=None) as connection:
-            await connection.send('{"event":"wait"}')
+    async def talk_to_it(server: Server) -> None:
+        async with dial(server) as client:
+            await client.send("wait")
             await started.wait()
             stop.set()
-            await stopping.wait()
-            await anyio.wait_all_tasks_blocked()
-            with pytest.raises(OSError):
-                await connect(urls[0], proxy=None)
+            await until_refused(server)
             go_on.set()
-            assert await connection.recv() == '{"event":"wait","payload":"done"}'
+            assert (await client.receive())["payload"] == "done"
+            assert (await client.closed())[0] == 1012
+
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        async with app_with(group).serve("127.0.0.1", 0) as server:
+            tasks.start_soon(talk_to_it, server)
+            await stop.wait()
 
 
 # As a program ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def no_other_groups(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[CommandGroup]]:
-    """Hides the groups of other tests from apps that have none."""
-    groups: list[weakref.ref[CommandGroup]] = []
-    monkeypatch.setattr(app_module, "_included_groups", groups)
-    return groups
 
 
 @contextmanager
@@ -362,127 +537,131 @@ def unconfigured_logging() -> Iterator[None]:
         yield
 
 
-def free_port() -> int:
-    with sockets.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+@contextmanager
+def listening() -> Iterator["Queue[str]"]:
+    """Where programs listen that pick a port themselves, as their log tells."""
+    urls: Queue[str] = Queue()
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.msg.startswith("listening on"):
+            urls.put(record.getMessage().split()[-1])
+        return True
+
+    logger = logging.getLogger("websuckets")
+    logger.addFilter(note)
+    try:
+        yield urls
+    finally:
+        logger.removeFilter(note)
 
 
-def in_background(port: int, then: Callable[[], None], replies: list[Any]) -> threading.Thread:
-    """Talks to the program from another thread, then ends it."""
+@contextmanager
+def in_background(urls: "Queue[str]", then: Callable[[], None]) -> Iterator[list[Any]]:
+    """Talks to a program from another thread, then ends it; gives what was answered."""
+    replies: list[Any] = []
 
     async def talk_to_it() -> None:
-        while True:
-            try:
-                connection = await connect(f"ws://127.0.0.1:{port}", proxy=None)
-                break
-            except OSError:
-                await asyncio.sleep(0.01)
-        async with connection:
+        async with connect(urls.get(timeout=TIMEOUT), proxy=None) as connection:
             client = Client(connection, None)  # type: ignore[arg-type]
             replies.append(await client.call("echo", id=1))
             then()
             replies.append(await client.closed())
 
-    thread = threading.Thread(target=lambda: asyncio.run(talk_to_it()))
+    thread = threading.Thread(target=lambda: asyncio.run(talk_to_it()), daemon=True)
     thread.start()
-    return thread
+    yield replies
+    thread.join(TIMEOUT)
+
+
+ANSWERED = [{"event": "echo", "payload": None, "id": 1}, (1012, "service restart")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("documented", [True, False])
 def test_a_program_serves_until_it_is_told_to_stop(
-    number: signal.Signals,
-    documented: bool,
-    capfd: pytest.CaptureFixture[str],
+    number: signal.Signals, documented: bool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """It says where it listens, answers, and ends by itself after a signal."""
-    port, replies = free_port(), list[Any]()
-    thread = in_background(port, lambda: os.kill(os.getpid(), number), replies)
     app = app_with(echo_group())
-    with unconfigured_logging():
+    with (
+        unconfigured_logging(),
+        listening() as urls,
+        in_background(urls, lambda: os.kill(os.getpid(), number)) as replies,
+    ):
         if documented:
-            asyncio.run(app("127.0.0.1", port))
+            asyncio.run(app("127.0.0.1", 0))
         else:
-            app.run("127.0.0.1", port)
-    thread.join()
-    assert replies == [
-        {"event": "echo", "payload": None, "id": 1},
-        (1012, "service restart"),
-    ]
+            app.run("127.0.0.1", 0)
+    assert replies == ANSWERED
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].endswith(f"INFO websuckets: listening on ws://127.0.0.1:{port}")
+    assert "INFO websuckets: listening on ws://127.0.0.1:" in lines[0]
     assert lines[-1].endswith("INFO websuckets: stopping")
     assert logging.getLogger("websuckets").handlers == []
     assert logging.getLogger("websuckets").level == logging.NOTSET
 
 
-async def test_cancelling_the_program_stops_it() -> None:
-    """What ends `asyncio.run` from within."""
-    port = free_port()
-    app = app_with(echo_group())
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app, "127.0.0.1", port)
-        while True:
-            try:
-                connection = await connect(f"ws://127.0.0.1:{port}", proxy=None)
-                break
-            except OSError:
-                await anyio.sleep(0.01)
-        tasks.cancel_scope.cancel()
-    await connection.wait_closed()
-    assert connection.close_code == 1012
-
-
-def test_outside_the_main_thread_it_leaves_signals_alone() -> None:
+def test_outside_the_main_thread_it_leaves_signals_alone(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever runs it there cancels it."""
-    port, replies, tasks = free_port(), list[Any](), list[Any]()
+    caplog.set_level(logging.INFO, logger="websuckets")
+    running: list[Any] = []
 
     async def main() -> None:
-        tasks.append((asyncio.get_running_loop(), asyncio.current_task()))
-        await app_with(echo_group())("127.0.0.1", port)
+        running.extend((asyncio.get_running_loop(), asyncio.current_task()))
+        await app_with(echo_group())("127.0.0.1", 0)
 
     def program() -> None:
         with pytest.raises(asyncio.CancelledError):
             asyncio.run(main())
 
-    running = threading.Thread(target=program)
-    running.start()
-    loop_and_task = lambda: tasks[0][0].call_soon_threadsafe(tasks[0][1].cancel)  # noqa: E731
-    in_background(port, loop_and_task, replies).join()
-    running.join()
-    assert replies[1] == (1012, "service restart")
+    def cancel() -> None:
+        loop, task = running
+        loop.call_soon_threadsafe(task.cancel)
+
+    thread = threading.Thread(target=program, daemon=True)
+    with listening() as urls, in_background(urls, cancel) as replies:
+        thread.start()
+    thread.join(TIMEOUT)
+    assert replies == ANSWERED
 
 
-async def until_listening(app: WebSuckets, port: int, *calls: str) -> list[Any]:
+async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int | None]:
+    """What the app answers when it is started as a program, and how it closes when cancelled."""
     replies = []
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(app, "127.0.0.1", port)
-        while not app._is_running:
-            await anyio.sleep(0)
-        while True:
-            try:
-                connection = await connect(f"ws://127.0.0.1:{port}", proxy=None)
-                break
-            except OSError:
-                await anyio.sleep(0.01)
-        async with connection:
+    with listening() as urls, anyio.fail_after(TIMEOUT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(app, "127.0.0.1", 0)
+            while urls.empty():
+                await anyio.sleep(0.001)
+            connection = await connect(urls.get(), proxy=None)
             client = Client(connection, None)  # type: ignore[arg-type]
             for event in calls:
                 replies.append(await client.call(event, id=1))
-        tasks.cancel_scope.cancel()
-    return replies
+            tasks.cancel_scope.cancel()
+    await connection.wait_closed()
+    return replies, connection.close_code
+
+
+@pytest.fixture
+def no_other_groups(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Hides the groups of other tests from apps that have none."""
+    monkeypatch.setattr(app_module, "_included_groups", [])
+    caplog.set_level(logging.INFO, logger="websuckets")
+
+
+async def test_cancelling_the_program_stops_it(no_other_groups: None) -> None:
+    """In the same way as leaving `serve` does."""
+    _, close_code = await until_listening(app_with(echo_group()))
+    assert close_code == 1012
 
 
 async def test_an_app_without_groups_serves_those_of_the_program(
-    no_other_groups: Any, caplog: pytest.LogCaptureFixture
+    no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The documented programs create the app a second time; a warning says so, once it listens."""
-    caplog.set_level(logging.INFO, logger="websuckets")
     groups = [echo_group(), echo_group("second")]
     for group in groups:
         app_with(group)  # the app itself is gone at once, as in the documented programs
-    replies = await until_listening(WebSuckets(), free_port(), "echo", "second echo")
+    replies, _ = await until_listening(WebSuckets(), "echo", "second echo")
     assert [reply.get("event") for reply in replies] == ["echo", "second echo"]
     messages = [r.getMessage() for r in caplog.records if r.name == "websuckets"]
     assert messages[0].startswith("listening on")
@@ -490,26 +669,26 @@ async def test_an_app_without_groups_serves_those_of_the_program(
 
 
 async def test_an_app_with_groups_serves_its_own_alone(
-    no_other_groups: Any, caplog: pytest.LogCaptureFixture
+    no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """No warning, no commands of others."""
     kept = echo_group("kept")
     app_with(kept)
-    replies = await until_listening(app_with(echo_group()), free_port(), "echo", "kept echo")
+    replies, _ = await until_listening(app_with(echo_group()), "echo", "kept echo")
     assert [reply.get("error") for reply in replies] == [None, "unknown command"]
     assert "included no command group" not in caplog.text
 
 
 async def test_a_program_without_any_group_knows_no_command(
-    no_other_groups: Any, caplog: pytest.LogCaptureFixture
+    no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first documented program: every message is an error; nothing to warn of."""
-    replies = await until_listening(WebSuckets(), free_port(), "echo")
+    replies, _ = await until_listening(WebSuckets(), "echo")
     assert replies[0]["error"] == "unknown command"
     assert "included no command group" not in caplog.text
 
 
-async def test_names_of_groups_so_merged_are_unique(no_other_groups: Any) -> None:
+async def test_names_of_groups_so_merged_are_unique(no_other_groups: None) -> None:
     """As within one app."""
     groups = [echo_group(), echo_group()]
     for group in groups:
@@ -529,19 +708,54 @@ async def test_embedded_an_app_without_groups_serves_nothing() -> None:
 # Logging -----------------------------------------------------------------------------------------
 
 
-def test_configured_logging_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """A program that has set up handlers gets no other."""
-    with app_module._console_logging():
-        assert logging.getLogger("websuckets").handlers == []
+async def test_configured_logging_is_left_alone(no_other_groups: None) -> None:
+    """A program that has set up handlers, as pytest has, gets no other."""
+    logger = logging.getLogger("websuckets")
+    handlers: list[Any] = []
+    group = echo_group()
+
+    @group.command("look")
+    async def look(socket: ServerConnection) -> None:
+        handlers.append(list(logger.handlers))
+
+    await until_listening(app_with(group), "look")
+    with console_logging():
+        handlers.append(list(logger.handlers))
+    assert handlers == [[], []]
 
 
-def test_a_level_that_was_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_level_that_was_set_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Quieter than INFO stays quieter."""
     logger = logging.getLogger("websuckets")
-    monkeypatch.setattr(logger, "level", logging.ERROR)
-    with unconfigured_logging(), app_module._console_logging():
+    logger.setLevel(logging.ERROR)
+    try:
+        with unconfigured_logging(), console_logging():
+            logger.info("canary")
         assert logger.level == logging.ERROR
-    assert logger.level == logging.ERROR
+    finally:
+        logger.setLevel(logging.NOTSET)
+    assert "canary" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("root", "own", "websockets"),
+    [
+        (logging.DEBUG, logging.NOTSET, logging.INFO),
+        (logging.WARNING, logging.NOTSET, logging.WARNING),
+        (logging.WARNING, logging.DEBUG, logging.DEBUG),
+    ],
+)
+async def test_the_log_of_websockets_is_only_made_quieter(
+    monkeypatch: pytest.MonkeyPatch, root: int, own: int, websockets: int
+) -> None:
+    """Below INFO it shows messages; everything else is as the program has it."""
+    logger = logging.getLogger("websockets")
+    monkeypatch.setattr(logger, "level", own)
+    monkeypatch.setattr(logging.getLogger(), "level", root)
+    async with app_with(echo_group()).serve("127.0.0.1", 0):
+        assert logger.getEffectiveLevel() == websockets
 
 
 @pytest.mark.parametrize("configured", [False, True])

@@ -7,7 +7,6 @@ They use what the first documentation taught: the deprecated `WebSocketServerPro
 import json
 import os
 import signal
-import socket as sockets
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -182,8 +181,8 @@ if __name__ == '__main__':
 
 
 class Running:
-    def __init__(self, port: int, process: "subprocess.Popen[str]") -> None:
-        self.url = f"ws://localhost:{port}"
+    def __init__(self, url: str, process: "subprocess.Popen[str]") -> None:
+        self.url = url
         self.process = process
 
     @asynccontextmanager
@@ -195,24 +194,32 @@ class Running:
 @asynccontextmanager
 async def running(program: str, path: Path, **names: str) -> AsyncIterator[Running]:
     """The program in a process of its own, until SIGTERM, which it obeys."""
-    with sockets.create_server(("localhost", 0)) as probe:
-        port = probe.getsockname()[1]
-    for name, value in {**names, "PORT": str(port)}.items():
+    for name, value in {**names, "PORT": "0"}.items():
         program = program.replace(name, value)
     (path / "program.py").write_text(program)
     process = subprocess.Popen(
         [sys.executable, "program.py"], cwd=path, stderr=subprocess.PIPE, text=True
     )
-    assert process.stderr is not None
     try:
-        with anyio.fail_after(TIMEOUT):
-            while "listening on" not in await anyio.to_thread.run_sync(process.stderr.readline):
-                assert process.poll() is None
-        yield Running(port, process)
-    finally:
+        url = await line_with(process.stderr, "listening on")
+        yield Running(url.split()[-1], process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+        process.wait()
     assert process.returncode == 0
+
+
+async def line_with(stream: Any, text: str) -> str:
+    """The next line of a process that holds ``text``; all lines, if it ends before."""
+    seen = ""
+    with anyio.fail_after(TIMEOUT):
+        while line := await anyio.to_thread.run_sync(stream.readline, abandon_on_cancel=True):
+            if text in line:
+                return str(line).strip()
+            seen += line
+    raise AssertionError(seen)
 
 
 async def test_no_command_at_all(tmp_path: Path) -> None:
@@ -282,12 +289,11 @@ async def test_the_command_line_client(tmp_path: Path) -> None:
             text=True,
             env={**os.environ, "NO_PROXY": "*"},
         )
-        assert client.stdin is not None
-        assert client.stdout is not None
-        client.stdin.write(json.dumps({"event": "greet"}) + "\n")
-        client.stdin.flush()
-        seen: Any = ""
-        with anyio.fail_after(TIMEOUT):
-            while "< hello" not in seen:
-                seen += await anyio.to_thread.run_sync(client.stdout.readline)
-        client.communicate(timeout=TIMEOUT)
+        try:
+            assert client.stdin is not None
+            client.stdin.write(json.dumps({"event": "greet"}) + "\n")
+            client.stdin.flush()
+            assert await line_with(client.stdout, "< hello")
+        finally:
+            client.kill()
+            client.communicate()

@@ -6,11 +6,12 @@ import math
 import pickle
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AnyUrl, BaseModel, ImportString
+from pydantic import AnyUrl, Base64Bytes, BaseModel, ByteSize, ImportString
 from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
 
 from websuckets import ClientEvent, Message
@@ -85,8 +86,10 @@ def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
     assert repr(event) == "ClientEvent('created')"
     assert ClientEvent("empty") == '{"event":"empty","payload":null}'
     plain = ClientEvent("plain", [1])
+    plain.payload.append(2)
     for other in (copy.copy(plain), copy.deepcopy(plain), pickle.loads(pickle.dumps(plain))):
-        assert (other, other.event, other.payload) == (plain, "plain", [1])
+        assert (type(other), other, other.event) == (ClientEvent, plain, "plain")
+        assert (str(other), other.payload) == ('{"event":"plain","payload":[1]}', [1, 2])
 
 
 def test_a_client_event_is_a_snapshot() -> None:
@@ -101,6 +104,8 @@ def test_what_has_no_json_form_cannot_become_an_event() -> None:
     """The error is pydantic's."""
     with pytest.raises(PydanticSerializationError):
         ClientEvent("e", object())
+    with pytest.raises(TypeError, match="the event is a str, not int"):
+        ClientEvent(5)  # type: ignore[arg-type]
     assert json.loads(ClientEvent("e", [math.inf, math.nan])) == {
         "event": "e",
         "payload": [None] * 2,
@@ -144,6 +149,9 @@ CANARY = "canary"
         (UUID, CANARY, "Input should be a valid UUID"),
         (AnyUrl, f"http://{CANARY}:{CANARY}/", "Input should be a valid URL"),
         (ImportString, f"{CANARY}.{CANARY}", "Input should be a valid import path"),
+        (ZoneInfo, CANARY, "Input should be a valid timezone"),
+        (ByteSize, f"1 {CANARY}", "Input should have a valid byte unit"),
+        (Base64Bytes, CANARY, "Input should be valid base64"),
         (schema(function=email_like), CANARY, "value is not a valid email address"),
         (
             dict[int, int],
@@ -166,8 +174,18 @@ def test_an_error_of_the_programs_own_validator_keeps_its_text() -> None:
     """What it tells the client is for the program to say."""
 
     def refuse(value: str) -> str:
-        raise PydanticCustomError("too_rude", "be polite: {hint}", {"hint": "please"})
+        raise PydanticCustomError("too_rude", "be polite: {reason}", {"reason": "please"})
 
     with pytest.raises(ClientError) as caught:
         PayloadValidator(schema(function=refuse))('{"payload": 1}')
     assert caught.value.details == [{"loc": [], "msg": "be polite: please", "type": "too_rude"}]
+
+
+def test_what_was_sent_does_not_stay_in_memory() -> None:
+    """Parsers cache strings; only keys may be."""
+    frame = '{"event": "e", "token": "canary-token", "payload": "canary-payload"}'
+    first, second = decode(frame)[0].token, decode(frame)[0].token
+    assert first == second
+    assert first is not second
+    validate = PayloadValidator(str)
+    assert validate(frame) is not validate(frame)

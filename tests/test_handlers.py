@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import logging
 import sys
 import typing
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, NewType, Optional, TypeVar
 
 import pytest
-from dishka import FromComponent, Provider, Scope
+from dishka import FromComponent, Has, Provider, Scope
 from harness import app_with, talk
 from pydantic import BaseModel
 from typing_extensions import TypeAliasType
@@ -17,7 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Limits, Message, Payload, Socket, WebSuckets
-from websuckets.di import FromDishka, container, plan, provide_context, providers
+from websuckets.di import FromDishka, container, plan, providers
 from websuckets.exc import (
     ConfigurationError,
     DuplicateCommand,
@@ -52,6 +53,9 @@ class Thing:
 class Missing: ...
 
 
+class Roles(Provider): ...
+
+
 class Repository(Generic[T]):
     def __init__(self, of: type[T]) -> None:
         self.of = of
@@ -59,6 +63,11 @@ class Repository(Generic[T]):
 
 Name = NewType("Name", str)
 ModelAlias = TypeAliasType("ModelAlias", Model)
+GenericAlias = TypeAliasType("GenericAlias", Payload[list[T]], type_params=(T,))
+SocketAlias = TypeAliasType("SocketAlias", ServerConnection)
+SettingsAlias = TypeAliasType("SettingsAlias", FromDishka[Settings])
+AliasOfAlias = TypeAliasType("AliasOfAlias", ModelAlias | None)
+MaybeThing = TypeAliasType("MaybeThing", Thing | None)
 
 
 class MyConnection(ServerConnection):
@@ -144,6 +153,18 @@ async def second_annotated(socket: ServerConnection, model: Annotated[Model, "do
 
 async def second_alias(socket: ServerConnection, model: ModelAlias) -> bool:
     return model.value == 1
+
+
+async def alias_of_alias(socket: SocketAlias, model: Annotated[AliasOfAlias, "doc"]) -> bool:
+    return model is not None and model.value == 1
+
+
+async def generic_alias(socket: ServerConnection, model: GenericAlias[int]) -> bool:
+    return model == [1]
+
+
+async def alias_of_injected(socket: ServerConnection, model: SettingsAlias) -> bool:
+    return model.name == "settings"
 
 
 async def second_marked_optional(socket: ServerConnection, model: Payload[Model | None]) -> bool:
@@ -256,6 +277,9 @@ SEND = {"value": 1}
         (second_optional, SEND),
         (second_annotated, SEND),
         (second_alias, SEND),
+        (alias_of_alias, SEND),
+        (generic_alias, [1]),
+        (alias_of_injected, None),
         (second_marked_optional, SEND),
         (second_marked_or_none, SEND),
         (hints, SEND),
@@ -274,6 +298,32 @@ async def test_an_accepted_handler_gets_what_it_asks_for(handler: Any, payload: 
     async with talk(app_with(group, providers=[everything(), billing()])) as client:
         await client.send("run", payload=payload)
         assert await client.receive() == {"event": "run", "payload": True}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the `type` statement is of Python 3.12")
+async def test_hints_may_be_aliases_of_the_type_statement() -> None:
+    """Of the payload, the socket, dependencies and guards."""
+    names: dict[str, Any] = {"Model": Model, "CurrentUser": CurrentUser, "Thing": Thing}
+    statement = (
+        "type M = Model | None\ntype S = ServerConnection\ntype U = CurrentUser\ntype T = Thing"
+    )
+    exec(statement, names | {"ServerConnection": ServerConnection}, names)
+    group = CommandGroup()
+
+    async def handler(socket: Any, model: Any, thing: Any) -> bool:
+        return model.value == 1 and thing.name == "thing"
+
+    async def protected(socket: Any, user: Any) -> None: ...
+
+    handler.__annotations__ |= {"socket": names["S"], "model": names["M"], "thing": names["T"]}
+    protected.__annotations__ |= {"socket": names["S"], "user": names["U"]}
+    group.command("run")(handler)
+    group.command("protected")(protected)
+    with pytest.raises(InvalidGuard):
+        group.command("opened", protected=False)(protected)
+    async with talk(app_with(group, providers=[everything()])) as client:
+        assert (await client.call("run", payload=SEND))["payload"] is True
+        assert (await client.call("protected"))["error"] == "not authorized"
 
 
 @pytest.mark.parametrize(
@@ -388,6 +438,13 @@ async def generator(socket: ServerConnection) -> Any:
     yield 1
 
 
+async def keyword_only_socket(*, socket: ServerConnection) -> None: ...
+
+
+class CallableObject:
+    async def __call__(self, socket: ServerConnection) -> None: ...
+
+
 async def variadic(socket: ServerConnection, *things: Thing) -> None: ...
 
 
@@ -415,7 +472,10 @@ async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # typ
         (string_first, ["first parameter", "client: str"]),
         (not_annotated, ["`thing`", "no annotation"]),
         (socket_not_annotated, ["`socket`", "no annotation"]),
-        (not_async, ["not async", "`async def`"]),
+        (not_async, ["no async function", "`async def`"]),
+        (CallableObject(), ["no async function", "`async def`"]),
+        (keyword_only_socket, ["`socket:", "put it before the `*`"]),
+        (Methods.method, ["`self`", "register that of an object"]),
         (generator, ["async generator", "`async def` that returns"]),
         (variadic, ["*things", "name each parameter"]),
         (keywords, ["**things", "name each parameter"]),
@@ -431,8 +491,10 @@ def test_a_bad_signature_is_refused_when_decorated(handler: Any, says: list[str]
     with pytest.raises(InvalidHandlerSignature) as caught:
         CommandGroup().command("run")(handler)
     text = str(caught.value)
-    line = handler.__code__.co_firstlineno
-    for part in (f"test_handlers.{handler.__name__}` ({__file__}, line {line}): ", *says):
+    if inspect.isfunction(handler):
+        line = handler.__code__.co_firstlineno
+        says = [f"test_handlers.{handler.__qualname__}` ({__file__}, line {line}): ", *says]
+    for part in says:
         assert part in text
     assert len(caught.value.problems) == 1
 
@@ -454,9 +516,12 @@ def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
     assert len(caught.value.problems) == 3
 
 
-@pytest.mark.parametrize("protected", ["admin", 1, 0.5, b"x"])
+@pytest.mark.parametrize(
+    "protected",
+    ["admin", 1, 0.5, b"x", [Thing], (Thing,), {}, Thing(), everything, bool, lambda: True],
+)
 def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
-    """A string or a number guards nothing."""
+    """A string, a number, a list, an object or a function guards nothing; `bool` is no role."""
     with pytest.raises(InvalidGuard, match="is no guard; pass True, False or a type"):
         CommandGroup("admin", protected=protected)
     with pytest.raises(InvalidGuard, match=r"test_handlers.with_protocol`.* is no guard"):
@@ -464,26 +529,33 @@ def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
 
 
 def test_a_guard_that_lets_everybody_pass_is_refused() -> None:
-    """`CurrentUser | None` guards nothing."""
-    with pytest.raises(InvalidGuard, match="guards nothing, everybody passes"):
-        CommandGroup(protected=CurrentUser | None)
+    """`None` would pass."""
+    for protected in (CurrentUser | None, Thing | None, Annotated[Thing | None, "doc"], MaybeThing):
+        with pytest.raises(InvalidGuard, match="guards nothing, because None passes"):
+            CommandGroup(protected=protected)
 
 
 def test_a_command_without_a_name_is_refused() -> None:
     """`@group.command` without parentheses is a common slip."""
     with pytest.raises(ConfigurationError, match="a command needs a name"):
         CommandGroup().command(with_protocol)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="a command needs a name"):
+        CommandGroup("group").command("")
+    with pytest.raises(ConfigurationError, match="the prefix is a string"):
+        CommandGroup(5)  # type: ignore[arg-type]
 
 
 # Refused when included ---------------------------------------------------------------------------
 
 
-def test_what_stays_undefined_is_refused_when_included() -> None:
+async def test_what_stays_undefined_is_refused_when_started() -> None:
     """Several handlers make one report, with the parameter and why an import may not count."""
     import forward
 
+    app = app_with(forward.broken)
     with pytest.raises(InvalidHandlerSignature) as caught:
-        app_with(forward.broken)
+        async with app.serve("127.0.0.1", 0):
+            raise AssertionError("it started")
     one, two = caught.value.problems
     for part in ("forward.one`", "forward.py, line", "`price: Decimal`", "TYPE_CHECKING"):
         assert part in one
@@ -491,7 +563,7 @@ def test_what_stays_undefined_is_refused_when_included() -> None:
         assert part in two
 
 
-def test_an_undefined_name_inside_a_model_is_refused_when_included() -> None:
+async def test_an_undefined_name_inside_a_model_is_refused_when_started() -> None:
     """The parameter's own hint is fine; what its model names is not."""
     group = CommandGroup()
 
@@ -502,7 +574,7 @@ def test_an_undefined_name_inside_a_model_is_refused_when_included() -> None:
     async def run(socket: ServerConnection, model: Incomplete) -> None: ...
 
     with pytest.raises(InvalidHandlerSignature, match=r"run`.*Nowhere"):
-        app_with(group)
+        await start(group)
 
 
 def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> None:
@@ -519,7 +591,7 @@ def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> No
 
 
 def test_a_name_that_is_taken_is_refused_when_included() -> None:
-    """In one group, in two, and when a group is included twice; the app keeps what it had."""
+    """In one group and in two; the app keeps what it had."""
     first, second = CommandGroup("user"), CommandGroup()
     first.command("create")(with_connection)
     second.command("user create")(with_protocol)
@@ -528,8 +600,13 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
         app.include_command_group(second)
     for part in ("'user create'", "with_connection", "with_protocol", "rename one"):
         assert part in str(caught.value)
-    with pytest.raises(DuplicateCommand):
+    with pytest.raises(
+        DuplicateCommand, match=r"CommandGroup\('user', 1 commands\) is included twice"
+    ):
         app.include_command_group(first)
+    for no_group in ("user", User, None):
+        with pytest.raises(ConfigurationError, match="is no CommandGroup"):
+            app.include_command_group(no_group)  # type: ignore[arg-type]
     second.command("user create")(with_union)
     second.command("other")(with_union)
     second.command("other")(with_annotated)
@@ -538,17 +615,17 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_a_report_on_several_groups_holds_every_kind_of_error() -> None:
+async def test_a_report_on_several_groups_holds_every_kind_of_error() -> None:
     """Errors of different kinds stand in one ConfigurationError."""
     import forward
 
     twice = CommandGroup()
     twice.command("same")(with_connection)
+    app = app_with(forward.broken, twice)
     twice.command("same")(with_protocol)
-    app = WebSuckets()
-    app._groups = [forward.broken, twice]
     with pytest.raises(ConfigurationError) as caught:
-        app.include_command_group(CommandGroup())
+        async with app.serve("127.0.0.1", 0):
+            raise AssertionError("it started")
     assert type(caught.value) is ConfigurationError
     assert len(caught.value.problems) == 3
 
@@ -652,6 +729,29 @@ async def test_a_guard_of_a_wider_scope_is_refused_at_start(scope: Scope) -> Non
     assert "`Name`" in second
 
 
+async def test_a_guard_that_is_sometimes_of_a_wider_scope_is_refused_at_start() -> None:
+    """Also behind a condition, an alias or a decorator."""
+
+    class Alias: ...
+
+    group = CommandGroup()
+    group.command("plain", protected=Thing)(with_connection)
+    group.command("alias", protected=Alias)(with_protocol)
+
+    def same(thing: Thing) -> Thing:
+        return thing
+
+    provider = Provider()
+    provider.provide(Thing, scope=Scope.REQUEST)
+    provider.provide(Thing, scope=Scope.SESSION, when=Has(Name))
+    provider.provide(lambda: Name(""), provides=Name, scope=Scope.APP)
+    provider.decorate(same, when=Has(Name))
+    provider.alias(Thing, provides=Alias)
+    with pytest.raises(InvalidGuard) as caught:
+        await start(group, providers=[provider])
+    assert len(caught.value.problems) == 2
+
+
 async def test_current_user_of_a_wider_scope_is_refused_at_start() -> None:
     """Also the one that replaces the security."""
     group = CommandGroup()
@@ -672,11 +772,14 @@ async def test_a_bare_model_that_is_also_provided_is_refused_at_start() -> None:
     @group.command("or none")
     async def or_none(socket: ServerConnection, settings: Settings | None) -> None: ...
 
+    @group.command("or other")
+    async def or_other(socket: ServerConnection, settings: Model | Settings) -> None: ...
+
     group.command("marked")(second_marked)
     group.command("injected")(second_from_dishka)
     with pytest.raises(InvalidHandlerSignature) as caught:
         await start(group, providers=[everything()])
-    first, second = caught.value.problems
+    first, second, _third = caught.value.problems
     for part in ("bare`", "`settings: Settings`", "Payload[Settings]", "FromDishka[Settings]"):
         assert part in first
     assert "or_none`" in second
@@ -706,10 +809,36 @@ async def test_a_report_at_start_holds_every_kind_of_error() -> None:
     assert len(caught.value.problems) == 4
 
 
-async def test_provide_context_must_know_what_it_provides() -> None:
-    """Neither `provides=` nor the result's hint says it."""
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        (Roles, r"create it: Roles\(\)"),
+        (everything, "pass a dishka.Provider"),
+        (Thing(), "pass a dishka.Provider"),
+    ],
+)
+def test_what_is_no_provider_is_refused_at_once(given: Any, remedy: str) -> None:
+    """Most of all a class that should have been called."""
+    with pytest.raises(ConfigurationError, match=f"is no provider; {remedy}"):
+        WebSuckets(providers=[given])
 
-    def unknown(): ...  # type: ignore[no-untyped-def]
 
-    with pytest.raises(ConfigurationError, match="what does it provide"):
-        provide_context(unknown)
+async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """It may be a payload that stands in the wrong place."""
+    caplog.set_level(logging.INFO, logger="websuckets")
+    group = CommandGroup()
+
+    @group.command("run")
+    async def run(
+        socket: ServerConnection,
+        thing: Thing | None = None,
+        number: int = 3,
+        *,
+        model: Model = Model(value=1),  # noqa: B008
+    ) -> None: ...
+
+    async with app_with(group, providers=[everything()]).serve("127.0.0.1", 0):
+        pass
+    told = [message for message in caplog.messages if "its default is always used" in message]
+    assert ["`number: int`" in told[0], "`model: Model`" in told[1]] == [True, True]
+    assert len(told) == 2

@@ -84,8 +84,7 @@ class Connections:
     async def abort(self) -> None:
         """Cancel what still runs, and wait until it has been finalised.
 
-        Raises nothing for a handler that ignores its cancellation: it is left behind, and an error
-        is logged.
+        A handler that ignores its cancellation is left behind, and an error is logged.
         """
         if not self._open:
             return
@@ -93,11 +92,20 @@ class Connections:
         for connection in self._open:
             connection.cancel()
         timeout = self._limits.finalize_timeout
+        interruption: BaseException | None = None
         # One for the scope of the message, one for that of the connection, one to spare.
-        with anyio.move_on_after(None if timeout is None else 3 * timeout):
-            await self._wait_until_gone()
+        with anyio.move_on_after(None if timeout is None else 3 * timeout) as scope:
+            while self._open:
+                try:
+                    await self._wait_until_gone()
+                except anyio.get_cancelled_exc_class() as cancellation:
+                    if scope.cancel_called:
+                        raise
+                    interruption = cancellation  # asyncio's own: what comes after us has to wait
         if self._open:
             logger.error("%d connections ignore their cancellation", len(self._open))
+        if interruption is not None:
+            raise interruption
 
     async def _wait_until_gone(self) -> None:
         if self._open:

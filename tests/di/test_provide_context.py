@@ -16,6 +16,7 @@ from dishka import AsyncContainer, FromComponent, Provider, Scope, make_async_co
 from dishka.exceptions import ExitError
 
 from websuckets.di import provide_context
+from websuckets.exc import ConfigurationError
 
 pytestmark = pytest.mark.anyio
 
@@ -180,3 +181,63 @@ async def test_scope_and_component() -> None:
     assert journal == ["enter sync"]
     await session.close()
     assert journal == ["enter sync", None]
+
+
+class Transaction:
+    """Not what it gives: that is what its `__aenter__` says."""
+
+    async def __aenter__(self) -> Engine:
+        return Engine()
+
+    async def __aexit__(self, *args: object) -> None: ...
+
+
+class Unhinted:
+    async def __aenter__(self):  # type: ignore[no-untyped-def]
+        return self
+
+    async def __aexit__(self, *args: object) -> None: ...
+
+
+class Strange:
+    async def __aenter__(self) -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+        return self
+
+    async def __aexit__(self, *args: object) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("factory", "provides"), [(Transaction, Engine), (Unhinted, Unhinted), (Strange, Strange)]
+)
+async def test_a_class_provides_what_entering_it_gives(factory: Any, provides: Any) -> None:
+    """By the hint of `__aenter__`, or itself."""
+    container = make_async_container(provide_context(factory))
+    async with container(scope=Scope.REQUEST) as scope:
+        assert isinstance(await scope.get(provides), provides)
+
+
+async def undecorated() -> AsyncIterator[Session]:
+    yield Session(Engine())
+
+
+def unknown():  # type: ignore[no-untyped-def]
+    return Session(Engine())
+
+
+def strange() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+    return Session(Engine())
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        (unknown, "what does it provide"),
+        (strange, "what does it provide"),
+        (undecorated, "put @asynccontextmanager or @contextmanager on it"),
+        (Session(Engine()), "without calling it"),
+    ],
+)
+def test_what_makes_no_context_is_refused_at_once(factory: Any, says: str) -> None:
+    """With the remedy."""
+    with pytest.raises(ConfigurationError, match=says):
+        provide_context(factory)
