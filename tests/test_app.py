@@ -544,7 +544,7 @@ def listening() -> Iterator["Queue[str]"]:
 
     def note(record: logging.LogRecord) -> bool:
         if record.msg.startswith("listening on"):
-            urls.put(record.getMessage().split()[-1])
+            urls.put(record.getMessage().split()[2].rstrip(","))
         return True
 
     logger = logging.getLogger("websuckets")
@@ -595,6 +595,7 @@ def test_a_program_serves_until_it_is_told_to_stop(
     assert replies == ANSWERED
     lines = capfd.readouterr().err.splitlines()
     assert "INFO websuckets: listening on ws://127.0.0.1:" in lines[0]
+    assert lines[0].endswith(", 1 commands")
     assert lines[-1].endswith("INFO websuckets: stopping")
     assert logging.getLogger("websuckets").handlers == []
     assert logging.getLogger("websuckets").level == logging.NOTSET

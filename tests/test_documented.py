@@ -202,7 +202,7 @@ async def running(program: str, path: Path, **names: str) -> AsyncIterator[Runni
     )
     try:
         url = await line_with(process.stderr, "listening on")
-        yield Running(url.split()[-1], process)
+        yield Running(url.split("listening on ")[1].split(",")[0], process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=TIMEOUT)
     finally:

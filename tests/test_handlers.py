@@ -209,7 +209,7 @@ async def injectables(
     nobody: CurrentUser | None,
 ) -> bool:
     return (
-        app._session is session
+        isinstance(app, WebSuckets)
         and limits == Limits()
         and as_socket is socket
         and connection is socket

@@ -11,7 +11,7 @@ import anyio
 from dishka import Provider
 from dishka.provider import BaseProvider
 
-from websuckets.commands import CommandGroup, check_groups, command_table
+from websuckets.commands import Command, CommandGroup, check_groups, command_table
 from websuckets.connection import TICKS_IN_TIME, Connections
 from websuckets.di.container import build_container, close
 from websuckets.di.providers import WebSucketsProvider, values_provider
@@ -131,7 +131,8 @@ class WebSuckets:
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
         async with AsyncExitStack() as stack:
-            connections = await stack.enter_async_context(self._started(groups, limits))
+            commands = command_table(groups)
+            connections = await stack.enter_async_context(self._started(commands, limits))
             if limits.finalize_timeout is not None:
                 seconds = limits.finalize_timeout / TICKS_IN_TIME
                 stack.enter_context(websockets_asyncio.ticking(connections.tick, seconds))
@@ -140,7 +141,7 @@ class WebSuckets:
             )
             try:
                 server = Server(listener.port, tuple(listener.urls))
-                logger.info("listening on %s", ", ".join(server.urls))
+                logger.info("listening on %s, %d commands", ", ".join(server.urls), len(commands))
                 yield server
             finally:
                 with anyio.CancelScope(shield=True):
@@ -148,12 +149,11 @@ class WebSuckets:
 
     @asynccontextmanager
     async def _started(
-        self, groups: list[CommandGroup], limits: Limits
+        self, commands: dict[str, Command], limits: Limits
     ) -> AsyncIterator[Connections]:
         """While the app runs: its container is open and its session known."""
         if self._is_running:
             raise ConfigurationError("the app runs already; one app runs once at a time")
-        commands = command_table(groups)
         values = {WebSuckets: self, Session: self._session, Limits: limits}
         container = build_container(
             [

@@ -3,6 +3,6 @@
 from dishka import FromDishka
 
 from websuckets.di.lock import lock_factory
-from websuckets.di.providers import WebSucketsProvider, provide_context
+from websuckets.di.providers import provide_context
 
-__all__ = ["FromDishka", "WebSucketsProvider", "lock_factory", "provide_context"]
+__all__ = ["FromDishka", "lock_factory", "provide_context"]
