@@ -172,7 +172,7 @@ class Work:
     __slots__ = ("_closing_for", "scope")
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
+        self.scope: anyio.CancelScope = anyio.CancelScope()
         self._closing_for: int | None = None  # ticks
 
     def tick(self, most: int) -> None:

@@ -64,7 +64,7 @@ def provide_context(
     ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
     ``@asynccontextmanager``.
 
-    Raises `ConfigurationError` where neither says it.
+    Raises `ConfigurationError` where neither says it, and for what makes no context manager.
     """
     if not callable(factory):
         raise ConfigurationError(
