@@ -363,7 +363,7 @@ class FakeSocket:
 
 
 def connections_and_wire(receive: Any) -> tuple[Connections, Wire]:
-    wire = Wire(FakeSocket(), receive, lambda: None, (EOFError,), lambda: False)  # type: ignore[arg-type]
+    wire = Wire(FakeSocket(), receive, lambda: None, (EOFError,), lambda: 0)  # type: ignore[arg-type]
     container = build_container([WebSucketsProvider(()), SecurityProvider()], [])
     limits = Limits()
     return Connections(Dispatcher({}, limits), container, Session(), limits, ()), wire
@@ -393,6 +393,15 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
     async with anyio.create_task_group() as tasks:
         await connections.serve(wire)
     assert (wire.socket.close_code, wire.socket.sent) == (1012, [])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_size": -1}, {"finalize_timeout": 0}, {"drain_timeout": -1}]
+)
+def test_limits_are_sane(wrong: dict[str, Any]) -> None:
+    """`None` is what turns one off."""
+    with pytest.raises(ValueError, match="or None"):
+        Limits(**wrong)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.05])

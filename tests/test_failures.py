@@ -3,15 +3,16 @@
 import asyncio
 import logging
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import Client, app_with, dial, talk
+from harness import TIMEOUT, Client, app_with, dial, talk
 from pydantic import BaseModel, field_validator
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection
@@ -815,6 +816,163 @@ async def test_finalisers_may_use_anyio(journal: list[str]) -> None:
             assert (await client.call("use"))["payload"] == "used"
             assert (await client.call("fail"))["error"] == "failed"
             assert journal == ["finalised"] * 2 * number
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
+    journal: list[str], fails: bool
+) -> None:
+    """One that cannot be cancelled: the message is an error, commands that wait are answered."""
+    group = CommandGroup()
+    go_on = threading.Event()
+
+    class Commit: ...
+
+    async def commit() -> AsyncIterator[Commit]:
+        yield Commit()
+        with suppress(BaseException):
+            await anyio.to_thread.run_sync(go_on.wait, TIMEOUT)
+        if fails:
+            raise RuntimeError("commit canary")
+        journal.append("committed")
+
+    @group.command("save")
+    async def save(socket: ServerConnection, *, commit: Commit) -> str:
+        return "a false success"
+
+    @group.command("wait")
+    async def wait(socket: ServerConnection) -> str:
+        await anyio.sleep(0)
+        return "fine"
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(commit)
+    threading.Timer(0.2, go_on.set).start()
+    async with talk(app_with(group, providers=[provider], limits=SOON)) as client:
+        await client.send("save", id=1)
+        for number in range(2, 5):
+            await client.send("wait", id=number)
+        replies = [await client.receive() for _ in range(4)]
+    incident_of(replies[0])
+    assert [reply["id"] for reply in replies] == [1, 2, 3, 4]
+    assert [reply.get("payload") for reply in replies[1:]] == ["fine"] * 3
+    assert journal == ([] if fails else ["committed"])
+
+
+async def test_a_stopping_server_closes_connections_whose_finalisers_are_late(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection's own scope is closed, too, whatever the message's did."""
+    limits = Limits(finalize_timeout=0.2, drain_timeout=0.05)
+    providers = [Journalling(journal), hanging(Scope.REQUEST)]
+    async with talk(app_with(late_commands(), providers=providers, limits=limits)) as client:
+        await client.send("succeed")
+        while "open inner" not in journal:
+            await anyio.sleep(0)
+    assert journal[-1] == "close app"
+    assert any(line.startswith("close session") for line in journal)
+    assert "took more than 0.2 seconds" in caplog.text
+
+
+async def test_a_late_finaliser_that_ends_fatally_ends_the_connection(
+    journal: list[str],
+) -> None:
+    """All the same every other finaliser runs, those of the connection in time of their own."""
+    group = CommandGroup()
+
+    class Stubborn: ...
+
+    class SlowSession: ...
+
+    async def stubborn(inner: Inner, slow: SlowSession) -> AsyncIterator[Stubborn]:
+        yield Stubborn()
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            raise Fatal from None
+
+    async def slow_session() -> AsyncIterator[SlowSession]:
+        yield SlowSession()
+        for _ in range(3):
+            await anyio.sleep(0)
+        journal.append("slow session")
+
+    @group.command("use")
+    async def use(socket: ServerConnection, *, stubborn: Stubborn) -> None: ...
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(stubborn)
+    provider.provide(slow_session, scope=Scope.SESSION)
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    providers = [Journalling(journal), provider]
+    async with talk(app_with(group, providers=providers, limits=SOON)) as client:
+        await client.send("use")
+        assert (await client.closed())[0] == 1006
+    assert journal[-4:] == [
+        "close inner",
+        "slow session",
+        "close session with Fatal",
+        "close app",
+    ]
+
+
+async def test_a_timeout_that_a_provider_holds_is_an_error_like_any_other(
+    journal: list[str],
+) -> None:
+    """It cancels the handler and finalisers below it, and nobody else."""
+    group = CommandGroup()
+
+    class Hurried: ...
+
+    class Below: ...
+
+    async def hurried() -> AsyncIterator[Hurried]:
+        with anyio.fail_after(0.02):
+            yield Hurried()
+
+    async def below(hurried: Hurried) -> AsyncIterator[Below]:
+        yield Below()
+        await anyio.sleep(0)
+
+    @group.command("too slow")
+    async def too_slow(socket: ServerConnection, *, below: Below) -> None:
+        await anyio.sleep_forever()
+
+    @group.command("fine")
+    async def fine(socket: ServerConnection) -> str:
+        return "fine"
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(hurried)
+    provider.provide(below)
+    async with talk(app_with(group, providers=[provider])) as client:
+        for number in range(2):
+            incident_of(await client.call("too slow", id=number))
+            assert (await client.call("fine"))["payload"] == "fine"
+
+
+async def test_a_finaliser_that_ends_with_a_cancellation_that_nobody_meant(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It turns success into an error, and the others run."""
+    group = CommandGroup()
+
+    class Odd: ...
+
+    async def odd(inner: Inner) -> AsyncIterator[Odd]:
+        yield Odd()
+        raise anyio.get_cancelled_exc_class()
+
+    @group.command("use")
+    async def use(socket: ServerConnection, *, odd: Odd) -> str:
+        return "a false success"
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(odd)
+    app = app_with(group, providers=[Journalling(journal), provider])
+    async with talk(app) as client:
+        incident_of(await client.call("use"))
+        assert journal[-2:] == ["close inner", "close outer"]
 
 
 async def test_a_cancellation_that_nobody_meant_is_a_bug_like_any_other(

@@ -7,7 +7,7 @@ import sys
 import typing
 import warnings
 from collections.abc import Callable
-from typing import Annotated, Any, Generic, NewType, Optional, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, Optional, TypeVar
 
 import pytest
 from dishka import FromComponent, Has, Provider, Scope
@@ -66,6 +66,10 @@ ModelAlias = TypeAliasType("ModelAlias", Model)
 GenericAlias = TypeAliasType("GenericAlias", Payload[list[T]], type_params=(T,))
 SocketAlias = TypeAliasType("SocketAlias", ServerConnection)
 SettingsAlias = TypeAliasType("SettingsAlias", FromDishka[Settings])
+U = TypeVar("U")
+Swapped = TypeAliasType("Swapped", Payload[dict[U, T]], type_params=(T, U))
+Same = TypeAliasType("Same", T, type_params=(T,))
+Constant = TypeAliasType("Constant", Model, type_params=(T,))
 AliasOfAlias = TypeAliasType("AliasOfAlias", ModelAlias | None)
 MaybeThing = TypeAliasType("MaybeThing", Thing | None)
 
@@ -161,6 +165,14 @@ async def alias_of_alias(socket: SocketAlias, model: Annotated[AliasOfAlias, "do
 
 async def generic_alias(socket: ServerConnection, model: GenericAlias[int]) -> bool:
     return model == [1]
+
+
+async def swapped_alias(socket: ServerConnection, model: Swapped[int, str]) -> bool:
+    return model == {"a": 1}
+
+
+async def alias_of_a_parameter(socket: Same[ServerConnection], model: Constant[int]) -> bool:
+    return model.value == 1
 
 
 async def alias_of_injected(socket: ServerConnection, model: SettingsAlias) -> bool:
@@ -279,6 +291,8 @@ SEND = {"value": 1}
         (second_alias, SEND),
         (alias_of_alias, SEND),
         (generic_alias, [1]),
+        (swapped_alias, {"a": 1}),
+        (alias_of_a_parameter, SEND),
         (alias_of_injected, None),
         (second_marked_optional, SEND),
         (second_marked_or_none, SEND),
@@ -518,7 +532,20 @@ def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
 
 @pytest.mark.parametrize(
     "protected",
-    ["admin", 1, 0.5, b"x", [Thing], (Thing,), {}, Thing(), everything, bool, lambda: True],
+    [
+        "admin",
+        1,
+        0.5,
+        b"x",
+        [Thing],
+        (Thing,),
+        {},
+        Thing(),
+        everything,
+        bool,
+        lambda: True,
+        Literal["x"],
+    ],
 )
 def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
     """A string, a number, a list, an object or a function guards nothing; `bool` is no role."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Concatenate, NewType, TypeAlias, TypeVar, get_origin
+from typing import Any, Concatenate, Literal, NewType, TypeAlias, TypeVar, get_origin
 
 from typing_extensions import TypeForm
 
@@ -158,7 +158,7 @@ def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
             "a type that is only built for those who may call"
         )
     bare = bare_type(guard)
-    is_type = isinstance(bare, type | NewType) or get_origin(bare) is not None
+    is_type = isinstance(bare, type | NewType) or get_origin(bare) not in (None, Literal)
     if not is_type or bare in (bool, int, str):
         raise InvalidGuard(
             f"{whose}: protected={name_of(guard)} is no guard; pass True, False or a type of your "

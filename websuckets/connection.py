@@ -138,6 +138,7 @@ class Connection:
         self._idle = False
         self._draining = False
         self._is_over = False
+        self._reply: str | None = None  # that has still to be sent
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
@@ -168,52 +169,70 @@ class Connection:
         self._peer.work.tick(TICKS_IN_TIME)
 
     async def _live(self, record: ExitStack) -> None:
-        """Until the connection is over, or until a message did not end in time."""
+        """Until the connection is over, or until a message was not finalised in time."""
         ended_by: BaseException | None = None
         try:
             await self._answer_messages()
         except BaseException as error:
-            if self._peer.work.scope.cancel_called:
-                raise
             ended_by = error
-        self._is_over = True
-        record.close()
-        await self._close_scope(ended_by)
-        if ended_by is not None:
-            raise ended_by
+        await self._end(record, ended_by)
 
     async def _answer_messages(self) -> None:
         peer, wire = self._peer, self._peer.wire
         try:
-            if peer.last_words is not None:
-                last_words, peer.last_words = peer.last_words, None
-                await wire.socket.send(last_words)
-            while not self._draining:
+            await self._send_reply()
+            while not self._has_to_leave():
                 self._idle = True
                 frame = await wire.receive()
                 self._idle = False
                 if self._draining:  # since we began to wait
-                    break  # type: ignore[unreachable]
-                reply = await self._dispatcher.answer(frame, peer)
-                if reply is not None:
-                    await wire.socket.send(reply)
-            await wire.socket.close(SERVICE_RESTART, "service restart")
+                    break
+                self._reply = await self._dispatcher.answer(frame, peer)
+                await self._send_reply()
+            await self._say_goodbye()
         except wire.closed_errors:
             logger.debug("%s is gone", wire.socket.id)
         except Exception as error:
             log_incident(f"connection {wire.socket.id}", error)
             await wire.socket.close(INTERNAL_ERROR)
 
+    def _has_to_leave(self) -> bool:
+        return self._draining or self._peer.work.is_late
+
+    async def _send_reply(self) -> None:
+        """Not in a work that is late: the next one does it."""
+        if self._reply is not None and not self._peer.work.is_late:
+            reply, self._reply = self._reply, None
+            await self._peer.wire.socket.send(reply)
+
+    async def _say_goodbye(self) -> None:
+        if not self._peer.work.is_late:
+            await self._peer.wire.socket.close(SERVICE_RESTART, "service restart")
+
+    async def _end(self, record: ExitStack, ended_by: BaseException | None) -> None:
+        """Finalise what the connection held, unless it goes on in another work."""
+        if ended_by is None and self._peer.work.is_late:
+            return
+        self._is_over = True
+        record.close()
+        await self._close_scope(ended_by)
+        if ended_by is not None:
+            raise ended_by
+
     async def _close_scope(self, ended_by: BaseException | None) -> None:
+        """In the current work, because objects of the scope may have entered scopes in it."""
         peer = self._peer
-        what = f"finalisers of connection {peer.wire.socket.id}"
-        try:
-            await peer.work.close(peer.container, ended_by)
-        except ExitError as failures:
-            log_incident(what, failures)
-        except BaseException:
-            if peer.work.scope.cancel_called:
-                log_incident(
-                    what, TimeoutError(f"they took more than {self._finalize_timeout} seconds")
-                )
-            raise
+        with ExitStack() as stack:
+            if peer.work.is_late:
+                peer.work = Work()
+                stack.enter_context(peer.work.scope)
+            try:
+                await peer.work.close(peer.container, ended_by)
+            except ExitError as failures:
+                log_incident(f"finalisers of connection {peer.wire.socket.id}", failures)
+            self._log_late_finalisers()
+
+    def _log_late_finalisers(self) -> None:
+        if self._peer.work.is_late:
+            error = TimeoutError(f"they took more than {self._finalize_timeout} seconds")
+            log_incident(f"finalisers of connection {self._peer.wire.socket.id}", error)

@@ -41,14 +41,17 @@ class Peer:
     """The connection's own; cancelled when it has to end."""
     work: Work
     """What messages are handled in, inside of ``life``. It is open before one comes, so that none
-    pays for a scope of its own; when a message did not end in time it is cancelled, and replaced.
+    pays for a scope of its own; after one that was not finalised in time another takes its place.
     """
-    last_words: str | None = None
-    """What is to be sent once ``work`` has been left because it was cancelled."""
 
-    def is_cancelled(self) -> bool:
-        """Whether anybody meant to cancel what runs for this peer."""
-        return self.life.cancel_called or self.work.scope.cancel_called or self.wire.is_cancelled()
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether this error has to end what runs for the peer, rather than to be answered."""
+        if isinstance(error, Exception):
+            return False
+        if not isinstance(error, anyio.get_cancelled_exc_class()):
+            return True
+        # Nobody else's: a handler may have waited for a task that somebody cancelled.
+        return self.life.cancel_called or self.wire.cancellations() > 0
 
 
 class Dispatcher:
@@ -77,6 +80,8 @@ class Dispatcher:
         try:
             return await _run(command, message, has_payload, frame, peer, ())
         except BaseException as error:
+            if peer.ends_with(error):
+                raise
             return _explain(error, message, peer)
 
     async def _run_in_scope(
@@ -84,40 +89,42 @@ class Dispatcher:
     ) -> str | None:
         """In a REQUEST scope; the reply is only given back once that is closed without error."""
         scope = peer.container({Message: message}, scope=Scope.REQUEST)
+        reply: str | None = None
+        failure: BaseException | None = None
         try:
             dependencies = await scope.get(command.injection.key)
             reply = await _run(command, message, has_payload, frame, peer, dependencies)
         except BaseException as error:
-            incident = await self._roll_back(scope, error, message, peer)
-            return _explain(error, message, peer, incident)
+            failure = error
+        # Asked before, because being late looks like it afterwards, and again after, because
+        # until then it may be the cancellation of a timeout that a provider holds.
+        ends = failure is not None and peer.ends_with(failure)
+        late = await self._close(scope, failure, peer)
+        if failure is None:
+            return reply if late is None else _explain(late, message, peer)
+        incident = None
+        if late is not None:
+            incident = log_incident(f"finalisers of {message.event!r}", late)
+        if ends and peer.ends_with(failure):
+            raise failure
+        return _explain(failure, message, peer, incident)
+
+    async def _close(
+        self, scope: AsyncContainer, failure: BaseException | None, peer: Peer
+    ) -> BaseException | None:
+        """Close the scope of a message that failed, or did not; what went wrong with that."""
         try:
-            await peer.work.close(scope)
+            await peer.work.close(scope, failure)
+        except ExitError as errors:
+            others = [error for error in errors.exceptions if error is not failure]
+            return errors.derive(others) if others else None
         except BaseException as error:
-            if peer.work.scope.cancel_called:
-                peer.last_words = _explain(self._too_late(), message, peer)
-            return _explain(error, message, peer)
-        return reply
-
-    async def _roll_back(
-        self, scope: AsyncContainer, error: BaseException, message: Message, peer: Peer
-    ) -> str | None:
-        """Close the scope of a message that failed; the incident of finalisers that fail, too."""
-        what = f"finalisers of {message.event!r}"
-        try:
-            await peer.work.close(scope, error)
-        except ExitError as failures:
-            others = [failure for failure in failures.exceptions if failure is not error]
-            if others:
-                return log_incident(what, failures.derive(others))
-        except BaseException:
-            if peer.work.scope.cancel_called:
-                incident = log_incident(what, self._too_late())
-                peer.last_words = _explain(error, message, peer, incident)
-            raise
+            if peer.ends_with(error):
+                raise
+            return error
+        if peer.work.is_late:
+            return TimeoutError(f"finalisers took more than {self._finalize_timeout} seconds")
         return None
-
-    def _too_late(self) -> TimeoutError:
-        return TimeoutError(f"finalisers took more than {self._finalize_timeout} seconds")
 
 
 async def _run(
@@ -154,11 +161,7 @@ async def _run(
 def _explain(
     error: BaseException, message: Message, peer: Peer, incident: str | None = None
 ) -> str | None:
-    """What to tell the client of an error, and the log; raises it again if it ends the task."""
-    if not isinstance(error, Exception):
-        stray = isinstance(error, anyio.get_cancelled_exc_class()) and not peer.is_cancelled()
-        if not stray:  # as opposed to one of another task, that the handler waited for
-            raise error
+    """What to tell the client of an error, and the log."""
     cause = _alone(error)
     if isinstance(cause, peer.wire.closed_errors) and peer.wire.socket.close_code is not None:
         logger.debug("%s left while %r ran", peer.wire.socket.id, message.event)

@@ -10,6 +10,8 @@ class Limits:
     """Bounds that an app enforces for as long as it runs; ``None`` turns one off.
 
     They are given to `WebSuckets` and can be injected (APP scope) to be read.
+
+    Raises `ValueError` for a negative number, and for a ``finalize_timeout`` under a millisecond.
     """
 
     max_size: int | None = 64 * 1024
@@ -27,3 +29,9 @@ class Limits:
     """``"deflate"`` offers permessage-deflate. Off by default: it costs about 32 KiB of memory per
     connection and lets an attacker who controls a part of a message guess the rest (CRIME,
     BREACH)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_size", 0), ("finalize_timeout", 0.001), ("drain_timeout", 0)):
+            value = getattr(self, name)
+            if isinstance(value, int | float) and value < least:
+                raise ValueError(f"Limits({name}={value}): it is at least {least}, or None")

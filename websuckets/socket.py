@@ -80,5 +80,5 @@ class Wire:
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     closed_errors: tuple[type[Exception], ...]
     """What ``receive`` and ``send`` raise once the connection is closed."""
-    is_cancelled: Callable[[], bool]
-    """Whether the current task was cancelled by means of the event loop's own, unknown to anyio."""
+    cancellations: Callable[[], int]
+    """How often the current task was cancelled by means of the event loop's own, past anyio."""

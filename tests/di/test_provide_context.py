@@ -224,6 +224,10 @@ def unknown():  # type: ignore[no-untyped-def]
     return Session(Engine())
 
 
+async def asynchronous() -> Session:
+    return Session(Engine())
+
+
 def strange() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
     return Session(Engine())
 
@@ -235,6 +239,7 @@ def strange() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
         (strange, "what does it provide"),
         (undecorated, "put @asynccontextmanager or @contextmanager on it"),
         (Session(Engine()), "without calling it"),
+        (asynchronous, "an async function gives no context manager"),
     ],
 )
 def test_what_makes_no_context_is_refused_at_once(factory: Any, says: str) -> None:

@@ -182,47 +182,45 @@ class Work:
             if self._closing_for > most:
                 self.scope.cancel()
 
+    @property
+    def is_late(self) -> bool:
+        """Whether ``scope`` was cancelled; then it has to be left, and is of no more use."""
+        return self.scope.cancel_called
+
     async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
         """Close a container: its finalisers run to their end, also when this task is cancelled.
 
-        They get ``error``, the one that ended what the container was for. When ``scope`` is
-        cancelled because it takes too long, the finaliser that waits ends there, and so does each
-        that is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits,
-        which nothing can keep out, ends there, too, but those that are left run.
+        They get ``error``, the one that ended what the container was for. If it takes too long,
+        which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that
+        is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
+        nothing can keep out, ends there, too, but those that are left run.
 
-        Raises dishka's ``ExitError`` with the errors of finalisers, and what cancelled them.
+        Raises dishka's ``ExitError`` with the errors of finalisers, and what else ended one of them
+        but for being late.
         """
+        interruption: BaseException | None = None
         self.scope.shield = True
         self._closing_for = 0
         try:
-            await container.__aexit__(None, error, None)
-        except Exception:  # all have run
-            raise
-        except BaseException:
-            await _close_rest(container, error, at_once=self.scope.cancel_called)
-            raise
+            while True:
+                try:
+                    await container.__aexit__(None, error, None)
+                    break
+                except Exception as failures:  # all have run
+                    if interruption is None:
+                        raise
+                    logger.error("finalisers failed", exc_info=failures)
+                    break
+                except BaseException as fatal:
+                    # dishka forgets a finaliser once it has started it: again runs the next.
+                    interruption = interruption or fatal
         finally:
             self._closing_for = None
             self.scope.shield = False
-
-
-async def _close_rest(
-    container: AsyncContainer, error: BaseException | None, *, at_once: bool
-) -> None:
-    """Run the finalisers that are left; errors and cancellations of these are only logged."""
-    while True:
-        # dishka forgets a finaliser once it has started it: closing again runs the next.
-        try:
-            with anyio.CancelScope(shield=True) as scope:
-                if at_once:
-                    scope.cancel()
-                await container.__aexit__(None, error, None)
-                return
-        except Exception:
-            logger.exception("finalisers failed")
-            return
-        except BaseException as cancellation:
-            logger.error("a finaliser ended with %s", type(cancellation).__name__)
+        if interruption is not None:
+            is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
+            if not (is_cancellation and self.is_late):
+                raise interruption
 
 
 async def close(container: AsyncContainer, *, timeout: float | None) -> None:
@@ -232,5 +230,9 @@ async def close(container: AsyncContainer, *, timeout: float | None) -> None:
         if timeout is not None:
             work.scope.deadline = anyio.current_time() + timeout
         await work.close(container)
-    if work.scope.cancelled_caught:
+    _log_if_late(work, timeout)
+
+
+def _log_if_late(work: Work, timeout: float | None) -> None:
+    if work.is_late:
         logger.error("finalisers took more than %s seconds and were cancelled", timeout)

@@ -257,13 +257,23 @@ def plain(hint: Any) -> Any:
     """The hint without aliases around it (``type X = ...``), also inside of ``Annotated``."""
     origin = get_origin(hint)
     if isinstance(origin, _ALIASES):
-        return plain(origin.__value__[get_args(hint)])
+        return plain(_substituted(origin, get_args(hint)))
     if isinstance(hint, _ALIASES):
         return plain(hint.__value__)
     if origin is Annotated:
         inner, *metadata = get_args(hint)
         return Annotated[(plain(inner), *metadata)]
     return hint
+
+
+def _substituted(alias: Any, arguments: tuple[Any, ...]) -> Any:
+    """What a generic alias stands for with these arguments."""
+    value = alias.__value__
+    by_parameter = dict(zip(alias.__type_params__, arguments, strict=True))
+    if value in by_parameter:
+        return by_parameter[value]
+    parameters = getattr(value, "__parameters__", ())
+    return value[tuple(by_parameter[p] for p in parameters)] if parameters else value
 
 
 _ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))

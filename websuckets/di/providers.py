@@ -26,7 +26,7 @@ from dishka import (
 )
 from websockets.http11 import Request
 
-from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, where
+from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, plain, where
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
@@ -76,6 +76,11 @@ def provide_context(
             f"provide_context({where(factory)}): a generator is no context manager; put "
             "@asynccontextmanager or @contextmanager on it"
         )
+    if inspect.iscoroutinefunction(factory):
+        raise ConfigurationError(
+            f"provide_context({where(factory)}): an async function gives no context manager; make "
+            "it a plain one that returns it, or an async generator under @asynccontextmanager"
+        )
     signature = inspect.signature(factory)
     parameters = [
         parameter
@@ -117,7 +122,8 @@ def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
         result = _result(enter, inspect.signature(enter)) if enter is not None else None
         return factory if result in (None, Self) else result
     result = _result(factory, signature)
-    return get_args(result)[0] if get_origin(result) in _YIELDS_ITS_FIRST_ARGUMENT else None
+    yields = get_origin(result) in _YIELDS_ITS_FIRST_ARGUMENT
+    return plain(get_args(result)[0]) if yields else None
 
 
 def _result(function: Callable[..., Any], signature: inspect.Signature) -> Any:
@@ -125,7 +131,7 @@ def _result(function: Callable[..., Any], signature: inspect.Signature) -> Any:
     if signature.return_annotation is signature.empty:
         return None
     try:
-        return evaluated({"return": signature.return_annotation}, function)["return"]
+        return plain(evaluated({"return": signature.return_annotation}, function)["return"])
     except NameError:
         return None
 

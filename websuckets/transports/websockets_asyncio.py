@@ -73,7 +73,7 @@ async def listen(
                 receive=connection.recv,
                 abort=connection.transport.abort,
                 closed_errors=(ConnectionClosed,),
-                is_cancelled=_is_cancelled,
+                cancellations=_cancellations,
             )
         )
 
@@ -111,6 +111,6 @@ def _keep_secrets_out_of_logs() -> None:
         logger.setLevel(logging.INFO)
 
 
-def _is_cancelled() -> bool:
+def _cancellations() -> int:
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    return 0 if task is None else task.cancelling()
