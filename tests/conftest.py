@@ -5,9 +5,13 @@ import pytest
 from websuckets import session
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Every asynchronous test runs on both, unless it is marked `on_asyncio`."""
+    backend: str = request.param
+    if backend != "asyncio" and request.node.get_closest_marker("on_asyncio"):
+        pytest.skip("it is about asyncio itself")
+    return backend
 
 
 @pytest.fixture

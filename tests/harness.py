@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
-from websockets.asyncio.client import ClientConnection, connect
+import trio
+import websockets.asyncio.client
+import websockets.trio.client
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
@@ -17,7 +19,7 @@ TIMEOUT = 10
 class Client:
     """One connection to a running app."""
 
-    def __init__(self, connection: ClientConnection, server: Server) -> None:
+    def __init__(self, connection: Any, server: Server) -> None:
         self.connection = connection
         self.server = server
 
@@ -30,7 +32,21 @@ class Client:
 
     async def receive_frame(self) -> str | bytes:
         with anyio.fail_after(TIMEOUT):
-            return await self.connection.recv()
+            frame: str | bytes = await self.connection.recv()
+            return frame
+
+    async def vanish(self) -> None:
+        """Drop the connection as a crashed client does."""
+        if isinstance(self.connection, websockets.trio.client.ClientConnection):
+            await trio.aclose_forcefully(self.connection.stream)
+        else:
+            self.connection.transport.abort()
+
+    async def close(self) -> None:
+        if isinstance(self.connection, websockets.trio.client.ClientConnection):
+            await self.connection.aclose()
+        else:
+            await self.connection.close()
 
     async def call(self, event: str, **fields: Any) -> Any:
         """Send a command and return the next frame."""
@@ -51,8 +67,18 @@ class Client:
 
 @asynccontextmanager
 async def dial(server: Server, **options: Any) -> AsyncIterator[Client]:
-    async with connect(server.urls[0], proxy=None, **options) as connection:
+    async with connect(server.urls[0], **options) as connection:
         yield Client(connection, server)
+
+
+def connect(url: str, **options: Any) -> Any:
+    """The client of `websockets` for the running event loop; a context manager."""
+    client = websockets.trio.client if on_trio() else websockets.asyncio.client
+    return client.connect(url, proxy=None, **options)
+
+
+def on_trio() -> bool:
+    return trio.lowlevel.in_trio_run()
 
 
 @asynccontextmanager

@@ -16,8 +16,7 @@ from typing import Any
 
 import anyio
 import pytest
-from harness import TIMEOUT, Client
-from websockets.asyncio.client import connect
+from harness import TIMEOUT, Client, connect
 
 pytestmark = pytest.mark.anyio
 
@@ -187,7 +186,7 @@ class Running:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
-        async with connect(self.url, proxy=None) as connection:
+        async with connect(self.url) as connection:
             yield Client(connection, None)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,13 @@ FLOORS = [
     {"di", "di.container", "di.lock", "di.plan", "di.providers"},
     {"commands"},
     {"connection", "dispatcher"},
-    {"program", "transports", "transports.websockets_asyncio"},
+    {
+        "program",
+        "transports",
+        "transports.listener",
+        "transports.websockets_asyncio",
+        "transports.websockets_trio",
+    },
     {"app"},
     {""},
 ]
@@ -26,6 +32,9 @@ NEIGHBOURS = {
     "di.container": {"di.lock", "di.plan", "di.providers"},
     "di.providers": {"di.plan"},
     "connection": {"dispatcher"},
+    "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
+    "transports.websockets_asyncio": {"transports.listener"},
+    "transports.websockets_trio": {"transports.listener"},
 }
 
 MODULES = {

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Generic, Literal, NewType, Optional, TypeVar
 
 import pytest
+import websockets.trio.server
 from dishka import FromComponent, Has, Provider, Scope
 from harness import app_with, talk
 from pydantic import BaseModel
@@ -97,16 +98,23 @@ def billing() -> Provider:
 # Accepted ----------------------------------------------------------------------------------------
 
 
+CONNECTIONS = (ServerConnection, websockets.trio.server.ServerConnection)
+
+
 async def with_connection(socket: ServerConnection) -> bool:
-    return isinstance(socket, ServerConnection)
+    return isinstance(socket, CONNECTIONS)
+
+
+async def with_connection_on_trio(socket: websockets.trio.server.ServerConnection) -> bool:
+    return isinstance(socket, CONNECTIONS)
 
 
 async def with_documented_type(socket: WebSocketServerProtocol) -> bool:  # pyright: ignore
-    return isinstance(socket, ServerConnection)
+    return isinstance(socket, CONNECTIONS)
 
 
 async def with_protocol(socket: Socket) -> bool:
-    return isinstance(socket, ServerConnection)
+    return isinstance(socket, CONNECTIONS)
 
 
 async def with_union(socket: ServerConnection | Socket) -> bool:
@@ -215,6 +223,7 @@ async def injectables(
     limits: Limits,
     as_socket: Socket,
     connection: ServerConnection,
+    trio_connection: websockets.trio.server.ServerConnection,
     request: Request,
     user: User,
     message: Message,
@@ -225,6 +234,7 @@ async def injectables(
         and limits == Limits()
         and as_socket is socket
         and connection is socket
+        and trio_connection is socket
         and request is socket.request
         and user is session.online[socket.id]
         and user.socket is socket
@@ -275,6 +285,7 @@ SEND = {"value": 1}
     ("handler", "payload"),
     [
         (with_connection, None),
+        (with_connection_on_trio, None),
         (with_documented_type, None),
         (with_protocol, None),
         (with_union, None),

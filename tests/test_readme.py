@@ -54,6 +54,7 @@ def test_there_is_something_to_test() -> None:
     assert languages.count("text") >= 6
 
 
+@pytest.mark.on_asyncio
 async def test_the_programs_and_dialogues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks follow each other as in one file; each dialogue is held with the last app."""
     monkeypatch.chdir(tmp_path)

@@ -2,10 +2,10 @@
 
 import logging
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import anyio
 from dishka import Provider
@@ -21,14 +21,11 @@ from websuckets.limits import Limits
 from websuckets.program import console_logging, told_to_stop
 from websuckets.security import SecurityProvider
 from websuckets.session import Session, as_current, running
-from websuckets.transports import websockets_asyncio
+from websuckets.transports import connection_types, running_transport
 
 __all__ = ["Server", "WebSuckets"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
-
-CONNECTION_TYPES: Final = (websockets_asyncio.ServerConnection,)
-"""Types by which a dependency can ask for the transport's own connection."""
 
 
 class WebSuckets:
@@ -67,8 +64,9 @@ class WebSuckets:
     ) -> None:
         """Serve until SIGINT or SIGTERM, or until cancelled.
 
-        ``asyncio.run(app("localhost", 9000))`` is a whole program. Takes and
-        raises what `serve` does. A second signal stops at once.
+        ``asyncio.run(app("localhost", 9000))`` is a whole program, and so is
+        ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A second signal
+        stops at once.
         """
         groups = self._groups or _groups_of_the_program()
         with console_logging():
@@ -87,10 +85,13 @@ class WebSuckets:
         host: str | None = None,
         port: int | None = None,
         *,
-        backend: Literal["asyncio"] = "asyncio",
+        backend: Literal["asyncio", "trio"] = "asyncio",
         **options: Any,
     ) -> None:
-        """Serve in an event loop of its own; takes and raises what calling the app does."""
+        """Serve in an event loop of its own; takes and raises what calling the app does.
+
+        ``backend="trio"`` needs the extra ``trio``.
+        """
 
         async def main() -> None:
             await self(host, port, **options)
@@ -104,8 +105,9 @@ class WebSuckets:
         """Serve for as long as the context lasts, beside whatever else the program does.
 
         Port 0 picks a free one: ``async with app.serve("localhost", 0) as server: server.port``.
-        ``options`` are the keyword arguments of ``websockets.asyncio.server.serve``: ``ssl``,
-        ``subprotocols``, ``path`` of a unix socket, and the others.
+        ``options`` are the keyword arguments of ``serve`` in ``websockets.asyncio.server`` or
+        ``websockets.trio.server``, whichever event loop runs: ``ssl``, ``subprotocols``, ``path``
+        of a unix socket, and the others.
 
         On leaving, running commands finish and their replies go out before connections close with
         1012; after `Limits.drain_timeout` they are cancelled.
@@ -130,22 +132,23 @@ class WebSuckets:
         # What websockets calls as we call our limits is one of these, whoever names it.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
+        commands = command_table(groups)
+        transport = running_transport()
         async with AsyncExitStack() as stack:
-            commands = command_table(groups)
             connections = await stack.enter_async_context(self._started(commands, limits))
             if limits.finalize_timeout is not None:
                 seconds = limits.finalize_timeout / TICKS_IN_TIME
-                stack.enter_context(websockets_asyncio.ticking(connections.tick, seconds))
-            listener = await websockets_asyncio.listen(
-                connections.serve, host, port, limits, options
-            )
-            try:
-                server = Server(listener.port, tuple(listener.urls))
-                logger.info("listening on %s, %d commands", ", ".join(server.urls), len(commands))
-                yield server
-            finally:
+                stack.enter_context(transport.ticking(connections.tick, seconds))
+
+            async def stop(wait_closed: Callable[[], Awaitable[None]]) -> None:
                 with anyio.CancelScope(shield=True):
-                    await _stop(listener, connections, limits)
+                    await _stop(connections, wait_closed, limits.drain_timeout)
+
+            listener = await stack.enter_async_context(
+                transport.listen(connections.serve, stop, host, port, limits, options)
+            )
+            logger.info("listening on %s, %d commands", ", ".join(listener.urls), len(commands))
+            yield Server(listener.port, listener.urls)
 
     @asynccontextmanager
     async def _started(
@@ -157,7 +160,7 @@ class WebSuckets:
         values = {WebSuckets: self, Session: self._session, Limits: limits}
         container = build_container(
             [
-                WebSucketsProvider(CONNECTION_TYPES),
+                WebSucketsProvider(connection_types()),
                 values_provider(values),
                 SecurityProvider(),
                 *self._providers,
@@ -170,7 +173,7 @@ class WebSuckets:
             with running(self._session):
                 try:
                     yield Connections(
-                        dispatcher, container, self._session, limits, CONNECTION_TYPES
+                        dispatcher, container, self._session, limits, connection_types()
                     )
                 finally:
                     with as_current(self._session):
@@ -180,13 +183,13 @@ class WebSuckets:
 
 
 async def _stop(
-    listener: websockets_asyncio.Listener, connections: Connections, limits: Limits
+    connections: Connections, wait_closed: Callable[[], Awaitable[None]], timeout: float | None
 ) -> None:
-    listener.stop_accepting()
+    """Wait for running commands and closing handshakes, then cancel what is left."""
     try:
-        with anyio.move_on_after(limits.drain_timeout):
+        with anyio.move_on_after(timeout):
             await connections.drain()
-            await listener.wait_closed()
+            await wait_closed()
     finally:
         await connections.abort()
 

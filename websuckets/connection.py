@@ -152,7 +152,8 @@ class Connection:
                     peer.work = Work()
         finally:
             if peer.wire.socket.close_code is None:
-                peer.wire.abort()
+                with anyio.CancelScope(shield=True):
+                    await peer.wire.abort()
 
     async def drain(self) -> None:
         """Let the running command finish and its reply go out, then close with 1012."""

@@ -76,7 +76,7 @@ class Wire:
     """What handlers get."""
     receive: Callable[[], Awaitable[str | bytes]]
     """Waits for the next frame, text or binary."""
-    abort: Callable[[], None]
+    abort: Callable[[], Awaitable[None]]
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     closed_errors: tuple[type[Exception], ...]
     """What ``receive`` and ``send`` raise once the connection is closed."""

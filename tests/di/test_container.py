@@ -281,6 +281,7 @@ async def test_a_container_of_its_own_is_closed_in_time(caplog: pytest.LogCaptur
     assert caplog.messages[-1] == "finalisers took more than 0.01 seconds and were cancelled"
 
 
+@pytest.mark.on_asyncio
 async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
     """`None` turns the limit off; only asyncio's own cancellation is left to stop them."""
     finalisers = Finalisers(hanging="three")
@@ -296,6 +297,7 @@ async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("checkpoint", range(1, 8))
 @pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.on_asyncio
 async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
     times: int, checkpoint: int, failing: bool
 ) -> None:

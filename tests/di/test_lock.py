@@ -59,6 +59,7 @@ async def test_waiting_tasks_get_it_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("handed_over", [False, True])
+@pytest.mark.on_asyncio
 async def test_a_cancelled_waiter_leaves_the_lock_to_the_next(handed_over: bool) -> None:
     """Also when it had been given the lock in the moment of its cancellation."""
     lock, got = lock_factory(), []
