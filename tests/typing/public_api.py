@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NewType, assert_type
 from uuid import UUID
 
+import trio
 from dishka import FromComponent, Provider, Scope, make_async_container
 from pydantic import BaseModel
 from websockets.asyncio.server import ServerConnection
@@ -135,6 +136,9 @@ async def serves() -> None:
 def runs() -> None:
     app.run("localhost", 9000)
     app.run("localhost", 9000, backend="asyncio")
+    app.run("localhost", 9000, backend="trio")
+    app.run("localhost", 9000, backend="curio")  # type: ignore[arg-type]  # pyright: ignore
+    trio.run(app, "localhost", 9000)
     asyncio.run(app("localhost", 9000))
 
 
