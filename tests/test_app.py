@@ -801,7 +801,7 @@ async def test_what_websockets_would_log_of_messages_is_not_logged(
     """Even with everything at DEBUG; only who asks for it by name gets it."""
     logger = logging.getLogger("websockets")
     monkeypatch.setattr(logger, "level", logging.DEBUG if configured else logging.NOTSET)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    logger.manager._clear_cache()  # type: ignore[attr-defined]  # patching skips what setLevel does
     caplog.set_level(logging.DEBUG)
     async with talk(app_with(echo_group())) as client:
         await client.call("echo", token="canary", id=1)

@@ -877,6 +877,8 @@ async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFi
 
     async with app_with(group, providers=[everything()]).serve("127.0.0.1", 0):
         pass
-    told = [message for message in caplog.messages if "its default is always used" in message]
+    messages = [record.getMessage() for record in caplog.records if record.name == "websuckets"]
+    assert messages[0].startswith("listening on")  # the first line always says where
+    told = [message for message in messages if "its default is always used" in message]
     assert ["`number: int`" in told[0], "`model: Model`" in told[1]] == [True, True]
     assert len(told) == 2

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import anyio
-from dishka import Provider
+from dishka import AsyncContainer, Provider
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command, CommandGroup, check_groups, command_table
 from websuckets.connection import TICKS_IN_TIME, Connections
-from websuckets.di.container import build_container, close
+from websuckets.di.container import build_container, close, tell_defaults
 from websuckets.di.providers import WebSucketsProvider, values_provider
 from websuckets.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError
@@ -135,7 +135,9 @@ class WebSuckets:
         commands = command_table(groups)
         transport = running_transport()
         async with AsyncExitStack() as stack:
-            connections = await stack.enter_async_context(self._started(commands, limits))
+            container, connections = await stack.enter_async_context(
+                self._started(commands, limits)
+            )
             if limits.finalize_timeout is not None:
                 seconds = limits.finalize_timeout / TICKS_IN_TIME
                 stack.enter_context(transport.ticking(connections.tick, seconds))
@@ -148,19 +150,22 @@ class WebSuckets:
                 transport.listen(connections.serve, stop, host, port, limits, options)
             )
             logger.info("listening on %s, %d commands", ", ".join(listener.urls), len(commands))
+            for command in commands.values():
+                tell_defaults(command.injection, container)
             yield Server(listener.port, listener.urls)
 
     @asynccontextmanager
     async def _started(
         self, commands: dict[str, Command], limits: Limits
-    ) -> AsyncIterator[Connections]:
+    ) -> AsyncIterator[tuple[AsyncContainer, Connections]]:
         """While the app runs: its container is open and its session known."""
         if self._is_running:
             raise ConfigurationError("the app runs already; one app runs once at a time")
+        types = connection_types()
         values = {WebSuckets: self, Session: self._session, Limits: limits}
         container = build_container(
             [
-                WebSucketsProvider(connection_types()),
+                WebSucketsProvider(types),
                 values_provider(values),
                 SecurityProvider(),
                 *self._providers,
@@ -168,13 +173,12 @@ class WebSuckets:
             [command.injection for command in commands.values()],
         )
         dispatcher = Dispatcher(commands, limits)
+        connections = Connections(dispatcher, container, self._session, limits, types)
         self._is_running = True
         try:
             with running(self._session):
                 try:
-                    yield Connections(
-                        dispatcher, container, self._session, limits, connection_types()
-                    )
+                    yield container, connections
                 finally:
                     with as_current(self._session):
                         await close(container, timeout=limits.finalize_timeout)

@@ -30,7 +30,7 @@ from websuckets.exc import (
     report,
 )
 
-__all__ = ["Work", "build_container", "close", "scopes_of"]
+__all__ = ["Work", "build_container", "close", "scopes_of", "tell_defaults"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -65,8 +65,6 @@ def build_container(
         errors.extend(_misuses(injection, container))
     if errors:
         raise report(errors)
-    for injection in proved:
-        _tell_defaults(injection, container)
     return container
 
 
@@ -116,7 +114,7 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
             )
 
 
-def _tell_defaults(injection: Injection, container: AsyncContainer) -> None:
+def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
     """Log which parameters are never filled: one may have been meant for the payload."""
     for dependency in injection.plan.dependencies:
         if dependency.default is not REQUIRED and not any(
