@@ -1,8 +1,11 @@
 """What tests share: a running app and clients that talk to it over real sockets."""
 
 import json
+import runpy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -13,6 +16,7 @@ import websockets.trio.client
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
 
+EXAMPLES = Path(__file__).parent.parent / "examples"
 TIMEOUT = 10
 
 
@@ -93,3 +97,8 @@ def app_with(*groups: CommandGroup, **arguments: Any) -> WebSuckets:
     for group in groups:
         app.include_command_group(group)
     return app
+
+
+def load(name: str) -> Any:
+    """A fresh copy of an example: no state is shared between tests."""
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))

@@ -1,27 +1,14 @@
 """The examples say what their first lines promise."""
 
 import runpy
-from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Client, talk
+from harness import EXAMPLES, Client, load, talk
 
 from websuckets import WebSuckets
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
-
 pytestmark = pytest.mark.anyio
-
-
-def load(name: str) -> Any:
-    """A fresh copy of an example: no state is shared between tests."""
-    return ModuleNamespace(runpy.run_path(str(EXAMPLES / f"{name}.py")))
-
-
-class ModuleNamespace:
-    def __init__(self, names: dict[str, Any]) -> None:
-        self.__dict__.update(names)
 
 
 async def test_hello_greets() -> None:
