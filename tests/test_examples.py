@@ -63,7 +63,7 @@ async def test_chat_delivers_direct_messages() -> None:
         assert gone == {"error": "not here", "details": {"nickname": "bob"}}
 
 
-@pytest.mark.parametrize("name", ["hello", "users", "chat"])
+@pytest.mark.parametrize("name", ["hello", "users", "chat", "notes"])
 def test_each_runs_as_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started as a program, an example serves on the address that it tells."""
     started: list[Any] = []
