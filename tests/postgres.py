@@ -1,0 +1,136 @@
+"""A PostgreSQL server of the tests' own: on loopback, with a password, in a temporary directory."""
+
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGQUIT
+from subprocess import PIPE, STDOUT
+from tempfile import TemporaryDirectory
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+TRIES, PAUSE = 600, 0.05  # 30 seconds
+
+KEEP_NOTHING = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
+LOOPBACK_ONLY = ("listen_addresses=127.0.0.1", "unix_socket_directories=")
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server."""
+
+    port: int
+    password: str
+
+    def url(self, database: str) -> str:
+        return f"postgresql://tests:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """The URL of a new database. In the end, nobody may be connected to it any more."""
+        name = f"test_{secrets.token_hex(8)}"
+        self._execute("CREATE DATABASE {}", name)
+        yield self.url(name)
+        self._execute("DROP DATABASE {}", name)
+
+    def _execute(self, statement: LiteralString, database: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL(statement).format(sql.Identifier(database)))
+
+
+def find_binaries() -> Path | None:
+    """The directory of ``postgres`` and ``initdb``: Debian's newest, or whatever is on PATH."""
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    path = os.pathsep.join([*map(str, debian), os.environ["PATH"]])
+    server = shutil.which("postgres", path=path)
+    return Path(server).resolve().parent if server else None
+
+
+@contextmanager
+def running(binaries: Path) -> Iterator[Postgres]:
+    """A server with nothing in it; it ends with the context, however that ends."""
+    with TemporaryDirectory(prefix="postgres-") as name:
+        directory = Path(name)
+        password = secrets.token_hex(16)
+        options = run_in(directory)
+        initialise(binaries / "initdb", directory, password, options)
+        for _ in range(3):  # another program may take the port before the server does
+            server = Postgres(free_port(), password)
+            with started(binaries / "postgres", directory, server.port, options) as process:
+                if accepts(server, process):
+                    yield server
+                    return
+        raise RuntimeError(f"PostgreSQL does not start:\n{(directory / 'log').read_text()}")
+
+
+def run_in(directory: Path) -> dict[str, Any]:
+    """What `subprocess` needs to run PostgreSQL there: it refuses to be root."""
+    if os.geteuid() != 0:
+        return {"cwd": directory}
+    nobody = pwd.getpwnam("nobody")
+    os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    return {
+        "cwd": directory,
+        "user": nobody.pw_uid,
+        "group": nobody.pw_gid,
+        "extra_groups": [],
+    }
+
+
+def initialise(initdb: Path, directory: Path, password: str, options: dict[str, Any]) -> None:
+    password_file = directory / "password"
+    password_file.write_text(password)
+    password_file.chmod(0o644)  # inside of a directory that is for its owner alone
+    arguments = ["data", "--username=tests", f"--pwfile={password_file}", "--auth=scram-sha-256"]
+    arguments += ["--encoding=UTF8", "--no-locale", "--no-sync"]
+    done = subprocess.run([initdb, *arguments], stdout=PIPE, stderr=STDOUT, text=True, **options)
+    if done.returncode:
+        raise RuntimeError(f"PostgreSQL cannot be initialised:\n{done.stdout}")
+
+
+@contextmanager
+def started(
+    postgres: Path, directory: Path, port: int, options: dict[str, Any]
+) -> Iterator[subprocess.Popen[Any]]:
+    """A process of the server. Where there is ``setpriv``, it ends even if the tests are killed."""
+    settings = [*KEEP_NOTHING, f"port={port}", *LOOPBACK_ONLY]
+    command = [str(postgres), "-D", "data", *(f"--{setting}" for setting in settings)]
+    if shutil.which("setpriv"):
+        command = ["setpriv", "--pdeathsig", "QUIT", *command]
+    with (
+        (directory / "log").open("a") as log,
+        subprocess.Popen(command, stdout=log, stderr=STDOUT, **options) as process,
+    ):
+        try:
+            yield process
+        finally:
+            process.send_signal(SIGQUIT)  # at once, without saving anything
+
+
+def accepts(server: Postgres, process: subprocess.Popen[Any]) -> bool:
+    """Whether the server accepts connections before it exits."""
+    for _ in range(TRIES):
+        if process.poll() is not None:
+            return False
+        try:
+            psycopg.connect(server.url("postgres"), connect_timeout=5).close()
+            return True
+        except psycopg.OperationalError:
+            time.sleep(PAUSE)
+    raise TimeoutError("PostgreSQL takes too long to start")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
