@@ -3,7 +3,7 @@
 import json
 import runpy
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ import anyio
 import trio
 import websockets.asyncio.client
 import websockets.trio.client
+from websockets.exceptions import ConnectionClosed
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
@@ -43,6 +44,9 @@ class Client:
         """Drop the connection as a crashed client does."""
         if isinstance(self.connection, websockets.trio.client.ClientConnection):
             await trio.aclose_forcefully(self.connection.stream)
+            with suppress(ConnectionClosed):  # what reads for it may wait for room
+                while True:
+                    await self.connection.recv()
         else:
             self.connection.transport.abort()
 

@@ -30,15 +30,18 @@ from websockets.http11 import Request, Response
 from websuckets import CommandGroup, Limits, WebSuckets
 from websuckets import app as app_module
 from websuckets.app import Server
-from websuckets.connection import Connections
+from websuckets.connection import Connections, Setup
 from websuckets.di.container import build_container
 from websuckets.di.providers import WebSucketsProvider
+from websuckets.di.work import Works
 from websuckets.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError, DuplicateCommand
+from websuckets.hooks import Hooks
 from websuckets.program import console_logging
 from websuckets.security import SecurityProvider
 from websuckets.session import Session, current_session
 from websuckets.socket import Wire
+from websuckets.tasks import Background
 
 pytestmark = pytest.mark.anyio
 
@@ -377,10 +380,19 @@ class FakeSocket:
 
 
 def connections_and_wire(receive: Any) -> tuple[Connections, Wire]:
-    wire = Wire(FakeSocket(), receive, anyio.lowlevel.checkpoint, (EOFError,), lambda: 0)  # type: ignore[arg-type]
-    container = build_container([WebSucketsProvider(()), SecurityProvider()], [])
-    limits = Limits()
-    return Connections(Dispatcher({}, limits), container, Session(), limits, ()), wire
+    wire = Wire(FakeSocket(), receive, anyio.lowlevel.checkpoint, (EOFError,))  # type: ignore[arg-type]
+    setup = Setup(
+        build_container([WebSucketsProvider(()), SecurityProvider()], []),
+        connection_types=(),
+        dispatcher=Dispatcher({}),
+        has_streams=False,
+        hooks=Hooks(),
+        session=Session(),
+        limits=Limits(),
+        works=Works(None),
+        background=Background(None),
+    )
+    return Connections(setup), wire
 
 
 async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
@@ -391,7 +403,7 @@ async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
 
     connections, wire = connections_and_wire(never)
     await connections.drain()
-    await connections.serve(wire)
+    await connections.accept(wire).serve()
     assert wire.socket.close_code == 1012
 
 
@@ -405,7 +417,7 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
 
     connections, wire = connections_and_wire(receive)
     async with anyio.create_task_group() as tasks:
-        await connections.serve(wire)
+        await connections.accept(wire).serve()
     assert (wire.socket.close_code, wire.socket.sent) == (1012, [])  # type: ignore[attr-defined]
 
 

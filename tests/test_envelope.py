@@ -15,7 +15,13 @@ from pydantic import AnyUrl, Base64Bytes, BaseModel, ByteSize, ImportString
 from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
 
 from websuckets import ClientEvent, Message
-from websuckets.envelope import PayloadValidator, decode, encode_error, encode_event, with_id
+from websuckets.envelope import (
+    PayloadValidator,
+    decode,
+    encode_error,
+    encode_event,
+    encode_result,
+)
 from websuckets.exc import ClientError, InvalidMessage
 
 ids = st.none() | st.text(max_size=128) | st.integers(-(2**53), 2**53)
@@ -44,16 +50,20 @@ def test_a_command_is_decoded_as_it_was_sent(
     assert has_payload == (payload is not None)
 
 
-@given(event=st.text(), payload=payloads, id=ids)
-def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any) -> None:
+@given(event=st.text(), payload=payloads, id=ids, more=st.booleans())
+def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any, more: bool) -> None:
     """With and without an id; encoding once or adding the id later makes no difference."""
     whole = {"event": event, "payload": payload}
     made = ClientEvent(event, payload)
     assert json.loads(made) == whole
     if id is not None:
         whole["id"] = id
-    assert json.loads(encode_event(event, payload, id)) == whole
-    assert with_id(made, id) == encode_event(event, payload, id)
+    if more:
+        whole["more"] = True
+    text = encode_event(event, payload, id, more=more)
+    assert json.loads(text) == whole
+    assert encode_result("other", made, id, more=more) == text
+    assert encode_result(event, payload, id, more=more) == text
 
 
 @given(st.binary() | st.text())
@@ -97,7 +107,7 @@ def test_a_client_event_is_a_snapshot() -> None:
     payload = {"a": 1}
     event = ClientEvent("e", payload)
     payload["a"] = 2
-    assert with_id(event, 1) == '{"event":"e","payload":{"a":1},"id":1}'
+    assert encode_result("", event, 1) == '{"event":"e","payload":{"a":1},"id":1}'
 
 
 def test_what_has_no_json_form_cannot_become_an_event() -> None:

@@ -459,10 +459,6 @@ async def socket_not_annotated(socket) -> None: ...  # type: ignore[no-untyped-d
 def not_async(socket: ServerConnection) -> None: ...
 
 
-async def generator(socket: ServerConnection) -> Any:
-    yield 1
-
-
 async def keyword_only_socket(*, socket: ServerConnection) -> None: ...
 
 
@@ -501,7 +497,6 @@ async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # typ
         (CallableObject(), ["no async function", "`async def`"]),
         (keyword_only_socket, ["`socket:", "put it before the `*`"]),
         (Methods.method, ["`self`", "register that of an object"]),
-        (generator, ["async generator", "`async def` that returns"]),
         (variadic, ["*things", "name each parameter"]),
         (keywords, ["**things", "name each parameter"]),
         (payload_third, ["`model:", "the payload stands second"]),

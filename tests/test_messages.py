@@ -188,7 +188,9 @@ INVALID = [
     ('"ok"', [problem("dict_type")], None),
     ("{}", [problem("missing", "event")], None),
     ('{"id": "a"}', [problem("missing", "event")], "a"),
-    ('{"cancel": 1}', [problem("missing", "event")], None),
+    ('{"cancel": null}', [problem("missing", "event")], None),
+    ('{"cancel": true}', [problem("id_type", "cancel")], None),
+    ('{"cancel": 9007199254740993, "id": 1}', [problem("id_type", "cancel")], None),
     ('{"event": null, "id": 1}', [problem("string_type", "event")], 1),
     ('{"event": 5}', [problem("string_type", "event")], None),
     (

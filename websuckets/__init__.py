@@ -6,5 +6,16 @@ from websuckets.di.plan import Payload
 from websuckets.envelope import ClientEvent, Message
 from websuckets.limits import Limits
 from websuckets.socket import Socket
+from websuckets.tasks import AppTasks, ConnectionTasks
 
-__all__ = ["ClientEvent", "CommandGroup", "Limits", "Message", "Payload", "Socket", "WebSuckets"]
+__all__ = [
+    "AppTasks",
+    "ClientEvent",
+    "CommandGroup",
+    "ConnectionTasks",
+    "Limits",
+    "Message",
+    "Payload",
+    "Socket",
+    "WebSuckets",
+]

@@ -2,30 +2,30 @@
 
 import logging
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import anyio
-from dishka import AsyncContainer, Provider
+from dishka import Provider
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command, CommandGroup, check_groups, command_table
-from websuckets.connection import TICKS_IN_TIME, Connections
-from websuckets.di.container import build_container, close, tell_defaults
-from websuckets.di.providers import WebSucketsProvider, values_provider
-from websuckets.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError
+from websuckets.hooks import HookDeclarations, Kind
+from websuckets.lifecycle import Running, started, stop
 from websuckets.limits import Limits
 from websuckets.program import console_logging, told_to_stop
-from websuckets.security import SecurityProvider
-from websuckets.session import Session, as_current, running
-from websuckets.transports import connection_types, running_transport
+from websuckets.session import Session
+from websuckets.transports import running_transport
 
 __all__ = ["Server", "WebSuckets"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+HookFunction = TypeVar("HookFunction", bound=Callable[..., Coroutine[Any, Any, object]])
 
 
 class WebSuckets:
@@ -40,6 +40,7 @@ class WebSuckets:
         self._providers = tuple(_provider(given) for given in providers)
         self._limits = limits or Limits()
         self._groups: list[CommandGroup] = []
+        self._hooks = HookDeclarations()
         self._session = Session()
         self._is_running = False
 
@@ -51,13 +52,49 @@ class WebSuckets:
         """
         if not isinstance(group, CommandGroup):
             raise ConfigurationError(f"{group!r} is no CommandGroup")
-        if self._is_running:
-            raise ConfigurationError(
-                f"{group!r} comes too late: the app runs; include every group before it starts"
-            )
+        self._check_not_running(f"{group!r} comes too late; include every group before it starts")
         check_groups([*self._groups, group])
         self._groups.append(group)
         _included_groups.append(weakref.ref(group))
+
+    def on_startup(self, hook: HookFunction) -> HookFunction:
+        """Run the decorated ``async def`` when the app starts, before its port opens.
+
+        Its parameters are dependencies, found by their type hints, in a REQUEST scope of its own;
+        what belongs to a connection or a message is not among them. What it raises ends the start.
+
+        This and the other hooks run in the order in which they were decorated. They raise
+        `InvalidHandlerSignature` for what is no hook, and `ConfigurationError` while the app runs.
+        """
+        return self._add_hook("startup", hook)
+
+    def on_handshake(self, hook: HookFunction) -> HookFunction:
+        """Run the decorated ``async def`` for each client that wants to connect.
+
+        Its dependencies are those of `on_connect`; ``request: websockets.http11.Request`` is the
+        opening handshake. Raising `HandshakeRefused` answers with an HTTP status, a `ClientError`
+        with 403 and its name, anything else with 500 and an incident. Nothing can be sent yet, and
+        the user is not in `Session.online`, but ``user: User`` may be verified by setting its id.
+        """
+        return self._add_hook("handshake", hook)
+
+    def on_connect(self, hook: HookFunction) -> HookFunction:
+        """Run the decorated ``async def`` for each new connection, before its first message.
+
+        Its parameters are dependencies in a REQUEST scope of its own; there is no `Message` and no
+        `CurrentUser`. Raising closes the connection: with 1008 and its name for a `ClientError`,
+        with 1011 and an incident for anything else.
+        """
+        return self._add_hook("connect", hook)
+
+    def on_disconnect(self, hook: HookFunction) -> HookFunction:
+        """Run the decorated ``async def`` once for each connection that is gone.
+
+        Only for those that all ``on_connect`` hooks let in; after the last command and stream, with
+        the user still in `Session`. Dependencies are those of `on_connect`. What it raises is
+        logged with an incident. It may take `Limits.finalize_timeout`.
+        """
+        return self._add_hook("disconnect", hook)
 
     async def __call__(
         self, host: str | None = None, port: int | None = None, **options: Any
@@ -133,69 +170,45 @@ class WebSuckets:
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
         commands = command_table(groups)
-        transport = running_transport()
-        async with AsyncExitStack() as stack:
-            container, connections = await stack.enter_async_context(
-                self._started(commands, limits)
+        async with self._started(commands, limits) as app:
+            listener = running_transport().listen(
+                app.connections.accept,
+                partial(stop, app.connections, timeout=limits.drain_timeout),
+                host,
+                port,
+                limits,
+                options,
             )
-            if limits.finalize_timeout is not None:
-                seconds = limits.finalize_timeout / TICKS_IN_TIME
-                stack.enter_context(transport.ticking(connections.tick, seconds))
-
-            async def stop(wait_closed: Callable[[], Awaitable[None]]) -> None:
-                with anyio.CancelScope(shield=True):
-                    await _stop(connections, wait_closed, limits.drain_timeout)
-
-            listener = await stack.enter_async_context(
-                transport.listen(connections.serve, stop, host, port, limits, options)
-            )
-            logger.info("listening on %s, %d commands", ", ".join(listener.urls), len(commands))
-            for command in commands.values():
-                tell_defaults(command.injection, container)
-            yield Server(listener.port, listener.urls)
+            async with listener as listening:
+                logger.info(
+                    "listening on %s, %d commands", ", ".join(listening.urls), len(commands)
+                )
+                app.tell_defaults()
+                yield Server(listening.port, listening.urls)
 
     @asynccontextmanager
     async def _started(
         self, commands: dict[str, Command], limits: Limits
-    ) -> AsyncIterator[tuple[AsyncContainer, Connections]]:
-        """While the app runs: its container is open and its session known."""
-        if self._is_running:
-            raise ConfigurationError("the app runs already; one app runs once at a time")
-        types = connection_types()
-        values = {WebSuckets: self, Session: self._session, Limits: limits}
-        container = build_container(
-            [
-                WebSucketsProvider(types),
-                values_provider(values),
-                SecurityProvider(),
-                *self._providers,
-            ],
-            [command.injection for command in commands.values()],
-        )
-        dispatcher = Dispatcher(commands, limits)
-        connections = Connections(dispatcher, container, self._session, limits, types)
+    ) -> AsyncIterator[Running]:
+        self._check_not_running("one app runs once at a time")
+        values = {WebSuckets: self}
         self._is_running = True
         try:
-            with running(self._session):
-                try:
-                    yield container, connections
-                finally:
-                    with as_current(self._session):
-                        await close(container, timeout=limits.finalize_timeout)
+            async with started(
+                commands, self._hooks, self._providers, values, self._session, limits
+            ) as app:
+                yield app
         finally:
             self._is_running = False
 
+    def _check_not_running(self, why: str) -> None:
+        if self._is_running:
+            raise ConfigurationError(f"the app runs already: {why}")
 
-async def _stop(
-    connections: Connections, wait_closed: Callable[[], Awaitable[None]], timeout: float | None
-) -> None:
-    """Wait for running commands and closing handshakes, then cancel what is left."""
-    try:
-        with anyio.move_on_after(timeout):
-            await connections.drain()
-            await wait_closed()
-    finally:
-        await connections.abort()
+    def _add_hook(self, kind: Kind, hook: HookFunction) -> HookFunction:
+        self._check_not_running(f"register on_{kind} hooks before it starts")
+        self._hooks.add(kind, hook)
+        return hook
 
 
 def _provider(given: Any) -> BaseProvider:

@@ -1,14 +1,13 @@
 """Commands: names, the handlers that answer to them, and the guards in front."""
 
-import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Concatenate, Literal, NewType, TypeAlias, TypeVar, get_origin
 
 from typing_extensions import TypeForm
 
 from websuckets.di.plan import (
+    Declaration,
     Plan,
     alternatives,
     bare_type,
@@ -16,7 +15,6 @@ from websuckets.di.plan import (
     name_of,
     plain,
     read_plan,
-    undefined_names,
     where,
 )
 from websuckets.di.providers import Injection, injection_of
@@ -31,7 +29,9 @@ from websuckets.security import CurrentUser
 __all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
 
 # The first parameter is open: handlers may name any of the socket types.
-Handler = TypeVar("Handler", bound=Callable[Concatenate[Any, ...], Coroutine[Any, Any, Any]])
+Handler = TypeVar(
+    "Handler", bound=Callable[Concatenate[Any, ...], Coroutine[Any, Any, Any] | AsyncIterator[Any]]
+)
 
 Protection: TypeAlias = bool | TypeForm[Any] | None
 
@@ -44,6 +44,7 @@ class Command:
     plan: Plan
     injection: Injection
     call: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    is_stream: bool = False
 
 
 class CommandGroup:
@@ -65,6 +66,9 @@ class CommandGroup:
     def command(self, name: str, protected: Protection = None) -> Callable[[Handler], Handler]:
         """Register the decorated ``async def`` as the handler of ``name``.
 
+        One that yields, an async generator, is a stream: each value is sent as it comes, beside
+        the commands that follow, until it ends or the client cancels it.
+
         ``protected=True`` lets verified users in, ``protected=SomeType`` those for whom that
         dependency (REQUEST scope) can be built; both add to what the group asks for. Only ``False``
         opens a command of a protected group. A handler that asks for `CurrentUser` is protected.
@@ -79,11 +83,10 @@ class CommandGroup:
 
         def register(handler: Handler) -> Handler:
             declaration = _Declaration(
+                function=handler,
                 name=f"{self.prefix} {name}" if self.prefix else name,
-                handler=handler,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
-                frame=_frame_around(handler),
             )
             try:
                 declaration.read()
@@ -98,36 +101,23 @@ class CommandGroup:
         return f"CommandGroup({self.prefix!r}, {len(self._declarations)} commands)"
 
 
-def _frame_around(handler: Callable[..., Any]) -> FrameType | None:
-    """The running function that a handler is local to: annotations may name what is local there."""
-    around, local, _ = getattr(handler, "__qualname__", "").rpartition(".<locals>.")
-    frame = sys._getframe() if local else None
-    while frame is not None and frame.f_code.co_qualname != around:
-        frame = frame.f_back
-    return frame
-
-
 @dataclass(slots=True)
-class _Declaration:
-    """A decorated handler; it is read as soon as all that it names is defined."""
+class _Declaration(Declaration):
+    """The handler of a command, and what is said of the command where it is decorated."""
 
     name: str
-    handler: Callable[..., Any]
     opened: bool
     guards: tuple[Any, ...]
-    frame: FrameType | None
     command: Command | None = None
-
-    @property
-    def names(self) -> Mapping[str, Any]:
-        return self.frame.f_locals if self.frame else {}
 
     def read(self) -> Command:
         """The command; raises `NameError` while an annotation names what is not defined."""
         if self.command is None:
-            plan = read_plan(self.handler, self.names)
+            plan = read_plan(self.function, self.names)
             injection = injection_of(plan, self._guards_of(plan))
-            self.command = Command(self.name, plan, injection, caller(plan))
+            self.command = Command(
+                self.name, plan, injection, caller(plan), is_stream=plan.is_stream
+            )
             self.frame = None
         return self.command
 
@@ -197,7 +187,7 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
                 table[declaration.name] = declaration.read()
             except NameError as error:
                 if complete:
-                    errors.append(undefined_names(declaration.handler, declaration.names, error))
+                    errors.append(declaration.undefined_names(error))
             except ConfigurationError as error:
                 errors.append(error)
     if errors:
@@ -207,6 +197,6 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
 
 def _stands_twice(first: _Declaration, second: _Declaration) -> DuplicateCommand:
     return DuplicateCommand(
-        f"the command {first.name!r} stands twice: {where(first.handler)} and "
-        f"{where(second.handler)}; rename one, or give its group a prefix"
+        f"the command {first.name!r} stands twice: {where(first.function)} and "
+        f"{where(second.function)}; rename one, or give its group a prefix"
     )

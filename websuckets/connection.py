@@ -1,77 +1,78 @@
 """One peer: its scope, its record, and its messages in order; and all peers of an app."""
 
 import logging
-from contextlib import ExitStack
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
 
 import anyio
 from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
 from websockets.http11 import Request
 
-from websuckets.di.container import Work
-from websuckets.dispatcher import Dispatcher, Peer, log_incident
+from websuckets.di.lock import lock_factory
+from websuckets.di.work import Work, Works
+from websuckets.dispatcher import Dispatcher, Peer, alone
+from websuckets.exc import ClientError, HandshakeRefused
+from websuckets.hooks import Hook, Hooks
+from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.session import Session, User, as_current, connected
 from websuckets.socket import Socket, Wire
+from websuckets.streams import RunningStreams
+from websuckets.tasks import Background, TaskSource, wait_through
 
-__all__ = ["TICKS_IN_TIME", "Connection", "Connections"]
+__all__ = ["Connection", "Connections", "Setup"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
+POLICY_VIOLATION: Final = 1008
 INTERNAL_ERROR: Final = 1011
 SERVICE_RESTART: Final = 1012
 """Close codes of RFC 6455, section 7.4.1, and of IANA's WebSocket Close Code registry."""
 
+MAX_REASON: Final = 123
+"""Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
 
-TICKS_IN_TIME: Final = 4
-"""How finely a timeout is measured: one that takes up to a quarter longer costs no timers."""
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the connections of a running app share."""
+
+    container: AsyncContainer
+    """The APP scope."""
+    connection_types: tuple[type, ...]
+    dispatcher: Dispatcher
+    has_streams: bool
+    hooks: Hooks
+    session: Session
+    limits: Limits
+    works: Works
+    background: Background
 
 
 class Connections:
-    """The open connections of a running app."""
+    """The connections of a running app, from their opening handshakes on."""
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        container: AsyncContainer,
-        session: Session,
-        limits: Limits,
-        connection_types: tuple[type, ...],
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._container = container
-        self._session = session
-        self._limits = limits
-        self._connection_types = connection_types
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._open: set[Connection] = set()
         self._draining = False
-        self._all_gone: anyio.Event | None = None  # while somebody waits for that
+        self._all_gone = anyio.Event()
 
-    async def serve(self, wire: Wire) -> None:
-        """Serve one connection until it is gone."""
-        context = {
-            Socket: wire.socket,
-            **dict.fromkeys(self._connection_types, wire.socket),
-            Request: wire.socket.request,
-        }
-        connection = Connection(
-            wire, self._dispatcher, self._container, context, self._session, self._limits
-        )
+    def accept(self, wire: Wire) -> "Connection":
+        """A client whose opening handshake is about to be answered."""
+        connection = Connection(wire, self._setup, self._gone)
         self._open.add(connection)
-        if self._draining:  # it completed its handshake in the moment of stopping
-            await connection.drain()
-        try:
-            await connection.serve()
-        finally:
-            self._open.discard(connection)
-            if self._all_gone is not None and not self._open:
-                self._all_gone.set()
+        if self._draining:  # its handshake came in the moment of stopping
+            connection.leave()
+        return connection
 
-    def tick(self) -> None:
-        """To be called `TICKS_IN_TIME` times in `Limits.finalize_timeout`."""
-        for connection in list(self._open):
-            connection.tick()
+    def _gone(self, connection: "Connection") -> None:
+        self._open.discard(connection)
+        if not self._open:
+            self._all_gone.set()
 
     async def drain(self) -> None:
         """Close every connection after its running command, and wait until all are gone."""
@@ -91,21 +92,14 @@ class Connections:
         logger.warning("aborting %d connections that did not close", len(self._open))
         for connection in self._open:
             connection.cancel()
-        timeout = self._limits.finalize_timeout
-        interruption: BaseException | None = None
-        # One for the scope of the message, one for that of the connection, one to spare.
-        with anyio.move_on_after(None if timeout is None else 3 * timeout) as scope:
-            while self._open:
-                try:
-                    await self._wait_until_gone()
-                except anyio.get_cancelled_exc_class() as cancellation:
-                    if scope.cancel_called:
-                        raise
-                    interruption = cancellation  # asyncio's own: what comes after us has to wait
-        if self._open:
-            logger.error("%d connections ignore their cancellation", len(self._open))
-        if interruption is not None:
-            raise interruption
+        timeout = self._setup.limits.finalize_timeout
+        self._all_gone = anyio.Event()
+        try:
+            # One for the scope of the message, one for that of the connection, one to spare.
+            await wait_through(self._all_gone, None if timeout is None else 3 * timeout)
+        finally:
+            if self._open:
+                logger.error("%d connections ignore their cancellation", len(self._open))
 
     async def _wait_until_gone(self) -> None:
         if self._open:
@@ -114,73 +108,106 @@ class Connections:
 
 
 class Connection:
-    """One client from its handshake until it is gone; serves its messages one after the other."""
+    """One client from its handshake until it is gone; serves its messages one after the other.
 
-    def __init__(
-        self,
-        wire: Wire,
-        dispatcher: Dispatcher,
-        container: AsyncContainer,
-        context: dict[Any, Any],
-        session: Session,
-        limits: Limits,
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._session = session
-        self._finalize_timeout = limits.finalize_timeout
+    ``gone`` is told when it is.
+    """
+
+    def __init__(self, wire: Wire, setup: Setup, gone: Callable[["Connection"], None]) -> None:
+        self._setup = setup
+        self._gone = gone
         self._user = User(wire.socket)
-        self._peer = Peer(
-            wire,
-            container({**context, User: self._user}, scope=Scope.SESSION),
-            life=anyio.CancelScope(shield=True),
-            work=Work(),
+        self._tasks = TaskSource(setup.background, f"connection {wire.socket.id}")
+        self._streams = RunningStreams(
+            setup.dispatcher, setup.background, setup.works, setup.limits.streams
         )
+        context = {
+            Socket: wire.socket,
+            **dict.fromkeys(setup.connection_types, wire.socket),
+            Request: wire.socket.request,
+            User: self._user,
+            TaskSource: self._tasks,
+        }
+        # Messages that come one after the other do without a lock; streams run beside them.
+        lock = lock_factory if setup.has_streams else None
+        container = setup.container(context, lock, Scope.SESSION)
+        self._life = anyio.CancelScope()
+        self._peer = Peer(wire, container, self._streams, setup.works.begin(self._life))
+        self._streams.peer = self._peer
+        self._to_connect = iter(setup.hooks.connect)
+        self._is_connected = False
         self._idle = False
         self._draining = False
         self._is_over = False
+        self._farewell: tuple[int, str] | None = None  # that has still to be said
         self._reply: str | None = None  # that has still to be sent
+
+    async def opening(self) -> HandshakeRefused | None:
+        """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
+        with as_current(self._setup.session):
+            for hook in self._setup.hooks.handshake:
+                with self._apart() as work:
+                    try:
+                        await hook.run(self._peer.container, work)
+                    except BaseException as error:
+                        if work.ends_with(error):
+                            raise
+                        return self._refusal(hook, error)
+                if self._life.cancel_called:
+                    return HandshakeRefused(503)
+        return None
+
+    async def discard(self) -> None:
+        """Give up a connection that was not opened; its scope is finalised."""
+        try:
+            with as_current(self._setup.session):
+                await self._tasks.end()
+                with self._apart():
+                    await self._close_scope(None)
+        finally:
+            self._gone(self)
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
-        peer = self._peer
+        peer, setup = self._peer, self._setup
+        self._life = anyio.CancelScope(shield=True)
         try:
-            with as_current(self._session), ExitStack() as record, peer.life:
-                record.enter_context(connected(self._user, self._session))
+            with as_current(setup.session), ExitStack() as record, self._life:
+                record.enter_context(connected(self._user, setup.session))
                 while not self._is_over:
-                    with peer.work.scope:
+                    with setup.works.begin(self._life) as peer.work:
                         await self._live(record)
-                    peer.work = Work()
         finally:
-            if peer.wire.socket.close_code is None:
-                with anyio.CancelScope(shield=True):
-                    await peer.wire.abort()
+            self._gone(self)
+
+    def leave(self) -> None:
+        """Close with 1012 as soon as no command runs."""
+        self._draining = True
 
     async def drain(self) -> None:
         """Let the running command finish and its reply go out, then close with 1012."""
         self._draining = True
         if self._idle:
-            await self._peer.wire.socket.close(SERVICE_RESTART, "service restart")
+            await self._close(SERVICE_RESTART, "service restart")
 
     def cancel(self) -> None:
         """Cancel the running command; its scope is finalised, then the connection aborted."""
-        self._peer.life.cancel()
-
-    def tick(self) -> None:
-        """Cancel finalisers that have taken `TICKS_IN_TIME` ticks."""
-        self._peer.work.tick(TICKS_IN_TIME)
+        self._life.cancel()
 
     async def _live(self, record: ExitStack) -> None:
-        """Until the connection is over, or until a message was not finalised in time."""
+        """Until the connection is over, or until a scope was not closed in time."""
         ended_by: BaseException | None = None
         try:
             await self._answer_messages()
         except BaseException as error:
             ended_by = error
-        await self._end(record, ended_by)
+        if ended_by is not None or not self._peer.work.is_late:
+            await self._end(record, ended_by)
 
     async def _answer_messages(self) -> None:
         peer, wire = self._peer, self._peer.wire
         try:
+            await self._connect()
             await self._send_reply()
             while not self._has_to_leave():
                 self._idle = True
@@ -188,7 +215,7 @@ class Connection:
                 self._idle = False
                 if self._draining:  # since we began to wait
                     break
-                self._reply = await self._dispatcher.answer(frame, peer)
+                self._reply = await self._setup.dispatcher.answer(frame, peer)
                 await self._send_reply()
             await self._say_goodbye()
         except wire.closed_errors:
@@ -197,8 +224,45 @@ class Connection:
             log_incident(f"connection {wire.socket.id}", error)
             await wire.socket.close(INTERNAL_ERROR)
 
+    async def _connect(self) -> None:
+        """Call the ``on_connect`` hooks that are left, until one refuses."""
+        if self._is_connected or self._has_to_leave():
+            return
+        for hook in self._to_connect:
+            try:
+                await hook.run(self._peer.container, self._peer.work)
+            except BaseException as error:
+                if self._peer.work.ends_with(error):
+                    raise
+                self._farewell = self._refused_by(hook, error)
+            if self._has_to_leave():
+                return
+        self._is_connected = True
+
+    def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
+        """The close code and reason."""
+        cause = alone(error)
+        if isinstance(cause, self._peer.wire.closed_errors) and self._is_closed:
+            raise error
+        if isinstance(cause, ClientError):
+            logger.info("%s refused %s", hook.name, self._peer.wire.socket.id)
+            return POLICY_VIOLATION, _shortened(cause.error)
+        return INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
+
+    def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
+        """The HTTP response."""
+        cause = alone(error)
+        if isinstance(cause, HandshakeRefused):
+            refusal = cause
+        elif isinstance(cause, ClientError):
+            refusal = HandshakeRefused(403, cause.error)
+        else:
+            return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
+        logger.info("%s refused %s: HTTP %d", hook.name, self._peer.wire.socket.id, refusal.status)
+        return refusal
+
     def _has_to_leave(self) -> bool:
-        return self._draining or self._peer.work.is_late
+        return self._draining or self._farewell is not None or self._peer.work.is_late
 
     async def _send_reply(self) -> None:
         """Not in a work that is late: the next one does it."""
@@ -208,32 +272,68 @@ class Connection:
 
     async def _say_goodbye(self) -> None:
         if not self._peer.work.is_late:
-            await self._peer.wire.socket.close(SERVICE_RESTART, "service restart")
+            await self._close(*(self._farewell or (SERVICE_RESTART, "service restart")))
+
+    async def _close(self, code: int, reason: str) -> None:
+        self._streams.cancel_all()
+        await self._streams.wait()
+        await self._peer.wire.socket.close(code, reason)
+
+    @property
+    def _is_closed(self) -> bool:
+        return self._peer.wire.socket.close_code is not None
 
     async def _end(self, record: ExitStack, ended_by: BaseException | None) -> None:
-        """Finalise what the connection held, unless it goes on in another work."""
-        if ended_by is None and self._peer.work.is_late:
-            return
+        """Finalise what the connection held. Each step is made, whatever becomes of the others."""
         self._is_over = True
-        record.close()
-        await self._close_scope(ended_by)
+        async with AsyncExitStack() as steps:
+            steps.push_async_callback(self._close_scope, ended_by)
+            steps.callback(record.close)
+            steps.push_async_callback(self._tasks.end)
+            if self._is_connected:
+                for hook in reversed(self._setup.hooks.disconnect):
+                    steps.push_async_callback(self._disconnect, hook)
+            steps.push_async_callback(self._streams.end)
+            if not self._is_closed:
+                with anyio.CancelScope(shield=True):
+                    await self._peer.wire.abort()
         if ended_by is not None:
             raise ended_by
+
+    async def _disconnect(self, hook: Hook) -> None:
+        timeout = self._setup.limits.finalize_timeout
+        with anyio.move_on_after(timeout, shield=True) as life:
+            with self._setup.works.begin(life) as work:
+                try:
+                    await hook.run(self._peer.container, work)
+                except BaseException as error:
+                    if work.ends_with(error):
+                        raise
+                    log_incident(hook.name, error)
+        if life.cancelled_caught:
+            log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
 
     async def _close_scope(self, ended_by: BaseException | None) -> None:
         """In the current work, because objects of the scope may have entered scopes in it."""
         peer = self._peer
         with ExitStack() as stack:
             if peer.work.is_late:
-                peer.work = Work()
-                stack.enter_context(peer.work.scope)
+                peer.work = stack.enter_context(self._setup.works.begin(self._life))
             try:
                 await peer.work.close(peer.container, ended_by)
             except ExitError as failures:
                 log_incident(f"finalisers of connection {peer.wire.socket.id}", failures)
-            self._log_late_finalisers()
+            if peer.work.lateness is not None:
+                log_incident(f"finalisers of connection {peer.wire.socket.id}", peer.work.lateness)
 
-    def _log_late_finalisers(self) -> None:
-        if self._peer.work.is_late:
-            error = TimeoutError(f"they took more than {self._finalize_timeout} seconds")
-            log_incident(f"finalisers of connection {self._peer.wire.socket.id}", error)
+    @contextmanager
+    def _apart(self) -> Iterator[Work]:
+        """A work of its own, before the connection is served."""
+        self._life = anyio.CancelScope()
+        with self._life, self._setup.works.begin(self._life) as self._peer.work:
+            yield self._peer.work
+
+
+def _shortened(reason: str) -> str:
+    """As much of it as a close frame holds."""
+    return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")

@@ -11,13 +11,14 @@ from typing_extensions import TypedDict
 from websuckets.exc import ClientError, InvalidMessage
 
 __all__ = [
+    "Cancel",
     "ClientEvent",
     "Message",
     "PayloadValidator",
     "decode",
     "encode_error",
     "encode_event",
-    "with_id",
+    "encode_result",
 ]
 
 MAX_ID_LENGTH: Final = 128
@@ -39,6 +40,13 @@ class Message:
     event: str
     token: str | None = field(default=None, repr=False)
     id: CommandId = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """What the client sends to end the running stream that answers the command ``id``."""
+
+    id: str | int
 
 
 class ClientEvent(str):
@@ -83,10 +91,10 @@ class ClientEvent(str):
         return f"ClientEvent({self.event!r})"
 
 
-def decode(frame: str | bytes) -> tuple[Message, bool]:
+def decode(frame: str | bytes) -> tuple[Message | Cancel, bool]:
     """What the frame says, and whether it carries a payload (``null`` is none).
 
-    Raises `InvalidMessage` for everything that is not a command.
+    Raises `InvalidMessage` for everything that is neither a command nor a `Cancel`.
     """
     try:
         content = from_json(frame, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
@@ -96,6 +104,8 @@ def decode(frame: str | bytes) -> tuple[Message, bool]:
         raise InvalidMessage([_problem("dict_type", "Input should be an object")])
 
     event, token, id = content.get("event"), content.get("token"), content.get("id")
+    if event is None and "event" not in content and content.get("cancel") is not None:
+        return _cancel(content["cancel"]), False
     problems = []
     if type(event) is not str:
         if "event" in content:
@@ -106,11 +116,7 @@ def decode(frame: str | bytes) -> tuple[Message, bool]:
         problems.append(_problem("string_type", "Input should be a valid string", "token"))
     if id is not None and not _is_command_id(id):
         id = None
-        text = (
-            f"Input should be a string of at most {MAX_ID_LENGTH} characters "
-            "or an integer between -2^53 and 2^53"
-        )
-        problems.append(_problem("id_type", text, "id"))
+        problems.append(_no_command_id("id"))
     if not _all_finite(content):
         problems.append(_problem("finite_number", "Numbers should be finite"))
     if problems:
@@ -118,17 +124,41 @@ def decode(frame: str | bytes) -> tuple[Message, bool]:
     return Message(event, token, id), content.get("payload") is not None  # type: ignore[arg-type]  # checked above
 
 
-def encode_event(event: str, payload: Any, id: CommandId) -> str:
-    """A frame that says ``event``; with ``id``, as the answer to that command."""
+def _cancel(id: Any) -> Cancel:
+    if not _is_command_id(id):
+        raise InvalidMessage([_no_command_id("cancel")])
+    return Cancel(id)
+
+
+def _no_command_id(field: str) -> dict[str, Any]:
+    text = (
+        f"Input should be a string of at most {MAX_ID_LENGTH} characters "
+        "or an integer between -2^53 and 2^53"
+    )
+    return _problem("id_type", text, field)
+
+
+def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False) -> str:
+    """A frame that says ``event``; with ``id``, as the answer to that command.
+
+    ``more`` says that it is not the last answer.
+    """
     content = {"event": event, "payload": payload}
     if id is not None:
         content["id"] = id
+    if more:
+        content["more"] = True
     return _to_text(content)
 
 
-def with_id(event: ClientEvent, id: CommandId) -> str:
-    """``event`` as the answer to the command ``id``, without encoding its payload again."""
-    return event if id is None else f'{event[:-1]},"id":{_to_text(id)}}}'
+def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
+    """A frame with what a handler gave: the event that it made itself, or one named ``event``."""
+    if not isinstance(result, ClientEvent):
+        return encode_event(event, result, id, more=more)
+    rest = "" if id is None else f',"id":{_to_text(id)}'
+    if more:
+        rest += ',"more":true'
+    return f"{result[:-1]}{rest}}}" if rest else result
 
 
 def encode_error(error: str, details: Any, id: CommandId) -> str:

@@ -5,6 +5,7 @@
     WebSucketsError
     ├── ClientError (InternalError)      sent to the client exactly as it says
     │   └── NotAuthorized
+    ├── HandshakeRefused                 answers an opening handshake, by an HTTP status
     ├── ConfigurationError               a mistake in the program, found before the port opens
     │   ├── InvalidHandlerSignature
     │   ├── InvalidGuard
@@ -14,13 +15,15 @@
     └── NoCurrentSession                 ``Session.online`` read where no app can be meant
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 __all__ = [
     "ClientError",
     "ConfigurationError",
     "DuplicateCommand",
+    "HandshakeRefused",
     "InternalError",
     "InvalidGuard",
     "InvalidHandlerSignature",
@@ -58,6 +61,29 @@ class NotAuthorized(ClientError):
 
     def __init__(self, error: str = "not authorized", details: Any = None) -> None:
         super().__init__(error, details)
+
+
+class HandshakeRefused(WebSucketsError):
+    """Raised by an ``on_handshake`` hook: the client gets this HTTP response, and no connection.
+
+    ``status`` is an HTTP status from 300 to 599, ``text`` the body, in UTF-8, ``headers`` are added
+    to the response.
+
+    Raises `ValueError` for another status, and for a header that would end its line.
+    """
+
+    def __init__(
+        self, status: int = 403, text: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(f"HTTP {status}")
+        if not 300 <= status <= 599:
+            raise ValueError(f"HandshakeRefused({status}): the status is from 300 to 599")
+        self.status: HTTPStatus = HTTPStatus(status)
+        self.text = text
+        self.headers: dict[str, str] = dict(headers or {})
+        for part in (*self.headers, *self.headers.values()):
+            if not part.isprintable():
+                raise ValueError("HandshakeRefused: a header holds what is not printable")
 
 
 class ConfigurationError(WebSucketsError):

@@ -17,9 +17,14 @@ class Limits:
     max_size: int | None = 64 * 1024
     """Bytes of one incoming message; past it the connection is closed with 1009."""
 
+    streams: int | None = 8
+    """Streams that one connection may have running; past it one more is an error, ``too many
+    streams``."""
+
     finalize_timeout: float | None = 5
-    """Seconds that the finalisers of one scope may take; past it they are cancelled, in the order
-    in which they would have run, and an error is logged."""
+    """Seconds that the finalisers of one scope may take, and each ``on_disconnect`` hook; past it
+    they are cancelled, in the order in which they would have run, and an error is logged. Tasks of
+    `AppTasks` and `ConnectionTasks` that ignore their cancellation are left behind after it."""
 
     drain_timeout: float | None = 30
     """Seconds that a stopping server waits for running commands and closing handshakes; past it
@@ -31,7 +36,10 @@ class Limits:
     BREACH)."""
 
     def __post_init__(self) -> None:
-        for name, least in (("max_size", 0), ("finalize_timeout", 0.001), ("drain_timeout", 0)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if isinstance(value, int | float) and value < least:
                 raise ValueError(f"Limits({name}={value}): it is at least {least}, or None")
+
+
+_LEAST = {"max_size": 0, "streams": 0, "finalize_timeout": 0.001, "drain_timeout": 0}

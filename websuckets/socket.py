@@ -7,7 +7,9 @@ from uuid import UUID
 
 from websockets.http11 import Request
 
-__all__ = ["Socket", "Wire"]
+from websuckets.exc import HandshakeRefused
+
+__all__ = ["Accepted", "Socket", "Wire"]
 
 
 class Socket(Protocol):
@@ -70,7 +72,7 @@ class Socket(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What a transport hands over for each connection, after its opening handshake."""
+    """What a transport hands over for each connection."""
 
     socket: Socket
     """What handlers get."""
@@ -80,5 +82,23 @@ class Wire:
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     closed_errors: tuple[type[Exception], ...]
     """What ``receive`` and ``send`` raise once the connection is closed."""
-    cancellations: Callable[[], int]
-    """How often the current task was cancelled by means of the event loop's own, past anyio."""
+
+
+class Accepted(Protocol):
+    """What a transport drives for each client whose opening handshake it finds acceptable.
+
+    It calls `opening` before it answers the handshake; then either `serve`, once the connection is
+    open, or `discard`, if it does not come to that.
+    """
+
+    async def opening(self) -> HandshakeRefused | None:
+        """How to answer instead of opening the connection, if at all."""
+        ...
+
+    async def serve(self) -> None:
+        """Serve the connection until it is gone."""
+        ...
+
+    async def discard(self) -> None:
+        """Give up a connection that was not opened."""
+        ...

@@ -35,13 +35,20 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
 async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
     """With 1011, by `websockets`."""
 
-    async def handle(wire: Any) -> None:
-        raise RuntimeError("broken")
+    class Broken:
+        def __init__(self, wire: Any) -> None: ...
+
+        async def opening(self) -> None: ...
+
+        async def serve(self) -> None:
+            raise RuntimeError("broken")
+
+        async def discard(self) -> None: ...
 
     async def stop(wait_closed: Any) -> None:
         await wait_closed()
 
-    async with listen(handle, stop, "127.0.0.1", 0, Limits(), {}) as listener:
+    async with listen(Broken, stop, "127.0.0.1", 0, Limits(), {}) as listener:
         for _ in range(2):
             async with connect(listener.urls[0]) as connection:
                 with pytest.raises(ConnectionClosedError):

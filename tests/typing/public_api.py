@@ -1,7 +1,7 @@
 """What type checkers make of the public names; checked by mypy --strict and pyright, never run."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NewType, assert_type
 from uuid import UUID
@@ -14,8 +14,10 @@ from websockets.http11 import Request
 
 import websuckets.exc
 from websuckets import (
+    AppTasks,
     ClientEvent,
     CommandGroup,
+    ConnectionTasks,
     Limits,
     Message,
     Payload,
@@ -24,7 +26,13 @@ from websuckets import (
 )
 from websuckets.app import Server
 from websuckets.di import FromDishka, lock_factory, provide_context
-from websuckets.exc import ClientError, ConfigurationError, InternalError, NotAuthorized
+from websuckets.exc import (
+    ClientError,
+    ConfigurationError,
+    HandshakeRefused,
+    InternalError,
+    NotAuthorized,
+)
 from websuckets.security import CurrentUser, SecurityProvider, Token
 from websuckets.session import Session, User
 
@@ -106,6 +114,26 @@ async def calls() -> None:
     User(socket)
 
 
+# Streams
+
+
+@group.command("stream", protected=True)
+async def stream(
+    socket: ServerConnection, model: Model, tasks: ConnectionTasks
+) -> AsyncIterator[str]:
+    yield model.text
+
+
+@group.command("generator")
+async def generating(socket: Socket) -> AsyncGenerator[ClientEvent, None]:
+    yield ClientEvent("tick")
+
+
+async def items(connection: ServerConnection, tasks: ConnectionTasks) -> None:
+    async for item in stream(connection, Model(text=""), tasks):
+        assert_type(item, str)
+
+
 # What is no handler, or no guard
 
 
@@ -124,6 +152,30 @@ group.command("guard", protected="admin")(handler)  # type: ignore[arg-type]  # 
 
 app = WebSuckets(providers=[SecurityProvider()], limits=Limits(max_size=None, drain_timeout=1))
 app.include_command_group(group)
+
+
+@app.on_startup
+async def starts(tasks: AppTasks) -> int:
+    tasks.start_soon(revokes, Session())
+    return 1
+
+
+async def has_started(tasks: AppTasks) -> None:
+    assert_type(await starts(tasks), int)
+
+
+@app.on_handshake
+async def checks(request: Request) -> None:
+    raise HandshakeRefused(401, "no", {"WWW-Authenticate": "Bearer"})
+
+
+@app.on_connect
+@app.on_disconnect
+async def comes_and_goes(socket: Socket, user: User, *, tasks: ConnectionTasks) -> None: ...
+
+
+app.on_connect(not_async)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+app.on_connect(generating)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
 async def serves() -> None:

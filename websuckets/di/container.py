@@ -1,11 +1,11 @@
-"""Containers: built and proved at start, and closed so that every finaliser runs."""
+"""Containers: built and proved at start."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Annotated, Any
 
-import anyio
 from dishka import (
+    DEFAULT_COMPONENT,
     AsyncContainer,
     BaseScope,
     DependencyKey,
@@ -30,7 +30,7 @@ from websuckets.exc import (
     report,
 )
 
-__all__ = ["Work", "build_container", "close", "scopes_of", "tell_defaults"]
+__all__ = ["build_container", "scopes_of", "tell_defaults"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -85,7 +85,8 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
     for dependency in plan.dependencies:
         if dependency.type in asked:
             what = f"parameter `{dependency.name}: {name_of(dependency.hint)}`"
-            if dependency.type == error.requested.type_hint and plan.payload is None:
+            is_last = dependency.type == error.requested.type_hint
+            if is_last and plan.payload is None and not plan.is_hook:
                 remedy = " (if it is what the client sends, put it second, as Payload[...])"
     return (
         f"{plan.where}: {what} cannot be provided; give a provider of what is missing to "
@@ -95,6 +96,12 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
 
 def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[ConfigurationError]:
     plan = injection.plan
+    for path in _paths_to(container, injection.key, injection.absent):
+        names = [name_of(type_) for type_ in path if type_ not in injection.provided]
+        yield ConfigurationError(
+            f"{plan.where}: it asks for {' -> '.join(f'`{name}`' for name in names)}: "
+            f"{injection.absent[path[-1]]}"
+        )
     for guard in injection.guards:
         for scope in sorted(scopes_of(container, guard) - {Scope.REQUEST}):
             yield InvalidGuard(
@@ -132,22 +139,14 @@ def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
 def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
     """The scopes in which the container provides ``hint``: none, one, or several by conditions.
 
-    The only place that reads dishka's graph beyond its documented interface.
+    With `_paths_to`, the only place that reads dishka's graph beyond its documented interface.
     """
-    root = container
-    while root.parent_container is not None:
-        root = root.parent_container
-    return _scopes(root.registry, DependencyKey(bare_type(hint), component_of(hint)))
+    return _scopes(_root(container), DependencyKey(bare_type(hint), component_of(hint)))
 
 
 def _scopes(root: Registry, key: DependencyKey) -> set[BaseScope]:
-    registry: Registry | None = root
-    while registry is not None:
-        factory = registry.get_factory(key)
-        if factory is not None:
-            return _scopes_of_factory(root, factory)
-        registry = registry.child_registry
-    return set()
+    factory = _factory(root, key)
+    return set() if factory is None else _scopes_of_factory(root, factory)
 
 
 def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
@@ -159,78 +158,42 @@ def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
     return scopes
 
 
-class Work:
-    """What a task does with one container after the other, and the cancel scope around it.
+def _paths_to(container: AsyncContainer, start: Any, ends: Container[Any]) -> list[list[Any]]:
+    """How ``start`` comes to need any of ``ends``: types, each needing the next."""
+    root = _root(container)
+    paths = []
+    seen = set()
 
-    The task enters ``scope`` once and stays inside while containers come and go. That makes closing
-    them cheap, and lets finalisers leave cancel scopes that were entered inside of it. Time is
-    counted from outside: whoever owns this calls `tick` now and then. It lives as long as the task.
-    """
+    def follow(key: DependencyKey, path: list[Any]) -> None:
+        if key.type_hint in ends:
+            paths.append([*path, key.type_hint])
+            return
+        factory = _factory(root, key)
+        if factory is not None and key not in seen:
+            seen.add(key)
+            follow_all(factory, [*path, key.type_hint])
 
-    __slots__ = ("_closing_for", "scope")
+    def follow_all(factory: Factory, path: list[Any]) -> None:
+        for key in (*factory.dependencies, *factory.kw_dependencies.values()):
+            follow(key, path)
+        for variant in factory.when_dependencies:
+            follow_all(variant, path)
 
-    def __init__(self) -> None:
-        self.scope: anyio.CancelScope = anyio.CancelScope()
-        self._closing_for: int | None = None  # ticks
-
-    def tick(self, most: int) -> None:
-        """Cancel ``scope`` if a container has been closing for more than ``most`` ticks."""
-        if self._closing_for is not None:
-            self._closing_for += 1
-            if self._closing_for > most:
-                self.scope.cancel()
-
-    @property
-    def is_late(self) -> bool:
-        """Whether ``scope`` was cancelled; then it has to be left, and is of no more use."""
-        return self.scope.cancel_called
-
-    async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
-        """Close a container: its finalisers run to their end, also when this task is cancelled.
-
-        They get ``error``, the one that ended what the container was for. If it takes too long,
-        which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that
-        is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
-        nothing can keep out, ends there, too, but those that are left run.
-
-        Raises dishka's ``ExitError`` with the errors of finalisers, and what else ended one of them
-        but for being late.
-        """
-        interruption: BaseException | None = None
-        self.scope.shield = True
-        self._closing_for = 0
-        try:
-            while True:
-                try:
-                    await container.__aexit__(None, error, None)
-                    break
-                except Exception as failures:  # all have run
-                    if interruption is None:
-                        raise
-                    logger.error("finalisers failed", exc_info=failures)
-                    break
-                except BaseException as fatal:
-                    # dishka forgets a finaliser once it has started it: again runs the next.
-                    interruption = interruption or fatal
-        finally:
-            self._closing_for = None
-            self.scope.shield = False
-        if interruption is not None:
-            is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
-            if not (is_cancellation and self.is_late):
-                raise interruption
+    follow(DependencyKey(start, DEFAULT_COMPONENT), [])
+    return paths
 
 
-async def close(container: AsyncContainer, *, timeout: float | None) -> None:
-    """Close a container in ``timeout`` seconds; past that, an error is logged. Else as `Work`."""
-    work = Work()
-    with work.scope:
-        if timeout is not None:
-            work.scope.deadline = anyio.current_time() + timeout
-        await work.close(container)
-    _log_if_late(work, timeout)
+def _root(container: AsyncContainer) -> Registry:
+    while container.parent_container is not None:
+        container = container.parent_container
+    return container.registry
 
 
-def _log_if_late(work: Work, timeout: float | None) -> None:
-    if work.is_late:
-        logger.error("finalisers took more than %s seconds and were cancelled", timeout)
+def _factory(root: Registry, key: DependencyKey) -> Factory | None:
+    registry: Registry | None = root
+    while registry is not None:
+        factory = registry.get_factory(key)
+        if factory is not None:
+            return factory
+        registry = registry.child_registry
+    return None

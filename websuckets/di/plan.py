@@ -1,13 +1,13 @@
-"""A handler's signature, read once into a frozen plan."""
+"""The signature of a handler or a hook, read once into a frozen plan."""
 
 import builtins
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from types import NoneType, UnionType
+from types import FrameType, NoneType, UnionType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dishka import FromComponent
@@ -18,7 +18,16 @@ from typing_extensions import TypeAliasType
 from websuckets.envelope import PayloadValidator
 from websuckets.exc import InvalidHandlerSignature
 
-__all__ = ["Dependency", "Payload", "PayloadParameter", "Plan", "caller", "read_plan"]
+__all__ = [
+    "Declaration",
+    "Dependency",
+    "Payload",
+    "PayloadParameter",
+    "Plan",
+    "caller",
+    "read_hook",
+    "read_plan",
+]
 
 T = TypeVar("T")
 
@@ -86,12 +95,56 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to call a handler: ``(socket[, payload], *positional, **keywords)``."""
+    """How to call a handler: ``(socket[, payload], *positional, **keywords)``.
+
+    A hook has neither socket nor payload: whatever it asks for is a dependency.
+    """
 
     function: Callable[..., Any]
     where: str
     payload: PayloadParameter | None
     dependencies: tuple[Dependency, ...]
+    is_hook: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is an async generator."""
+        return inspect.isasyncgenfunction(self.function)
+
+
+@dataclass(slots=True)
+class Declaration:
+    """A decorated function, to be read as soon as all that it names is defined.
+
+    ``frame`` is the running function that it is local to, whose names its annotations may use.
+    """
+
+    function: Callable[..., Any]
+    frame: FrameType | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        around, local, _ = getattr(self.function, "__qualname__", "").rpartition(".<locals>.")
+        frame = sys._getframe() if local else None
+        while frame is not None and frame.f_code.co_qualname != around:
+            frame = frame.f_back
+        self.frame = frame
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """Those that its annotations see besides its module's."""
+        return self.frame.f_locals if self.frame else {}
+
+    def undefined_names(self, error: NameError) -> InvalidHandlerSignature:
+        """What to say when reading went on raising `NameError` until the function was needed."""
+        culprit = ""
+        for name, annotation in getattr(_target(self.function), "__annotations__", {}).items():
+            if isinstance(annotation, str) and error.name and error.name in annotation:
+                culprit = f"parameter `{name}: {annotation}`: "
+                break
+        return InvalidHandlerSignature(
+            f"{where(self.function)}: {culprit}{error}; define or import it where the function is "
+            "defined (an import under `if TYPE_CHECKING:` is not there when the program runs)"
+        )
 
 
 def bare_type(hint: Any) -> Any:
@@ -145,10 +198,9 @@ def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     """
     here = where(function)
     parameters = list(inspect.signature(function).parameters.values())
-    problems = [*_misfits(function, parameters)]
-    if problems:
-        raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
+    _refuse(here, [*_misfits_of_handler(function, parameters), *_misfits(parameters)])
 
+    problems = []
     hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
     socket, *rest = parameters
     if not _is_socket(hints[socket.name]):
@@ -166,27 +218,40 @@ def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     for parameter in rest:
         if _marks_payload(hints[parameter.name]):
             problems.append(f"parameter `{parameter}`: the payload stands second; move it there")
+    _refuse(here, problems)
+    return Plan(function, here, payload, _dependencies(rest, hints))
+
+
+def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
+    """The plan of a hook: all of its parameters are dependencies. Raises what `read_plan` does."""
+    here = where(function)
+    parameters = list(inspect.signature(function).parameters.values())
+    problems = [*_misfits(parameters)]
+    if not inspect.iscoroutinefunction(function):
+        problems.insert(0, "a hook is an `async def` that returns; declare it so")
+    _refuse(here, problems)
+    hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
+    _refuse(
+        here,
+        [
+            f"parameter `{parameter}`: a hook answers no message, so there is no payload"
+            for parameter in parameters
+            if _marks_payload(hints[parameter.name])
+        ],
+    )
+    return Plan(function, here, None, _dependencies(parameters, hints), is_hook=True)
+
+
+def _refuse(here: str, problems: Sequence[str]) -> None:
     if problems:
         raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
 
-    dependencies = (
-        Dependency(p.name, hints[p.name], p.default, p.kind is p.KEYWORD_ONLY) for p in rest
-    )
-    return Plan(function, here, payload, tuple(dependencies))
 
-
-def undefined_names(
-    function: Callable[..., Any], names: Mapping[str, Any], error: NameError
-) -> InvalidHandlerSignature:
-    """What to say when `read_plan` went on raising `NameError` until the function was needed."""
-    culprit = ""
-    for name, annotation in getattr(_target(function), "__annotations__", {}).items():
-        if isinstance(annotation, str) and error.name and error.name in annotation:
-            culprit = f"parameter `{name}: {annotation}`: "
-            break
-    return InvalidHandlerSignature(
-        f"{where(function)}: {culprit}{error}; define or import it where the handler is defined "
-        "(an import under `if TYPE_CHECKING:` is not there when the program runs)"
+def _dependencies(
+    parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
+) -> tuple[Dependency, ...]:
+    return tuple(
+        Dependency(p.name, hints[p.name], p.default, p.kind is p.KEYWORD_ONLY) for p in parameters
     )
 
 
@@ -199,16 +264,19 @@ def _target(function: Callable[..., Any]) -> Any:
     return target if inspect.isroutine(target) or isinstance(target, type) else type(target)
 
 
-def _misfits(function: Callable[..., Any], parameters: list[inspect.Parameter]) -> Iterator[str]:
-    """What can be said without knowing the types."""
-    if inspect.isasyncgenfunction(function):
-        yield "it is an async generator; a handler is an `async def` that returns"
-    elif not inspect.iscoroutinefunction(function):
+def _misfits_of_handler(
+    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+) -> Iterator[str]:
+    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
         yield "it is no async function; declare it with `async def`"
     if not parameters:
         yield "it has no parameter; the first one is the socket: `socket: ServerConnection`"
     elif parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         yield f"the first parameter, `{parameters[0]}`, is the socket; put it before the `*`"
+
+
+def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
+    """What can be said of parameters without knowing the types."""
     for number, parameter in enumerate(parameters):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             yield f"parameter `{parameter}`: nothing can fill it; name each parameter"

@@ -32,6 +32,7 @@ from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
 from websuckets.session import User
 from websuckets.socket import Socket
+from websuckets.tasks import ConnectionTasks, TaskSource
 
 __all__ = ["Injection", "WebSucketsProvider", "injection_of", "provide_context", "values_provider"]
 
@@ -163,9 +164,17 @@ class WebSucketsProvider(Provider):
 
     def __init__(self, connection_types: Iterable[type]) -> None:
         super().__init__()
-        for provides in (Socket, *connection_types, Request, User):
+        self.of_connection: tuple[Any, ...] = (Socket, *connection_types, Request, User, TaskSource)
+        """Types of which there is an object while there is a connection."""
+        self.of_message: tuple[Any, ...] = (Message, CurrentUser, CurrentUser | None)
+        """Types of which there is an object while a message is handled."""
+        for provides in self.of_connection:
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
+
+    @provide(scope=Scope.SESSION)
+    async def connection_tasks(self, source: TaskSource) -> ConnectionTasks:
+        return ConnectionTasks(await source.open())
 
     @provide(scope=Scope.REQUEST)
     async def current_user_if_any(self, container: AsyncContainer) -> CurrentUser | None:
@@ -189,7 +198,7 @@ def _constant(value: object) -> Callable[[], object]:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What one command needs of the container, as one dependency of its own (REQUEST scope).
+    """What a command or hook needs of the container, as one dependency of its own (REQUEST scope).
 
     Resolving ``key`` checks the guards in their order, then builds the dependencies in theirs, and
     gives these as a tuple. As part of the graph it is proved when the container is built.
@@ -203,15 +212,21 @@ class Injection:
     """All types that ``providers`` provide: ``key``, and one for each dependency with a default."""
     needs_scope: bool
     """Whether there is anything to inject or to guard."""
+    absent: Mapping[Any, str]
+    """Types of which there is no object where it is injected, and why."""
 
 
-def injection_of(plan: Plan, guards: tuple[Any, ...]) -> Injection:
-    """What a command with this plan and these guards needs."""
+def injection_of(
+    plan: Plan, guards: tuple[Any, ...] = (), absent: Mapping[Any, str] | None = None
+) -> Injection:
+    """What a function with this plan, behind these guards, needs."""
 
     def resolve(*resolved: Any) -> tuple[Any, ...]:
         return resolved[len(guards) :]
 
-    key = _new_type(getattr(plan.function, "__qualname__", "handler"), "command")
+    key = _new_type(
+        getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
+    )
     hints = list(guards)
     providers = [Provider(scope=Scope.REQUEST)]
     provided = {key}
@@ -229,7 +244,9 @@ def injection_of(plan: Plan, guards: tuple[Any, ...]) -> Injection:
     )
     providers[0].provide(_dressed(resolve, plan.function, parameters), provides=key)
     needs_scope = bool(guards or plan.dependencies)
-    return Injection(plan, guards, key, tuple(providers), frozenset(provided), needs_scope)
+    return Injection(
+        plan, guards, key, tuple(providers), frozenset(provided), needs_scope, absent or {}
+    )
 
 
 def _new_type(name: str, module: str) -> Any:

@@ -3,6 +3,7 @@
 import sys
 from types import ModuleType
 
+from websuckets.backend import on_trio
 from websuckets.transports import websockets_asyncio
 
 __all__ = ["connection_types", "running_transport"]
@@ -10,8 +11,7 @@ __all__ = ["connection_types", "running_transport"]
 
 def running_transport() -> ModuleType:
     """The module that serves ``websockets`` on the event loop that runs this."""
-    trio = sys.modules.get("trio")
-    if trio is not None and trio.lowlevel.in_trio_run():
+    if on_trio():
         from websuckets.transports import websockets_trio
 
         return websockets_trio

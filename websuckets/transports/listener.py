@@ -1,10 +1,81 @@
 """What both servers of ``websockets`` have in common."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from inspect import isawaitable
 from typing import Any, Protocol
 
-__all__ = ["Listener", "Named", "keep_secrets_out_of_logs"]
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+
+from websuckets.exc import HandshakeRefused
+from websuckets.limits import Limits
+from websuckets.socket import Accepted, Wire
+
+__all__ = ["Handshake", "Listener", "Named", "keep_secrets_out_of_logs", "options_with"]
+
+
+class Handshake:
+    """Gives a ``ServerConnection`` the opening handshake that an app may refuse.
+
+    It asks once ``websockets`` itself finds the handshake acceptable, and tells if it does not come
+    to a connection. As a base class it stands before ``ServerConnection``.
+    """
+
+    accept: Callable[[Wire], Accepted]
+    wire: Callable[[], Wire]
+    accepted: Accepted | None = None
+
+    async def handshake(
+        self: Any, process_request: Any = None, process_response: Any = None, *arguments: Any
+    ) -> None:
+        original: Any = super()
+
+        async def process(_: Any, request: Request, response: Response) -> Response | None:
+            if process_response is not None:
+                theirs: Any = process_response(self, request, response)
+                response = (await theirs if isawaitable(theirs) else theirs) or response
+            if response.status_code != 101:
+                return response
+            self.accepted = self.accept(self.wire())
+            refusal = await self.accepted.opening()
+            return response if refusal is None else self._refuse(refusal)
+
+        try:
+            await original.handshake(process_request, process, *arguments)
+        finally:
+            if self.accepted is not None and self.state is not State.OPEN:
+                await self.accepted.discard()
+
+    def _refuse(self: Any, refusal: HandshakeRefused) -> Response:
+        response: Response = self.respond(refusal.status, refusal.text)
+        for name, value in refusal.headers.items():
+            response.headers[name] = value
+        return response
+
+
+def options_with(
+    limits: Limits,
+    accept: Callable[[Wire], Accepted],
+    mixin: type[Handshake],
+    connection_type: type,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    """The ``options`` for ``serve``, with our limits and connections of our kind."""
+    given = options.get("create_connection", connection_type)
+    bases = (mixin, given)
+    return {
+        **options,
+        "max_size": limits.max_size,
+        "compression": limits.compression,
+        "create_connection": type(given.__name__, bases, {"accept": staticmethod(accept)}),
+    }
+
+
+async def serve_connection(connection: Any) -> None:
+    """The handler for ``serve``."""
+    accepted: Accepted = connection.accepted
+    await accepted.serve()
 
 
 class Named(Protocol):

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -12,20 +12,41 @@ from websockets.exceptions import ConnectionClosed
 from websockets.trio.server import Server, ServerConnection, serve
 
 from websuckets.limits import Limits
-from websuckets.socket import Wire
-from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
+from websuckets.socket import Accepted, Wire
+from websuckets.transports.listener import (
+    Handshake,
+    Listener,
+    keep_secrets_out_of_logs,
+    options_with,
+    serve_connection,
+)
 
-__all__ = ["ServerConnection", "listen", "ticking"]
+__all__ = ["ServerConnection", "listen"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-class _Closing:
-    """Gives a connection on trio the `close` that handlers know from asyncio.
+class _Connection(Handshake):
+    """Has the `close` that handlers know from asyncio, too.
 
     A frame whose sending was cancelled may have left in part. What follows it would be garbage to
     the client, so the connection ends there.
     """
+
+    def wire(self: Any) -> Wire:
+        return Wire(
+            self,
+            receive=self.recv,
+            abort=self.abort,
+            closed_errors=(ConnectionClosed,),
+        )
+
+    async def abort(self: Any) -> None:
+        await trio.aclose_forcefully(self.stream)
+        # The task that reads for us may wait for room in its queue, and would do so for good.
+        with suppress(ConnectionClosed):
+            while True:
+                await self.recv()
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         await self.aclose(code, reason)
@@ -39,53 +60,39 @@ class _Closing:
             raise
 
 
+async def _serve_connection(connection: Any) -> None:
+    try:
+        await serve_connection(connection)
+    except (Exception, trio.Cancelled, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # of a handler; it would end every other connection, too
+        logger.exception("connection %s ended", connection.id)
+
+
 @asynccontextmanager
 async def listen(
-    handle: Callable[[Wire], Awaitable[None]],
+    accept: Callable[[Wire], Accepted],
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     host: str | None,
     port: int | None,
     limits: Limits,
     options: dict[str, Any],
 ) -> AsyncIterator[Listener]:
-    """Accept connections and hand each to ``handle``, which returns when it is done with it.
+    """Drive what ``accept`` gives for each client, until the context is left.
 
-    On leaving nobody is accepted any more; then ``stop`` is called with what waits until every
-    connection is gone. ``options`` are the keyword arguments of ``websockets.trio.server.serve``,
-    but for those that ``limits`` holds, and ``path`` for a unix socket.
+    Then nobody is accepted any more, and ``stop`` is called with what waits until every connection
+    is gone. ``options`` are the keyword arguments of ``websockets.trio.server.serve``, but for
+    those that ``limits`` holds, and ``path`` for a unix socket.
     """
-
-    async def handle_connection(connection: ServerConnection) -> None:
-        socket: Any = connection  # as _Closing made it
-        wire = Wire(
-            socket=socket,
-            receive=connection.recv,
-            abort=partial(trio.aclose_forcefully, connection.stream),
-            closed_errors=(ConnectionClosed,),
-            cancellations=lambda: 0,  # trio knows none but those of its scopes
-        )
-        try:
-            await handle(wire)
-        except (Exception, trio.Cancelled, KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException:  # of a handler; it would end every other connection, too
-            logger.exception("connection %s ended", connection.id)
-
     keep_secrets_out_of_logs()
-    given = options.get("create_connection", ServerConnection)
-    options = {
-        **options,
-        "max_size": limits.max_size,
-        "compression": limits.compression,
-        "create_connection": type(given.__name__, (_Closing, given), {}),
-    }
+    options = options_with(limits, accept, _Connection, ServerConnection, options)
     if "path" in options:
         options["listeners"] = [await _unix_listener(options.pop("path"))]
     running = _Running()
     # No task of ours: whoever cancels us would take the server's tasks along, before they can
     # answer the last commands and shake hands with clients.
     trio.lowlevel.spawn_system_task(
-        running.run, partial(serve, handle_connection, port, host=host, **options)
+        running.run, partial(serve, _serve_connection, port, host=host, **options)
     )
     server = await running.wait_started()
     try:
@@ -149,21 +156,3 @@ async def _unix_listener(path: str | os.PathLike[str]) -> trio.SocketListener:
     await socket.bind(os.fspath(path))
     socket.listen()
     return trio.SocketListener(socket)
-
-
-@contextmanager
-def ticking(tick: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Call ``tick`` every so many seconds."""
-
-    async def tick_forever() -> None:
-        with scope:
-            while True:
-                await trio.sleep(seconds)
-                tick()
-
-    scope = trio.CancelScope()
-    trio.lowlevel.spawn_system_task(tick_forever)
-    try:
-        yield
-    finally:
-        scope.cancel()

@@ -1,0 +1,289 @@
+"""Work in scopes: that every finaliser runs, in time or not, cancelled or not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import pytest
+from dishka import AsyncContainer, BaseScope, Provider, Scope
+from dishka.exceptions import ExitError
+
+from websuckets.di.container import build_container
+from websuckets.di.work import TICKS_IN_TIME, Work, Works
+
+pytestmark = pytest.mark.anyio
+
+
+class One: ...
+
+
+class Two: ...
+
+
+class Three: ...
+
+
+def providing(scope: BaseScope, *sources: Callable[..., Any]) -> Provider:
+    provider = Provider(scope=scope)
+    for source in sources:
+        provider.provide(source)
+    return provider
+
+
+class Finalisers:
+    """Three things, each built on the one before; writes down when each is finalised."""
+
+    def __init__(self, checkpoints: int = 0, failing: bool = False, hanging: str = "") -> None:
+        self.opened: list[str] = []
+        self.started: list[str] = []
+        self.closed: list[str] = []
+        self.errors: list[BaseException | None] = []
+        self.checkpoints = checkpoints
+        self.failing = failing
+        self.hanging = hanging
+        self.waiting = anyio.Event()
+
+    async def _close(self, name: str, error: BaseException | None) -> None:
+        self.started.append(name)
+        self.errors.append(error)
+        try:
+            for _ in range(self.checkpoints):
+                await anyio.lowlevel.checkpoint()
+            if name == self.hanging:
+                self.waiting.set()
+                await anyio.sleep_forever()
+        finally:
+            self.closed.append(name)
+        if self.failing:
+            raise RuntimeError(name)
+
+    async def one(self) -> AsyncIterator[One]:
+        self.opened.append("one")
+        await self._close("one", (yield One()))
+
+    def two(self, one: One) -> Iterator[Two]:
+        self.opened.append("two")
+        error = yield Two()
+        self.started.append("two")
+        self.errors.append(error)
+        self.closed.append("two")
+
+    async def three(self, two: Two) -> AsyncIterator[Three]:
+        self.opened.append("three")
+        await self._close("three", (yield Three()))
+
+    async def scope(self) -> AsyncContainer:
+        container = build_container([providing(Scope.REQUEST, self.one, self.two, self.three)], [])
+        scope = container(scope=Scope.REQUEST)
+        await scope.get(Three)
+        assert self.opened == ["one", "two", "three"]
+        return scope
+
+
+ALL = ["three", "two", "one"]
+
+
+def begin() -> Work:
+    return Works(finalize_timeout=1).begin(anyio.CancelScope())
+
+
+async def close_in_work(container: AsyncContainer, error: BaseException | None = None) -> None:
+    with begin() as work:
+        await work.close(container, error)
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 3])
+@pytest.mark.parametrize("error", [None, ValueError()])
+async def test_finalisers_run_in_reverse_and_see_the_error(
+    checkpoints: int, error: Exception | None
+) -> None:
+    """Whether they wait for something or not."""
+    finalisers = Finalisers(checkpoints)
+    await close_in_work(await finalisers.scope(), error)
+    assert finalisers.closed == ALL
+    assert finalisers.errors == [error] * 3
+
+
+@pytest.mark.parametrize("checkpoints", [0, 2])
+async def test_all_run_when_some_fail(checkpoints: int) -> None:
+    """Their errors come together."""
+    finalisers = Finalisers(checkpoints, failing=True)
+    with pytest.raises(ExitError) as caught:
+        await close_in_work(await finalisers.scope())
+    assert [str(error) for error in caught.value.exceptions] == ["three", "one"]
+    assert finalisers.closed == ALL
+
+
+@pytest.mark.parametrize("cancelled_before", [False, True])
+@pytest.mark.parametrize("checkpoints", [0, 1, 3])
+async def test_cancelling_from_outside_does_not_stop_them(
+    cancelled_before: bool, checkpoints: int
+) -> None:
+    """Neither before they start, nor while they run; it takes effect afterwards."""
+    finalisers = Finalisers(checkpoints)
+    container = await finalisers.scope()
+    work = begin()
+    with anyio.CancelScope() as outside:
+        async with anyio.create_task_group() as tasks:
+            with work:
+                if cancelled_before:
+                    outside.cancel()
+                else:
+                    tasks.start_soon(_cancel, outside)
+                await work.close(container)
+                assert finalisers.started == finalisers.closed == ALL
+                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
+                finalisers.closed.append("too far")
+    assert finalisers.closed == ALL
+    assert outside.cancelled_caught
+
+
+async def _cancel(scope: anyio.CancelScope) -> None:
+    scope.cancel()
+
+
+async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() -> None:
+    """A task group or a timeout around a `yield` is left in the scope that it was entered in."""
+
+    async def one() -> AsyncIterator[One]:
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep_forever)
+                yield One()
+                tasks.cancel_scope.cancel()
+
+    container = build_container([providing(Scope.REQUEST, one)], [])
+    work = begin()
+    with work:
+        for error in (None, ValueError()):
+            scope = container(scope=Scope.REQUEST)
+            await scope.get(One)
+            await work.close(scope, error)
+    assert not work.is_late
+
+
+@pytest.mark.parametrize("checkpoints", [0, 2])
+async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoints: int) -> None:
+    """After so many ticks; those that need not wait finish, and the work is of no more use."""
+    finalisers = Finalisers(checkpoints, hanging="three")
+    container = await finalisers.scope()
+    work = begin()
+    work.tick()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_tick_when, finalisers.waiting, work)
+        with work:
+            await work.close(container)
+            assert work.is_late
+    assert finalisers.closed == ALL
+
+
+async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_building() -> None:
+    """Those that are left run where they were entered."""
+    waiting = anyio.Event()
+
+    async def one() -> AsyncIterator[One]:
+        async with anyio.create_task_group() as tasks:
+            yield One()
+            tasks.cancel_scope.cancel()
+
+    async def two(one: One) -> AsyncIterator[Two]:
+        yield Two()
+        waiting.set()
+        await anyio.sleep_forever()
+
+    container = build_container([providing(Scope.REQUEST, one, two)], [])
+    scope = container(scope=Scope.REQUEST)
+    work = begin()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_tick_when, waiting, work)
+        with work:
+            await scope.get(Two)
+            await work.close(scope)
+    assert work.is_late
+
+
+async def _tick_when(event: anyio.Event, work: Work) -> None:
+    await event.wait()
+    for _ in range(TICKS_IN_TIME + 1):
+        assert not work.is_late
+        work.tick()
+    assert work.is_late
+
+
+async def test_time_is_kept_for_all_that_is_open() -> None:
+    """A timer ticks for them; what it makes late says how long it had."""
+    finalisers = Finalisers(hanging="three")
+    works = Works(finalize_timeout=0.01)
+    container = await finalisers.scope()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(works.keep_time)
+        with works.begin(anyio.CancelScope()) as work:
+            assert work.lateness is None
+            await work.close(container)
+        tasks.cancel_scope.cancel()
+    assert finalisers.closed == ALL
+    assert str(work.lateness) == "finalisers took more than 0.01 seconds"
+
+
+@pytest.mark.on_asyncio
+async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
+    """`None` turns the limit off; only asyncio's own cancellation is left to stop them."""
+    finalisers = Finalisers(hanging="three")
+    container = await finalisers.scope()
+    works = Works(finalize_timeout=None)
+    await works.keep_time()
+    task = asyncio.ensure_future(close_in_work(container))
+    await finalisers.waiting.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert finalisers.closed == ALL
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("checkpoint", range(1, 8))
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.on_asyncio
+async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
+    times: int, checkpoint: int, failing: bool
+) -> None:
+    """`Task.cancel()` passes shields: the one it hits ends there, the rest run, then it goes on."""
+    finalisers = Finalisers(3, failing)
+    container = await finalisers.scope()
+    task = asyncio.ensure_future(close_in_work(container))
+    for _ in range(checkpoint):
+        await asyncio.sleep(0)
+    was_done = task.done()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.wait([task])
+    assert finalisers.started == finalisers.closed == ALL
+    assert task.cancelled() != was_done
+
+
+class Fatal(BaseException): ...
+
+
+@pytest.mark.parametrize("fatal", [Fatal, GeneratorExit, asyncio.CancelledError])
+async def test_even_after_a_fatal_error_the_others_run(
+    fatal: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It goes on when they are done; what then fails is logged."""
+    finalisers = Finalisers(1, failing=True)
+
+    class Last: ...
+
+    async def last(three: Three) -> AsyncIterator[Last]:
+        yield Last()
+        raise fatal
+
+    provider = providing(Scope.REQUEST, finalisers.one, finalisers.two, finalisers.three, last)
+    scope = build_container([provider], [])(scope=Scope.REQUEST)
+    await scope.get(Last)
+    with pytest.raises(fatal):
+        await close_in_work(scope)
+    assert finalisers.closed == ALL
+    assert caplog.messages == ["finalisers failed"]

@@ -1,0 +1,718 @@
+"""Hooks: when each runs, with what, and what becomes of its errors."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from dishka import Provider, Scope, provide
+from harness import TIMEOUT, app_with, connect, dial, talk
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Request
+
+from websuckets import CommandGroup, ConnectionTasks, Limits, Message, Payload, Socket, WebSuckets
+from websuckets.exc import (
+    ClientError,
+    ConfigurationError,
+    HandshakeRefused,
+    InvalidHandlerSignature,
+    MissingProvider,
+    NotAuthorized,
+)
+from websuckets.security import CurrentUser
+from websuckets.session import Session, User
+
+pytestmark = pytest.mark.anyio
+
+
+class Visit: ...
+
+
+class Work: ...
+
+
+class Account: ...
+
+
+class Journalling(Provider):
+    """Writes down when the objects of a connection and of a message are opened and closed."""
+
+    def __init__(self, journal: list[str]) -> None:
+        super().__init__()
+        self.journal = journal
+
+    @provide(scope=Scope.SESSION)
+    async def visit(self) -> AsyncIterator[Visit]:
+        self.journal.append("open visit")
+        yield Visit()
+        await anyio.sleep(0)
+        self.journal.append("close visit")
+
+    @provide(scope=Scope.REQUEST)
+    async def work(self) -> AsyncIterator[Work]:
+        self.journal.append("open work")
+        error = yield Work()
+        await anyio.sleep(0)
+        self.journal.append("close work" + (f" with {type(error).__name__}" if error else ""))
+
+    @provide(scope=Scope.REQUEST)
+    def account(self, user: CurrentUser) -> Account:
+        return Account()
+
+
+@pytest.fixture
+def group(journal: list[str]) -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("who", protected=True)
+    async def who(socket: ServerConnection, *, user: CurrentUser) -> Any:
+        return user.id
+
+    @group.command("run")
+    async def run(socket: ServerConnection) -> None:
+        journal.append("run")
+
+    return group
+
+
+@pytest.fixture
+def app(journal: list[str], group: CommandGroup) -> WebSuckets:
+    return app_with(group, providers=[Journalling(journal)])
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
+
+
+def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
+    for n in (1, 2):
+
+        @app.on_startup
+        async def startup(session: Session, work: Work, n: int = n) -> None:
+            assert Session.online is session.online
+            journal.append(f"startup {n}")
+
+        @app.on_handshake
+        async def handshake(request: Request, user: User, visit: Visit, n: int = n) -> None:
+            assert user.socket.id not in Session.online
+            journal.append(f"handshake {n}")
+
+        @app.on_connect
+        async def connected(socket: Socket, user: User, visit: Visit, n: int = n) -> None:
+            assert Session.online[socket.id] is user
+            await socket.send(f"hello {n}")
+            journal.append(f"connect {n}")
+
+        @app.on_disconnect
+        async def gone(socket: Socket, user: User, visit: Visit, n: int = n) -> None:
+            assert Session.online[socket.id] is user
+            assert socket.close_code is not None
+            journal.append(f"disconnect {n}")
+
+    return app
+
+
+async def test_each_runs_once_in_order(app: WebSuckets, journal: list[str]) -> None:
+    """Startup before the port opens; one SESSION scope from the handshake to the disconnect."""
+    async with with_all_hooks(app, journal).serve("127.0.0.1", 0) as server:
+        startup = ["open work", "startup 1", "close work", "open work", "startup 2", "close work"]
+        assert journal == startup
+        for _ in range(2):
+            journal.clear()
+            async with dial(server) as client:
+                assert [await client.receive_frame() for _ in "12"] == ["hello 1", "hello 2"]
+                await client.call("run", id=1)
+            await until(journal, "close visit")
+            assert journal == [
+                *("open visit", "handshake 1", "handshake 2", "connect 1", "connect 2"),
+                *("run", "disconnect 1", "disconnect 2", "close visit"),
+            ]
+
+
+async def until(journal: list[str], entry: str) -> None:
+    """Wait for what the server does after the client has left."""
+    with anyio.fail_after(TIMEOUT):
+        while entry not in journal:
+            await anyio.sleep(0.001)
+
+
+async def test_a_client_that_vanishes_is_disconnected_once(
+    app: WebSuckets, journal: list[str]
+) -> None:
+    """After the command that it left behind, also when its reply cannot be sent any more."""
+    running, go_on = anyio.Event(), anyio.Event()
+    slow = CommandGroup()
+
+    @slow.command("slow")
+    async def wait(socket: ServerConnection) -> str:
+        running.set()
+        await go_on.wait()
+        journal.append("slow")
+        return "nobody hears it"
+
+    app.include_command_group(slow)
+    async with with_all_hooks(app, journal).serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await client.send("slow")
+            await running.wait()
+            await client.vanish()
+        go_on.set()
+        await until(journal, "close visit")
+        assert journal[-4:] == ["slow", "disconnect 1", "disconnect 2", "close visit"]
+
+
+async def test_when_the_server_stops_they_still_run(app: WebSuckets, journal: list[str]) -> None:
+    """For clients that answer the close, and for handlers that are cancelled."""
+    slow = CommandGroup()
+    running = anyio.Event()
+
+    @slow.command("slow")
+    async def wait(socket: ServerConnection) -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    app = app_with(slow, providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
+    async with with_all_hooks(app, journal).serve("127.0.0.1", 0) as server, dial(server) as client:
+        await client.send("slow")
+        await running.wait()
+        journal.clear()
+    assert journal == ["disconnect 1", "disconnect 2", "close visit"]
+
+
+# Refusing
+
+
+async def refused(app: WebSuckets) -> tuple[int, str, Any]:
+    """The status, text and headers of the refusal."""
+    async with app.serve("127.0.0.1", 0) as server:
+        with pytest.raises(InvalidStatus) as caught:
+            async with connect(server.urls[0]):
+                raise AssertionError("it was let in")
+    response = caught.value.response
+    return response.status_code, response.body.decode(), response.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (
+            HandshakeRefused(401, "who are you?", {"WWW-Authenticate": "Bearer"}),
+            401,
+            "who are you?",
+        ),
+        (HandshakeRefused(), 403, ""),
+        (ClientError("not you", {"not": "told"}), 403, "not you"),
+        (NotAuthorized(), 403, "not authorized"),
+        (ExceptionGroup("", [HandshakeRefused(429)]), 429, ""),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+async def test_a_handshake_may_be_refused(
+    journal: list[str], app: WebSuckets, error: Exception, status: int, text: str
+) -> None:
+    """With an HTTP status; what was opened for it is closed, and nobody is connected."""
+
+    @app.on_handshake
+    async def refuse(work: Work, visit: Visit) -> None:
+        raise error
+
+    @app.on_handshake
+    async def never() -> None:
+        journal.append("never")
+
+    @app.on_connect
+    async def connected() -> None:
+        journal.append("never")
+
+    @app.on_disconnect
+    async def disconnected() -> None:
+        journal.append("never")
+
+    got = await refused(app)
+    assert got[:2] == (status, text)
+    if status == 401:
+        assert got[2]["WWW-Authenticate"] == "Bearer"
+    closed = f"close work with {type(error).__name__}"
+    assert journal == ["open work", "open visit", closed, "close visit"]
+
+
+async def test_a_handshake_hook_that_fails_is_an_incident(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client gets its number, the log the rest."""
+
+    @app.on_handshake
+    async def fail() -> None:
+        raise RuntimeError("canary")
+
+    status, text, _ = await refused(app)
+    incident = re.fullmatch(r"incident ([0-9a-f]{16})", text)
+    assert status == 500 and incident is not None
+    (record,) = errors(caplog)
+    assert incident[1] in record.getMessage() and "on_handshake" in record.getMessage()
+    assert "canary" in str(record.exc_info)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda: HandshakeRefused(200), lambda: HandshakeRefused(headers={"A": "b\r\nC: d"})]
+)
+def test_a_refusal_that_is_no_refusal(wrong: Any) -> None:
+    """Another status would not refuse; a header may not end its line."""
+    with pytest.raises(ValueError, match="HandshakeRefused"):
+        wrong()
+
+
+async def test_who_is_authenticated_in_the_handshake_is_verified_from_the_start(
+    app: WebSuckets,
+) -> None:
+    """The record of the client is there already."""
+
+    @app.on_handshake
+    async def authenticate(request: Request, user: User) -> None:
+        user.id = request.headers["X-User"]
+        user.token = "secret"
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server, additional_headers={"X-User": "ann"}) as client:
+            reply = await client.call("who", token="secret")
+            assert reply["payload"] == "ann"
+
+
+async def test_hooks_see_only_what_websockets_finds_acceptable(
+    app: WebSuckets, journal: list[str]
+) -> None:
+    """A wrong origin, or what the program's own process_response refuses, comes to none."""
+
+    @app.on_handshake
+    async def hook() -> None:
+        journal.append("hook")
+
+    async def refuse(connection: Any, request: Request, response: Any) -> Any:
+        refused = "/no" in request.path
+        return connection.respond(418, "no") if refused else None
+
+    options = {"origins": ["https://good.example"], "process_response": refuse}
+    async with app.serve("127.0.0.1", 0, **options) as server:
+        for origin, path, allowed in [
+            ("https://bad.example", "/", False),
+            ("https://good.example", "/no", False),
+            ("https://good.example", "/", True),
+        ]:
+            try:
+                async with connect(server.urls[0] + path, origin=origin):
+                    assert allowed
+            except InvalidStatus:
+                assert not allowed
+    assert journal == ["hook"]
+
+
+async def test_a_handshake_that_takes_too_long_is_given_up(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After websockets' own open_timeout, and everything is closed."""
+
+    @app.on_handshake
+    async def hang(visit: Visit, work: Work) -> None:
+        await anyio.sleep_forever()
+
+    async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:
+        with pytest.raises((EOFError, ConnectionClosed, OSError, Exception)):
+            async with connect(server.urls[0]):
+                raise AssertionError("it was let in")
+        await until(journal, "close visit")
+    assert errors(caplog) == []
+
+
+async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: list[str]) -> None:
+    """Is waited for like a command, cancelled at the deadline, and never becomes a connection."""
+    waiting = anyio.Event()
+
+    @app.on_handshake
+    async def hang(visit: Visit) -> None:
+        waiting.set()
+        await anyio.sleep_forever()
+
+    @app.on_connect
+    async def never() -> None:
+        journal.append("never")
+
+    app._limits = Limits(drain_timeout=0.05)
+    statuses: list[int] = []
+
+    async def knock(url: str) -> None:
+        try:
+            async with connect(url):
+                raise AssertionError("it was let in")
+        except InvalidStatus as error:
+            statuses.append(error.response.status_code)
+
+    async with anyio.create_task_group() as tasks:
+        async with app.serve("127.0.0.1", 0) as server:
+            tasks.start_soon(knock, server.urls[0])
+            await waiting.wait()
+    assert statuses == [503]
+    assert journal == ["open visit", "close visit"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (ClientError("no seat left", {"not": "told"}), 1008, "no seat left"),
+        (ClientError("ж" * 100), 1008, "ж" * 61),
+        (RuntimeError("canary"), 1011, r"incident [0-9a-f]{16}"),
+        (ExceptionGroup("", [ClientError("alone")]), 1008, "alone"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+async def test_a_connection_may_be_refused(
+    app: WebSuckets,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: int,
+    reason: str,
+) -> None:
+    """With a close code, before any command; then nobody was connected who could leave."""
+    sent = anyio.Event()
+
+    @app.on_connect
+    async def refuse(work: Work, visit: Visit) -> None:
+        await sent.wait()
+        raise error
+
+    @app.on_connect
+    async def never() -> None:
+        journal.append("never")
+
+    @app.on_disconnect
+    async def disconnected() -> None:
+        journal.append("never")
+
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
+        await client.send("run")
+        sent.set()
+        got = await client.closed()
+        await until(journal, "close visit")
+    assert got[0] == code and re.fullmatch(reason, got[1] or "")
+    closed = f"close work with {type(error).__name__}"
+    assert journal == ["open work", "open visit", closed, "close visit"]
+    assert len(errors(caplog)) == (code == 1011)
+
+
+async def test_a_client_that_leaves_while_it_is_greeted(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is no incident, and was never connected."""
+    greeting, left = anyio.Event(), anyio.Event()
+
+    @app.on_connect
+    async def greet(socket: Socket, visit: Visit) -> None:
+        greeting.set()
+        await left.wait()
+        with anyio.fail_after(TIMEOUT):
+            while True:
+                await socket.send("hello")
+                await anyio.sleep(0.001)
+
+    @app.on_disconnect
+    async def disconnected() -> None:
+        journal.append("never")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await greeting.wait()
+            await client.vanish()
+        left.set()
+        await until(journal, "close visit")
+    assert journal == ["open visit", "close visit"]
+    assert errors(caplog) == []
+
+
+async def test_a_connect_hook_that_still_runs_when_the_server_stops(journal: list[str]) -> None:
+    """Is cancelled at the deadline; the connection has not begun, so none is told of its end."""
+    app = app_with(providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
+    running = anyio.Event()
+
+    @app.on_connect
+    async def hang(visit: Visit, work: Work) -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    @app.on_disconnect
+    async def disconnected() -> None:
+        journal.append("never")
+
+    async with app.serve("127.0.0.1", 0) as server, dial(server):
+        await running.wait()
+    assert journal[:2] == ["open visit", "open work"]
+    assert journal[2].startswith("close work with Cancelled") and journal[3:] == ["close visit"]
+
+
+async def test_a_disconnect_hook_that_fails_disturbs_nobody(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged with an incident; the other hooks run, and the scope is closed."""
+
+    @app.on_disconnect
+    async def fail(visit: Visit) -> None:
+        raise ClientError("nobody is there to be told")
+
+    @app.on_disconnect
+    async def second() -> None:
+        journal.append("second")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server):
+            pass
+        await until(journal, "close visit")
+    assert journal == ["open visit", "second", "close visit"]
+    (record,) = errors(caplog)
+    assert re.search(r"on_disconnect .*fail failed, incident", record.getMessage())
+
+
+async def test_a_disconnect_hook_that_hangs_is_cancelled(
+    journal: list[str], group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has as long as finalisers have, so that no connection is kept for good."""
+    app = app_with(group, providers=[Journalling(journal)], limits=Limits(finalize_timeout=0.02))
+
+    @app.on_disconnect
+    async def hang(visit: Visit) -> None:
+        await anyio.sleep_forever()
+
+    @app.on_disconnect
+    async def second() -> None:
+        journal.append("second")
+
+    async with talk(app):
+        pass
+    assert journal == ["open visit", "second", "close visit"]
+    (record,) = errors(caplog)
+    assert "took more than 0.02 seconds" in str(record.exc_info)
+
+
+class Late: ...
+
+
+def late(scope: Scope) -> Provider:
+    async def late() -> AsyncIterator[Late]:
+        yield Late()
+        await anyio.sleep_forever()
+
+    provider = Provider(scope=scope)
+    provider.provide(late)
+    return provider
+
+
+@pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
+async def test_finalisers_of_a_hook_are_bounded(
+    kind: str, journal: list[str], group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Past it the hook failed, and what then comes is as ever."""
+    app = app_with(group, providers=[late(Scope.REQUEST)], limits=Limits(finalize_timeout=0.02))
+
+    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    async def slow(late: Late) -> None:
+        journal.append("hook")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        if kind == "on_handshake":
+            with pytest.raises(InvalidStatus, match="500"):
+                async with connect(server.urls[0]):
+                    raise AssertionError("it was let in")
+        else:
+            async with dial(server) as client:
+                if kind == "on_connect":
+                    assert (await client.closed())[0] == 1011
+    (record,) = errors(caplog)
+    assert "finalisers took more than 0.02 seconds" in str(record.exc_info)
+    assert journal == ["hook"]
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
+async def test_a_hook_that_waits_for_what_somebody_cancelled(
+    kind: str, app: WebSuckets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Failed; its connection was not meant."""
+    import asyncio
+
+    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    async def wait() -> None:
+        task = asyncio.ensure_future(asyncio.sleep(10))
+        task.cancel()
+        await task
+
+    async with app.serve("127.0.0.1", 0) as server:
+        if kind == "on_handshake":
+            with pytest.raises(InvalidStatus, match="500"):
+                async with connect(server.urls[0]):
+                    raise AssertionError("it was let in")
+        else:
+            async with dial(server) as client:
+                if kind == "on_connect":
+                    assert (await client.closed())[0] == 1011
+    assert len(errors(caplog)) == 1
+
+
+# Starting
+
+
+async def test_a_startup_hook_that_fails_ends_the_start(
+    app: WebSuckets, journal: list[str]
+) -> None:
+    """No port was opened; what was opened is closed; it may be tried again."""
+
+    @app.on_startup
+    async def fail(work: Work) -> None:
+        raise RuntimeError("no database")
+
+    for _ in range(2):
+        journal.clear()
+        with pytest.raises(RuntimeError, match="no database") as caught:
+            async with app.serve("127.0.0.1", 0):
+                raise AssertionError("it started")
+        assert "on_startup" in caught.value.__notes__[0]
+        assert journal == ["open work", "close work with RuntimeError"]
+
+
+async def test_hooks_are_registered_before_the_start(app: WebSuckets) -> None:
+    """Later ones would never run."""
+    async with app.serve("127.0.0.1", 0):
+        with pytest.raises(ConfigurationError, match="register on_connect hooks before"):
+
+            @app.on_connect
+            async def late() -> None: ...
+
+
+class Missing: ...
+
+
+def test_what_is_no_hook_is_refused_when_decorated() -> None:
+    """With all that is wrong with it, and where it stands."""
+    app = WebSuckets()
+    with pytest.raises(InvalidHandlerSignature) as caught:
+
+        @app.on_connect  # type: ignore[type-var]
+        def sync(unannotated, *many) -> None: ...  # type: ignore[no-untyped-def]
+
+    problems = "\n".join(caught.value.problems)
+    assert "a hook is an `async def` that returns" in problems
+    assert "`unannotated` has no annotation" in problems
+    assert "`*many`: nothing can fill it" in problems
+    assert "test_hooks.py" in problems
+    with pytest.raises(InvalidHandlerSignature, match="a hook is an `async def` that returns"):
+
+        @app.on_connect  # type: ignore[type-var]
+        async def stream() -> AsyncIterator[int]:
+            yield 1
+
+    with pytest.raises(InvalidHandlerSignature, match="there is no payload"):
+
+        @app.on_connect
+        async def payload(model: Payload[int]) -> None: ...
+
+
+async def not_started(app: WebSuckets) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        async with app.serve("127.0.0.1", 0):
+            raise AssertionError("it started")
+    return caught.value
+
+
+async def test_hooks_are_proved_at_start(app: WebSuckets) -> None:
+    """What nothing provides is told together with what handlers miss."""
+    group = CommandGroup()
+
+    @group.command("handler")
+    async def handler(socket: ServerConnection, *, missing: Missing) -> None: ...
+
+    @app.on_connect
+    async def greet(missing: Missing) -> None: ...
+
+    app.include_command_group(group)
+    error = await not_started(app)
+    assert isinstance(error, MissingProvider)
+    assert len(error.problems) == 2
+    assert "greet` (" in error.problems[1]
+    assert "parameter `missing: Missing` cannot be provided" in error.problems[1]
+    assert "put it second" not in error.problems[1]
+
+
+@pytest.mark.parametrize("kind", ["on_startup", "on_handshake", "on_connect", "on_disconnect"])
+async def test_what_a_hook_cannot_have(app: WebSuckets, kind: str) -> None:
+    """Nothing of a message; at startup nothing of a connection, either; however far below."""
+
+    async def hook(
+        message: Message, user: CurrentUser, maybe: CurrentUser | None, account: Account
+    ) -> None: ...
+
+    getattr(app, kind)(hook)
+    error = await not_started(app)
+    assert type(error) is ConfigurationError
+    told = [re.search(r"it asks for (.*): that belongs to a message", p) for p in error.problems]
+    asked = [match[1] for match in told if match is not None]
+    assert (asked[0], asked[1], asked[3]) == (
+        "`Message`",
+        "`CurrentUser`",
+        "`Account` -> `CurrentUser`",
+    )
+    assert "CurrentUser" in asked[2] and len(asked) == 4
+
+
+async def test_what_a_startup_hook_cannot_have() -> None:
+    """There is no connection yet."""
+    app = WebSuckets()
+
+    @app.on_startup
+    async def hook(
+        socket: Socket,
+        connection: ServerConnection,
+        request: Request,
+        user: User,
+        tasks: ConnectionTasks,
+    ) -> None: ...
+
+    error = await not_started(app)
+    assert len(error.problems) == 5
+    for problem in error.problems:
+        assert "belongs to a connection, and at startup there is none" in problem
+
+
+async def test_a_default_of_a_hook_that_asks_for_too_much(app: WebSuckets) -> None:
+    """It would be filled, if there was a message."""
+
+    @app.on_connect
+    async def hook(account: Account | None = None) -> None: ...
+
+    error = await not_started(app)
+    assert "it asks for `Account` -> `CurrentUser`: that belongs to a message" in str(error)
+
+
+async def test_names_of_hooks_may_be_defined_later(app: WebSuckets, journal: list[str]) -> None:
+    """Until the start; then it is an error like a handler's."""
+
+    @app.on_connect
+    async def early(visit: "Defined") -> None:  # noqa: F821
+        journal.append(type(visit).__name__)
+
+    @app.on_connect
+    async def never(thing: "NeverDefined") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    error = await not_started(app)
+    assert "name 'Defined' is not defined" in str(error)
+    assert "name 'NeverDefined' is not defined" in str(error)
+
+
+async def test_a_hook_read_late_may_be_wrong(app: WebSuckets) -> None:
+    """Then the start says it."""
+
+    @app.on_connect
+    async def hook(model: "Defined") -> None: ...
+
+    Defined = Payload[int]
+    error = await not_started(app)
+    assert "there is no payload" in str(error)

@@ -1,0 +1,359 @@
+"""Tasks beside the messages: how long they live, and what becomes of their failures."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from anyio.abc import TaskStatus
+from dishka import Provider, Scope, provide
+from harness import TIMEOUT, app_with, dial, talk
+from websockets.asyncio.server import ServerConnection
+
+from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets.session import Session
+
+pytestmark = pytest.mark.anyio
+
+
+class Pool: ...
+
+
+class Visit: ...
+
+
+class Journalling(Provider):
+    """Writes down when the objects that tasks may use are opened and closed."""
+
+    def __init__(self, journal: list[str]) -> None:
+        super().__init__()
+        self.journal = journal
+
+    @provide(scope=Scope.APP)
+    async def pool(self) -> AsyncIterator[Pool]:
+        yield Pool()
+        self.journal.append("close pool")
+
+    @provide(scope=Scope.SESSION)
+    async def visit(self) -> AsyncIterator[Visit]:
+        yield Visit()
+        self.journal.append("close visit")
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    records = [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
+    return [record.getMessage() for record in records]
+
+
+async def until(journal: list[str], entry: str) -> None:
+    """Wait for what the server does in its own time."""
+    with anyio.fail_after(TIMEOUT):
+        while entry not in journal:
+            await anyio.sleep(0.001)
+
+
+class Worker:
+    """Work that goes on until it is cancelled."""
+
+    def __init__(self, journal: list[str], name: str) -> None:
+        self.journal = journal
+        self.name = name
+
+    async def __call__(self) -> None:
+        self.journal.append(f"{self.name} begins")
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.journal.append(f"{self.name} ends")
+
+
+async def fail() -> None:
+    raise RuntimeError("canary")
+
+
+@pytest.fixture
+def app(journal: list[str]) -> WebSuckets:
+    group = CommandGroup()
+
+    @group.command("work")
+    async def work(socket: ServerConnection, *, tasks: ConnectionTasks, visit: Visit) -> None:
+        tasks.start_soon(Worker(journal, "command"))
+
+    @group.command("fail")
+    async def start_failing(
+        socket: ServerConnection, *, tasks: ConnectionTasks, app_tasks: AppTasks
+    ) -> None:
+        tasks.start_soon(fail)
+        app_tasks.start_soon(fail, name="the canary")
+
+    @group.command("ping")
+    async def ping(socket: ServerConnection, *, pool: Pool) -> str:
+        return "pong"
+
+    app = app_with(group, providers=[Journalling(journal)])
+
+    @app.on_startup
+    async def start(tasks: AppTasks, pool: Pool) -> None:
+        tasks.start_soon(Worker(journal, "app"))
+
+    @app.on_disconnect
+    async def gone() -> None:
+        journal.append("disconnect")
+
+    return app
+
+
+async def test_they_live_as_long_as_what_they_belong_to(
+    app: WebSuckets, journal: list[str]
+) -> None:
+    """A connection's end after its disconnect hooks, the app's after the last connection."""
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
+        async with dial(server) as client:
+            await client.call("work", id=1)
+            await until(journal, "command begins")
+        await until(journal, "close visit")
+        assert journal == [
+            *("app begins", "command begins", "disconnect", "command ends", "close visit"),
+        ]
+        await other.call("work", id=1)
+        journal.clear()
+    assert journal[-2:] == ["app ends", "close pool"]
+    assert journal[-3] == "close visit" and journal[0] == "disconnect"
+
+
+async def test_what_fails_is_logged_and_nobody_else_is_touched(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Under an incident each; other tasks, the connection and the app go on."""
+    async with talk(app) as client:
+        await client.call("work", id=1)
+        await client.call("fail", id=2)
+        with anyio.fail_after(TIMEOUT):
+            while len(errors(caplog)) < 2:
+                await anyio.sleep(0.001)
+        assert (await client.call("ping"))["payload"] == "pong"
+        assert "command ends" not in journal and "app ends" not in journal
+        socket_id = next(iter(app._session.online))
+    assert {message.partition(" failed, incident")[0] for message in errors(caplog)} == {
+        f"fail of connection {socket_id}",
+        "the canary of the app",
+    }
+    assert "canary" in caplog.text
+
+
+async def test_start_waits_for_the_task_to_be_ready(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is raised before is its caller's, what is raised after is logged."""
+    go_on = anyio.Event()
+
+    async def ready(value: int, *, task_status: TaskStatus[int]) -> None:
+        task_status.started(value)
+        await go_on.wait()
+        raise RuntimeError("later")
+
+    async def not_ready(*, task_status: TaskStatus[None]) -> None:
+        raise RuntimeError("earlier")
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        assert await tasks.start(ready, 5) == 5
+        with pytest.raises(RuntimeError, match="earlier"):
+            await tasks.start(not_ready)
+        assert repr(tasks) == "<tasks of the app>"
+
+    async with app.serve("127.0.0.1", 0):
+        assert errors(caplog) == []
+        go_on.set()
+        with anyio.fail_after(TIMEOUT):
+            while not errors(caplog):
+                await anyio.sleep(0.001)
+    assert "ready of the app failed" in errors(caplog)[0]
+
+
+async def test_they_know_the_session(app: WebSuckets) -> None:
+    """As what started them did."""
+    seen: list[Any] = []
+    done = anyio.Event()
+
+    async def look() -> None:
+        seen.append(Session.online)
+        done.set()
+
+    @app.on_startup
+    async def start(tasks: AppTasks, session: Session) -> None:
+        tasks.start_soon(look)
+        seen.append(session.online)
+
+    async with app.serve("127.0.0.1", 0):
+        await done.wait()
+    assert seen[0] is seen[1]
+
+
+async def test_a_group_may_be_cancelled(app: WebSuckets, journal: list[str]) -> None:
+    """All that it holds; then nothing can be started in it, and the others go on."""
+
+    @app.on_connect
+    async def cancel(socket: Socket, tasks: ConnectionTasks) -> None:
+        tasks.start_soon(Worker(journal, "connection"))
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+        await until(journal, "connection ends")
+
+    async with talk(app) as client:
+        assert (await client.call("ping"))["payload"] == "pong"
+        assert (await client.call("work"))["error"] == "internal error"
+        assert "app ends" not in journal
+
+
+async def test_a_group_is_not_entered(app: WebSuckets) -> None:
+    """It is open already, and whoever left it would end the tasks of others."""
+
+    @app.on_startup
+    async def enter(tasks: AppTasks) -> None:
+        with pytest.raises(RuntimeError, match="it is open already"):
+            async with tasks:
+                raise AssertionError("entered")
+        with pytest.raises(RuntimeError, match="it ends with what it belongs to"):
+            await tasks.__aexit__(None, None, None)
+
+    async with app.serve("127.0.0.1", 0):
+        pass
+
+
+@pytest.mark.skipif(
+    not hasattr(anyio.abc.TaskGroup, "create_task"), reason="anyio has it from 4.14 on"
+)
+async def test_tasks_of_coroutines(app: WebSuckets, caplog: pytest.LogCaptureFixture) -> None:
+    """The same, with a handle that may be awaited."""
+
+    async def five() -> int:
+        return 5
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        assert await tasks.create_task(five()) == 5
+        assert await tasks.create_task(fail(), name="named") is None
+        assert await tasks.start_soon(five) == 5
+
+    async with app.serve("127.0.0.1", 0):
+        pass
+    (message,) = errors(caplog)
+    assert message.startswith("named of the app failed")
+
+
+@pytest.mark.parametrize("whose", ["the app", "connection"])
+async def test_a_task_that_ignores_its_cancellation_is_left_behind(
+    journal: list[str], caplog: pytest.LogCaptureFixture, whose: str
+) -> None:
+    """With an error; what waits for it goes on after `Limits.finalize_timeout`."""
+    release = anyio.Event()
+
+    async def stubborn() -> None:
+        with anyio.CancelScope(shield=True):
+            await release.wait()
+
+    app = WebSuckets(limits=Limits(finalize_timeout=0.05), providers=[Journalling(journal)])
+
+    @app.on_connect
+    async def start(tasks: ConnectionTasks, app_tasks: AppTasks, visit: Visit, pool: Pool) -> None:
+        (app_tasks if whose == "the app" else tasks).start_soon(stubborn)
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server):
+            pass
+        await until(journal, "close visit")
+    assert journal == ["close visit", "close pool"]
+    (message,) = errors(caplog)
+    assert message.startswith(f"tasks of {whose}") and message.endswith("ignore their cancellation")
+    release.set()
+    await anyio.wait_all_tasks_blocked()
+
+
+@pytest.mark.on_asyncio
+async def test_asyncios_own_cancellation_of_a_task(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ends that task alone; one that waited for another that was cancelled has failed."""
+    done = anyio.Event()
+
+    async def suicide() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        try:
+            await asyncio.sleep(10)
+        finally:
+            done.set()
+
+    async def wait_for_cancelled() -> None:
+        other = asyncio.ensure_future(asyncio.sleep(10))
+        other.cancel()
+        await other
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        tasks.start_soon(suicide)
+        tasks.start_soon(wait_for_cancelled)
+
+    async with talk(app) as client:
+        await done.wait()
+        await client.call("work", id=1)
+        await until(journal, "command begins")
+        assert "app ends" not in journal
+    (message,) = errors(caplog)
+    assert "wait_for_cancelled of the app failed" in message
+
+
+async def test_a_start_that_is_cancelled(app: WebSuckets, journal: list[str]) -> None:
+    """Leaves nothing behind, and the app may start again."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        async with app.serve("127.0.0.1", 0):
+            raise AssertionError("it started")
+    assert scope.cancelled_caught and journal == []
+    async with talk(app) as client:
+        assert (await client.call("ping"))["payload"] == "pong"
+
+
+class Fatal(BaseException): ...
+
+
+async def test_even_what_is_no_exception_disturbs_nobody(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A test framework's own outcomes, for one; only the end of the program is passed on."""
+
+    async def die() -> None:
+        raise Fatal
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        tasks.start_soon(die)
+
+    async with talk(app) as client:
+        assert (await client.call("ping"))["payload"] == "pong"
+        assert "app ends" not in journal
+    (message,) = errors(caplog)
+    assert "die of the app failed" in message
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_task_may_end_the_program(app: WebSuckets, error: type[BaseException]) -> None:
+    """On asyncio as any task does."""
+
+    async def die() -> None:
+        raise error
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        tasks.start_soon(die)
+
+    async def main() -> None:
+        async with app.serve("127.0.0.1", 0):
+            await asyncio.sleep(TIMEOUT)
+
+    with pytest.raises(error):
+        asyncio.run(main())

@@ -1,0 +1,186 @@
+"""What runs in scopes of a container: opened, bounded and closed so that every finaliser runs."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+from dishka import AsyncContainer, Scope
+from dishka.exceptions import ExitError
+
+from websuckets.backend import cancellations
+from websuckets.incidents import log_incident
+
+__all__ = ["Work", "Works"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+T = TypeVar("T")
+
+TICKS_IN_TIME: Final = 4
+"""How finely a timeout is measured: one that takes up to a quarter longer costs no timers."""
+
+
+class Works:
+    """All that is at work in a running app, and its time."""
+
+    def __init__(self, finalize_timeout: float | None) -> None:
+        self.finalize_timeout = finalize_timeout
+        self._open: set[Work] = set()
+
+    def begin(self, life: anyio.CancelScope) -> "Work":
+        """Work that ends early when ``life``, which is entered around it, is cancelled."""
+        return Work(self, life)
+
+    async def keep_time(self) -> None:
+        """Cancel what is late, for as long as this runs."""
+        if self.finalize_timeout is not None:
+            while True:
+                await anyio.sleep(self.finalize_timeout / TICKS_IN_TIME)
+                for work in list(self._open):
+                    work.tick()
+
+
+class Work:
+    """What a task does with one container after the other, and the cancel scope around it.
+
+    The task enters it once, as a context, and stays inside while containers come and go. That makes
+    closing them cheap, and lets finalisers leave cancel scopes that were entered inside of it.
+    After a container that was not closed in time it `is_late`, and has to be left.
+    """
+
+    __slots__ = ("_closing_for", "_life", "_scope", "_works")
+
+    def __init__(self, works: Works, life: anyio.CancelScope) -> None:
+        self._works = works
+        self._life = life
+        self._scope = anyio.CancelScope()
+        self._closing_for: int | None = None  # ticks
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        self._works._open.add(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._works._open.discard(self)
+        return bool(self._scope.__exit__(exc_type, exc, traceback))
+
+    def tick(self) -> None:
+        """Be late if a container has been closing for more than `TICKS_IN_TIME` ticks."""
+        if self._closing_for is not None:
+            self._closing_for += 1
+            if self._closing_for > TICKS_IN_TIME:
+                self._scope.cancel()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a container was not closed in time; then nothing more can be done in here."""
+        return self._scope.cancel_called
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether this error has to end what the work is for, rather than to be told."""
+        if isinstance(error, Exception):
+            return False
+        if not isinstance(error, anyio.get_cancelled_exc_class()):
+            return True
+        if self._life.cancel_called or cancellations() > 0:
+            return True
+        # Nobody else's: it may have waited for a task that somebody cancelled.
+        return not self.is_late and anyio.current_effective_deadline() == -math.inf
+
+    async def in_scope(
+        self,
+        container: AsyncContainer,
+        context: dict[Any, Any],
+        key: Any,
+        use: Callable[[Any], Awaitable[T]],
+        name: str,
+    ) -> tuple[T | None, BaseException | None, str | None]:
+        """Use what ``key`` stands for, in a REQUEST scope that is closed afterwards.
+
+        Gives the result of ``use``, or the error instead: what it or a dependency raised, else that
+        of finalisers. If both failed, the latter is logged, as that of ``name``, and its incident
+        given too. Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
+        """
+        scope = container(context, scope=Scope.REQUEST)
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = await use(await scope.get(key))
+        except BaseException as error:
+            failure = error
+        # Asked before, because being late looks like it afterwards, and again after, because
+        # until then it may be the cancellation of a timeout that a provider holds.
+        ends = failure is not None and self.ends_with(failure)
+        late = await self._close_after(scope, failure)
+        if failure is None:
+            return result, late, None
+        incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
+        if ends and self.ends_with(failure):
+            raise failure
+        return None, failure, incident
+
+    async def _close_after(
+        self, container: AsyncContainer, failure: BaseException | None
+    ) -> BaseException | None:
+        """Close the scope of what failed, or did not; what went wrong with that."""
+        try:
+            await self.close(container, failure)
+        except ExitError as errors:
+            others = [error for error in errors.exceptions if error is not failure]
+            return errors.derive(others) if others else None
+        except BaseException as error:
+            if self.ends_with(error):
+                raise
+            return error
+        return self.lateness
+
+    @property
+    def lateness(self) -> TimeoutError | None:
+        """The error to tell if it `is_late`."""
+        if not self.is_late:
+            return None
+        return TimeoutError(f"finalisers took more than {self._works.finalize_timeout} seconds")
+
+    async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
+        """Close a container: its finalisers run to their end, also when this task is cancelled.
+
+        They get ``error``, the one that ended what the container was for. If it takes too long,
+        which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that
+        is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
+        nothing can keep out, ends there, too, but those that are left run.
+
+        Raises dishka's ``ExitError`` with the errors of finalisers, and what else ended one of them
+        but for being late.
+        """
+        interruption: BaseException | None = None
+        self._scope.shield = True
+        self._closing_for = 0
+        try:
+            while True:
+                try:
+                    await container.__aexit__(None, error, None)
+                    break
+                except Exception as failures:  # all have run
+                    if interruption is None:
+                        raise
+                    logger.error("finalisers failed", exc_info=failures)
+                    break
+                except BaseException as fatal:
+                    # dishka forgets a finaliser once it has started it: again runs the next.
+                    interruption = interruption or fatal
+        finally:
+            self._closing_for = None
+            self._scope.shield = False
+        if interruption is not None:
+            is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
+            if not (is_cancellation and self.is_late):
+                raise interruption

@@ -1,0 +1,241 @@
+"""Tasks beside the messages: those of the app, those of a connection."""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NewType, NoReturn
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from websuckets.backend import cancellations, on_trio, spawn
+from websuckets.incidents import log_incident
+
+__all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "wait_through"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+AppTasks = NewType("AppTasks", TaskGroup)
+"""For work that lasts as long as the app runs (APP scope): feeds, game loops, clean-up.
+
+``tasks.start_soon(feed, broker)`` starts it, as in any task group of anyio. When the app stops, it
+is cancelled after the last connection is gone and before APP objects are finalised. Work that fails
+is logged with an incident, and disturbs nobody else.
+"""
+
+ConnectionTasks = NewType("ConnectionTasks", TaskGroup)
+"""The same for as long as a client is connected (SESSION scope).
+
+It is cancelled after the ``on_disconnect`` hooks and before SESSION objects are finalised.
+"""
+
+
+async def wait_through(event: anyio.Event, timeout: float | None = None) -> None:
+    """Wait for so many seconds at most, also when this is cancelled.
+
+    asyncio's own ``Task.cancel()``, which no shield keeps out, is raised afterwards.
+    """
+    interruption: BaseException | None = None
+    with anyio.move_on_after(timeout, shield=True) as scope:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as cancellation:
+                if scope.cancel_called:
+                    raise
+                interruption = cancellation
+    if interruption is not None:
+        raise interruption
+
+
+class Background:
+    """Where the tasks of a running app live that no task of the program is the parent of.
+
+    It is entered and left by whoever runs the app, maybe in different tasks, and lives in between.
+    ``patience`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
+    """
+
+    def __init__(self, patience: float | None) -> None:
+        self.patience = patience
+        self._started = anyio.Event()
+        self._ending = anyio.Event()
+        self._ended = anyio.Event()
+        self._group: TaskGroup
+
+    async def __aenter__(self) -> "Background":
+        self._task = spawn(self._live)
+        try:
+            await self._started.wait()
+        except BaseException:
+            self._ending.set()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Cancel what is left, and wait until it is gone."""
+        self._ending.set()
+        await wait_through(self._ended, self.patience)
+
+    async def _live(self) -> None:
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._started.set()
+                await self._ending.wait()
+                self._group.cancel_scope.cancel()
+        finally:
+            self._ended.set()
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start a task; ``function`` must not raise anything but cancellations."""
+        self._group.start_soon(self._run, function, args)
+
+    async def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
+        """Start a task and wait for what it tells its ``task_status``; it raises only before."""
+        return await self._group.start(function, *args)
+
+    async def _run(
+        self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            await function(*args)
+        except anyio.get_cancelled_exc_class():
+            if _concerns(self._group):
+                raise
+
+
+def _concerns(group: TaskGroup) -> bool:
+    """Whether a cancellation is that of the group, to which it has to be passed on.
+
+    What asyncio's own ``Task.cancel()`` did to a single task would cancel all of the group.
+    """
+    return group.cancel_scope.cancel_called or on_trio()
+
+
+class TaskSource:
+    """Opens a task group when somebody first asks for one, and ends it.
+
+    ``whose`` names it in the log. What is never asked for costs nothing. It lives as long as that
+    for which the tasks work.
+    """
+
+    __slots__ = ("_background", "_ending", "_tasks", "_whose")
+
+    def __init__(self, background: Background, whose: str) -> None:
+        self._background = background
+        self._whose = whose
+        self._tasks: Tasks | None = None
+
+    async def open(self) -> "Tasks":
+        """To be called once."""
+        self._ending = anyio.Event()
+        self._tasks = tasks = await self._background.start(self._hold_open)
+        return tasks  # type: ignore[no-any-return]
+
+    async def end(self) -> None:
+        """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
+        if self._tasks is None:
+            return
+        self._ending.set()
+        try:
+            await wait_through(self._tasks.ended, self._background.patience)
+        finally:
+            if not self._tasks.ended.is_set():
+                logger.error("tasks of %s ignore their cancellation", self._whose)
+
+    async def _hold_open(self, *, task_status: TaskStatus["Tasks"]) -> None:
+        ended = anyio.Event()
+        try:
+            async with anyio.create_task_group() as group:
+                task_status.started(Tasks(group, self._whose, ended))
+                await self._ending.wait()
+                group.cancel_scope.cancel()
+        finally:
+            ended.set()
+
+
+class Tasks(TaskGroup):
+    """A task group in which what fails is logged with an incident, and the others go on.
+
+    It cannot be entered: whoever opened it ends it.
+    """
+
+    def __init__(self, group: TaskGroup, whose: str, ended: anyio.Event) -> None:
+        self._group = group
+        self._whose = whose
+        self.cancel_scope: anyio.CancelScope = group.cancel_scope
+        self.ended = ended
+        """Set when no task is left."""
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        """As anyio's, which has it from 4.14 on; the handle of what failed gives ``None``."""
+        name = options["name"] = options.get("name") or _name_of(coro)
+        return self._group.create_task(self._finish(coro, name), **options)
+
+    def start_soon(  # type: ignore[misc, override]  # final from anyio 4.14 on, abstract before
+        self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: object = None
+    ) -> Any:
+        name = name or _name_of(func)
+        return self._group.start_soon(self._run, func, args, name, name=name)
+
+    async def start(
+        self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any
+    ) -> Any:
+        """As anyio's; raises what ``func`` raises before it has started."""
+        name = options["name"] = options.get("name") or _name_of(func)
+        return await self._group.start(self._run_until_started, func, args, name, **options)
+
+    async def __aenter__(self) -> NoReturn:
+        raise RuntimeError(f"{self!r}: it is open already, and ends with what it belongs to")
+
+    async def __aexit__(self, *error: object) -> NoReturn:
+        raise RuntimeError(f"{self!r}: it ends with what it belongs to")
+
+    def __repr__(self) -> str:
+        return f"<tasks of {self._whose}>"
+
+    async def _run(self, func: Callable[..., Awaitable[Any]], args: Any, name: object) -> Any:
+        return await self._finish(func(*args), name)
+
+    async def _run_until_started(
+        self, func: Callable[..., Awaitable[Any]], args: Any, name: object, *, task_status: Any
+    ) -> Any:
+        status = _Status(task_status)
+        try:
+            return await func(*args, task_status=status)
+        except BaseException as error:
+            if not status.is_started:
+                raise
+            self._tell(error, name)
+
+    async def _finish(self, work: Awaitable[Any], name: object) -> Any:
+        try:
+            return await work
+        except BaseException as error:
+            self._tell(error, name)
+
+    def _tell(self, error: BaseException, name: object) -> None:
+        """Log what is wrong with it; raise what is the group's, and what ends the program."""
+        if isinstance(error, anyio.get_cancelled_exc_class()):
+            if _concerns(self._group):
+                raise error
+            if cancellations() > 0:
+                return
+            # It waited for another task, which somebody cancelled.
+        elif isinstance(error, KeyboardInterrupt | SystemExit):
+            raise error
+        log_incident(f"{name} of {self._whose}", error)
+
+
+class _Status:
+    """A ``task_status`` that remembers whether it was told."""
+
+    def __init__(self, status: TaskStatus[Any]) -> None:
+        self._status = status
+        self.is_started = False
+
+    def started(self, value: Any = None) -> None:
+        self.is_started = True
+        self._status.started(value)
+
+
+def _name_of(func: Any) -> str:
+    return getattr(func, "__qualname__", None) or repr(func)
