@@ -1,0 +1,239 @@
+"""A command that is cancelled at any of its checkpoints: whatever was opened is finalised."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from dishka import Provider, Scope, provide
+from harness import TIMEOUT, app_with, dial, on_trio
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from websuckets import CommandGroup, WebSuckets
+from websuckets.app import Server
+from websuckets.di import provide_context
+from websuckets.di.work import Work
+from websuckets.dispatcher import Dispatcher
+
+pytestmark = pytest.mark.anyio
+
+MOST = 100
+"""Checkpoints that no command of these tests has."""
+
+
+class Visit: ...
+
+
+class Outer: ...
+
+
+class Middle: ...
+
+
+class Inner: ...
+
+
+@dataclass
+class Ledger:
+    """What was opened and finalised, in order; a message's things, and its connection's."""
+
+    opened: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    interrupted: list[str] = field(default_factory=list)
+    visit_closed: anyio.Event = field(default_factory=anyio.Event)
+
+    async def open(self, name: str) -> None:
+        await anyio.lowlevel.checkpoint()
+        self.opened.append(name)
+
+    async def close(self, name: str) -> None:
+        try:
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+        except BaseException:
+            self.interrupted.append(name)
+            raise
+        finally:
+            self.closed.append(name)
+            if name == "visit":
+                self.visit_closed.set()
+
+
+class Things(Provider):
+    """One of each kind of provider, each built on the one before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+
+    @provide(scope=Scope.SESSION)
+    async def visit(self) -> AsyncIterator[Visit]:
+        ledger = self.ledger
+        await ledger.open("visit")
+        yield Visit()
+        await ledger.close("visit")
+
+    @provide(scope=Scope.REQUEST)
+    async def outer(self, visit: Visit) -> AsyncIterator[Outer]:
+        ledger = self.ledger
+        await ledger.open("outer")
+        yield Outer()
+        await ledger.close("outer")
+
+    @provide(scope=Scope.REQUEST)
+    def middle(self, outer: Outer) -> Iterator[Middle]:
+        ledger = self.ledger
+        ledger.opened.append("middle")
+        yield Middle()
+        ledger.closed.append("middle")
+
+    @asynccontextmanager
+    async def inner(self, middle: Middle) -> AsyncIterator[Inner]:
+        ledger = self.ledger
+        await ledger.open("inner")
+        try:
+            yield Inner()
+        finally:
+            await ledger.close("inner")
+
+
+class Steps:
+    """Awaits something, and acts when it is about to wait for the n-th time."""
+
+    def __init__(self, awaited: Awaitable[Any], at: set[int], act: Callable[[], None]) -> None:
+        self.awaited = awaited
+        self.at = at
+        self.act = act
+        self.taken = 0
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        steps: Any = self.awaited.__await__()
+        step, given = steps.send, None
+        while True:
+            try:
+                trap = step(given)
+            except StopIteration as end:
+                return end.value
+            self.taken += 1
+            if self.taken in self.at:
+                self.act()
+            try:
+                step, given = steps.send, (yield trap)
+            except BaseException as error:
+                step, given = steps.throw, error  # type: ignore[assignment]
+
+
+@pytest.fixture
+def things() -> Things:
+    return Things()
+
+
+@pytest.fixture
+def app(things: Things) -> WebSuckets:
+    group = CommandGroup()
+
+    @group.command("command")
+    async def command(socket: ServerConnection, *, inner: Inner) -> str:
+        for _ in range(3):
+            await anyio.lowlevel.checkpoint()
+        await socket.send('"half"')
+        return "done"
+
+    @group.command("stream")
+    async def stream(socket: ServerConnection, *, inner: Inner) -> AsyncIterator[int]:
+        for number in range(2):
+            await anyio.lowlevel.checkpoint()
+            yield number
+
+    @group.command("ping")
+    async def ping(socket: ServerConnection) -> str:
+        return "pong"
+
+    return app_with(group, providers=[things, provide_context(things.inner)])
+
+
+def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
+    """Have each command cancelled at its n-th checkpoints; gives the steps that it takes."""
+    taken: list[Steps] = []
+
+    def stepping(awaited: Awaitable[Any], work: Work) -> Steps:
+        def cancel() -> None:
+            if natively:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            else:
+                work._life.cancel()
+
+        taken.append(Steps(awaited, at, cancel))
+        return taken[-1]
+
+    answer, answer_stream = Dispatcher.answer, Dispatcher.answer_stream
+
+    async def stepping_answer(self: Any, frame: Any, peer: Any) -> Any:
+        if b"command" in frame.encode():
+            return await stepping(answer(self, frame, peer), peer.work)
+        return await answer(self, frame, peer)
+
+    async def stepping_stream(self: Any, call: Any, peer: Any, work: Work) -> Any:
+        return await stepping(answer_stream(self, call, peer, work), work)
+
+    monkeypatch.setattr(Dispatcher, "answer", stepping_answer)
+    monkeypatch.setattr(Dispatcher, "answer_stream", stepping_stream)
+    return taken
+
+
+async def run(server: Server, name: str) -> None:
+    """Call the command on a connection of its own, until it has ended somehow."""
+    async with dial(server) as client:
+        await client.send(name, id=1)
+        try:
+            while True:
+                reply = await client.receive()
+                if isinstance(reply, dict) and "more" not in reply:
+                    break
+        except ConnectionClosed:
+            pass
+
+
+@pytest.mark.parametrize("name", ["command", "stream"])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("natively", [False, True])
+async def test_whatever_was_opened_is_finalised_in_reverse(
+    app: WebSuckets,
+    things: Things,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    times: int,
+    natively: bool,
+) -> None:
+    """For each checkpoint, until the command gets through; others are served all the while."""
+    if natively and on_trio():
+        pytest.skip("trio has no cancellation but that of scopes")
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
+        for n in range(1, MOST):
+            ledger = things.ledger = Ledger()
+            with pytest.MonkeyPatch.context() as patch:
+                taken = cancelling_at({n, n + 1} if times == 2 else {n}, natively, patch)
+                await run(server, name)
+                if "visit" in ledger.opened:
+                    with anyio.fail_after(TIMEOUT):
+                        await ledger.visit_closed.wait()
+            assert ledger.closed == ledger.opened[::-1], f"cancelled at {n}"
+            # Nothing keeps asyncio's own cancellation out of the finaliser that it hits.
+            assert len(ledger.interrupted) <= (times if natively else 0), f"cancelled at {n}"
+            assert (await other.call("ping"))["payload"] == "pong"
+            if taken[0].taken < n:
+                break
+        assert 10 < n < MOST
+        assert ledger.opened == ["visit", "outer", "middle", "inner"]
+    errors = [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
+    # Whoever cancels a stream's task natively ends its connection with 1011.
+    assert bool(errors) == (natively and name == "stream")
