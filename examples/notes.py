@@ -105,19 +105,13 @@ class Passwords:
 
 
 class Storage(Provider):
-    """Opened for the first message that needs it."""
-
     passwords = provide(Passwords, scope=Scope.APP)
 
     @provide(scope=Scope.APP)
     async def engine(self) -> AsyncIterator[AsyncEngine]:
         engine = create_async_engine(database_url(), hide_parameters=True)  # logs tell no notes
-        try:
-            async with engine.begin() as connection:
-                await connection.run_sync(Table.metadata.create_all)
-            yield engine
-        finally:
-            await engine.dispose()
+        yield engine
+        await engine.dispose()
 
     @provide(scope=Scope.APP)
     def sessions(self, engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -215,6 +209,13 @@ async def delete_note(
 app = WebSuckets(providers=[Storage(), provide_context(transaction)])
 app.include_command_group(users)
 app.include_command_group(notes)
+
+
+@app.on_startup
+async def create_tables(engine: AsyncEngine) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(Table.metadata.create_all)
+
 
 if __name__ == "__main__":
     app.run("localhost", 9000)

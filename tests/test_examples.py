@@ -63,7 +63,28 @@ async def test_chat_delivers_direct_messages() -> None:
         assert gone == {"error": "not here", "details": {"nickname": "bob"}}
 
 
-@pytest.mark.parametrize("name", ["hello", "users", "chat", "notes"])
+async def test_ticker_streams_prices_until_it_is_told_to_stop() -> None:
+    """Each watcher gets its own; who cancels one goes on with the other."""
+    async with talk(load("ticker").app) as client:
+        prices = (await client.call("price list"))["payload"]
+        assert set(prices) == {"GOLD", "SILVER"}
+        for name in prices:
+            await client.send("price watch", payload=name, id=name)
+        items = [await client.receive() for _ in range(4)]
+        assert sorted(item["id"] for item in items) == ["GOLD", "GOLD", "SILVER", "SILVER"]
+        assert items[0]["payload"] == prices[items[0]["id"]]
+        await client.connection.send('{"cancel": "GOLD"}')
+        while "more" in (reply := await client.receive()):
+            pass
+        assert reply == {"event": "price watch", "payload": None, "id": "GOLD"}
+        assert (await client.receive())["id"] == "SILVER"
+        await client.send("price watch", payload="LEAD", id="LEAD")
+        while (reply := await client.receive())["id"] == "SILVER":
+            pass
+        assert reply == {"error": "no such price", "details": None, "id": "LEAD"}
+
+
+@pytest.mark.parametrize("name", ["hello", "users", "chat", "notes", "ticker"])
 def test_each_runs_as_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started as a program, an example serves on the address that it tells."""
     started: list[Any] = []
