@@ -61,7 +61,7 @@ async def test_the_programs_and_dialogues(tmp_path: Path, monkeypatch: pytest.Mo
     main = ModuleType("main")
     monkeypatch.setitem(sys.modules, "main", main)
     for language, text in BLOCK.findall(README.read_text()):
-        if language == "text" and text.startswith(">"):
+        if language == "text" and text.startswith((">", "<")):
             async with talk(main.app) as client:
                 await hold_dialogue(client, text)
         elif language == "text":
