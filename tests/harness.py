@@ -50,11 +50,11 @@ class Client:
         else:
             self.connection.transport.abort()
 
-    async def close(self) -> None:
+    async def close(self, code: int = 1000, reason: str = "") -> None:
         if isinstance(self.connection, websockets.trio.client.ClientConnection):
-            await self.connection.aclose()
+            await self.connection.aclose(code, reason)
         else:
-            await self.connection.close()
+            await self.connection.close(code, reason)
 
     async def call(self, event: str, **fields: Any) -> Any:
         """Send a command and return the next frame."""

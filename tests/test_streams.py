@@ -1,5 +1,6 @@
 """Streams: async generators as handlers, beside the queue of commands."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -500,7 +501,6 @@ async def test_its_last_reply_may_find_nobody(
 @pytest.mark.on_asyncio
 async def test_asyncios_own_cancellation_of_a_stream(app: WebSuckets, journal: list[str]) -> None:
     """Ends its connection, which owes it a last reply; its scope is closed."""
-    import asyncio
 
     group = CommandGroup()
 
@@ -543,3 +543,21 @@ async def test_one_that_ends_with_what_is_no_exception(
         await until(journal, "rollback Fatal")
         assert (await client.receive())["more"]
     assert "stream 'fatal' failed, incident" in errors(caplog)[0].getMessage()
+
+
+def test_a_stream_may_end_the_program() -> None:
+    """On asyncio as any task does."""
+    group = CommandGroup()
+
+    @group.command("exit")
+    async def leave(socket: ServerConnection) -> AsyncIterator[int]:
+        yield 1
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with talk(app_with(group)) as client:
+            await client.send("exit")
+            await client.closed()
+
+    with pytest.raises(SystemExit, match="3"):
+        asyncio.run(main())

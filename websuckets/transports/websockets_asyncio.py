@@ -22,10 +22,11 @@ __all__ = ["ServerConnection", "listen"]
 
 class _Connection(Handshake):
     def wire(self: Any) -> Wire:
-        async def abort() -> None:
-            self.transport.abort()
+        return Wire(self, receive=self.recv, abort=self.abort, closed_errors=(ConnectionClosed,))
 
-        return Wire(self, receive=self.recv, abort=abort, closed_errors=(ConnectionClosed,))
+    async def abort(self: Any) -> None:
+        self.transport.abort()
+        await self.wait_closed()
 
 
 @asynccontextmanager

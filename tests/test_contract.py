@@ -1,0 +1,414 @@
+"""What holds on every transport and event loop, over real sockets.
+
+It uses nothing of a connection but what `websuckets.Socket` has. A transport that is added is added
+to the fixture `serving`.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from dishka import Provider, Scope, provide
+from harness import TIMEOUT, Client, app_with, dial
+from pydantic import BaseModel
+from websockets.exceptions import ConnectionClosed
+
+from websuckets import ClientEvent, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets.app import Server
+from websuckets.exc import ClientError
+from websuckets.security import CurrentUser, Token
+from websuckets.session import Session, User
+
+pytestmark = pytest.mark.anyio
+
+Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Server]]
+
+
+@pytest.fixture(params=["websockets"])
+def serving() -> Serving:
+    """Serves an app, for as long as the context lasts."""
+    return lambda app: app.serve("127.0.0.1", 0)
+
+
+class Post(BaseModel):
+    title: str
+
+
+class Visit: ...
+
+
+class Transaction: ...
+
+
+class Journalling(Provider):
+    def __init__(self, journal: list[str]) -> None:
+        super().__init__()
+        self.journal = journal
+
+    @provide(scope=Scope.SESSION)
+    async def visit(self) -> AsyncIterator[Visit]:
+        self.journal.append("open visit")
+        error = yield Visit()
+        await anyio.lowlevel.checkpoint()
+        self.journal.append("close visit" if error is None else "close visit after an error")
+
+    @provide(scope=Scope.REQUEST)
+    async def transaction(self, visit: Visit) -> AsyncIterator[Transaction]:
+        self.journal.append("begin")
+        error = yield Transaction()
+        await anyio.lowlevel.checkpoint()
+        self.journal.append("commit" if error is None else "rollback")
+
+
+class Gate:
+    """Lets a test meet a handler in the middle."""
+
+    def __init__(self) -> None:
+        self.reached = anyio.Event()
+        self.opened = anyio.Event()
+
+    async def __call__(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def app(journal: list[str], gate: Gate) -> WebSuckets:
+    group = CommandGroup()
+
+    @group.command("echo")
+    async def echo(socket: Socket, model: Post, transaction: Transaction) -> Post:
+        await anyio.lowlevel.checkpoint()
+        return model
+
+    @group.command("nothing")
+    async def nothing(socket: Socket) -> None: ...
+
+    @group.command("event")
+    async def event(socket: Socket) -> ClientEvent:
+        await socket.send(ClientEvent("first", 1))
+        await socket.send(b"\x00\x01")
+        await socket.send(b"as text", text=True)
+        return ClientEvent("last", [2])
+
+    @group.command("refuse")
+    async def refuse(socket: Socket, *, transaction: Transaction) -> None:
+        raise ClientError("refused", {"because": 1})
+
+    @group.command("bug")
+    async def bug(socket: Socket, *, transaction: Transaction) -> None:
+        raise RuntimeError("canary")
+
+    @group.command("enter")
+    async def enter(socket: Socket, *, user: User) -> Token:
+        user.id, user.token = "ann", Token("secret")
+        return user.token
+
+    @group.command("who", protected=True)
+    async def who(socket: Socket, *, user: CurrentUser, session: Session) -> list[Any]:
+        return [user.id, session.verified[user.id] is user, user.socket is socket]  # type: ignore[index]
+
+    @group.command("close")
+    async def close(socket: Socket, *, transaction: Transaction) -> None:
+        await socket.close(4000, "enough")
+
+    @group.command("send after closing")
+    async def send_after(socket: Socket, *, transaction: Transaction) -> None:
+        await socket.close(4000, "enough")
+        journal.append(f"{socket.close_code} {socket.close_reason}")
+        await socket.send("into the void")
+
+    @group.command("wait")
+    async def wait(socket: Socket, *, transaction: Transaction) -> str:
+        await gate()
+        journal.append("went on")
+        return "waited"
+
+    @group.command("wait and send")
+    async def wait_and_send(socket: Socket, *, transaction: Transaction) -> None:
+        await gate()
+        with anyio.fail_after(TIMEOUT):
+            while True:
+                await socket.send("anybody there?")
+                await anyio.lowlevel.checkpoint()
+
+    @group.command("count")
+    async def count(socket: Socket, *, transaction: Transaction) -> AsyncIterator[int]:
+        for number in range(3):
+            yield number
+
+    @group.command("count for good")
+    async def count_for_good(socket: Socket, *, transaction: Transaction) -> AsyncIterator[int]:
+        yield 0
+        await gate()
+        yield 1
+
+    app = app_with(group, providers=[Journalling(journal)])
+
+    @app.on_startup
+    async def startup() -> None:
+        journal.append("startup")
+
+    @app.on_handshake
+    async def handshake(user: User) -> None:
+        journal.append("handshake")
+
+    @app.on_connect
+    async def connect(socket: Socket, tasks: ConnectionTasks) -> None:
+        journal.append("connect")
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        assert socket.id in Session.online and socket.close_code is not None
+        journal.append("disconnect")
+
+    return app
+
+
+async def until(journal: list[str], entry: str) -> None:
+    """Wait for what the server does in its own time."""
+    with anyio.fail_after(TIMEOUT):
+        while entry not in journal:
+            await anyio.sleep(0.001)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+
+
+async def test_commands_are_answered_in_order(serving: Serving, app: WebSuckets) -> None:
+    """However many come at once, text or binary; each has one last reply."""
+    async with serving(app) as server, dial(server) as client:
+        for number in range(100):
+            if number % 3 == 0:
+                await client.send("nothing", id=number)
+            elif number % 3 == 1:
+                await client.connection.send(b'{"event":"nobody","id":%d}' % number)
+            else:
+                await client.send("echo", payload={"title": str(number)}, id=number)
+        for number in range(100):
+            reply = await client.receive()
+            assert reply["id"] == number
+            if number % 3 == 0:
+                assert reply == {"event": "nothing", "payload": None, "id": number}
+            elif number % 3 == 1:
+                assert reply == {"error": "unknown command", "details": None, "id": number}
+            else:
+                assert reply["payload"] == {"title": str(number)}
+
+
+@pytest.mark.parametrize(
+    ("sent", "error"),
+    [
+        ("not json", "invalid message"),
+        ("[]", "invalid message"),
+        ('{"event": 1}', "invalid message"),
+        ('{"event": "nobody"}', "unknown command"),
+        ('{"event": "echo"}', "payload required"),
+        ('{"event": "echo", "payload": {}}', "validation error"),
+        ('{"event": "refuse"}', "refused"),
+        ('{"event": "bug"}', "internal error"),
+        ('{"event": "who"}', "not authorized"),
+        ('{"event": "who", "token": "wrong"}', "not authorized"),
+    ],
+)
+async def test_what_goes_wrong_is_an_error_and_the_connection_goes_on(
+    serving: Serving, app: WebSuckets, journal: list[str], sent: str, error: str
+) -> None:
+    """With what is rolled back."""
+    async with serving(app) as server, dial(server) as client:
+        await client.connection.send(sent)
+        reply = await client.receive()
+        assert reply["error"] == error and "details" in reply
+        if "begin" in journal:
+            assert journal[-1] == "rollback"
+        await client.send("echo", payload={"title": "on"})
+        assert (await client.receive())["payload"] == {"title": "on"}
+        assert journal[-1] == "commit"
+
+
+async def test_what_a_handler_sends_comes_before_its_reply(
+    serving: Serving, app: WebSuckets
+) -> None:
+    """As the frames that it chose."""
+    async with serving(app) as server, dial(server) as client:
+        await client.send("event", id=1)
+        assert await client.receive() == {"event": "first", "payload": 1}
+        assert await client.receive_frame() == b"\x00\x01"
+        assert await client.receive_frame() == "as text"
+        assert await client.receive() == {"event": "last", "payload": [2], "id": 1}
+
+
+async def test_who_is_verified(serving: Serving, app: WebSuckets) -> None:
+    """By the token that the handler set; another connection is somebody else."""
+    async with serving(app) as server, dial(server) as client, dial(server) as other:
+        token = (await client.call("enter"))["payload"]
+        assert (await client.call("who", token=token))["payload"] == ["ann", True, True]
+        assert (await other.call("who", token=token))["error"] == "not authorized"
+
+
+async def test_hooks_run_in_order_and_once(
+    serving: Serving, app: WebSuckets, journal: list[str]
+) -> None:
+    """Around what each client does."""
+    async with serving(app) as server:
+        assert journal == ["startup"]
+        for _ in range(2):
+            journal.clear()
+            async with dial(server) as client:
+                await client.call("echo", payload={"title": ""})
+            await until(journal, "close visit")
+            assert journal == [
+                *("handshake", "connect", "open visit", "begin", "commit"),
+                *("disconnect", "close visit"),
+            ]
+
+
+async def test_closing_by_the_client(
+    serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With whatever code; it is answered with the same."""
+    async with serving(app) as server:
+        for code in (1000, 1001, 4321):
+            async with dial(server) as client:
+                await client.call("nothing", id=1)
+                await client.close(code, "bye")
+                assert await client.closed() == (code, "bye")
+    assert journal.count("disconnect") == 3
+    assert errors(caplog) == []
+
+
+async def test_closing_by_a_handler(
+    serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own code reaches the client; what it did is kept."""
+    async with serving(app) as server, dial(server) as client:
+        await client.send("close", id=1)
+        assert await client.closed() == (4000, "enough")
+        await until(journal, "close visit")
+    assert journal[-3:] == ["commit", "disconnect", "close visit"]
+    assert errors(caplog) == []
+
+
+async def test_sending_on_a_closed_connection(
+    serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ends the command, which is rolled back; there is nobody to tell, and no incident."""
+    async with serving(app) as server, dial(server) as client:
+        await client.send("send after closing", id=1)
+        assert await client.closed() == (4000, "enough")
+        await until(journal, "close visit")
+    assert journal[-4:] == ["4000 enough", "rollback", "disconnect", "close visit"]
+    assert errors(caplog) == []
+
+
+async def test_closing_by_the_server(
+    serving: Serving, app: WebSuckets, journal: list[str], gate: Gate
+) -> None:
+    """After the running command, whose reply still arrives; with 1012."""
+    async with AsyncExitStack() as later:
+        async with serving(app) as server:
+            busy = await later.enter_async_context(dial(server))
+            idle = await later.enter_async_context(dial(server))
+            tasks = await later.enter_async_context(anyio.create_task_group())
+            await busy.send("wait", id=1)
+            await busy.send("nothing", id="too late")
+            await gate.reached.wait()
+            tasks.start_soon(open_when_closed, gate, idle)
+        assert (await busy.receive())["payload"] == "waited"
+        assert await busy.closed() == (1012, "service restart")
+        with pytest.raises(ConnectionClosed):
+            await busy.receive()
+    assert journal.count("disconnect") == 2 and journal[-1] == "close visit"
+
+
+async def open_when_closed(gate: Gate, client: Client) -> None:
+    """So that the server is stopping already."""
+    assert await client.closed() == (1012, "service restart")
+    gate.opened.set()
+
+
+async def test_a_command_is_cancelled_at_the_deadline(
+    serving: Serving, app: WebSuckets, journal: list[str], gate: Gate
+) -> None:
+    """Of a server that stops; it is rolled back, and its hooks still run."""
+    app._limits = Limits(drain_timeout=0.05)
+    async with AsyncExitStack() as later:
+        async with serving(app) as server:
+            client = await later.enter_async_context(dial(server))
+            await client.send("wait", id=1)
+            await gate.reached.wait()
+        await client.closed()
+    assert journal[-3:] == ["rollback", "disconnect", "close visit after an error"]
+    assert "went on" not in journal
+
+
+async def test_a_client_that_vanishes_while_a_handler_runs(
+    serving: Serving,
+    app: WebSuckets,
+    journal: list[str],
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The handler goes on; others are served; every scope is closed."""
+    async with serving(app) as server, dial(server) as other:
+        async with dial(server) as client:
+            await client.send("wait")
+            await gate.reached.wait()
+            await client.vanish()
+        await other.call("nothing", id=1)
+        gate.opened.set()
+        await until(journal, "close visit")
+    assert journal.count("went on") == 1
+    assert journal.index("went on") < journal.index("commit") < journal.index("disconnect")
+    assert errors(caplog) == []
+
+
+async def test_a_client_that_vanishes_while_a_handler_sends(
+    serving: Serving,
+    app: WebSuckets,
+    journal: list[str],
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The handler learns it by the error of `send`; what it did is rolled back."""
+    async with serving(app) as server:
+        async with dial(server) as client:
+            await client.send("wait and send")
+            await gate.reached.wait()
+            await client.vanish()
+            gate.opened.set()
+        await until(journal, "close visit")
+    assert journal[-3:] == ["rollback", "disconnect", "close visit"]
+    assert errors(caplog) == []
+
+
+async def test_streams(serving: Serving, app: WebSuckets, journal: list[str], gate: Gate) -> None:
+    """To their end, cancelled, and left by their client."""
+    async with serving(app) as server:
+        async with dial(server) as client:
+            await client.send("count", id="c")
+            for number in range(3):
+                item = {"event": "count", "payload": number, "id": "c", "more": True}
+                assert await client.receive() == item
+            assert await client.receive() == {"event": "count", "payload": None, "id": "c"}
+            assert journal[-1] == "commit"
+            for id in ("a", "b"):
+                await client.call("count for good", id=id)
+            await gate.reached.wait()
+            await client.connection.send('{"cancel": "a"}')
+            last = {"event": "count for good", "payload": None, "id": "a"}
+            assert await client.receive() == last
+            assert journal[-1] == "rollback"
+            assert (await client.call("nothing", id=1))["id"] == 1
+        await until(journal, "close visit")
+    assert journal[-3:] == ["rollback", "disconnect", "close visit"]
