@@ -3,12 +3,13 @@
 import logging
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, connect, dial, talk
+from harness import TIMEOUT, Client, app_with, connect, dial, talk
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request
@@ -429,6 +430,39 @@ async def test_a_client_that_leaves_while_it_is_greeted(
         await until(journal, "close visit")
     assert journal == ["open visit", "close visit"]
     assert errors(caplog) == []
+
+
+async def test_who_is_greeted_while_the_server_stops_is_disconnected_too(
+    app: WebSuckets, journal: list[str]
+) -> None:
+    """What one hook began, the other ends."""
+    greeting, go_on = anyio.Event(), anyio.Event()
+
+    @app.on_connect
+    async def greet(request: Request) -> None:
+        if request.path == "/slow":
+            greeting.set()
+            await go_on.wait()
+        journal.append("connect")
+
+    @app.on_disconnect
+    async def part() -> None:
+        journal.append("disconnect")
+
+    async def when_stopping(other: Client) -> None:
+        await other.closed()
+        go_on.set()
+
+    async with AsyncExitStack() as later:
+        async with app.serve("127.0.0.1", 0) as server:
+            other = await later.enter_async_context(dial(server))
+            tasks = await later.enter_async_context(anyio.create_task_group())
+            slow = await later.enter_async_context(connect(server.urls[0] + "/slow"))
+            await greeting.wait()
+            tasks.start_soon(when_stopping, other)
+        await slow.wait_closed()
+        assert slow.close_code == 1012
+    assert sorted(journal) == ["connect"] * 2 + ["disconnect"] * 2
 
 
 async def test_a_connect_hook_that_still_runs_when_the_server_stops(journal: list[str]) -> None:

@@ -226,8 +226,6 @@ class Connection:
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks that are left, until one refuses."""
-        if self._is_connected or self._has_to_leave():
-            return
         for hook in self._to_connect:
             try:
                 await hook.run(self._peer.container, self._peer.work)
@@ -235,15 +233,16 @@ class Connection:
                 if self._peer.work.ends_with(error):
                     raise
                 self._farewell = self._refused_by(hook, error)
-            if self._has_to_leave():
                 return
-        self._is_connected = True
+            if self._peer.work.is_late:  # the next one goes on
+                return
+        self._is_connected = self._farewell is None
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
         """The close code and reason."""
         cause = alone(error)
         if isinstance(cause, self._peer.wire.closed_errors) and self._is_closed:
-            raise error
+            raise cause
         if isinstance(cause, ClientError):
             logger.info("%s refused %s", hook.name, self._peer.wire.socket.id)
             return POLICY_VIOLATION, _shortened(cause.error)
