@@ -1,6 +1,7 @@
 """What tests share: a running app and clients that talk to it over real sockets."""
 
 import json
+import logging
 import runpy
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import pytest
 import trio
 import websockets.asyncio.client
 import websockets.trio.client
@@ -83,6 +85,30 @@ def connect(url: str, **options: Any) -> Any:
     """The client of `websockets` for the running event loop; a context manager."""
     client = websockets.trio.client if on_trio() else websockets.asyncio.client
     return client.connect(url, proxy=None, **options)
+
+
+class Gate:
+    """Lets a test meet a handler in the middle."""
+
+    def __init__(self) -> None:
+        self.reached = anyio.Event()
+        self.opened = anyio.Event()
+
+    async def __call__(self) -> None:
+        self.reached.set()
+        await self.opened.wait()
+
+
+async def until(journal: list[str], entry: str) -> None:
+    """Wait for what the server does in its own time."""
+    with anyio.fail_after(TIMEOUT):
+        while entry not in journal:
+            await anyio.sleep(0.001)
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What an operator would be woken up for."""
+    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
 
 
 def on_trio() -> bool:

@@ -4,7 +4,6 @@ It uses nothing of a connection but what `websuckets.Socket` has. A transport th
 to the fixture `serving`.
 """
 
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
@@ -13,7 +12,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, app_with, dial
+from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
 from pydantic import BaseModel
 from websockets.exceptions import ConnectionClosed
 
@@ -62,18 +61,6 @@ class Journalling(Provider):
         error = yield Transaction()
         await anyio.lowlevel.checkpoint()
         self.journal.append("commit" if error is None else "rollback")
-
-
-class Gate:
-    """Lets a test meet a handler in the middle."""
-
-    def __init__(self) -> None:
-        self.reached = anyio.Event()
-        self.opened = anyio.Event()
-
-    async def __call__(self) -> None:
-        self.reached.set()
-        await self.opened.wait()
 
 
 @pytest.fixture
@@ -172,17 +159,6 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
         journal.append("disconnect")
 
     return app
-
-
-async def until(journal: list[str], entry: str) -> None:
-    """Wait for what the server does in its own time."""
-    with anyio.fail_after(TIMEOUT):
-        while entry not in journal:
-            await anyio.sleep(0.001)
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
 
 
 async def test_commands_are_answered_in_order(serving: Serving, app: WebSuckets) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, dial, on_trio, talk
+from harness import TIMEOUT, Gate, app_with, dial, errors, on_trio, talk
 from pydantic import BaseModel, field_validator
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -192,10 +192,6 @@ async def test_scopes_open_once_and_close_in_reverse(journal: list[str]) -> None
     assert journal[-1] == "close app"
 
 
-def incidents(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
-
-
 def incident_of(reply: dict[str, Any]) -> str:
     """The incident of an internal error that says nothing else."""
     assert reply["error"] == "internal error"
@@ -233,7 +229,7 @@ async def test_a_bug_is_an_incident_and_rolls_back(
             f"close inner with {after_inner}",
             f"close outer with {after_inner}",
         ]
-        (record,) = incidents(caplog)
+        (record,) = errors(caplog)
         assert incident in record.getMessage()
         assert record.exc_info is not None
         assert logged in caplog.text
@@ -278,7 +274,7 @@ async def test_an_error_for_the_client_is_no_incident_but_rolls_back(
         assert await client.call(event, payload=payload) == reply
         name = "NotAuthorized" if event == "refuse" else "ClientError"
         assert journal == [*BUILT, f"close inner with {name}", f"close outer with {name}"]
-        assert not incidents(caplog)
+        assert not errors(caplog)
         refusals = [r for r in caplog.records if "not authorized" in r.getMessage()]
         assert [r.levelno for r in refusals] == ([logging.INFO] if event == "refuse" else [])
 
@@ -290,7 +286,7 @@ async def test_a_finaliser_that_fails_turns_success_into_an_error(
     async with talk(journalled(journal, RuntimeError("finaliser canary"))) as client:
         incident = incident_of(await client.call("closing"))
         assert journal == [*BUILT, "close closing", "close inner", "close outer"]
-        (record,) = incidents(caplog)
+        (record,) = errors(caplog)
         assert incident in record.getMessage()
         assert "finaliser canary" in caplog.text
 
@@ -311,10 +307,10 @@ async def test_the_handlers_error_wins_over_that_of_a_finaliser(
         assert "finaliser canary" in caplog.text
         if event == "raise, closing":
             assert reply == {"error": "no", "details": {"because": 1}}
-            assert len(incidents(caplog)) == 1
+            assert len(errors(caplog)) == 1
         else:
             incident = incident_of(reply)
-            messages = [record.getMessage() for record in incidents(caplog)]
+            messages = [record.getMessage() for record in errors(caplog)]
             assert len(messages) == 2
             assert all(incident in message for message in messages)
 
@@ -338,7 +334,7 @@ async def test_a_finaliser_that_raises_the_handlers_error_again_is_no_second_err
     provider.provide(reraising)
     async with talk(app_with(group, providers=[provider])) as client:
         assert await client.call("raise") == {"error": "once", "details": None}
-        assert not incidents(caplog)
+        assert not errors(caplog)
 
 
 async def test_a_finaliser_of_the_connection_that_fails_is_logged(
@@ -363,7 +359,7 @@ async def test_a_finaliser_of_the_connection_that_fails_is_logged(
             await client.call("use")
         async with dial(server) as client:
             await client.call("use")
-    assert len(incidents(caplog)) == 2
+    assert len(errors(caplog)) == 2
     assert "session canary" in caplog.text
 
 
@@ -512,24 +508,12 @@ async def test_a_commit_that_fails_is_never_a_success(path: Path, make_provider:
 # Clients that vanish, and servers that stop ------------------------------------------------------
 
 
-class Gate:
-    """Lets a test meet a handler in the middle."""
-
-    def __init__(self) -> None:
-        self.reached = anyio.Event()
-        self.go_on = anyio.Event()
-
-    async def pass_through(self) -> None:
-        self.reached.set()
-        await self.go_on.wait()
-
-
 def gated(journal: list[str], gate: Gate) -> CommandGroup:
     group = commands(journal)
 
     @group.command("wait")
     async def wait(socket: ServerConnection, *, inner: Inner) -> str:
-        await gate.pass_through()
+        await gate()
         journal.append("handler went on")
         return "done"
 
@@ -540,12 +524,12 @@ def gated(journal: list[str], gate: Gate) -> CommandGroup:
         for _ in range(10):
             await anyio.sleep(0)
         journal.append("handler went on")
-        gate.go_on.set()
+        gate.opened.set()
         return "nobody is there to read this"
 
     @group.command("wait and send")
     async def wait_and_send(socket: ServerConnection, *, inner: Inner) -> None:
-        await gate.pass_through()
+        await gate()
         await socket.wait_closed()
         await socket.send("x")
 
@@ -575,11 +559,11 @@ async def test_a_client_that_vanishes_does_not_stop_its_command(
             await client.send("wait for the end")
             await gate.reached.wait()
             await client.vanish()
-            await gate.go_on.wait()  # which the handler sets when it has seen the end
+            await gate.opened.wait()  # which the handler sets when it has seen the end
     assert "handler went on" in journal
     assert closed_in_order(journal, None)
     assert journal[-1] == "close app"
-    assert not incidents(caplog)
+    assert not errors(caplog)
 
 
 async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
@@ -594,9 +578,9 @@ async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
             await client.send("wait and send")
             await gate.reached.wait()
             await client.vanish()
-            gate.go_on.set()
+            gate.opened.set()
     assert closed_in_order(journal, "ConnectionClosedError")
-    assert not incidents(caplog)
+    assert not errors(caplog)
     assert "left while 'wait and send' ran" in caplog.text
 
 
@@ -607,7 +591,7 @@ async def test_sending_to_another_client_that_is_gone_is_an_internal_error(
     app = app_with(gated(journal, Gate()), providers=[Journalling(journal)])
     async with talk(app) as first, first.another() as second:
         incident_of(await second.call("send to the first"))
-        assert len(incidents(caplog)) == 1
+        assert len(errors(caplog)) == 1
 
 
 async def test_a_server_that_stops_lets_the_running_command_finish(journal: list[str]) -> None:
@@ -642,7 +626,7 @@ def release_when_blocked(tasks: Any, gate: Gate) -> None:
 
     async def release() -> None:
         await anyio.wait_all_tasks_blocked()
-        gate.go_on.set()
+        gate.opened.set()
 
     tasks.start_soon(release)
 
@@ -670,7 +654,7 @@ async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
         "close app",
     ]
     assert "aborting 1 connections that did not close" in caplog.messages
-    assert not incidents(caplog)
+    assert not errors(caplog)
 
 
 @pytest.mark.on_asyncio  # on trio such a handler stops the whole event loop
@@ -1185,4 +1169,4 @@ async def test_a_send_of_the_handler_after_closing_is_its_own_connection(
     async with talk(app_with(group)) as client:
         await client.send("bye")
         assert await client.closed() == (1000, "")
-    assert not incidents(caplog)
+    assert not errors(caplog)

@@ -1,6 +1,6 @@
 """Hooks: when each runs, with what, and what becomes of its errors."""
 
-import logging
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -9,12 +9,13 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, app_with, connect, dial, talk
+from harness import TIMEOUT, Client, app_with, connect, dial, errors, talk, until
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Message, Payload, Socket, WebSuckets
+from websuckets.app import Server
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -84,10 +85,6 @@ def app(journal: list[str], group: CommandGroup) -> WebSuckets:
     return app_with(group, providers=[Journalling(journal)])
 
 
-def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
-
-
 def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
     for n in (1, 2):
 
@@ -131,13 +128,6 @@ async def test_each_runs_once_in_order(app: WebSuckets, journal: list[str]) -> N
                 *("open visit", "handshake 1", "handshake 2", "connect 1", "connect 2"),
                 *("run", "disconnect 1", "disconnect 2", "close visit"),
             ]
-
-
-async def until(journal: list[str], entry: str) -> None:
-    """Wait for what the server does after the client has left."""
-    with anyio.fail_after(TIMEOUT):
-        while entry not in journal:
-            await anyio.sleep(0.001)
 
 
 async def test_a_client_that_vanishes_is_disconnected_once(
@@ -541,6 +531,18 @@ def late(scope: Scope) -> Provider:
     return provider
 
 
+async def come_and_go(server: Server, kind: str) -> None:
+    """As far as a hook of this kind that fails lets a client come."""
+    if kind == "on_handshake":
+        with pytest.raises(InvalidStatus, match="500"):
+            async with connect(server.urls[0]):
+                raise AssertionError("it was let in")
+    else:
+        async with dial(server) as client:
+            if kind == "on_connect":
+                assert (await client.closed())[0] == 1011
+
+
 @pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
 async def test_finalisers_of_a_hook_are_bounded(
     kind: str, journal: list[str], group: CommandGroup, caplog: pytest.LogCaptureFixture
@@ -553,14 +555,7 @@ async def test_finalisers_of_a_hook_are_bounded(
         journal.append("hook")
 
     async with app.serve("127.0.0.1", 0) as server:
-        if kind == "on_handshake":
-            with pytest.raises(InvalidStatus, match="500"):
-                async with connect(server.urls[0]):
-                    raise AssertionError("it was let in")
-        else:
-            async with dial(server) as client:
-                if kind == "on_connect":
-                    assert (await client.closed())[0] == 1011
+        await come_and_go(server, kind)
     (record,) = errors(caplog)
     assert "finalisers took more than 0.02 seconds" in str(record.exc_info)
     assert journal == ["hook"]
@@ -572,7 +567,6 @@ async def test_a_hook_that_waits_for_what_somebody_cancelled(
     kind: str, app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Failed; its connection was not meant."""
-    import asyncio
 
     @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
     async def wait() -> None:
@@ -581,14 +575,7 @@ async def test_a_hook_that_waits_for_what_somebody_cancelled(
         await task
 
     async with app.serve("127.0.0.1", 0) as server:
-        if kind == "on_handshake":
-            with pytest.raises(InvalidStatus, match="500"):
-                async with connect(server.urls[0]):
-                    raise AssertionError("it was let in")
-        else:
-            async with dial(server) as client:
-                if kind == "on_connect":
-                    assert (await client.closed())[0] == 1011
+        await come_and_go(server, kind)
     assert len(errors(caplog)) == 1
 
 

@@ -1,7 +1,6 @@
 """Streams: async generators as handlers, beside the queue of commands."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -10,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, app_with, dial, talk
+from harness import TIMEOUT, Client, Gate, app_with, dial, errors, talk, until
 from pydantic import BaseModel
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -52,18 +51,6 @@ class Journalling(Provider):
         error = yield Transaction()
         await anyio.sleep(0)
         self.journal.append("commit" if error is None else f"rollback {type(error).__name__}")
-
-
-class Gate:
-    """Tells that the stream has come to a place, and keeps it there."""
-
-    def __init__(self) -> None:
-        self.reached = anyio.Event()
-        self.opened = anyio.Event()
-
-    async def __call__(self) -> None:
-        self.reached.set()
-        await self.opened.wait()
 
 
 def streams(journal: list[str], gate: Gate) -> CommandGroup:
@@ -140,17 +127,6 @@ def gate() -> Gate:
 @pytest.fixture
 def app(journal: list[str], gate: Gate) -> WebSuckets:
     return app_with(streams(journal, gate), providers=[Journalling(journal)])
-
-
-def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
-
-
-async def until(journal: list[str], entry: str) -> None:
-    """Wait for what the server does in its own time."""
-    with anyio.fail_after(TIMEOUT):
-        while entry not in journal:
-            await anyio.sleep(0.001)
 
 
 async def test_items_come_with_more_and_then_the_acknowledgement(

@@ -1,7 +1,6 @@
 """Tasks beside the messages: how long they live, and what becomes of their failures."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,7 +8,7 @@ import anyio
 import pytest
 from anyio.abc import TaskStatus
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, dial, talk
+from harness import TIMEOUT, app_with, dial, errors, talk, until
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
@@ -42,16 +41,8 @@ class Journalling(Provider):
         self.journal.append("close visit")
 
 
-def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    records = [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
-    return [record.getMessage() for record in records]
-
-
-async def until(journal: list[str], entry: str) -> None:
-    """Wait for what the server does in its own time."""
-    with anyio.fail_after(TIMEOUT):
-        while entry not in journal:
-            await anyio.sleep(0.001)
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in errors(caplog)]
 
 
 class Worker:
@@ -136,7 +127,7 @@ async def test_what_fails_is_logged_and_nobody_else_is_touched(
         assert (await client.call("ping"))["payload"] == "pong"
         assert "command ends" not in journal and "app ends" not in journal
         socket_id = next(iter(app._session.online))
-    assert {message.partition(" failed, incident")[0] for message in errors(caplog)} == {
+    assert {message.partition(" failed, incident")[0] for message in messages(caplog)} == {
         f"fail of connection {socket_id}",
         "the canary of the app",
     }
@@ -170,7 +161,7 @@ async def test_start_waits_for_the_task_to_be_ready(
         with anyio.fail_after(TIMEOUT):
             while not errors(caplog):
                 await anyio.sleep(0.001)
-    assert "ready of the app failed" in errors(caplog)[0]
+    assert "ready of the app failed" in messages(caplog)[0]
 
 
 async def test_they_know_the_session(app: WebSuckets) -> None:
@@ -240,7 +231,7 @@ async def test_tasks_of_coroutines(app: WebSuckets, caplog: pytest.LogCaptureFix
 
     async with app.serve("127.0.0.1", 0):
         pass
-    (message,) = errors(caplog)
+    (message,) = messages(caplog)
     assert message.startswith("named of the app failed")
 
 
@@ -266,7 +257,7 @@ async def test_a_task_that_ignores_its_cancellation_is_left_behind(
             pass
         await until(journal, "close visit")
     assert journal == ["close visit", "close pool"]
-    (message,) = errors(caplog)
+    (message,) = messages(caplog)
     assert message.startswith(f"tasks of {whose}") and message.endswith("ignore their cancellation")
     release.set()
     await anyio.wait_all_tasks_blocked()
@@ -303,7 +294,7 @@ async def test_asyncios_own_cancellation_of_a_task(
         await client.call("work", id=1)
         await until(journal, "command begins")
         assert "app ends" not in journal
-    (message,) = errors(caplog)
+    (message,) = messages(caplog)
     assert "wait_for_cancelled of the app failed" in message
 
 
@@ -336,7 +327,7 @@ async def test_even_what_is_no_exception_disturbs_nobody(
     async with talk(app) as client:
         assert (await client.call("ping"))["payload"] == "pong"
         assert "app ends" not in journal
-    (message,) = errors(caplog)
+    (message,) = messages(caplog)
     assert "die of the app failed" in message
 
 

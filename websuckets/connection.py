@@ -150,8 +150,6 @@ class Connection:
                     try:
                         await hook.run(self._peer.container, work)
                     except BaseException as error:
-                        if work.ends_with(error):
-                            raise
                         return self._refusal(hook, error)
                 if self._life.cancel_called:
                     return HandshakeRefused(503)
@@ -230,8 +228,6 @@ class Connection:
             try:
                 await hook.run(self._peer.container, self._peer.work)
             except BaseException as error:
-                if self._peer.work.ends_with(error):
-                    raise
                 self._farewell = self._refused_by(hook, error)
                 return
             if self._peer.work.is_late:  # the next one goes on
@@ -239,7 +235,9 @@ class Connection:
         self._is_connected = self._farewell is None
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
-        """The close code and reason."""
+        """The close code and reason; raises what has to end the connection at once."""
+        if self._peer.work.ends_with(error):
+            raise error
         cause = alone(error)
         if isinstance(cause, self._peer.wire.closed_errors) and self._is_closed:
             raise cause
@@ -249,7 +247,9 @@ class Connection:
         return INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
-        """The HTTP response."""
+        """The HTTP response; raises what ends the handshake without one."""
+        if self._peer.work.ends_with(error):
+            raise error
         cause = alone(error)
         if isinstance(cause, HandshakeRefused):
             refusal = cause
@@ -306,9 +306,7 @@ class Connection:
                 try:
                     await hook.run(self._peer.container, work)
                 except BaseException as error:
-                    if work.ends_with(error):
-                        raise
-                    log_incident(hook.name, error)
+                    _log_failure(hook, error, work)
         if life.cancelled_caught:
             log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
 
@@ -331,6 +329,13 @@ class Connection:
         self._life = anyio.CancelScope()
         with self._life, self._setup.works.begin(self._life) as self._peer.work:
             yield self._peer.work
+
+
+def _log_failure(hook: Hook, error: BaseException, work: Work) -> None:
+    """Raises what has to end the connection at once."""
+    if work.ends_with(error):
+        raise error
+    log_incident(hook.name, error)
 
 
 def _shortened(reason: str) -> str:

@@ -31,7 +31,7 @@ __all__ = ["Call", "Dispatcher", "Peer", "alone"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A command that a client called."""
 
