@@ -554,6 +554,11 @@ async def test_finalisers_of_a_hook_are_bounded(
     async def slow(late: Late) -> None:
         journal.append("hook")
 
+    @app.on_connect
+    async def after() -> None:
+        if kind == "on_connect":
+            journal.append("never")
+
     async with app.serve("127.0.0.1", 0) as server:
         await come_and_go(server, kind)
     (record,) = errors(caplog)

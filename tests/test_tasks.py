@@ -13,6 +13,7 @@ from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
 from websuckets.session import Session
+from websuckets.tasks import Background
 
 pytestmark = pytest.mark.anyio
 
@@ -296,6 +297,25 @@ async def test_asyncios_own_cancellation_of_a_task(
         assert "app ends" not in journal
     (message,) = messages(caplog)
     assert "wait_for_cancelled of the app failed" in message
+
+
+@pytest.mark.on_asyncio
+async def test_asyncios_own_cancellation_of_a_task_of_the_framework() -> None:
+    """Ends that one alone, too."""
+    journal: list[str] = []
+
+    async def suicide() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(10)
+
+    async with Background(patience=1) as background:
+        background.start_soon(Worker(journal, "other"))
+        background.start_soon(suicide)
+        await anyio.wait_all_tasks_blocked()
+        assert journal == ["other begins"]
+    assert journal == ["other begins", "other ends"]
 
 
 async def test_a_start_that_is_cancelled(app: WebSuckets, journal: list[str]) -> None:

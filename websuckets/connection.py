@@ -223,16 +223,16 @@ class Connection:
             await wire.socket.close(INTERNAL_ERROR)
 
     async def _connect(self) -> None:
-        """Call the ``on_connect`` hooks that are left, until one refuses."""
+        """Call the ``on_connect`` hooks, until one refuses."""
+        if self._farewell is not None:  # one did, in a work that was late with finalising it
+            return
         for hook in self._to_connect:
             try:
                 await hook.run(self._peer.container, self._peer.work)
             except BaseException as error:
                 self._farewell = self._refused_by(hook, error)
                 return
-            if self._peer.work.is_late:  # the next one goes on
-                return
-        self._is_connected = self._farewell is None
+        self._is_connected = True
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
         """The close code and reason; raises what has to end the connection at once."""
