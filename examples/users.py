@@ -3,7 +3,7 @@
 Run it with ``python examples/users.py``, connect with ``python -m websockets ws://localhost:9000``
 and type::
 
-    {"event": "user register", "payload": {"login": "ann", "password": "correct horse"}}
+    {"event": "user register", "payload": {"login": "ann", "password": "correct horse"}, "id": 1}
     {"event": "user enter", "payload": {"login": "ann", "password": "correct horse"}}
     {"event": "user list", "token": "<the token of the reply>"}
 """

@@ -716,6 +716,37 @@ async def test_an_app_without_groups_serves_those_of_the_program(
     assert messages[1].startswith("this app included no command group: serving the 2")
 
 
+async def test_what_is_wrong_with_groups_of_the_program_says_whose_they_are(
+    no_other_groups: None,
+) -> None:
+    """Else nobody would know why this app has them."""
+
+    class Missing: ...
+
+    group = CommandGroup()
+
+    @group.command("handler")
+    async def handler(socket: ServerConnection, *, missing: Missing) -> None: ...
+
+    app_with(group)
+    with pytest.raises(ConfigurationError) as caught:
+        await WebSuckets()("127.0.0.1", 0)
+    assert "serving the 1 that the program included in another one" in caught.value.__notes__[0]
+    with pytest.raises(ConfigurationError) as caught:
+        await app_with(group)("127.0.0.1", 0)
+    assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [({"providers": Provider()}, "write a list"), ({"limits": {"streams": 1}}, "write Limits")],
+)
+def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], remedy: str) -> None:
+    """Are seen where they are given."""
+    with pytest.raises(ConfigurationError, match=remedy):
+        WebSuckets(**arguments)
+
+
 async def test_an_app_with_groups_serves_its_own_alone(
     no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:

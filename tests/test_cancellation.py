@@ -181,8 +181,8 @@ def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch)
             return await stepping(answer(self, frame, peer), peer.work)
         return await answer(self, frame, peer)
 
-    async def stepping_stream(self: Any, call: Any, peer: Any, work: Work) -> Any:
-        return await stepping(answer_stream(self, call, peer, work), work)
+    async def stepping_stream(self: Any, call: Any, peer: Any, work: Work, begun: Any) -> Any:
+        return await stepping(answer_stream(self, call, peer, work, begun), work)
 
     monkeypatch.setattr(Dispatcher, "answer", stepping_answer)
     monkeypatch.setattr(Dispatcher, "answer_stream", stepping_stream)

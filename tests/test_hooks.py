@@ -2,16 +2,18 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
 from harness import TIMEOUT, Client, app_with, connect, dial, errors, talk, until
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Message, Payload, Socket, WebSuckets
@@ -248,7 +250,15 @@ async def test_a_handshake_hook_that_fails_is_an_incident(
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda: HandshakeRefused(200), lambda: HandshakeRefused(headers={"A": "b\r\nC: d"})]
+    "wrong",
+    [
+        lambda: HandshakeRefused(200),
+        lambda: HandshakeRefused("403"),
+        lambda: HandshakeRefused(headers={"A": "b\r\nC: d"}),
+        lambda: HandshakeRefused(headers={"A": "ж"}),
+        lambda: HandshakeRefused(headers={"A B": "c"}),
+        lambda: HandshakeRefused(headers={"Content-Length": "0"}),
+    ],
 )
 def test_a_refusal_that_is_no_refusal(wrong: Any) -> None:
     """Another status would not refuse; a header may not end its line."""
@@ -331,20 +341,16 @@ async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: l
         journal.append("never")
 
     app._limits = Limits(drain_timeout=0.05)
-    statuses: list[int] = []
 
     async def knock(url: str) -> None:
-        try:
+        with pytest.raises(InvalidHandshake, match="HTTP 503|valid HTTP response"):  # if any
             async with connect(url):
                 raise AssertionError("it was let in")
-        except InvalidStatus as error:
-            statuses.append(error.response.status_code)
 
     async with anyio.create_task_group() as tasks:
         async with app.serve("127.0.0.1", 0) as server:
             tasks.start_soon(knock, server.urls[0])
             await waiting.wait()
-    assert statuses == [503]
     assert journal == ["open visit", "close visit"]
 
 
@@ -352,6 +358,7 @@ async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: l
     ("error", "code", "reason"),
     [
         (ClientError("no seat left", {"not": "told"}), 1008, "no seat left"),
+        (ClientError(5), 1008, "5"),  # type: ignore[arg-type]
         (ClientError("ж" * 100), 1008, "ж" * 61),
         (RuntimeError("canary"), 1011, r"incident [0-9a-f]{16}"),
         (ExceptionGroup("", [ClientError("alone")]), 1008, "alone"),
@@ -626,11 +633,13 @@ def test_what_is_no_hook_is_refused_when_decorated() -> None:
         def sync(unannotated, *many) -> None: ...  # type: ignore[no-untyped-def]
 
     problems = "\n".join(caught.value.problems)
-    assert "a hook is an `async def` that returns" in problems
+    assert "it is no async function; declare it with `async def`" in problems
     assert "`unannotated` has no annotation" in problems
     assert "`*many`: nothing can fill it" in problems
     assert "test_hooks.py" in problems
-    with pytest.raises(InvalidHandlerSignature, match="a hook is an `async def` that returns"):
+    with pytest.raises(
+        InvalidHandlerSignature, match="it yields; a hook is an `async def` without"
+    ):
 
         @app.on_connect  # type: ignore[type-var]
         async def stream() -> AsyncIterator[int]:
@@ -742,3 +751,182 @@ async def test_a_hook_read_late_may_be_wrong(app: WebSuckets) -> None:
     Defined = Payload[int]
     error = await not_started(app)
     assert "there is no payload" in str(error)
+
+
+# What goes wrong around a handshake
+
+
+class Fatal(BaseException): ...
+
+
+@pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
+async def test_even_what_is_no_exception_disturbs_nobody_else(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """It is an incident like any other failure of a hook."""
+
+    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    async def die(request: Request, visit: Visit) -> None:
+        if request.path == "/":
+            raise Fatal
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with connect(server.urls[0] + "/other") as other:
+            await come_and_go(server, kind)
+            await until(journal, "close visit")
+            await other.send('{"event": "run", "id": 1}')
+            assert await other.recv() == '{"event":"run","payload":null,"id":1}'
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("refusing", [False, True])
+async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
+    app: WebSuckets, journal: list[str], blocking: bool, refusing: bool
+) -> None:
+    """While a hook runs, right before the answer, or while its tasks end."""
+
+    @app.on_handshake
+    async def slow(visit: Visit, tasks: ConnectionTasks) -> None:
+        async def end_slowly() -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.1)
+
+        tasks.start_soon(end_slowly)
+        await anyio.lowlevel.checkpoint()
+        if blocking:
+            time.sleep(0.06)
+        if refusing:
+            raise HandshakeRefused
+
+    async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:
+        try:
+            async with connect(server.urls[0]):
+                pass
+        except (InvalidStatus, InvalidHandshake, ConnectionClosed, EOFError, OSError):
+            pass
+        await until(journal, "close visit")
+    assert journal == ["open visit", "close visit"]
+
+
+async def half_a_handshake(server: Server) -> Any:
+    """A TCP connection on which all but the end of a request has been sent."""
+    stream = await anyio.connect_tcp("127.0.0.1", server.port or 0)
+    await stream.send(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+    )
+    return stream
+
+
+async def test_a_handshake_that_ends_after_the_stop(
+    group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Comes to no hook: nothing is opened any more."""
+    app = app_with(group, providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
+
+    @app.on_handshake
+    async def hook(visit: Visit) -> None:
+        journal.append("never")
+
+    async with AsyncExitStack() as later:
+        async with app.serve("127.0.0.1", 0) as server:
+            stream = await half_a_handshake(server)
+            await later.enter_async_context(stream)
+            await anyio.sleep(0.01)
+        with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
+            await stream.send(b"\r\n")
+            with anyio.fail_after(TIMEOUT):
+                assert b"503" in await stream.receive()
+    assert journal == []
+    assert errors(caplog) == []
+
+
+async def test_who_is_refused_holds_nothing_open(app: WebSuckets, journal: list[str]) -> None:
+    """Even if it keeps its end of the connection open."""
+
+    @app.on_handshake
+    async def refuse(visit: Visit) -> None:
+        raise HandshakeRefused
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with await half_a_handshake(server) as stream:
+            await stream.send(b"\r\n")
+            with anyio.fail_after(TIMEOUT):
+                assert b"403" in await stream.receive()
+                await until(journal, "close visit")
+
+
+@pytest.mark.parametrize("name", ["send", "ping", "close"])
+async def test_nothing_can_be_sent_before_the_handshake_is_answered(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """It would wait for good; the error says where it can."""
+
+    @app.on_handshake
+    async def hook(socket: Socket) -> None:
+        await getattr(socket, name)()
+
+    assert (await refused(app))[0] == 500
+    assert "send in an on_connect hook" in str(errors(caplog)[0].exc_info)
+
+
+async def test_a_user_that_is_revoked_in_its_handshake(app: WebSuckets) -> None:
+    """Enters as a stranger."""
+
+    @app.on_handshake
+    async def authenticate(user: User) -> None:
+        user.id, user.token = "ann", "secret"
+
+    @app.on_handshake
+    async def meanwhile(session: Session) -> None:
+        await session.revoke("bob")
+        await session.revoke("ann")
+
+    async with talk(app) as client:
+        assert (await client.call("who", token="secret"))["error"] == "not authorized"
+    assert app._session._connecting == set()
+
+
+async def test_the_headers_of_a_refusal_replace_those_that_are_there(app: WebSuckets) -> None:
+    """Two of one kind would contradict each other."""
+
+    @app.on_handshake
+    async def refuse() -> None:
+        raise HandshakeRefused(404, "\ud800{}", {"Content-Type": "application/json", "X-A": "b"})
+
+    status, text, headers = await refused(app)
+    assert (status, text) == (404, "?{}")
+    assert headers.get_all("Content-Type") == ["application/json"]
+    assert headers["X-A"] == "b"
+
+
+async def test_disconnect_hooks_have_their_time_when_the_server_stops(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of them, also after a command that had to be cancelled."""
+    group = CommandGroup()
+    running = anyio.Event()
+
+    @group.command("hang")
+    async def hang(socket: ServerConnection) -> None:
+        running.set()
+        await anyio.sleep_forever()
+
+    app = app_with(
+        group,
+        providers=[Journalling(journal)],
+        limits=Limits(drain_timeout=0.01, finalize_timeout=0.1),
+    )
+    for n in range(4):
+
+        @app.on_disconnect
+        async def slow(visit: Visit, n: int = n) -> None:
+            await anyio.sleep(0.09)
+            journal.append(f"disconnect {n}")
+
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
+        await client.send("hang")
+        await running.wait()
+    assert journal == ["open visit", *(f"disconnect {n}" for n in range(4)), "close visit"]
+    assert errors(caplog) == []

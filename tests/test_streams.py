@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import pytest
+import trio
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, Gate, app_with, dial, errors, talk, until
+from harness import TIMEOUT, Client, Gate, app_with, dial, errors, on_trio, talk, until
 from pydantic import BaseModel
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
@@ -518,6 +519,7 @@ async def test_one_that_ends_with_what_is_no_exception(
             assert (await other.closed())[0] == 1011
         await until(journal, "rollback Fatal")
         assert (await client.receive())["more"]
+        await client.vanish()  # its close would wait behind what it has not read
     assert "stream 'fatal' failed, incident" in errors(caplog)[0].getMessage()
 
 
@@ -537,3 +539,182 @@ def test_a_stream_may_end_the_program() -> None:
 
     with pytest.raises(SystemExit, match="3"):
         asyncio.run(main())
+
+
+class Holding:
+    """A generator that holds something around its `yield`, in ways that are asking for trouble."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    async def child(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if self.kind == "child fails":
+                raise ValueError("canary")
+
+    async def __call__(self) -> AsyncIterator[int]:
+        if self.kind == "fatal":
+            try:
+                while True:
+                    yield 1
+            finally:
+                raise Fatal
+        else:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self.child)
+                while True:
+                    yield 1
+                    await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["cancel", "vanish"])
+@pytest.mark.parametrize("kind", ["group", "busy group", "child fails", "fatal"])
+async def test_one_that_makes_trouble_when_it_ends(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, kind: str, how: str
+) -> None:
+    """Whatever becomes of it: nobody else's streams are touched."""
+    group = CommandGroup()
+
+    @group.command("hold")
+    async def hold(socket: ServerConnection, *, transaction: Transaction) -> AsyncIterator[int]:
+        async with aclosing(Holding(kind)()) as items:
+            async for item in items:
+                yield item
+
+    @group.command("hold directly")
+    async def hold_directly(
+        socket: ServerConnection, *, transaction: Transaction
+    ) -> AsyncIterator[int]:
+        if kind == "fatal":
+            try:
+                while True:
+                    yield 1
+            finally:
+                raise Fatal
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(Holding(kind).child)
+            while True:
+                yield 1
+                if kind != "busy group":
+                    await anyio.sleep(0.001)
+
+    app.include_command_group(group)
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
+        await other.send("never", id="other")
+        for name in ("hold", "hold directly"):
+            journal.clear()
+            async with dial(server) as client:
+                await client.send(name, id=1)
+                await client.receive()
+                if how == "vanish":
+                    await client.vanish()
+                else:
+                    await client.connection.send('{"cancel": 1}')
+                    with suppress(ConnectionClosed):
+                        while "more" in (last := await client.receive()):
+                            pass
+                        assert ("payload" in last) == ("group" in kind) and last["id"] == 1
+                        assert (await client.call("ping"))["payload"] == "pong"
+            with anyio.fail_after(TIMEOUT):
+                while not any(entry.startswith("rollback") for entry in journal):
+                    await anyio.sleep(0.001)
+        for _ in range(2):
+            await other.send("never", id="another")
+        assert (await other.receive())["error"] == "id in use"
+        await other.connection.send('{"cancel": "other"}')
+        assert await other.receive() == {"event": "never", "payload": None, "id": "other"}
+    if "group" in kind:
+        assert errors(caplog) == []
+
+
+async def test_one_with_a_nursery_of_its_own_is_cancelled(app: WebSuckets) -> None:
+    """trio makes a group of the cancellations in it."""
+    group = CommandGroup()
+
+    @group.command("nursery")
+    async def nursery(socket: ServerConnection, *, transaction: Transaction) -> AsyncIterator[int]:
+        yield 1
+        if on_trio():
+            async with trio.open_nursery() as tasks:
+                tasks.start_soon(trio.sleep_forever)
+                await trio.sleep_forever()
+        await anyio.sleep_forever()
+
+    app.include_command_group(group)
+    async with talk(app) as client:
+        await client.call("nursery", id=1)
+        await client.connection.send('{"cancel": 1}')
+        assert await client.receive() == {"event": "nursery", "payload": None, "id": 1}
+
+
+async def test_a_timeout_around_its_items(app: WebSuckets, journal: list[str]) -> None:
+    """Ends it where it says, wherever it was hit: it is the handler's own."""
+    group = CommandGroup()
+
+    @group.command("for a while")
+    async def for_a_while(
+        socket: ServerConnection, *, transaction: Transaction
+    ) -> AsyncIterator[int]:
+        with anyio.move_on_after(0.03):
+            while True:
+                yield 1
+                await anyio.sleep(0)
+        journal.append("after")
+
+    app.include_command_group(group)
+    async with talk(app) as client:
+        await client.send("for a while", id=1)
+        while "more" in (last := await client.receive()):
+            pass
+        assert last == {"event": "for a while", "payload": None, "id": 1}
+    assert journal[:-1] == ["open shared", "open", "after", "commit"]
+
+
+async def test_what_it_does_first_comes_before_the_next_command(app: WebSuckets) -> None:
+    """So nothing that is said after it is asked for escapes a watcher."""
+    watchers: list[anyio.Event] = []
+    group = CommandGroup()
+
+    @group.command("watch")
+    async def watch(socket: ServerConnection, *, transaction: Transaction) -> AsyncIterator[str]:
+        said = anyio.Event()
+        watchers.append(said)
+        await said.wait()
+        yield "heard"
+
+    @group.command("say")
+    async def say(socket: ServerConnection) -> int:
+        for watcher in watchers:
+            watcher.set()
+        count = len(watchers)
+        watchers.clear()
+        return count
+
+    app.include_command_group(group)
+    async with talk(app) as client:
+        for id in range(20):
+            await client.send("watch", id=id)
+            await client.send("say")
+            replies = [await client.receive() for _ in range(3)]
+            assert [reply["payload"] for reply in replies if reply["event"] == "say"] == [1]
+
+
+async def test_a_client_that_does_not_read_has_no_more_than_it_may(
+    journal: list[str], gate: Gate
+) -> None:
+    """Last replies that wait for it count, too."""
+    app = app_with(
+        streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=3)
+    )
+    async with app.serve("127.0.0.1", 0) as server, dial(server, max_queue=1) as client:
+        await client.send("endless", payload=50_000, id="endless")
+        await until(journal, "item")
+        await until_stuck(journal)
+        journal.clear()
+        for id in range(30):
+            await client.send("count", payload={"to": 0}, id=id)
+        await anyio.sleep(0.05)
+        assert journal.count("open") <= 2
+        await client.vanish()

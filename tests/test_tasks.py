@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
+import trio
 from anyio.abc import TaskStatus
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, dial, errors, talk, until
+from harness import TIMEOUT, app_with, dial, errors, on_trio, talk, until
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
@@ -368,3 +370,131 @@ def test_a_task_may_end_the_program(app: WebSuckets, error: type[BaseException])
 
     with pytest.raises(error):
         asyncio.run(main())
+
+
+async def two(first: int, second: int) -> None: ...
+
+
+def not_async() -> None: ...
+
+
+async def test_what_cannot_be_started_is_told_who_starts_it(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once, and nobody else's tasks are touched."""
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        with pytest.raises(TypeError, match="missing 1 required positional argument: 'second'"):
+            tasks.start_soon(two, 1)
+        with pytest.raises(TypeError, match="pass the function and its arguments"):
+            tasks.start_soon(two(1, 2))
+        with pytest.raises(TypeError, match="pass the function and its arguments"):
+            tasks.start_soon("two")
+        with pytest.raises(TypeError, match="not_async is no async function"):
+            tasks.start_soon(not_async)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'task_status'"):
+            await tasks.start(two, 1, 2)
+
+    async with talk(app) as client:
+        await client.call("work", id=1)
+        await until(journal, "command begins")
+        assert "app ends" not in journal
+    assert errors(caplog) == []
+
+
+async def test_the_arguments_of_a_task_stay_out_of_the_log(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may be secrets: also those of a partial, and of an object that is called."""
+
+    class Caller:
+        async def __call__(self) -> None:
+            raise RuntimeError
+
+        def __repr__(self) -> str:
+            return "canary"
+
+    async def log_in(password: str) -> None:
+        raise RuntimeError
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        tasks.start_soon(partial(log_in, password="canary"))
+        tasks.start_soon(Caller())
+
+    async with app.serve("127.0.0.1", 0):
+        await anyio.wait_all_tasks_blocked()
+    assert sorted(
+        message.split(" of the app")[0].split(".")[-1] for message in messages(caplog)
+    ) == [
+        "Caller",
+        "log_in",
+    ]
+    assert "canary" not in "".join(messages(caplog))
+
+
+async def test_a_task_whose_client_has_left_is_no_incident(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It learns that by the error of its `send`."""
+    app = WebSuckets(providers=[Journalling(journal)])
+
+    @app.on_connect
+    async def start(socket: Socket, tasks: ConnectionTasks, visit: Visit) -> None:
+        async def tell() -> None:
+            try:
+                while True:
+                    await socket.send("still there?")
+                    await anyio.sleep(0.001)
+            finally:
+                journal.append("told")
+
+        tasks.start_soon(tell)
+
+    @app.on_disconnect
+    async def wait() -> None:
+        await until(journal, "told")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with dial(server) as client:
+            await client.receive_frame()
+            await client.vanish()
+        await until(journal, "close visit")
+    assert errors(caplog) == []
+
+
+async def test_a_task_with_a_group_of_its_own_ends_silently(
+    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """trio makes a group of the cancellations in it."""
+
+    async def work() -> None:
+        if on_trio():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(Worker(journal, "inner"))
+                await trio.sleep_forever()
+        async with anyio.create_task_group() as group:
+            group.start_soon(Worker(journal, "inner"))
+            await anyio.sleep_forever()
+
+    @app.on_startup
+    async def start(tasks: AppTasks) -> None:
+        tasks.start_soon(work)
+
+    async with app.serve("127.0.0.1", 0):
+        await until(journal, "inner begins")
+    assert "inner ends" in journal
+    assert errors(caplog) == []
+
+
+async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Is logged, and the others go on."""
+    journal: list[str] = []
+    async with Background(patience=1) as background:
+        background.start_soon(Worker(journal, "other"))
+        background.start_soon(fail)
+        await anyio.wait_all_tasks_blocked()
+        assert journal == ["other begins"]
+    (message,) = messages(caplog)
+    assert message.startswith("fail failed, incident")

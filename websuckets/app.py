@@ -37,6 +37,10 @@ class WebSuckets:
     """
 
     def __init__(self, *, providers: Iterable[Provider] = (), limits: Limits | None = None) -> None:
+        if isinstance(providers, BaseProvider):
+            raise ConfigurationError(f"providers={providers!r}: write a list, [{providers!r}]")
+        if limits is not None and not isinstance(limits, Limits):
+            raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
         self._providers = tuple(_provider(given) for given in providers)
         self._limits = limits or Limits()
         self._groups: list[CommandGroup] = []
@@ -107,15 +111,16 @@ class WebSuckets:
         """
         groups = self._groups or _groups_of_the_program()
         with console_logging():
-            async with self._serve(groups, host, port, options):
+            try:
+                async with self._serve(groups, host, port, options):
+                    if groups and not self._groups:
+                        logger.warning(_SERVES_OTHERS, len(groups))
+                    await told_to_stop()
+                    logger.info("stopping")
+            except ConfigurationError as error:
                 if groups and not self._groups:
-                    logger.warning(
-                        "this app included no command group: serving the %d that the program "
-                        "included in another one; create WebSuckets() once",
-                        len(groups),
-                    )
-                await told_to_stop()
-                logger.info("stopping")
+                    error.add_note(_SERVES_OTHERS % len(groups))
+                raise
 
     def run(
         self,
@@ -223,6 +228,10 @@ def _provider(given: Any) -> BaseProvider:
 
 # The documented programs include their groups in one app and run another, made later under the same
 # name. So an app without groups, started as the program itself, serves what the program included.
+_SERVES_OTHERS = (
+    "this app included no command group: serving the %d that the program included in another one; "
+    "create WebSuckets() once"
+)
 _included_groups: list[weakref.ref[CommandGroup]] = []
 
 

@@ -18,7 +18,7 @@ from websuckets.exc import ClientError, HandshakeRefused
 from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
-from websuckets.session import Session, User, as_current, connected
+from websuckets.session import Session, User, as_current, connected, connecting, not_connecting
 from websuckets.socket import Socket, Wire
 from websuckets.streams import RunningStreams
 from websuckets.tasks import Background, TaskSource, wait_through
@@ -93,10 +93,12 @@ class Connections:
         for connection in self._open:
             connection.cancel()
         timeout = self._setup.limits.finalize_timeout
+        # One for the scope of the message, one for streams, tasks, and the scope of the connection;
+        # for each hook, one for itself and one for its scope; one to spare.
+        most = 5 + 2 * len(self._setup.hooks.disconnect)
         self._all_gone = anyio.Event()
         try:
-            # One for the scope of the message, one for that of the connection, one to spare.
-            await wait_through(self._all_gone, None if timeout is None else 3 * timeout)
+            await wait_through(self._all_gone, None if timeout is None else most * timeout)
         finally:
             if self._open:
                 logger.error("%d connections ignore their cancellation", len(self._open))
@@ -117,7 +119,9 @@ class Connection:
         self._setup = setup
         self._gone = gone
         self._user = User(wire.socket)
-        self._tasks = TaskSource(setup.background, f"connection {wire.socket.id}")
+        self._tasks = TaskSource(
+            setup.background, f"connection {wire.socket.id}", self._means_that_it_is_closed
+        )
         self._streams = RunningStreams(
             setup.dispatcher, setup.background, setup.works, setup.limits.streams
         )
@@ -144,25 +148,28 @@ class Connection:
 
     async def opening(self) -> HandshakeRefused | None:
         """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
+        connecting(self._user, self._setup.session)
         with as_current(self._setup.session):
             for hook in self._setup.hooks.handshake:
+                if self._draining:
+                    break
                 with self._apart() as work:
                     try:
                         await hook.run(self._peer.container, work)
                     except BaseException as error:
                         return self._refusal(hook, error)
-                if self._life.cancel_called:
-                    return HandshakeRefused(503)
-        return None
+        return HandshakeRefused(503) if self._draining else None
 
     async def discard(self) -> None:
         """Give up a connection that was not opened; its scope is finalised."""
         try:
-            with as_current(self._setup.session):
-                await self._tasks.end()
-                with self._apart():
+            with as_current(self._setup.session), self._apart():
+                try:
+                    await self._tasks.end()
+                finally:
                     await self._close_scope(None)
         finally:
+            not_connecting(self._user, self._setup.session)
             self._gone(self)
 
     async def serve(self) -> None:
@@ -236,25 +243,23 @@ class Connection:
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
         """The close code and reason; raises what has to end the connection at once."""
-        if self._peer.work.ends_with(error):
-            raise error
+        _raise_if_it_ends(error, self._peer.work)
         cause = alone(error)
-        if isinstance(cause, self._peer.wire.closed_errors) and self._is_closed:
+        if self._means_that_it_is_closed(cause):
             raise cause
         if isinstance(cause, ClientError):
             logger.info("%s refused %s", hook.name, self._peer.wire.socket.id)
-            return POLICY_VIOLATION, _shortened(cause.error)
+            return POLICY_VIOLATION, _shortened(str(cause))
         return INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
         """The HTTP response; raises what ends the handshake without one."""
-        if self._peer.work.ends_with(error):
-            raise error
+        _raise_if_it_ends(error, self._peer.work)
         cause = alone(error)
         if isinstance(cause, HandshakeRefused):
             refusal = cause
         elif isinstance(cause, ClientError):
-            refusal = HandshakeRefused(403, cause.error)
+            refusal = HandshakeRefused(403, str(cause))
         else:
             return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
         logger.info("%s refused %s: HTTP %d", hook.name, self._peer.wire.socket.id, refusal.status)
@@ -281,6 +286,9 @@ class Connection:
     @property
     def _is_closed(self) -> bool:
         return self._peer.wire.socket.close_code is not None
+
+    def _means_that_it_is_closed(self, error: BaseException) -> bool:
+        return isinstance(alone(error), self._peer.wire.closed_errors) and self._is_closed
 
     async def _end(self, record: ExitStack, ended_by: BaseException | None) -> None:
         """Finalise what the connection held. Each step is made, whatever becomes of the others."""
@@ -333,9 +341,16 @@ class Connection:
 
 def _log_failure(hook: Hook, error: BaseException, work: Work) -> None:
     """Raises what has to end the connection at once."""
-    if work.ends_with(error):
-        raise error
+    _raise_if_it_ends(error, work)
     log_incident(hook.name, error)
+
+
+def _raise_if_it_ends(error: BaseException, work: Work) -> None:
+    """What cancels a hook, or ends the program; anything else is a hook's failure."""
+    cancelled = anyio.get_cancelled_exc_class()
+    ends = (cancelled, KeyboardInterrupt, SystemExit, BaseExceptionGroup)
+    if isinstance(error, ends) and work.ends_with(error):
+        raise error
 
 
 def _shortened(reason: str) -> str:

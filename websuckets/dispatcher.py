@@ -1,8 +1,7 @@
 """One message: from the frame that came to the frame that answers it."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -44,8 +43,11 @@ class Call:
 class Streams(Protocol):
     """The streams of a connection."""
 
-    def start(self, call: Call) -> str | None:
-        """Answer it beside the messages that follow; if that cannot be, the error to reply."""
+    async def start(self, call: Call) -> str | None:
+        """Answer it beside the messages that follow; if that cannot be, the error to reply.
+
+        Returns when the handler has begun, so that what it does first comes before them.
+        """
         ...
 
     def cancel(self, id: str | int) -> None:
@@ -91,12 +93,17 @@ class Dispatcher:
             return encode_error("unknown command", None, message.id)
         call = Call(command, message, has_payload, frame)
         if command.is_stream:
-            return peer.streams.start(call)
+            return await peer.streams.start(call)
         return await _handle(call, peer, peer.work, partial(_run, call, peer.wire))
 
-    async def answer_stream(self, call: Call, peer: Peer, work: Work) -> str | None:
-        """Send what a stream yields until it ends; then the same as `answer`."""
-        return await _handle(call, peer, work, partial(_run_stream, call, peer.wire))
+    async def answer_stream(
+        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None]
+    ) -> str | None:
+        """Send what a stream yields until it ends; then the same as `answer`.
+
+        ``begun`` is called right before the handler is.
+        """
+        return await _handle(call, peer, work, partial(_run_stream, call, peer.wire, work, begun))
 
 
 async def _handle(
@@ -129,18 +136,42 @@ async def _run(call: Call, wire: Wire, dependencies: tuple[Any, ...]) -> str | N
     return _encode(result, call, more=False)
 
 
-async def _run_stream(call: Call, wire: Wire, dependencies: tuple[Any, ...]) -> str | None:
+async def _run_stream(
+    call: Call,
+    wire: Wire,
+    work: Work,
+    begun: Callable[[], None],
+    dependencies: tuple[Any, ...],
+) -> str | None:
     """Validate the payload, call the handler, send each item that it yields."""
     message = call.message
     items = call.command.call(_leading(call, wire), dependencies)
-    async with aclosing(items):
+    begun()
+    try:
         async for item in items:
             frame = _encode(item, call, more=True)
-            with anyio.CancelScope(shield=True):  # a frame goes out whole, or not at all
+            # A frame goes out whole, or not at all. And a timeout that the handler holds around
+            # its `yield` is not to hit us: it takes effect inside of the handler.
+            with anyio.CancelScope(shield=True):
                 await wire.socket.send(frame)
-            # The others' turn, even if neither this handler nor the connection ever waits.
-            await anyio.lowlevel.checkpoint()
+                # The others' turn, even if neither the handler nor the connection ever waits.
+                await anyio.lowlevel.checkpoint()
+            if work.is_cancelled:
+                await anyio.lowlevel.checkpoint()
+    except BaseException:
+        await _close(items)
+        raise
     return None if message.id is None else encode_event(message.event, None, message.id)
+
+
+async def _close(items: AsyncGenerator[Any, None]) -> None:
+    """End a stream where it stands; raises what its own clean-up raises."""
+    try:
+        await items.aclose()
+    except BaseExceptionGroup as group:
+        failures = group.split(GeneratorExit)[1]  # which a task group makes a group of
+        if failures is not None:
+            raise failures from None
 
 
 def _leading(call: Call, wire: Wire) -> tuple[Any, ...]:

@@ -15,9 +15,10 @@
     └── NoCurrentSession                 ``Session.online`` read where no app can be meant
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Final
 
 __all__ = [
     "ClientError",
@@ -33,6 +34,12 @@ __all__ = [
     "NotAuthorized",
     "WebSucketsError",
 ]
+
+
+HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110, section 5.6.2."""
+
+FRAMING: Final = {"connection", "content-length", "transfer-encoding", "upgrade"}
 
 
 class WebSucketsError(Exception):
@@ -69,21 +76,24 @@ class HandshakeRefused(WebSucketsError):
     ``status`` is an HTTP status from 300 to 599, ``text`` the body, in UTF-8, ``headers`` are added
     to the response.
 
-    Raises `ValueError` for another status, and for a header that would end its line.
+    Raises `ValueError` for another status, and for headers that are none: that are not printable
+    ASCII, or belong to the connection.
     """
 
     def __init__(
         self, status: int = 403, text: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(f"HTTP {status}")
-        if not 300 <= status <= 599:
-            raise ValueError(f"HandshakeRefused({status}): the status is from 300 to 599")
+        super().__init__(f"HTTP {status}, which only an on_handshake hook can answer with")
+        if not isinstance(status, int) or not 300 <= status <= 599:
+            raise ValueError(f"HandshakeRefused({status!r}): the status is an int from 300 to 599")
         self.status: HTTPStatus = HTTPStatus(status)
-        self.text = text
+        self.text: str = text.encode(errors="replace").decode()  # no halves of surrogate pairs
         self.headers: dict[str, str] = dict(headers or {})
-        for part in (*self.headers, *self.headers.values()):
-            if not part.isprintable():
-                raise ValueError("HandshakeRefused: a header holds what is not printable")
+        for name, value in self.headers.items():
+            if not HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
+                raise ValueError(f"HandshakeRefused: {name!r} is no header that can be set")
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(f"HandshakeRefused: the header {name} is not printable ASCII")
 
 
 class ConfigurationError(WebSucketsError):

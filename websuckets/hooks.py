@@ -90,7 +90,9 @@ class HookDeclarations:
             provider.of_message, "that belongs to a message, and a hook answers none"
         )
         no_connection = dict.fromkeys(
-            provider.of_connection, "that belongs to a connection, and at startup there is none"
+            provider.of_connection,
+            "that belongs to a connection, and at startup there is none; AppTasks, Session and "
+            "what providers give with Scope.APP are there",
         )
         hooks: dict[Kind, list[Hook]] = {kind: [] for kind in get_args(Kind)}
         errors: list[ConfigurationError] = []

@@ -110,16 +110,18 @@ class Session:
         self._online: dict[UUID, User] = {}
         self._verified: dict[UserId, User] = {}
         self._connections_of: dict[UserId, list[User]] = {}  # in the order of verification
+        self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
 
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user and close it with 4401.
 
-        From this moment on no protected command of theirs is accepted. Returns when all are closed:
-        a client that does not answer the closing handshake is waited for as long as the transport
-        does (``close_timeout``, 10 seconds by default under ``websockets``).
+        From this moment on no protected command of theirs is accepted; who is still in its
+        handshake enters without being verified. Returns when all are closed: a client that does not
+        answer the closing handshake is waited for as long as the transport does (``close_timeout``,
+        10 seconds by default under ``websockets``).
         """
         users = list(self._connections_of.get(user_id, ()))
-        for user in users:
+        for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
         async with anyio.create_task_group() as closing:
             for user in users:
@@ -179,9 +181,19 @@ def as_current(session: Session) -> Iterator[None]:
         _current.reset(token)
 
 
+def connecting(user: User, session: Session) -> None:
+    """From now on this client may become `connected`, or else `not_connecting`."""
+    session._connecting.add(user)
+
+
+def not_connecting(user: User, session: Session) -> None:
+    session._connecting.discard(user)
+
+
 @contextmanager
 def connected(user: User, session: Session) -> Iterator[None]:
     """While this client is connected to the app of this session."""
+    session._connecting.discard(user)
     user._session = session
     session._online[user.socket.id] = user
     if user.id is not None:

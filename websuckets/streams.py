@@ -39,23 +39,27 @@ class RunningStreams:
         self._running: set[_Stream] = set()
         self._all_gone: anyio.Event | None = None  # while somebody waits for that
 
-    def start(self, call: Call) -> str | None:
-        """Answer it beside the messages that follow; if that cannot be, the error to reply."""
+    async def start(self, call: Call) -> str | None:
+        """Answer it beside the messages that follow; if that cannot be, the error to reply.
+
+        Returns when the handler has begun, so that what it does first comes before them.
+        """
         id = call.message.id
-        running = [stream for stream in self._running if not stream.is_over]
-        if self._most is not None and len(running) >= self._most:
+        # Those that are over, too: their last replies may wait for a client that does not read.
+        if self._most is not None and len(self._running) >= self._most:
             return encode_error("too many streams", None, id)
-        if id is not None and any(stream.call.message.id == id for stream in running):
+        if id is not None and any(stream.answers(id) for stream in self._running):
             return encode_error("id in use", None, id)
         stream = _Stream(call)
         self._background.start_soon(self._run, stream)
         self._running.add(stream)
+        await stream.begun.wait()
         return None
 
     def cancel(self, id: str | int) -> None:
         """End the stream that answers the command ``id``, if it runs: with its last reply."""
         for stream in self._running:
-            if stream.call.message.id == id and not stream.is_over:
+            if stream.answers(id):
                 stream.life.cancel()
 
     def cancel_all(self) -> None:
@@ -90,6 +94,7 @@ class RunningStreams:
             log_incident(f"stream {stream.call.message.event!r}", error)
             await self.peer.wire.socket.close(INTERNAL_ERROR)
         finally:
+            stream.begun.set()
             self._running.discard(stream)
             if self._all_gone is not None and not self._running:
                 self._all_gone.set()
@@ -98,7 +103,9 @@ class RunningStreams:
     async def _answer(self, stream: "_Stream") -> None:
         message, reply = stream.call.message, None
         with stream.life, self._works.begin(stream.life) as work:
-            reply = await self._dispatcher.answer_stream(stream.call, self.peer, work)
+            reply = await self._dispatcher.answer_stream(
+                stream.call, self.peer, work, stream.begun.set
+            )
         if stream.life.cancelled_caught and message.id is not None:
             reply = encode_event(message.event, None, message.id)
         if reply is not None and not stream.is_over:
@@ -112,4 +119,9 @@ class _Stream:
     def __init__(self, call: Call) -> None:
         self.call = call
         self.life = anyio.CancelScope()
+        self.begun = anyio.Event()
         self.is_over = False
+
+    def answers(self, id: str | int) -> bool:
+        """Whether it still has to answer the command ``id``."""
+        return self.call.message.id == id and not self.is_over

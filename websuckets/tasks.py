@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NewType, NoReturn
 
 import anyio
@@ -85,7 +86,7 @@ class Background:
             self._ended.set()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task; ``function`` must not raise anything but cancellations."""
+        """Start a task; if ``function`` raises, that is logged."""
         self._group.start_soon(self._run, function, args)
 
     async def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
@@ -97,31 +98,50 @@ class Background:
     ) -> None:
         try:
             await function(*args)
-        except anyio.get_cancelled_exc_class():
-            if _concerns(self._group):
-                raise
+        except BaseException as error:
+            failure = _without_cancellations(error, self._group)
+            if failure is not None:
+                log_incident(_name_of(function), failure)
 
 
-def _concerns(group: TaskGroup) -> bool:
-    """Whether a cancellation is that of the group, to which it has to be passed on.
+def _without_cancellations(error: BaseException, group: TaskGroup) -> BaseException | None:
+    """What a task of the group failed with, if it was not just cancelled.
 
-    What asyncio's own ``Task.cancel()`` did to a single task would cancel all of the group.
+    Raises what concerns others: that the group is cancelled, and that the program ends. Whatever
+    else a task of a group raised, would end the others.
     """
-    return group.cancel_scope.cancel_called or on_trio()
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        raise error
+    cancelled = anyio.get_cancelled_exc_class()
+    failure: BaseException | None = None if isinstance(error, cancelled) else error
+    if isinstance(error, BaseExceptionGroup):
+        failure = error.split(cancelled)[1]
+    if failure is not None:
+        return failure
+    if group.cancel_scope.cancel_called or on_trio():
+        raise error
+    # Else asyncio's own Task.cancel() hit this one task, or another that it waited for.
+    return None if cancellations() > 0 else error
 
 
 class TaskSource:
     """Opens a task group when somebody first asks for one, and ends it.
 
-    ``whose`` names it in the log. What is never asked for costs nothing. It lives as long as that
-    for which the tasks work.
+    ``whose`` names it in the log, where failures that are expected are no incident. What is never
+    asked for costs nothing. It lives as long as that for which the tasks work.
     """
 
-    __slots__ = ("_background", "_ending", "_tasks", "_whose")
+    __slots__ = ("_background", "_ending", "_is_expected", "_tasks", "_whose")
 
-    def __init__(self, background: Background, whose: str) -> None:
+    def __init__(
+        self,
+        background: Background,
+        whose: str,
+        is_expected: Callable[[BaseException], bool] = lambda error: False,
+    ) -> None:
         self._background = background
         self._whose = whose
+        self._is_expected = is_expected
         self._tasks: Tasks | None = None
 
     async def open(self) -> "Tasks":
@@ -145,7 +165,7 @@ class TaskSource:
         ended = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                task_status.started(Tasks(group, self._whose, ended))
+                task_status.started(Tasks(group, self._whose, ended, self._is_expected))
                 await self._ending.wait()
                 group.cancel_scope.cancel()
         finally:
@@ -158,9 +178,16 @@ class Tasks(TaskGroup):
     It cannot be entered: whoever opened it ends it.
     """
 
-    def __init__(self, group: TaskGroup, whose: str, ended: anyio.Event) -> None:
+    def __init__(
+        self,
+        group: TaskGroup,
+        whose: str,
+        ended: anyio.Event,
+        is_expected: Callable[[BaseException], bool],
+    ) -> None:
         self._group = group
         self._whose = whose
+        self._is_expected = is_expected
         self.cancel_scope: anyio.CancelScope = group.cancel_scope
         self.ended = ended
         """Set when no task is left."""
@@ -171,10 +198,22 @@ class Tasks(TaskGroup):
         return self._group.create_task(self._finish(coro, name), **options)
 
     def start_soon(  # type: ignore[misc, override]  # final from anyio 4.14 on, abstract before
-        self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, name: object = None
+        self, func: Any, *args: Any, name: object = None
     ) -> Any:
+        """As anyio's; raises `TypeError` for what is no async function or does not fit ``args``."""
+        if not callable(func):
+            if isinstance(func, Coroutine):
+                func.close()
+            raise TypeError(f"start_soon(): pass the function and its arguments, not {func!r}")
+        coroutine = func(*args)
+        if not isinstance(coroutine, Coroutine):
+            raise TypeError(f"start_soon(): {_name_of(func)} is no async function")
         name = name or _name_of(func)
-        return self._group.start_soon(self._run, func, args, name, name=name)
+        try:
+            return self._group.start_soon(self._finish, coroutine, name, name=name)
+        except BaseException:
+            coroutine.close()
+            raise
 
     async def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any
@@ -191,9 +230,6 @@ class Tasks(TaskGroup):
 
     def __repr__(self) -> str:
         return f"<tasks of {self._whose}>"
-
-    async def _run(self, func: Callable[..., Awaitable[Any]], args: Any, name: object) -> Any:
-        return await self._finish(func(*args), name)
 
     async def _run_until_started(
         self, func: Callable[..., Awaitable[Any]], args: Any, name: object, *, task_status: Any
@@ -213,16 +249,9 @@ class Tasks(TaskGroup):
             self._tell(error, name)
 
     def _tell(self, error: BaseException, name: object) -> None:
-        """Log what is wrong with it; raise what is the group's, and what ends the program."""
-        if isinstance(error, anyio.get_cancelled_exc_class()):
-            if _concerns(self._group):
-                raise error
-            if cancellations() > 0:
-                return
-            # It waited for another task, which somebody cancelled.
-        elif isinstance(error, KeyboardInterrupt | SystemExit):
-            raise error
-        log_incident(f"{name} of {self._whose}", error)
+        failure = _without_cancellations(error, self._group)
+        if failure is not None and not self._is_expected(failure):
+            log_incident(f"{name} of {self._whose}", failure)
 
 
 class _Status:
@@ -238,4 +267,7 @@ class _Status:
 
 
 def _name_of(func: Any) -> str:
-    return getattr(func, "__qualname__", None) or repr(func)
+    """Without arguments: they may be secrets."""
+    while isinstance(func, partial):
+        func = func.func
+    return getattr(func, "__qualname__", None) or type(func).__qualname__

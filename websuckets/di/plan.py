@@ -226,10 +226,12 @@ def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     """The plan of a hook: all of its parameters are dependencies. Raises what `read_plan` does."""
     here = where(function)
     parameters = list(inspect.signature(function).parameters.values())
-    problems = [*_misfits(parameters)]
-    if not inspect.iscoroutinefunction(function):
-        problems.insert(0, "a hook is an `async def` that returns; declare it so")
-    _refuse(here, problems)
+    problems = []
+    if inspect.isasyncgenfunction(function):
+        problems.append("it yields; a hook is an `async def` without `yield`")
+    elif not inspect.iscoroutinefunction(function):
+        problems.append("it is no async function; declare it with `async def`")
+    _refuse(here, [*problems, *_misfits(parameters)])
     hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
     _refuse(
         here,

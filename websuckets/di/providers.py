@@ -164,11 +164,12 @@ class WebSucketsProvider(Provider):
 
     def __init__(self, connection_types: Iterable[type]) -> None:
         super().__init__()
-        self.of_connection: tuple[Any, ...] = (Socket, *connection_types, Request, User, TaskSource)
+        context = (Socket, *connection_types, Request, User, TaskSource)
+        self.of_connection: tuple[Any, ...] = (*context, ConnectionTasks)
         """Types of which there is an object while there is a connection."""
         self.of_message: tuple[Any, ...] = (Message, CurrentUser, CurrentUser | None)
         """Types of which there is an object while a message is handled."""
-        for provides in self.of_connection:
+        for provides in context:
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
 

@@ -89,12 +89,30 @@ class Work:
         """Whether this error has to end what the work is for, rather than to be told."""
         if isinstance(error, Exception):
             return False
+        if isinstance(error, BaseExceptionGroup):
+            return self._ends_with_all_of(error)
         if not isinstance(error, anyio.get_cancelled_exc_class()):
             return True
         if self._life.cancel_called or cancellations() > 0:
             return True
         # Nobody else's: it may have waited for a task that somebody cancelled.
         return not self.is_late and anyio.current_effective_deadline() == -math.inf
+
+    def _ends_with_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
+        """Of a group, if nothing in it is an error like any other.
+
+        A task group around a ``yield`` makes one of the ``GeneratorExit`` that closes a generator.
+        """
+        failures = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
+        if failures is not None:
+            return not isinstance(failures, Exception)
+        cancellations = group.split(GeneratorExit)[1]
+        return cancellations is not None and self.ends_with(cancellations.exceptions[0])
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether what the work is for has to end."""
+        return self._life.cancel_called
 
     async def in_scope(
         self,

@@ -1,9 +1,10 @@
 """What both servers of ``websockets`` have in common."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from inspect import isawaitable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -31,27 +32,59 @@ class Handshake:
     ) -> None:
         original: Any = super()
 
-        async def process(_: Any, request: Request, response: Response) -> Response | None:
+        async def process(_: Any, request: Request, response: Any) -> Any:
             if process_response is not None:
-                theirs: Any = process_response(self, request, response)
+                theirs = process_response(self, request, response)
                 response = (await theirs if isawaitable(theirs) else theirs) or response
             if response.status_code != 101:
                 return response
             self.accepted = self.accept(self.wire())
-            refusal = await self.accepted.opening()
-            return response if refusal is None else self._refuse(refusal)
+            with self._unsendable():
+                refusal = await self.accepted.opening()
+            if refusal is None:
+                return response
+            await self._discard()  # the client may keep us waiting for the end of its connection
+            return self._refuse(refusal)
 
         try:
             await original.handshake(process_request, process, *arguments)
+        except BaseException:
+            await self._discard()
+            raise
+        if self.state is not State.OPEN:
+            await self._discard()
+
+    async def _discard(self) -> None:
+        accepted, self.accepted = self.accepted, None
+        if accepted is not None:
+            await accepted.discard()
+
+    @contextmanager
+    def _unsendable(self) -> Iterator[None]:
+        """What would wait for good, because the connection is not open, is an error meanwhile."""
+        names = ("send", "ping", "close")
+        for name in names:
+            setattr(self, name, _refuse_to_send)
+        try:
+            yield
         finally:
-            if self.accepted is not None and self.state is not State.OPEN:
-                await self.accepted.discard()
+            for name in names:
+                delattr(self, name)
 
     def _refuse(self: Any, refusal: HandshakeRefused) -> Response:
         response: Response = self.respond(refusal.status, refusal.text)
         for name, value in refusal.headers.items():
+            if name in response.headers:
+                del response.headers[name]
             response.headers[name] = value
         return response
+
+
+async def _refuse_to_send(*arguments: Any, **keywords: Any) -> NoReturn:
+    raise RuntimeError(
+        "the connection is not open before its handshake is answered: send in an on_connect hook; "
+        "to refuse the client, raise HandshakeRefused"
+    )
 
 
 def options_with(

@@ -43,7 +43,6 @@ class _Connection(Handshake):
 
     async def abort(self: Any) -> None:
         await trio.aclose_forcefully(self.stream)
-        # The task that reads for us may wait for room in its queue, and would do so for good.
         with suppress(ConnectionClosed):
             while True:
                 await self.recv()
@@ -63,6 +62,8 @@ class _Connection(Handshake):
 async def _serve_connection(connection: Any) -> None:
     try:
         await serve_connection(connection)
+        # The task that reads for us may wait for room in its queue, and would do so for good.
+        await connection.abort()
     except (Exception, trio.Cancelled, KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # of a handler; it would end every other connection, too
