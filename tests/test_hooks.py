@@ -343,7 +343,7 @@ async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: l
     app._limits = Limits(drain_timeout=0.05)
 
     async def knock(url: str) -> None:
-        with pytest.raises(InvalidHandshake, match="HTTP 503|valid HTTP response"):  # if any
+        with pytest.raises(InvalidHandshake, match=r"HTTP 503|valid HTTP response"):  # if any
             async with connect(url):
                 raise AssertionError("it was let in")
 
