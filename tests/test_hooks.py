@@ -254,6 +254,7 @@ async def test_a_handshake_hook_that_fails_is_an_incident(
     [
         lambda: HandshakeRefused(200),
         lambda: HandshakeRefused("403"),
+        lambda: HandshakeRefused(403, b"no"),
         lambda: HandshakeRefused(headers={"A": "b\r\nC: d"}),
         lambda: HandshakeRefused(headers={"A": "ж"}),
         lambda: HandshakeRefused(headers={"A B": "c"}),
@@ -759,16 +760,21 @@ async def test_a_hook_read_late_may_be_wrong(app: WebSuckets) -> None:
 class Fatal(BaseException): ...
 
 
+@pytest.mark.parametrize("fatal", [Fatal(), BaseExceptionGroup("", [Fatal(), ValueError()])])
 @pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
 async def test_even_what_is_no_exception_disturbs_nobody_else(
-    app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, kind: str
+    app: WebSuckets,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    fatal: BaseException,
 ) -> None:
     """It is an incident like any other failure of a hook."""
 
     @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
     async def die(request: Request, visit: Visit) -> None:
         if request.path == "/":
-            raise Fatal
+            raise fatal
 
     async with app.serve("127.0.0.1", 0) as server:
         async with connect(server.urls[0] + "/other") as other:
@@ -930,3 +936,24 @@ async def test_disconnect_hooks_have_their_time_when_the_server_stops(
         await running.wait()
     assert journal == ["open visit", *(f"disconnect {n}" for n in range(4)), "close visit"]
     assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
+def test_a_hook_may_end_the_program(group: CommandGroup, kind: str) -> None:
+    """On asyncio as any task does."""
+    app = app_with(group)
+
+    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    async def main() -> None:
+        async with app.serve("127.0.0.1", 0) as server:
+            with suppress(OSError, InvalidHandshake, ConnectionClosed):
+                async with dial(server) as client:
+                    if kind != "on_disconnect":
+                        await client.closed()
+            await asyncio.sleep(TIMEOUT)
+
+    with pytest.raises(SystemExit, match="3"):
+        asyncio.run(main())

@@ -348,8 +348,10 @@ def _log_failure(hook: Hook, error: BaseException, work: Work) -> None:
 def _raise_if_it_ends(error: BaseException, work: Work) -> None:
     """What cancels a hook, or ends the program; anything else is a hook's failure."""
     cancelled = anyio.get_cancelled_exc_class()
-    ends = (cancelled, KeyboardInterrupt, SystemExit, BaseExceptionGroup)
-    if isinstance(error, ends) and work.ends_with(error):
+    group = BaseExceptionGroup("", [error])  # whether it is one or not
+    if group.split((KeyboardInterrupt, SystemExit))[0] is not None:
+        raise error
+    if group.split((cancelled, GeneratorExit))[1] is None and work.ends_with(error):
         raise error
 
 

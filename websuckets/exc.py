@@ -86,6 +86,8 @@ class HandshakeRefused(WebSucketsError):
         super().__init__(f"HTTP {status}, which only an on_handshake hook can answer with")
         if not isinstance(status, int) or not 300 <= status <= 599:
             raise ValueError(f"HandshakeRefused({status!r}): the status is an int from 300 to 599")
+        if not isinstance(text, str):
+            raise ValueError(f"HandshakeRefused: the text is a str, not {type(text).__name__}")
         self.status: HTTPStatus = HTTPStatus(status)
         self.text: str = text.encode(errors="replace").decode()  # no halves of surrogate pairs
         self.headers: dict[str, str] = dict(headers or {})
