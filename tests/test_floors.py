@@ -17,6 +17,7 @@ FLOORS = [
     {
         "program",
         "transports",
+        "transports.handshake",
         "transports.listener",
         "transports.websockets_asyncio",
         "transports.websockets_trio",
@@ -36,8 +37,8 @@ NEIGHBOURS = {
     "connection": {"dispatcher", "streams"},
     "streams": {"dispatcher"},
     "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
-    "transports.websockets_asyncio": {"transports.listener"},
-    "transports.websockets_trio": {"transports.listener"},
+    "transports.websockets_asyncio": {"transports.handshake", "transports.listener"},
+    "transports.websockets_trio": {"transports.handshake", "transports.listener"},
 }
 
 MODULES = {

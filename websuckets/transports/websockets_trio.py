@@ -13,13 +13,8 @@ from websockets.trio.server import Server, ServerConnection, serve
 
 from websuckets.limits import Limits
 from websuckets.socket import Accepted, Wire
-from websuckets.transports.listener import (
-    Handshake,
-    Listener,
-    keep_secrets_out_of_logs,
-    options_with,
-    serve_connection,
-)
+from websuckets.transports.handshake import Handshake, options_with, serve_connection
+from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
