@@ -788,7 +788,11 @@ async def test_even_what_is_no_exception_disturbs_nobody_else(
 @pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize("refusing", [False, True])
 async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
-    app: WebSuckets, journal: list[str], blocking: bool, refusing: bool
+    app: WebSuckets,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    blocking: bool,
+    refusing: bool,
 ) -> None:
     """While a hook runs, right before the answer, or while its tasks end."""
 
@@ -811,8 +815,8 @@ async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
                 pass
         except (InvalidStatus, InvalidHandshake, ConnectionClosed, EOFError, OSError):
             pass
-        await until(journal, "close visit")
-    assert journal == ["open visit", "close visit"]
+    assert journal in ([], ["open visit", "close visit"])
+    assert errors(caplog) == []  # none that was still there when the server stopped
 
 
 async def half_a_handshake(server: Server) -> Any:
@@ -922,19 +926,19 @@ async def test_disconnect_hooks_have_their_time_when_the_server_stops(
     app = app_with(
         group,
         providers=[Journalling(journal)],
-        limits=Limits(drain_timeout=0.01, finalize_timeout=0.1),
+        limits=Limits(drain_timeout=0.01, finalize_timeout=0.3),
     )
-    for n in range(4):
+    for n in range(8):
 
         @app.on_disconnect
         async def slow(visit: Visit, n: int = n) -> None:
-            await anyio.sleep(0.09)
+            await anyio.sleep(0.15)
             journal.append(f"disconnect {n}")
 
     async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
         await client.send("hang")
         await running.wait()
-    assert journal == ["open visit", *(f"disconnect {n}" for n in range(4)), "close visit"]
+    assert journal == ["open visit", *(f"disconnect {n}" for n in range(8)), "close visit"]
     assert errors(caplog) == []
 
 
