@@ -2,8 +2,8 @@
 
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -13,6 +13,7 @@ from dishka import Provider
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command, CommandGroup, check_groups, command_table
+from websuckets.di.container import Override
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import HookDeclarations, Kind
 from websuckets.lifecycle import Running, started, stop
@@ -45,6 +46,7 @@ class WebSuckets:
         self._limits = limits or Limits()
         self._groups: list[CommandGroup] = []
         self._hooks = HookDeclarations()
+        self._overrides: list[Override] = []
         self._session = Session()
         self._is_running = False
 
@@ -99,6 +101,27 @@ class WebSuckets:
         logged with an incident. It may take `Limits.finalize_timeout`.
         """
         return self._add_hook("disconnect", hook)
+
+    @contextmanager
+    def override(
+        self, *providers: Provider, values: Mapping[Any, object] | None = None
+    ) -> Iterator[None]:
+        """Put other providers in the place of the app's own, for as long as the context lasts.
+
+        It is for tests, and entered before the app starts. ``values`` are objects by the type that
+        they stand for, in whatever scope that is provided: ``values={Clock: FrozenClock()}``. What
+        depends on what is replaced gets the replacement, guards included. Overrides nest; the
+        innermost wins.
+
+        Raises `ConfigurationError` while the app runs, and for what is no provider.
+        """
+        self._check_not_running("override providers before it starts")
+        override = Override(tuple(_provider(given) for given in providers), dict(values or {}))
+        self._overrides.append(override)
+        try:
+            yield
+        finally:
+            self._overrides.remove(override)
 
     async def __call__(
         self, host: str | None = None, port: int | None = None, **options: Any
@@ -200,7 +223,13 @@ class WebSuckets:
         self._is_running = True
         try:
             async with started(
-                commands, self._hooks, self._providers, values, self._session, limits
+                commands,
+                self._hooks,
+                self._providers,
+                self._overrides,
+                values,
+                self._session,
+                limits,
             ) as app:
                 yield app
         finally:

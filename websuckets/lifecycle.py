@@ -12,7 +12,7 @@ from dishka.provider import BaseProvider
 
 from websuckets.commands import Command
 from websuckets.connection import Connections, Setup
-from websuckets.di.container import build_container, tell_defaults
+from websuckets.di.container import Override, build_container, tell_defaults
 from websuckets.di.providers import Injection, WebSucketsProvider, values_provider
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
@@ -47,6 +47,7 @@ async def started(
     commands: Mapping[str, Command],
     hooks: HookDeclarations,
     providers: Iterable[BaseProvider],
+    overrides: Iterable[Override],
     values: Mapping[Any, object],
     session: Session,
     limits: Limits,
@@ -74,6 +75,7 @@ async def started(
             *providers,
         ],
         injections,
+        overrides,
     )
     setup = Setup(
         container,

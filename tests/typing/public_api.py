@@ -178,6 +178,14 @@ app.on_connect(not_async)  # type: ignore[type-var]  # pyright: ignore[reportArg
 app.on_connect(generating)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
+def overrides() -> None:
+    with app.override(SecurityProvider(), values={Admin: Admin(), Annotated[Admin, "x"]: 1}):
+        pass
+    with app.override():
+        pass
+    app.override(SecurityProvider)  # type: ignore[arg-type]  # pyright: ignore
+
+
 async def serves() -> None:
     async with app.serve("localhost", 0, compression="deflate") as server:
         assert_type(server, Server)

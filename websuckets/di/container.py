@@ -1,7 +1,8 @@
 """Containers: built and proved at start."""
 
 import logging
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from dishka import (
@@ -21,7 +22,7 @@ from dishka.registry import Registry
 
 from websuckets.di.lock import lock_factory
 from websuckets.di.plan import REQUIRED, bare_type, component_of, name_of
-from websuckets.di.providers import Injection, accepted
+from websuckets.di.providers import Injection, accepted, values_provider
 from websuckets.exc import (
     ConfigurationError,
     InvalidGuard,
@@ -30,13 +31,23 @@ from websuckets.exc import (
     report,
 )
 
-__all__ = ["build_container", "scopes_of", "tell_defaults"]
+__all__ = ["Override", "build_container", "scopes_of", "tell_defaults"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Override:
+    """What takes the place of other providers, and objects that take that of others, by type."""
+
+    providers: tuple[BaseProvider, ...]
+    values: Mapping[Any, object]
+
+
 def build_container(
-    providers: Iterable[BaseProvider], injections: Iterable[Injection]
+    providers: Iterable[BaseProvider],
+    injections: Iterable[Injection],
+    overrides: Iterable[Override] = (),
 ) -> AsyncContainer:
     """A container (APP scope) in which every handler is known to find what it asks for.
 
@@ -44,6 +55,9 @@ def build_container(
     dishka's own errors for what is wrong among the providers.
     """
     providers, proved = tuple(providers), list(injections)
+    for override in overrides:
+        providers = (*providers, *override.providers)
+        providers = (*providers, *_in_place(override.values, providers))
     errors: list[ConfigurationError] = []
     missing: set[DependencyKey] = set()
     while True:
@@ -66,6 +80,20 @@ def build_container(
     if errors:
         raise report(errors)
     return container
+
+
+def _in_place(
+    values: Mapping[Any, object], providers: Iterable[BaseProvider]
+) -> Iterator[BaseProvider]:
+    """Providers of the values, each in the scope of what it takes the place of.
+
+    So whoever could ask for that, can ask for the value, and a guard stays one.
+    """
+    if values:
+        container = make_async_container(*providers, skip_validation=True)
+        for hint, value in values.items():
+            scope = min(scopes_of(container, hint), default=Scope.APP)
+            yield values_provider({bare_type(hint): value}, scope, component_of(hint))
 
 
 def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:

@@ -185,9 +185,11 @@ class WebSucketsProvider(Provider):
             return None
 
 
-def values_provider(values: Mapping[Any, object], scope: BaseScope = Scope.APP) -> Provider:
+def values_provider(
+    values: Mapping[Any, object], scope: BaseScope = Scope.APP, component: str | None = None
+) -> Provider:
     """Objects that exist already, by the type that they are injected as."""
-    provider = Provider(scope=scope)
+    provider = Provider(scope=scope, component=component)
     for provides, value in values.items():
         provider.provide(_constant(value), provides=provides)
     return provider
