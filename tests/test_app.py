@@ -9,7 +9,7 @@ import ssl
 import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -19,8 +19,9 @@ import pytest
 import trio
 import trustme
 import websockets.trio.server
+from anyio.lowlevel import checkpoint
 from dishka import Provider, Scope
-from harness import TIMEOUT, Client, app_with, connect, dial, on_trio, talk
+from harness import TIMEOUT, Client, Gate, app_with, connect, dial, on_trio, talk
 from websockets.asyncio.client import connect as connect_on_asyncio
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.server import ServerConnection
@@ -35,7 +36,7 @@ from websuckets.di.container import build_container
 from websuckets.di.providers import WebSucketsProvider
 from websuckets.di.work import Works
 from websuckets.dispatcher import Dispatcher
-from websuckets.exc import ConfigurationError, DuplicateCommand
+from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
 from websuckets.hooks import Hooks
 from websuckets.program import console_logging
 from websuckets.security import SecurityProvider
@@ -379,20 +380,22 @@ class FakeSocket:
         self.close_code = code
 
 
-def connections_and_wire(receive: Any) -> tuple[Connections, Wire]:
-    wire = Wire(FakeSocket(), receive, anyio.lowlevel.checkpoint, (EOFError,))  # type: ignore[arg-type]
-    setup = Setup(
-        build_container([WebSucketsProvider(()), SecurityProvider()], []),
-        connection_types=(),
-        dispatcher=Dispatcher({}),
-        has_streams=False,
-        hooks=Hooks(),
-        session=Session(),
-        limits=Limits(),
-        works=Works(None),
-        background=Background(None),
-    )
-    return Connections(setup), wire
+@asynccontextmanager
+async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Wire]]:
+    wire = Wire(FakeSocket(), receive, checkpoint, checkpoint, (EOFError,))  # type: ignore[arg-type]
+    async with Background(None) as background:
+        setup = Setup(
+            build_container([WebSucketsProvider(()), SecurityProvider()], []),
+            connection_types=(),
+            dispatcher=Dispatcher({}),
+            has_streams=False,
+            hooks=Hooks(),
+            session=Session(),
+            limits=Limits(),
+            works=Works(None),
+            background=background,
+        )
+        yield Connections(setup), wire
 
 
 async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
@@ -401,9 +404,9 @@ async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
     async def never() -> str:
         raise AssertionError("it was read from")
 
-    connections, wire = connections_and_wire(never)
-    await connections.drain()
-    await connections.accept(wire).serve()
+    async with connections_and_wire(never) as (connections, wire):
+        await connections.drain()
+        await connections.accept(wire).serve()
     assert wire.socket.close_code == 1012
 
 
@@ -415,8 +418,10 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
         await anyio.wait_all_tasks_blocked()
         return '{"event": "too late"}'
 
-    connections, wire = connections_and_wire(receive)
-    async with anyio.create_task_group() as tasks:
+    async with (
+        connections_and_wire(receive) as (connections, wire),
+        anyio.create_task_group() as tasks,
+    ):
         await connections.accept(wire).serve()
     assert (wire.socket.close_code, wire.socket.sent) == (1012, [])  # type: ignore[attr-defined]
 
@@ -851,3 +856,43 @@ async def test_what_websockets_would_log_of_messages_is_not_logged(
     server_lines = [r for r in caplog.records if r.name == "websockets.server"]
     assert any("canary" in record.getMessage() for record in server_lines) == configured
     assert not any("canary" in r.getMessage() for r in caplog.records if r.name == "websuckets")
+
+
+@pytest.mark.parametrize("how", ["stopped", "refused"])
+async def test_a_connection_whose_client_is_far_ahead_closes_at_once(how: str) -> None:
+    """Its answer to the close stands behind commands that nobody reads any more."""
+    gate = Gate()
+    group = echo_group()
+
+    @group.command("wait")
+    async def wait(socket: ServerConnection) -> None:
+        await gate()
+
+    app = app_with(group, limits=Limits(drain_timeout=None))
+    if how == "refused":
+
+        @app.on_connect
+        async def refuse() -> None:
+            await gate()
+            raise ClientError("no")
+
+    async with AsyncExitStack() as later:
+        async with app.serve("127.0.0.1", 0, close_timeout=None) as server:
+            client = await later.enter_async_context(dial(server))
+            await client.send("wait")
+            for _ in range(100):
+                await client.send("echo")
+            await gate.reached.wait()
+            await anyio.wait_all_tasks_blocked()
+            if how == "refused":
+                gate.opened.set()
+                assert await client.closed() == (1008, "no")
+            else:
+                tasks = await later.enter_async_context(anyio.create_task_group())
+                tasks.start_soon(open_when_stopping, gate, server)
+        assert (await client.closed())[0] in (1008, 1012)
+
+
+async def open_when_stopping(gate: Gate, server: Server) -> None:
+    await until_refused(server)
+    gate.opened.set()

@@ -281,6 +281,8 @@ class Connection:
     async def _close(self, code: int, reason: str) -> None:
         self._streams.cancel_all()
         await self._streams.wait()
+        # The client's answer to the close stands behind the commands that it has sent.
+        self._setup.background.start_soon(self._peer.wire.discard)
         await self._peer.wire.socket.close(code, reason)
 
     @property

@@ -1,6 +1,6 @@
 """The connection: as handlers see it, and as transports hand it over."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
@@ -78,6 +78,9 @@ class Wire:
     """What handlers get."""
     receive: Callable[[], Awaitable[str | bytes]]
     """Waits for the next frame, text or binary."""
+    discard: Callable[[], Coroutine[Any, Any, None]]
+    """Reads frames that nobody wants any more, until the connection is closed; leaves that to
+    whoever is waiting for a frame."""
     abort: Callable[[], Awaitable[None]]
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     closed_errors: tuple[type[Exception], ...]

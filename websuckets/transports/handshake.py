@@ -1,10 +1,11 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from inspect import isawaitable
 from typing import Any, NoReturn
 
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
@@ -42,18 +43,24 @@ class Handshake:
                 refusal = await self.accepted.opening()
             if refusal is None:
                 return response
-            await self._discard()  # the client may keep us waiting for the end of its connection
+            await self._give_up()  # the client may keep us waiting for the end of its connection
             return self._refuse(refusal)
 
         try:
             await original.handshake(process_request, process, *arguments)
         except BaseException:
-            await self._discard()
+            await self._give_up()
             raise
         if self.state is not State.OPEN:
-            await self._discard()
+            await self._give_up()
 
-    async def _discard(self) -> None:
+    async def discard_frames(self: Any) -> None:
+        """Read until the connection is closed, unless somebody else does."""
+        with suppress(ConnectionClosed, ConcurrencyError):
+            while True:
+                await self.recv()
+
+    async def _give_up(self) -> None:
         accepted, self.accepted = self.accepted, None
         if accepted is not None:
             await accepted.discard()

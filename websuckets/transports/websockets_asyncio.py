@@ -17,7 +17,13 @@ __all__ = ["ServerConnection", "listen"]
 
 class _Connection(Handshake):
     def wire(self: Any) -> Wire:
-        return Wire(self, receive=self.recv, abort=self.abort, closed_errors=(ConnectionClosed,))
+        return Wire(
+            self,
+            receive=self.recv,
+            discard=self.discard_frames,
+            abort=self.abort,
+            closed_errors=(ConnectionClosed,),
+        )
 
     async def abort(self: Any) -> None:
         self.transport.abort()

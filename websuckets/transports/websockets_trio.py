@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -32,15 +32,14 @@ class _Connection(Handshake):
         return Wire(
             self,
             receive=self.recv,
+            discard=self.discard_frames,
             abort=self.abort,
             closed_errors=(ConnectionClosed,),
         )
 
     async def abort(self: Any) -> None:
         await trio.aclose_forcefully(self.stream)
-        with suppress(ConnectionClosed):
-            while True:
-                await self.recv()
+        await self.discard_frames()
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         await self.aclose(code, reason)
