@@ -387,9 +387,9 @@ async def test_what_cannot_be_started_is_told_who_starts_it(
     async def start(tasks: AppTasks) -> None:
         with pytest.raises(TypeError, match="missing 1 required positional argument: 'second'"):
             tasks.start_soon(two, 1)
-        with pytest.raises(TypeError, match="pass the function and its arguments"):
+        with pytest.raises(TypeError, match="pass a function and its arguments"):
             tasks.start_soon(two(1, 2))
-        with pytest.raises(TypeError, match="pass the function and its arguments"):
+        with pytest.raises(TypeError, match="pass a function and its arguments"):
             tasks.start_soon("two")
         with pytest.raises(TypeError, match="not_async is no async function"):
             tasks.start_soon(not_async)

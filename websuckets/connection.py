@@ -9,12 +9,13 @@ from typing import Final
 import anyio
 from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
+from websockets import CloseCode
 from websockets.http11 import Request
 
 from websuckets.di.lock import lock_factory
 from websuckets.di.work import Work, Works
-from websuckets.dispatcher import Dispatcher, Peer, alone
-from websuckets.exc import ClientError, HandshakeRefused
+from websuckets.dispatcher import Dispatcher, Peer
+from websuckets.exc import ClientError, HandshakeRefused, alone
 from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
@@ -27,10 +28,8 @@ __all__ = ["Connection", "Connections", "Setup"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
-POLICY_VIOLATION: Final = 1008
-INTERNAL_ERROR: Final = 1011
-SERVICE_RESTART: Final = 1012
-"""Close codes of RFC 6455, section 7.4.1, and of IANA's WebSocket Close Code registry."""
+RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
+"""How a stopping server closes."""
 
 MAX_REASON: Final = 123
 """Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
@@ -138,7 +137,6 @@ class Connection:
         self._life = anyio.CancelScope()
         self._peer = Peer(wire, container, self._streams, setup.works.begin(self._life))
         self._streams.peer = self._peer
-        self._to_connect = iter(setup.hooks.connect)
         self._is_connected = False
         self._idle = False
         self._draining = False
@@ -193,7 +191,7 @@ class Connection:
         """Let the running command finish and its reply go out, then close with 1012."""
         self._draining = True
         if self._idle:
-            await self._close(SERVICE_RESTART, "service restart")
+            await self._close(*RESTART)
 
     def cancel(self) -> None:
         """Cancel the running command; its scope is finalised, then the connection aborted."""
@@ -227,13 +225,13 @@ class Connection:
             logger.debug("%s is gone", wire.socket.id)
         except Exception as error:
             log_incident(f"connection {wire.socket.id}", error)
-            await wire.socket.close(INTERNAL_ERROR)
+            await wire.socket.close(CloseCode.INTERNAL_ERROR)
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
-        if self._farewell is not None:  # one did, in a work that was late with finalising it
+        if self._is_connected or self._farewell is not None:  # in a work that was late
             return
-        for hook in self._to_connect:
+        for hook in self._setup.hooks.connect:
             try:
                 await hook.run(self._peer.container, self._peer.work)
             except BaseException as error:
@@ -249,8 +247,8 @@ class Connection:
             raise cause
         if isinstance(cause, ClientError):
             logger.info("%s refused %s", hook.name, self._peer.wire.socket.id)
-            return POLICY_VIOLATION, _shortened(str(cause))
-        return INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
+            return CloseCode.POLICY_VIOLATION, _shortened(str(cause))
+        return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
         """The HTTP response; raises what ends the handshake without one."""
@@ -276,7 +274,7 @@ class Connection:
 
     async def _say_goodbye(self) -> None:
         if not self._peer.work.is_late:
-            await self._close(*(self._farewell or (SERVICE_RESTART, "service restart")))
+            await self._close(*(self._farewell or RESTART))
 
     async def _close(self, code: int, reason: str) -> None:
         self._streams.cancel_all()

@@ -21,11 +21,11 @@ from websuckets.envelope import (
     encode_event,
     encode_result,
 )
-from websuckets.exc import ClientError, InvalidMessage, NotAuthorized
+from websuckets.exc import ClientError, InvalidMessage, NotAuthorized, alone
 from websuckets.incidents import log_incident
 from websuckets.socket import Wire
 
-__all__ = ["Call", "Dispatcher", "Peer", "alone"]
+__all__ = ["Call", "Dispatcher", "Peer"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -212,10 +212,3 @@ def _explain(
             error = encoding_error
     incident = log_incident(repr(message.event), error, incident)
     return encode_error("internal error", {"incident": incident}, message.id)
-
-
-def alone(error: BaseException) -> BaseException:
-    """The error itself, or the one that stands alone in its exception group."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

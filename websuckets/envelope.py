@@ -178,7 +178,7 @@ class PayloadValidator:
         Among them is a `NameError` for a model that names what is not defined yet.
         """
         fields: Any = {"payload": payload_type}
-        frame: Any = TypedDict("frame", fields)  # type: ignore[misc]
+        frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
         adapter = TypeAdapter(frame)
         if not adapter.pydantic_complete:
             adapter.rebuild()

@@ -139,6 +139,13 @@ def report(errors: Sequence[ConfigurationError]) -> ConfigurationError:
     return error_class(*(problem for error in errors for problem in error.problems))
 
 
+def alone(error: BaseException) -> BaseException:
+    """The error itself, or the one that stands alone in its exception group."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
 class InvalidMessage(WebSucketsError):
     """A frame that is not a command.
 

@@ -1,9 +1,9 @@
 """Streams: commands whose handlers yield, answered beside the queue of messages."""
 
 import logging
-from typing import Final
 
 import anyio
+from websockets import CloseCode
 
 from websuckets.di.work import Works
 from websuckets.dispatcher import Call, Dispatcher, Peer
@@ -12,9 +12,6 @@ from websuckets.incidents import log_incident
 from websuckets.tasks import Background, wait_through
 
 __all__ = ["RunningStreams"]
-
-INTERNAL_ERROR: Final = 1011
-"""A close code of RFC 6455, section 7.4.1."""
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -92,7 +89,7 @@ class RunningStreams:
             if stream.is_over or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             log_incident(f"stream {stream.call.message.event!r}", error)
-            await self.peer.wire.socket.close(INTERNAL_ERROR)
+            await self.peer.wire.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             stream.begun.set()
             self._running.discard(stream)

@@ -147,8 +147,9 @@ class TaskSource:
     async def open(self) -> "Tasks":
         """To be called once."""
         self._ending = anyio.Event()
-        self._tasks = tasks = await self._background.start(self._hold_open)
-        return tasks  # type: ignore[no-any-return]
+        tasks: Tasks = await self._background.start(self._hold_open)
+        self._tasks = tasks
+        return tasks
 
     async def end(self) -> None:
         """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
@@ -204,7 +205,9 @@ class Tasks(TaskGroup):
         if not callable(func):
             if isinstance(func, Coroutine):
                 func.close()
-            raise TypeError(f"start_soon(): pass the function and its arguments, not {func!r}")
+            raise TypeError(
+                f"start_soon(): pass a function and its arguments, not a {type(func).__name__}"
+            )
         coroutine = func(*args)
         if not isinstance(coroutine, Coroutine):
             raise TypeError(f"start_soon(): {_name_of(func)} is no async function")

@@ -46,7 +46,7 @@ class _Connection(Handshake):
 
     async def send(self: Any, *arguments: Any, **keywords: Any) -> None:
         try:
-            await super().send(*arguments, **keywords)  # type: ignore[misc]
+            await super().send(*arguments, **keywords)  # type: ignore[misc]  # of ServerConnection
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self.stream)
