@@ -35,7 +35,7 @@ class Thing:
 
 @group.command("returns")
 async def returns(socket: ServerConnection) -> Decimal:
-    return 1  # type: ignore[return-value]
+    return 1
 
 
 @broken.command("one")
@@ -43,4 +43,4 @@ async def one(socket: ServerConnection, price: Decimal) -> None: ...
 
 
 @broken.command("two")
-async def two(socket: ServerConnection, *, thing: NoSuchThing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+async def two(socket: ServerConnection, *, thing: NoSuchThing) -> None: ...  # noqa: F821  # on purpose

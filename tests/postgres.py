@@ -126,7 +126,7 @@ def accepts(server: Postgres, process: subprocess.Popen[Any]) -> bool:
             psycopg.connect(server.url("postgres"), connect_timeout=5).close()
             return True
         except psycopg.OperationalError:
-            time.sleep(PAUSE)
+            time.sleep(PAUSE)  # it tells nobody when it is ready
     raise TimeoutError("PostgreSQL takes too long to start")
 
 

@@ -111,7 +111,7 @@ async def test_other_options_have_their_own_names() -> None:
 
     ours: Any = websockets.trio.server.ServerConnection if on_trio() else ServerConnection
 
-    class MyConnection(ours):  # type: ignore[misc]
+    class MyConnection(ours):
         pass
 
     def refuse(connection: ServerConnection, request: Request) -> Response | None:
@@ -340,7 +340,7 @@ async def test_a_client_that_does_not_answer_the_close_is_aborted(
     app = app_with(echo_group(), limits=Limits(drain_timeout=0.05))
     async with app.serve("127.0.0.1", 0, close_timeout=30) as server:
         connection = await connect_on_asyncio(server.urls[0], proxy=None)
-        connection.transport.pause_reading()  # type: ignore[attr-defined]
+        connection.transport.pause_reading()
         while not Session.online:
             await anyio.sleep(0)
     assert "aborting 1 connections" in caplog.text
@@ -382,7 +382,7 @@ class FakeSocket:
 
 @asynccontextmanager
 async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Wire]]:
-    wire = Wire(FakeSocket(), receive, checkpoint, checkpoint, (EOFError,))  # type: ignore[arg-type]
+    wire = Wire(FakeSocket(), receive, checkpoint, checkpoint, (EOFError,))
     async with Background(None) as background:
         setup = Setup(
             build_container([WebSucketsProvider(()), SecurityProvider()], []),
@@ -423,7 +423,7 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
         anyio.create_task_group() as tasks,
     ):
         await connections.accept(wire).serve()
-    assert (wire.socket.close_code, wire.socket.sent) == (1012, [])  # type: ignore[attr-defined]
+    assert (wire.socket.close_code, wire.socket.sent) == (1012, [])
 
 
 @pytest.mark.parametrize(
@@ -603,7 +603,7 @@ def in_background(urls: "Queue[str]", then: Callable[[], None]) -> Iterator[list
 
     async def talk_to_it() -> None:
         async with connect(urls.get(timeout=TIMEOUT)) as connection:
-            client = Client(connection, None)  # type: ignore[arg-type]
+            client = Client(connection, None)
             replies.append(await client.call("echo", id=1))
             then()
             replies.append(await client.closed())
@@ -686,7 +686,7 @@ async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int 
             while urls.empty():
                 await anyio.sleep(0.001)
             async with connect(urls.get()) as connection:
-                client = Client(connection, None)  # type: ignore[arg-type]
+                client = Client(connection, None)
                 for event in calls:
                     replies.append(await client.call(event, id=1))
                 program.cancel()
@@ -849,7 +849,7 @@ async def test_what_websockets_would_log_of_messages_is_not_logged(
     """Even with everything at DEBUG; only who asks for it by name gets it."""
     logger = logging.getLogger("websockets")
     monkeypatch.setattr(logger, "level", logging.DEBUG if configured else logging.NOTSET)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]  # patching skips what setLevel does
+    logger.manager._clear_cache()  # patching skips what setLevel does
     caplog.set_level(logging.DEBUG)
     async with talk(app_with(echo_group())) as client:
         await client.call("echo", token="canary", id=1)

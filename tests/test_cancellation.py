@@ -126,7 +126,7 @@ class Steps:
             try:
                 step, given = steps.send, (yield trap)
             except BaseException as error:
-                step, given = steps.throw, error  # type: ignore[assignment]
+                step, given = steps.throw, error
 
 
 @pytest.fixture

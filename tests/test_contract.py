@@ -102,7 +102,7 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
 
     @group.command("who", protected=True)
     async def who(socket: Socket, *, user: CurrentUser, session: Session) -> list[Any]:
-        return [user.id, session.verified[user.id] is user, user.socket is socket]  # type: ignore[index]
+        return [user.id, session.verified[user.id] is user, user.socket is socket]
 
     @group.command("close")
     async def close(socket: Socket, *, transaction: Transaction) -> None:

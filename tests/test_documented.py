@@ -187,7 +187,7 @@ class Running:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
         async with connect(self.url) as connection:
-            yield Client(connection, None)  # type: ignore[arg-type]
+            yield Client(connection, None)
 
 
 @asynccontextmanager

@@ -41,7 +41,7 @@ class Building(Provider):
     @provide
     def user(self, message: Message, user: User) -> CurrentUser:
         self.journal.append("user")
-        return SecurityProvider().current_user(message, user)  # type: ignore[operator, no-any-return]
+        return SecurityProvider().current_user(message, user)
 
     @provide
     def editor(self, user: CurrentUser) -> Editor:

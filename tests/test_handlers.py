@@ -84,7 +84,7 @@ def everything() -> Provider:
     provider.provide(Thing)
     provider.provide(lambda: Settings(), provides=Settings)
     provider.provide(lambda: Name("name"), provides=Name)
-    provider.provide(lambda: "maybe", provides=Optional[bytes])  # noqa: UP045
+    provider.provide(lambda: "maybe", provides=Optional[bytes])  # noqa: UP045  # the old way to write it
     provider.provide(lambda: Repository(Model), provides=Repository[Model])
     return provider
 
@@ -200,7 +200,7 @@ async def hints(
     model: Model,
     annotated: Annotated[Thing, "doc"],
     name: Name,
-    maybe: Optional[bytes],  # noqa: UP045
+    maybe: Optional[bytes],  # noqa: UP045  # the old way to write it
     repository: Repository[Model],
     from_dishka: FromDishka[Name],
     from_component: Annotated[Name, FromComponent("billing")],
@@ -245,13 +245,13 @@ async def injectables(
 
 async def defaults(
     socket: ServerConnection,
-    thing: Thing = Thing(),  # noqa: B008
+    thing: Thing = Thing(),  # noqa: B008  # as users write it
     missing: Missing | None = None,
     optional_thing: Thing | None = None,
     *,
-    absent: Missing = "default",  # type: ignore[assignment]
+    absent: Missing = "default",
     billed: Annotated[Name, FromComponent("billing")] = Name("default"),
-    not_billed: Annotated[Missing, FromComponent("billing")] = "default",  # type: ignore[assignment]
+    not_billed: Annotated[Missing, FromComponent("billing")] = "default",
 ) -> bool:
     return (
         thing.name == "thing"
@@ -450,10 +450,10 @@ async def partly_a_socket(client: ServerConnection | Model) -> None: ...
 async def string_first(client: str, model: Model) -> None: ...
 
 
-async def not_annotated(socket: ServerConnection, thing) -> None: ...  # type: ignore[no-untyped-def]
+async def not_annotated(socket: ServerConnection, thing) -> None: ...
 
 
-async def socket_not_annotated(socket) -> None: ...  # type: ignore[no-untyped-def]
+async def socket_not_annotated(socket) -> None: ...
 
 
 def not_async(socket: ServerConnection) -> None: ...
@@ -481,7 +481,7 @@ async def payload_keyword(socket: ServerConnection, *, model: Payload[Model]) ->
 async def not_validatable(socket: ServerConnection, model: Payload[Thing]) -> None: ...
 
 
-async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
+async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # noqa: F722  # no expression at all
 
 
 @pytest.mark.parametrize(
@@ -522,10 +522,10 @@ def test_a_bad_signature_is_refused_when_decorated(handler: Any, says: list[str]
 def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
     """One report for several problems."""
 
-    def bad(socket: ServerConnection, thing, *more: Thing) -> None: ...  # type: ignore[no-untyped-def]
+    def bad(socket: ServerConnection, thing, *more: Thing) -> None: ...
 
     with pytest.raises(InvalidHandlerSignature) as caught:
-        CommandGroup().command("run")(bad)  # type: ignore[type-var]
+        CommandGroup().command("run")(bad)
     assert len(caught.value.problems) == 3
     assert str(caught.value).startswith("3 problems:\n1. ")
 
@@ -571,11 +571,11 @@ def test_a_guard_that_lets_everybody_pass_is_refused() -> None:
 def test_a_command_without_a_name_is_refused() -> None:
     """`@group.command` without parentheses is a common slip."""
     with pytest.raises(ConfigurationError, match="a command needs a name"):
-        CommandGroup().command(with_protocol)  # type: ignore[arg-type]
+        CommandGroup().command(with_protocol)
     with pytest.raises(ConfigurationError, match="a command needs a name"):
         CommandGroup("group").command("")
     with pytest.raises(ConfigurationError, match="the prefix is a string"):
-        CommandGroup(5)  # type: ignore[arg-type]
+        CommandGroup(5)
 
 
 # Refused when included ---------------------------------------------------------------------------
@@ -601,7 +601,7 @@ async def test_an_undefined_name_inside_a_model_is_refused_when_started() -> Non
     group = CommandGroup()
 
     class Incomplete(BaseModel):
-        inner: "Nowhere"  # type: ignore[name-defined]  # noqa: F821
+        inner: "Nowhere"  # noqa: F821  # on purpose
 
     @group.command("run")
     async def run(socket: ServerConnection, model: Incomplete) -> None: ...
@@ -615,7 +615,7 @@ def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> No
     group = CommandGroup()
 
     @group.command("run")
-    async def run(socket: "Late") -> None: ...  # type: ignore[used-before-def]
+    async def run(socket: "Late") -> None: ...
 
     class Late: ...
 
@@ -639,7 +639,7 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
         app.include_command_group(first)
     for no_group in ("user", User, None):
         with pytest.raises(ConfigurationError, match="is no CommandGroup"):
-            app.include_command_group(no_group)  # type: ignore[arg-type]
+            app.include_command_group(no_group)
     second.command("user create")(with_union)
     second.command("other")(with_union)
     second.command("other")(with_annotated)
@@ -867,7 +867,7 @@ async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFi
         thing: Thing | None = None,
         number: int = 3,
         *,
-        model: Model = Model(value=1),  # noqa: B008
+        model: Model = Model(value=1),  # noqa: B008  # as users write it
     ) -> None: ...
 
     async with app_with(group, providers=[everything()]).serve("127.0.0.1", 0):

@@ -359,7 +359,7 @@ async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: l
     ("error", "code", "reason"),
     [
         (ClientError("no seat left", {"not": "told"}), 1008, "no seat left"),
-        (ClientError(5), 1008, "5"),  # type: ignore[arg-type]
+        (ClientError(5), 1008, "5"),
         (ClientError("ж" * 100), 1008, "ж" * 61),
         (RuntimeError("canary"), 1011, r"incident [0-9a-f]{16}"),
         (ExceptionGroup("", [ClientError("alone")]), 1008, "alone"),
@@ -558,7 +558,7 @@ async def test_finalisers_of_a_hook_are_bounded(
     """Past it the hook failed, and what then comes is as ever."""
     app = app_with(group, providers=[late(Scope.REQUEST)], limits=Limits(finalize_timeout=0.02))
 
-    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    @getattr(app, kind)
     async def slow(late: Late) -> None:
         journal.append("hook")
 
@@ -581,7 +581,7 @@ async def test_a_hook_that_waits_for_what_somebody_cancelled(
 ) -> None:
     """Failed; its connection was not meant."""
 
-    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    @getattr(app, kind)
     async def wait() -> None:
         task = asyncio.ensure_future(asyncio.sleep(10))
         task.cancel()
@@ -630,8 +630,8 @@ def test_what_is_no_hook_is_refused_when_decorated() -> None:
     app = WebSuckets()
     with pytest.raises(InvalidHandlerSignature) as caught:
 
-        @app.on_connect  # type: ignore[type-var]
-        def sync(unannotated, *many) -> None: ...  # type: ignore[no-untyped-def]
+        @app.on_connect
+        def sync(unannotated, *many) -> None: ...
 
     problems = "\n".join(caught.value.problems)
     assert "it is no async function; declare it with `async def`" in problems
@@ -642,7 +642,7 @@ def test_what_is_no_hook_is_refused_when_decorated() -> None:
         InvalidHandlerSignature, match="it yields; a hook is an `async def` without"
     ):
 
-        @app.on_connect  # type: ignore[type-var]
+        @app.on_connect
         async def stream() -> AsyncIterator[int]:
             yield 1
 
@@ -732,11 +732,11 @@ async def test_names_of_hooks_may_be_defined_later(app: WebSuckets, journal: lis
     """Until the start; then it is an error like a handler's."""
 
     @app.on_connect
-    async def early(visit: "Defined") -> None:  # noqa: F821
+    async def early(visit: "Defined") -> None:  # noqa: F821  # nor will it be
         journal.append(type(visit).__name__)
 
     @app.on_connect
-    async def never(thing: "NeverDefined") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+    async def never(thing: "NeverDefined") -> None: ...  # noqa: F821  # on purpose
 
     error = await not_started(app)
     assert "name 'Defined' is not defined" in str(error)
@@ -771,7 +771,7 @@ async def test_even_what_is_no_exception_disturbs_nobody_else(
 ) -> None:
     """It is an incident like any other failure of a hook."""
 
-    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    @getattr(app, kind)
     async def die(request: Request, visit: Visit) -> None:
         if request.path == "/":
             raise fatal
@@ -805,7 +805,7 @@ async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
         tasks.start_soon(end_slowly)
         await anyio.lowlevel.checkpoint()
         if blocking:
-            time.sleep(0.06)
+            time.sleep(0.06)  # past the timeout, before anything can be cancelled
         if refusing:
             raise HandshakeRefused
 
@@ -947,7 +947,7 @@ def test_a_hook_may_end_the_program(group: CommandGroup, kind: str) -> None:
     """On asyncio as any task does."""
     app = app_with(group)
 
-    @getattr(app, kind)  # type: ignore[untyped-decorator, unused-ignore]
+    @getattr(app, kind)
     async def leave() -> None:
         raise SystemExit(3)
 

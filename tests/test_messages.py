@@ -98,7 +98,7 @@ async def echo(socket: ServerConnection, payload: Payload[Any] = None) -> Any:
 
 
 @group.command("optional")
-async def optional(socket: ServerConnection, model: Post = Post(title="none")) -> str:  # noqa: B008
+async def optional(socket: ServerConnection, model: Post = Post(title="none")) -> str:  # noqa: B008  # as users write it
     return model.title
 
 

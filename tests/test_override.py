@@ -181,5 +181,5 @@ async def test_it_is_for_before_the_start(app: WebSuckets) -> None:
 def test_what_is_no_provider(app: WebSuckets) -> None:
     """Is told as where the app is made."""
     with pytest.raises(ConfigurationError, match=r"create it: Fake\(\)"):
-        with app.override(Fake):  # type: ignore[arg-type]
+        with app.override(Fake):
             raise AssertionError("entered")

@@ -23,7 +23,7 @@ class FakeSocket:
 
 
 def user() -> User:
-    return User(FakeSocket())  # type: ignore[arg-type]
+    return User(FakeSocket())
 
 
 def login_commands() -> CommandGroup:

@@ -216,7 +216,7 @@ async def test_an_item_that_cannot_be_encoded(
         assert (await client.call("unserialisable"))["error"] == "internal error"
         assert journal[-2:] == ["left", "rollback PydanticSerializationError"]
     (record,) = errors(caplog)
-    assert "yielded" in record.exc_info[1].__notes__[0]  # type: ignore[index, union-attr]
+    assert "yielded" in record.exc_info[1].__notes__[0]
 
 
 async def test_while_it_runs_other_commands_are_answered(

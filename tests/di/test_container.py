@@ -40,12 +40,12 @@ async def test_in_which_scope_something_is_provided() -> None:
     """Plain types, NewTypes, generics, aliases, decorated ones and those of components."""
 
     def both() -> AnyOf[Two, Three]:
-        return Two()  # type: ignore[return-value]
+        return Two()
 
     def decorate(one: One) -> One:
         return one
 
-    def repository() -> Repository[T]: ...  # type: ignore[empty-body]
+    def repository() -> Repository[T]: ...
 
     def name() -> Name:
         return Name("")

@@ -103,7 +103,7 @@ def returns_sync_manager() -> AbstractContextManager[SyncSession]:
 class Maker:
     """Like SQLAlchemy's sessionmaker: callable, with keywords of its own."""
 
-    def begin(self) -> "Undefined":  # type: ignore[name-defined]  # noqa: F821
+    def begin(self) -> "Undefined":  # noqa: F821  # on purpose
         return Session(Engine())
 
     def __call__(self, **local_kw: Any) -> Session:
@@ -193,14 +193,14 @@ class Transaction:
 
 
 class Unhinted:
-    async def __aenter__(self):  # type: ignore[no-untyped-def]
+    async def __aenter__(self):
         return self
 
     async def __aexit__(self, *args: object) -> None: ...
 
 
 class Strange:
-    async def __aenter__(self) -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+    async def __aenter__(self) -> "Nowhere":  # noqa: F821  # on purpose
         return self
 
     async def __aexit__(self, *args: object) -> None: ...
@@ -220,7 +220,7 @@ async def undecorated() -> AsyncIterator[Session]:
     yield Session(Engine())
 
 
-def unknown():  # type: ignore[no-untyped-def]
+def unknown():
     return Session(Engine())
 
 
@@ -228,7 +228,7 @@ async def asynchronous() -> Session:
     return Session(Engine())
 
 
-def strange() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+def strange() -> "Nowhere":  # noqa: F821  # on purpose
     return Session(Engine())
 
 

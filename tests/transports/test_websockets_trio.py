@@ -27,7 +27,7 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
 
     running = _Running()
     trio.lowlevel.spawn_system_task(running.run, serve)
-    assert await running.wait_started() == "server"  # type: ignore[comparison-overlap]
+    assert await running.wait_started() == "server"
     with pytest.raises(RuntimeError, match="broken"):
         await running.end()
 
