@@ -70,6 +70,10 @@ def gate() -> Gate:
 
 @pytest.fixture
 def app(journal: list[str], gate: Gate) -> WebSuckets:
+    return make_app(journal, gate)
+
+
+def make_app(journal: list[str], gate: Gate, **arguments: Any) -> WebSuckets:
     group = CommandGroup()
 
     @group.command("echo")
@@ -139,7 +143,7 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
         await gate()
         yield 1
 
-    app = app_with(group, providers=[Journalling(journal)])
+    app = app_with(group, providers=[Journalling(journal)], **arguments)
 
     @app.on_startup
     async def startup() -> None:
@@ -314,10 +318,10 @@ async def open_when_closed(gate: Gate, client: Client) -> None:
 
 
 async def test_a_command_is_cancelled_at_the_deadline(
-    serving: Serving, app: WebSuckets, journal: list[str], gate: Gate
+    serving: Serving, journal: list[str], gate: Gate
 ) -> None:
     """Of a server that stops; it is rolled back, and its hooks still run."""
-    app._limits = Limits(drain_timeout=0.05)
+    app = make_app(journal, gate, limits=Limits(drain_timeout=0.05))
     async with AsyncExitStack() as later:
         async with serving(app) as server:
             client = await later.enter_async_context(dial(server))

@@ -328,8 +328,9 @@ async def test_a_handshake_that_takes_too_long_is_given_up(
     assert errors(caplog) == []
 
 
-async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_handshake_in_the_moment_of_stopping(journal: list[str]) -> None:
     """Is waited for like a command, cancelled at the deadline, and never becomes a connection."""
+    app = app_with(providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
     waiting = anyio.Event()
 
     @app.on_handshake
@@ -340,8 +341,6 @@ async def test_a_handshake_in_the_moment_of_stopping(app: WebSuckets, journal: l
     @app.on_connect
     async def never() -> None:
         journal.append("never")
-
-    app._limits = Limits(drain_timeout=0.05)
 
     async def knock(url: str) -> None:
         with pytest.raises(InvalidHandshake, match=r"HTTP 503|valid HTTP response"):  # if any
