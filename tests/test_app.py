@@ -31,7 +31,8 @@ from websockets.http11 import Request, Response
 from websuckets import CommandGroup, Limits, WebSuckets
 from websuckets import app as app_module
 from websuckets.app import Server
-from websuckets.connection import Connections, Setup
+from websuckets.connection import Setup
+from websuckets.connections import Connections
 from websuckets.di.container import build_container
 from websuckets.di.providers import WebSucketsProvider
 from websuckets.di.work import Works

@@ -13,7 +13,7 @@ FLOORS = [
     {"security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
     {"commands", "hooks"},
-    {"connection", "dispatcher", "streams"},
+    {"connection", "connections", "dispatcher", "streams"},
     {
         "program",
         "transports",
@@ -35,6 +35,7 @@ NEIGHBOURS = {
     "di.providers": {"di.plan"},
     "socket": {"exc"},
     "connection": {"dispatcher", "streams"},
+    "connections": {"connection"},
     "streams": {"dispatcher"},
     "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
     "transports.websockets_asyncio": {"transports.handshake", "transports.listener"},

@@ -1,4 +1,4 @@
-"""One peer: its scope, its record, and its messages in order; and all peers of an app."""
+"""One peer: its handshake, its scope, its record, and its messages in order."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ from websuckets.limits import Limits
 from websuckets.session import Session, User, as_current, connected, connecting, not_connecting
 from websuckets.socket import Socket, Wire
 from websuckets.streams import RunningStreams
-from websuckets.tasks import Background, TaskSource, wait_through
+from websuckets.tasks import Background, TaskSource
 
-__all__ = ["Connection", "Connections", "Setup"]
+__all__ = ["Connection", "Setup"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -49,63 +49,6 @@ class Setup:
     limits: Limits
     works: Works
     background: Background
-
-
-class Connections:
-    """The connections of a running app, from their opening handshakes on."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._setup = setup
-        self._open: set[Connection] = set()
-        self._draining = False
-        self._all_gone = anyio.Event()
-
-    def accept(self, wire: Wire) -> "Connection":
-        """A client whose opening handshake is about to be answered."""
-        connection = Connection(wire, self._setup, self._gone)
-        self._open.add(connection)
-        if self._draining:  # its handshake came in the moment of stopping
-            connection.leave()
-        return connection
-
-    def _gone(self, connection: "Connection") -> None:
-        self._open.discard(connection)
-        if not self._open:
-            self._all_gone.set()
-
-    async def drain(self) -> None:
-        """Close every connection after its running command, and wait until all are gone."""
-        self._draining = True
-        async with anyio.create_task_group() as closing:
-            for connection in self._open:
-                closing.start_soon(connection.drain)
-        await self._wait_until_gone()
-
-    async def abort(self) -> None:
-        """Cancel what still runs, and wait until it has been finalised.
-
-        A handler that ignores its cancellation is left behind, and an error is logged.
-        """
-        if not self._open:
-            return
-        logger.warning("aborting %d connections that did not close", len(self._open))
-        for connection in self._open:
-            connection.cancel()
-        timeout = self._setup.limits.finalize_timeout
-        # One for the scope of the message, one for streams, tasks, and the scope of the connection;
-        # for each hook, one for itself and one for its scope; one to spare.
-        most = 5 + 2 * len(self._setup.hooks.disconnect)
-        self._all_gone = anyio.Event()
-        try:
-            await wait_through(self._all_gone, None if timeout is None else most * timeout)
-        finally:
-            if self._open:
-                logger.error("%d connections ignore their cancellation", len(self._open))
-
-    async def _wait_until_gone(self) -> None:
-        if self._open:
-            self._all_gone = anyio.Event()
-            await self._all_gone.wait()
 
 
 class Connection:

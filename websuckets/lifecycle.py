@@ -11,7 +11,8 @@ from dishka import AsyncContainer, Provider, Scope
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command
-from websuckets.connection import Connections, Setup
+from websuckets.connection import Setup
+from websuckets.connections import Connections
 from websuckets.di.container import Override, build_container, tell_defaults
 from websuckets.di.providers import Injection, WebSucketsProvider, values_provider
 from websuckets.di.work import Work, Works
