@@ -61,8 +61,11 @@ class Connections:
         try:
             await wait_through(self._all_gone, None if timeout is None else most * timeout)
         finally:
-            if self._open:
-                logger.error("%d connections ignore their cancellation", len(self._open))
+            self._tell_of_those_left()
+
+    def _tell_of_those_left(self) -> None:
+        if self._open:
+            logger.error("%d connections ignore their cancellation", len(self._open))
 
     async def _wait_until_gone(self) -> None:
         if self._open:

@@ -159,8 +159,11 @@ class TaskSource:
         try:
             await wait_through(self._tasks.ended, self._background.patience)
         finally:
-            if not self._tasks.ended.is_set():
-                logger.error("tasks of %s ignore their cancellation", self._whose)
+            self._tell_of_those_left(self._tasks)
+
+    def _tell_of_those_left(self, tasks: "Tasks") -> None:
+        if not tasks.ended.is_set():
+            logger.error("tasks of %s ignore their cancellation", self._whose)
 
     async def _hold_open(self, *, task_status: TaskStatus["Tasks"]) -> None:
         ended = anyio.Event()
