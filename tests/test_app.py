@@ -386,7 +386,7 @@ async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections,
     wire = Wire(FakeSocket(), receive, checkpoint, checkpoint, (EOFError,))
     async with Background(None) as background:
         setup = Setup(
-            build_container([WebSucketsProvider(()), SecurityProvider()], []),
+            build_container([WebSucketsProvider(), SecurityProvider()], []),
             connection_types=(),
             dispatcher=Dispatcher({}),
             has_streams=False,

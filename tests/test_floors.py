@@ -17,20 +17,25 @@ FLOORS = [
     {
         "program",
         "transports",
+        "transports.asgi",
         "transports.handshake",
         "transports.listener",
+        "transports.memory",
+        "transports.plain",
         "transports.websockets_asyncio",
         "transports.websockets_trio",
     },
-    {"lifecycle"},
+    {"blueprint", "lifecycle"},
+    {"asgi"},
     {"app"},
+    {"testing"},
     {""},
 ]
 """From the ground up; the package itself stands on top."""
 
 # Between modules of one floor, who may import whom.
 NEIGHBOURS = {
-    "di": {"di.lock", "di.providers"},
+    "di": {"di.container", "di.lock", "di.providers"},
     "di.container": {"di.lock", "di.plan", "di.providers"},
     "di.providers": {"di.plan"},
     "socket": {"exc"},
@@ -38,6 +43,10 @@ NEIGHBOURS = {
     "connections": {"connection"},
     "streams": {"dispatcher"},
     "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
+    "lifecycle": {"blueprint"},
+    "transports.asgi": {"transports.plain"},
+    "transports.memory": {"transports.plain"},
+    "transports.plain": {"transports.handshake"},
     "transports.websockets_asyncio": {"transports.handshake", "transports.listener"},
     "transports.websockets_trio": {"transports.handshake", "transports.listener"},
 }

@@ -1,6 +1,7 @@
 """The application: where everything is put together."""
 
 import logging
+import math
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -9,17 +10,21 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 import anyio
-from dishka import Provider
+from dishka import AsyncContainer, Provider
+from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
-from websuckets.commands import Command, CommandGroup, check_groups, command_table
-from websuckets.di.container import Override
+from websuckets.asgi import AsgiApplication
+from websuckets.blueprint import Blueprint, read_blueprint
+from websuckets.commands import CommandGroup, check_groups
+from websuckets.di.container import Override, needs
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import HookDeclarations, Kind
-from websuckets.lifecycle import Running, started, stop
+from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits
 from websuckets.program import console_logging, told_to_stop
 from websuckets.session import Session
+from websuckets.tasks import AppTasks
 from websuckets.transports import running_transport
 
 __all__ = ["Server", "WebSuckets"]
@@ -48,7 +53,12 @@ class WebSuckets:
         self._hooks = HookDeclarations()
         self._overrides: list[Override] = []
         self._session = Session()
+        self._blueprint: Blueprint | None = None  # once a container may have been built for it
+        self._container: AsyncContainer | None = None  # the program's
         self._is_running = False
+        self._running: Running | None = None
+        self._by_itself = UntilTheLoopEnds(partial(self._started, self._groups, self._limits))
+        self._asgi = AsgiApplication(self.lifespan, self._entered)
 
     def include_command_group(self, group: CommandGroup) -> None:
         """Serve the commands of a group.
@@ -59,6 +69,7 @@ class WebSuckets:
         if not isinstance(group, CommandGroup):
             raise ConfigurationError(f"{group!r} is no CommandGroup")
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
+        self._check_not_read(f"include {group!r}")
         check_groups([*self._groups, group])
         self._groups.append(group)
         _included_groups.append(weakref.ref(group))
@@ -113,15 +124,60 @@ class WebSuckets:
         depends on what is replaced gets the replacement, guards included. Overrides nest; the
         innermost wins.
 
-        Raises `ConfigurationError` while the app runs, and for what is no provider.
+        Raises `ConfigurationError` while the app runs, for what is no provider, and for an app with
+        a container that was built by the program.
         """
         self._check_not_running("override providers before it starts")
+        if self._container is not None:
+            raise ConfigurationError(
+                "the app runs with a container that setup_dishka() gave to it, which cannot be "
+                "changed any more; build one for the test, with the other providers last, and give "
+                "that to setup_dishka()"
+            )
         override = Override(tuple(_provider(given) for given in providers), dict(values or {}))
         self._overrides.append(override)
         try:
             yield
         finally:
             self._overrides.remove(override)
+
+    @property
+    def providers(self) -> tuple[BaseProvider, ...]:
+        """What a container that the program builds has to contain, to be given to `setup_dishka`.
+
+        No security is among them: a container for protected commands needs a provider of
+        `CurrentUser`, too, as `SecurityProvider` is one. Afterwards neither groups nor hooks can be
+        added: they would be missing in the container. Raises what is wrong with those that are.
+        """
+        if self._blueprint is None:
+            self._blueprint = self._read(self._groups, self._limits)
+        return self._blueprint.providers
+
+    @property
+    def asgi(self) -> AsgiApplication:
+        """The app as an ASGI 3 application: for an ASGI server, or mounted in another one.
+
+        A server starts and stops it. Mounted applications are not told when to, so there the host
+        has to enter `lifespan`, but for an app with nothing to start or finalise: one without
+        providers of its own, ``on_startup`` hooks and `AppTasks`. That starts by itself.
+        """
+        return self._asgi
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """While the app runs and others bring its connections: `asgi`, mounted in another app.
+
+        Starts and stops as `serve` does, and raises the same.
+        """
+        async with self._embedded():
+            yield
+
+    def graph(self) -> str:
+        """What depends on what, commands, guards and hooks included, scope by scope.
+
+        dishka's plot, an HTML page that draws it by Mermaid. Raises what starting the app does.
+        """
+        return render_mermaid(self._ready(self._groups, self._limits)[1])
 
     async def __call__(
         self, host: str | None = None, port: int | None = None, **options: Any
@@ -197,50 +253,99 @@ class WebSuckets:
         # What websockets calls as we call our limits is one of these, whoever names it.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
-        commands = command_table(groups)
-        async with self._started(commands, limits) as app:
+        async with self._started(groups, limits) as app:
             listener = running_transport().listen(
                 app.connections.accept,
-                partial(stop, app.connections, timeout=limits.drain_timeout),
+                partial(stop, app.connections, limits.drain_timeout),
                 host,
                 port,
                 limits,
                 options,
             )
             async with listener as listening:
-                logger.info(
-                    "listening on %s, %d commands", ", ".join(listening.urls), len(commands)
-                )
-                app.tell_defaults()
+                app.log(f"listening on {', '.join(listening.urls)}")
                 yield Server(listening.port, listening.urls)
 
     @asynccontextmanager
-    async def _started(
-        self, commands: dict[str, Command], limits: Limits
-    ) -> AsyncIterator[Running]:
+    async def _embedded(self, most: float = math.inf) -> AsyncIterator[Running]:
+        """While it runs; at the end, connections have ``most`` seconds to finish what they do."""
+        async with self._started(self._groups, self._limits) as app:
+            app.log("started")
+            try:
+                yield app
+            finally:
+                timeout = self._limits.drain_timeout
+                await stop(app.connections, most if timeout is None else min(timeout, most))
+
+    @asynccontextmanager
+    async def _started(self, groups: list[CommandGroup], limits: Limits) -> AsyncIterator[Running]:
         self._check_not_running("one app runs once at a time")
-        values = {WebSuckets: self}
         self._is_running = True
         try:
+            blueprint, container = self._ready(groups, limits)
+            is_ours = container is not self._container
             async with started(
-                commands,
-                self._hooks,
-                self._providers,
-                self._overrides,
-                values,
-                self._session,
-                limits,
-            ) as app:
-                yield app
+                blueprint, container, self._session, limits, finalise=is_ours
+            ) as self._running:
+                yield self._running
         finally:
             self._is_running = False
+            self._running = None
+
+    def _ready(
+        self, groups: list[CommandGroup], limits: Limits
+    ) -> tuple[Blueprint, AsyncContainer]:
+        """Raises a `ConfigurationError` for what is wrong with the program."""
+        blueprint = self._blueprint or self._read(groups, limits)
+        if self._container is None:
+            return blueprint, blueprint.build_container(self._providers, self._overrides)
+        blueprint.check_container(self._container)
+        return blueprint, self._container
+
+    def _read(self, groups: list[CommandGroup], limits: Limits) -> Blueprint:
+        values = {WebSuckets: self, Session: self._session, Limits: limits}
+        return read_blueprint(groups, self._hooks, values)
+
+    async def _entered(self) -> Running:
+        """The running app, for one more connection."""
+        if self._running is None:
+            if self._needs_lifespan():
+                raise ConfigurationError(_NOT_STARTED)
+            await self._by_itself.start()
+        assert self._running is not None
+        return self._running
+
+    def _needs_lifespan(self) -> bool:
+        """Whether there is anything to start, or to finalise."""
+        if self._hooks.has("startup") or (self._providers and self._container is None):
+            return True
+        blueprint, container = self._ready(self._groups, self._limits)
+        return needs(container, blueprint.injections, AppTasks)
+
+    def _use_container(self, container: AsyncContainer) -> None:
+        """For `setup_dishka`."""
+        self._check_not_running("call setup_dishka() before it starts")
+        if self._providers or self._overrides:
+            raise ConfigurationError(
+                "setup_dishka(container, app): the app has providers of its own, which would not "
+                "be in the container; give them to make_async_container() rather than to the app"
+            )
+        self._container = container
 
     def _check_not_running(self, why: str) -> None:
         if self._is_running:
             raise ConfigurationError(f"the app runs already: {why}")
 
+    def _check_not_read(self, what: str) -> None:
+        if self._blueprint is not None:
+            raise ConfigurationError(
+                f"app.providers was read already, and a container built of it perhaps: {what} "
+                "before\n    container = make_async_container(..., *app.providers, ...)"
+            )
+
     def _add_hook(self, kind: Kind, hook: HookFunction) -> HookFunction:
         self._check_not_running(f"register on_{kind} hooks before it starts")
+        self._check_not_read(f"register on_{kind} hooks")
         self._hooks.add(kind, hook)
         return hook
 
@@ -253,6 +358,16 @@ def _provider(given: Any) -> BaseProvider:
     else:
         remedy = "pass a dishka.Provider(), or what provide_context(...) makes"
     raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
+
+
+_NOT_STARTED = """the app has not started, and has something to start or to finalise: providers of \
+its own, on_startup hooks or AppTasks. An application that is mounted is not told when its host \
+starts; let the host start it:
+    @asynccontextmanager
+    async def lifespan(host):
+        async with app.lifespan():
+            yield
+An ASGI server that runs app.asgi itself starts it, unless its lifespan is switched off."""
 
 
 # The documented programs include their groups in one app and run another, made later under the same

@@ -62,7 +62,7 @@ class Connection:
         self._gone = gone
         self._user = User(wire.socket)
         self._tasks = TaskSource(
-            setup.background, f"connection {wire.socket.id}", self._means_that_it_is_closed
+            f"connection {wire.socket.id}", self._means_that_it_is_closed, setup.background
         )
         self._streams = RunningStreams(
             setup.dispatcher, setup.background, setup.works, setup.limits.streams
@@ -168,6 +168,7 @@ class Connection:
             logger.debug("%s is gone", wire.socket.id)
         except Exception as error:
             log_incident(f"connection {wire.socket.id}", error)
+            wire.failed(error)
             await wire.socket.close(CloseCode.INTERNAL_ERROR)
 
     async def _connect(self) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator, from_json, to_json
@@ -71,7 +71,7 @@ class ClientEvent(str):
         return cls._of_text(encode_event(event, payload, None), event, payload)
 
     @classmethod
-    def _of_text(cls, text: str, event: str, payload: Any) -> "ClientEvent":
+    def _of_text(cls, text: str, event: str, payload: Any) -> Self:
         self = super().__new__(cls, text)
         self.event = event
         self.payload = payload

@@ -84,6 +84,10 @@ class HookDeclarations:
             pass  # a name that is defined further down; it has until the app starts
         self._declarations.append(declaration)
 
+    def has(self, kind: Kind) -> bool:
+        """Whether there is one of this kind."""
+        return any(declaration.kind == kind for declaration in self._declarations)
+
     def read(self, provider: WebSucketsProvider) -> Hooks:
         """Raises one `ConfigurationError` for all that are wrong or name what is not defined."""
         no_message = dict.fromkeys(

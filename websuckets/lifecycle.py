@@ -1,30 +1,25 @@
 """From the start of an app to its stop, whatever transport serves its connections."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
-from dishka import AsyncContainer, Provider, Scope
-from dishka.provider import BaseProvider
+from dishka import AsyncContainer
 
-from websuckets.commands import Command
+from websuckets.backend import spawn
+from websuckets.blueprint import Blueprint
 from websuckets.connection import Setup
 from websuckets.connections import Connections
-from websuckets.di.container import Override, build_container, tell_defaults
-from websuckets.di.providers import Injection, WebSucketsProvider, values_provider
+from websuckets.di.container import tell_defaults
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
-from websuckets.hooks import HookDeclarations
 from websuckets.limits import Limits
-from websuckets.security import SecurityProvider
 from websuckets.session import Session, as_current, running
-from websuckets.tasks import AppTasks, Background, TaskSource
-from websuckets.transports import connection_types
+from websuckets.tasks import Background
 
-__all__ = ["Running", "started", "stop"]
+__all__ = ["Running", "UntilTheLoopEnds", "started", "stop"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -33,57 +28,40 @@ logger: logging.Logger = logging.getLogger("websuckets")
 class Running:
     """An app that has started."""
 
-    connections: Connections
+    blueprint: Blueprint
     container: AsyncContainer
-    injections: list[Injection]
+    connections: Connections
+    limits: Limits
 
-    def tell_defaults(self) -> None:
-        """Log which parameters are never filled."""
-        for injection in self.injections:
+    def log(self, how: str) -> None:
+        """Say that it runs, and which parameters of its functions are never filled."""
+        logger.info("%s, %d commands", how, len(self.blueprint.commands))
+        for injection in self.blueprint.injections:
             tell_defaults(injection, self.container)
 
 
 @asynccontextmanager
 async def started(
-    commands: Mapping[str, Command],
-    hooks: HookDeclarations,
-    providers: Iterable[BaseProvider],
-    overrides: Iterable[Override],
-    values: Mapping[Any, object],
+    blueprint: Blueprint,
+    container: AsyncContainer,
     session: Session,
     limits: Limits,
+    *,
+    finalise: bool,
 ) -> AsyncIterator[Running]:
-    """While an app runs: its container is open, its hooks have run, its tasks are running.
+    """While an app runs: its hooks have run, its tasks are running.
 
-    Raises a `ConfigurationError` for what is wrong with the program, and what an ``on_startup``
-    hook raises.
+    ``finalise`` says that the container is the app's own: its objects are finalised at the end.
+    Raises what an ``on_startup`` hook raises.
     """
-    types = connection_types()
-    ours = WebSucketsProvider(types)
-    ready = hooks.read(ours)
-    injections = [*(command.injection for command in commands.values()), *ready.injections]
     works = Works(limits.finalize_timeout)
     background = Background(patience=limits.finalize_timeout)
-    tasks = TaskSource(background, "the app")
-    tasks_provider = Provider(scope=Scope.APP)
-    tasks_provider.provide(tasks.open, provides=AppTasks)
-    container = build_container(
-        [
-            ours,
-            values_provider({Session: session, Limits: limits, **values}),
-            tasks_provider,
-            SecurityProvider(),
-            *providers,
-        ],
-        injections,
-        overrides,
-    )
     setup = Setup(
         container,
-        connection_types=types,
-        dispatcher=Dispatcher(commands),
-        has_streams=any(command.is_stream for command in commands.values()),
-        hooks=ready,
+        connection_types=blueprint.context.connection_types,
+        dispatcher=Dispatcher(blueprint.commands),
+        has_streams=any(command.is_stream for command in blueprint.commands.values()),
+        hooks=blueprint.hooks,
         session=session,
         limits=limits,
         works=works,
@@ -92,11 +70,13 @@ async def started(
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(works.keep_time)
-            steps.push_async_callback(_close, container, works, session)
-            steps.push_async_callback(tasks.end)
+            if finalise:
+                steps.push_async_callback(_close, container, works, session)
+            await blueprint.tasks.begin(background)
+            steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
                 await _run_startup_hooks(setup)
-            yield Running(Connections(setup), container, injections)
+            yield Running(blueprint, container, Connections(setup), limits)
 
 
 async def _run_startup_hooks(setup: Setup) -> None:
@@ -122,13 +102,50 @@ def _log_if_late(work: Work) -> None:
 
 
 async def stop(
-    connections: Connections, wait_closed: Callable[[], Awaitable[None]], timeout: float | None
+    connections: Connections,
+    timeout: float | None,
+    wait_closed: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Wait for running commands and closing handshakes, then cancel what is left."""
+    """Wait for running commands and closing handshakes, then cancel what is left.
+
+    ``wait_closed`` is what the transport waits for besides.
+    """
     with anyio.CancelScope(shield=True):
         try:
             with anyio.move_on_after(timeout):
                 await connections.drain()
-                await wait_closed()
+                if wait_closed is not None:
+                    await wait_closed()
         finally:
             await connections.abort()
+
+
+class UntilTheLoopEnds:
+    """Keeps an app running that nobody stops: from the first that asks on, as long as the loop."""
+
+    def __init__(self, run: Callable[[], AbstractAsyncContextManager[Running]]) -> None:
+        self._run = run
+        self._task: object = None
+        self._started: anyio.Event | None = None
+        self._error: Exception | None = None
+
+    async def start(self) -> None:
+        """Start, or wait for who does so already. Raises what the start does."""
+        if self._started is None:
+            self._started, self._error = anyio.Event(), None
+            self._task = spawn(self._live)
+        await self._started.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def _live(self) -> None:
+        assert self._started is not None
+        try:
+            async with self._run():
+                self._started.set()
+                await anyio.sleep_forever()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._started.set()
+            self._started = None

@@ -85,6 +85,8 @@ class Wire:
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     closed_errors: tuple[type[Exception], ...]
     """What ``receive`` and ``send`` raise once the connection is closed."""
+    failed: Callable[[BaseException], None] = lambda error: None
+    """Told of a failure of the server itself, which is logged and closes the connection."""
 
 
 class Accepted(Protocol):
@@ -100,6 +102,10 @@ class Accepted(Protocol):
 
     async def serve(self) -> None:
         """Serve the connection until it is gone."""
+        ...
+
+    def cancel(self) -> None:
+        """Cancel what runs; scopes are finalised, then `serve` returns."""
         ...
 
     async def discard(self) -> None:

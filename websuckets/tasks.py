@@ -128,49 +128,65 @@ class TaskSource:
     """Opens a task group when somebody first asks for one, and ends it.
 
     ``whose`` names it in the log, where failures that are expected are no incident. What is never
-    asked for costs nothing. It lives as long as that for which the tasks work.
+    asked for costs nothing. It can be opened while that runs for which the tasks work: from
+    `begin` to `end`, which may come again.
     """
 
     __slots__ = ("_background", "_ending", "_is_expected", "_tasks", "_whose")
 
     def __init__(
         self,
-        background: Background,
         whose: str,
         is_expected: Callable[[BaseException], bool] = lambda error: False,
+        background: Background | None = None,
     ) -> None:
-        self._background = background
         self._whose = whose
         self._is_expected = is_expected
+        self._background = background
+        self._ending: anyio.Event | None = None
         self._tasks: Tasks | None = None
 
+    async def begin(self, background: Background) -> None:
+        """From now on tasks can run; those who have the group from an earlier time use it again."""
+        self._background = background
+        if self._tasks is not None:
+            await self.open()
+
     async def open(self) -> "Tasks":
-        """To be called once."""
-        self._ending = anyio.Event()
-        tasks: Tasks = await self._background.start(self._hold_open)
-        self._tasks = tasks
-        return tasks
+        """The group, which is always the same. Raises `RuntimeError` while nothing runs."""
+        if self._background is None:
+            raise RuntimeError(f"there are no tasks of {self._whose} before it runs")
+        if self._ending is None:
+            self._ending = anyio.Event()
+            self._tasks = await self._background.start(self._hold_open, self._ending)
+        assert self._tasks is not None
+        return self._tasks
 
     async def end(self) -> None:
         """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
-        if self._tasks is None:
+        background, self._background = self._background, None
+        ending, self._ending = self._ending, None
+        if background is None or ending is None or self._tasks is None:
             return
-        self._ending.set()
+        ending.set()
+        ended = self._tasks.ended
         try:
-            await wait_through(self._tasks.ended, self._background.patience)
+            await wait_through(ended, background.patience)
         finally:
-            self._tell_of_those_left(self._tasks)
+            self._tell_of_those_left(ended)
 
-    def _tell_of_those_left(self, tasks: "Tasks") -> None:
-        if not tasks.ended.is_set():
+    def _tell_of_those_left(self, ended: anyio.Event) -> None:
+        if not ended.is_set():
             logger.error("tasks of %s ignore their cancellation", self._whose)
 
-    async def _hold_open(self, *, task_status: TaskStatus["Tasks"]) -> None:
+    async def _hold_open(self, ending: anyio.Event, *, task_status: TaskStatus["Tasks"]) -> None:
         ended = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                task_status.started(Tasks(group, self._whose, ended, self._is_expected))
-                await self._ending.wait()
+                tasks = self._tasks or Tasks(self._whose, self._is_expected)
+                tasks.work_in(group, ended)
+                task_status.started(tasks)
+                await ending.wait()
                 group.cancel_scope.cancel()
         finally:
             ended.set()
@@ -182,19 +198,19 @@ class Tasks(TaskGroup):
     It cannot be entered: whoever opened it ends it.
     """
 
-    def __init__(
-        self,
-        group: TaskGroup,
-        whose: str,
-        ended: anyio.Event,
-        is_expected: Callable[[BaseException], bool],
-    ) -> None:
-        self._group = group
+    _group: TaskGroup
+    ended: anyio.Event
+    """Set when no task is left."""
+
+    def __init__(self, whose: str, is_expected: Callable[[BaseException], bool]) -> None:
         self._whose = whose
         self._is_expected = is_expected
+
+    def work_in(self, group: TaskGroup, ended: anyio.Event) -> None:
+        """Start tasks in this group from now on."""
+        self._group = group
         self.cancel_scope: anyio.CancelScope = group.cancel_scope
         self.ended = ended
-        """Set when no task is left."""
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
         """As anyio's, which has it from 4.14 on; the handle of what failed gives ``None``."""

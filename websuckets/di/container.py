@@ -1,9 +1,9 @@
-"""Containers: built and proved at start."""
+"""Containers: built and proved at start, or given by the program and proved then."""
 
 import logging
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, Protocol
 
 from dishka import (
     DEFAULT_COMPONENT,
@@ -16,10 +16,11 @@ from dishka import (
 )
 from dishka.dependency_source import Factory
 from dishka.entities.factory_type import FactoryType
-from dishka.exceptions import GraphMissingFactoryError
+from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
 from dishka.provider import BaseProvider
 from dishka.registry import Registry
 
+from websuckets.backend import on_trio
 from websuckets.di.lock import lock_factory
 from websuckets.di.plan import REQUIRED, bare_type, component_of, name_of
 from websuckets.di.providers import Injection, accepted, values_provider
@@ -31,7 +32,15 @@ from websuckets.exc import (
     report,
 )
 
-__all__ = ["Override", "build_container", "scopes_of", "tell_defaults"]
+__all__ = [
+    "Override",
+    "build_container",
+    "check_container",
+    "needs",
+    "scopes_of",
+    "setup_dishka",
+    "tell_defaults",
+]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -80,6 +89,69 @@ def build_container(
     if errors:
         raise report(errors)
     return container
+
+
+HOW_TO_BUILD: Final = """build it when every group is included and every hook registered:
+    container = make_async_container(
+        SecurityProvider(), ..., *app.providers, lock_factory=lock_factory
+    )
+    setup_dishka(container, app)"""
+
+
+class DishkaApp(Protocol):
+    """An app that runs with a container that the program has built."""
+
+    def _use_container(self, container: AsyncContainer) -> None: ...
+
+
+def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
+    """Let the app run with this container, which other frameworks may share.
+
+    It contains ``app.providers``, and a provider of `CurrentUser` if commands are protected:
+    ``make_async_container(SecurityProvider(), ..., *app.providers, lock_factory=lock_factory)``.
+    Who built it closes it. Another one takes its place when this is called again.
+
+    Raises `ConfigurationError` for what is no container of APP scope, for an app that runs already,
+    and for one with providers or overrides of its own.
+    """
+    if not hasattr(app, "_use_container"):
+        raise ConfigurationError(
+            f"setup_dishka(container, app): {type(app).__name__} is no WebSuckets; other "
+            "frameworks have their own, in dishka.integrations"
+        )
+    if not isinstance(container, AsyncContainer) or container.scope is not Scope.APP:
+        raise ConfigurationError(
+            f"setup_dishka({container!r}, app): pass what dishka's make_async_container() returns"
+        )
+    app._use_container(container)
+
+
+def check_container(
+    container: AsyncContainer, injections: Iterable[Injection], key: Any, value: object
+) -> None:
+    """What `build_container` proves, for one that the program has built.
+
+    ``value`` is what it gives for ``key`` if it was built for the injections. Raises a
+    `ConfigurationError` that holds everything that is wrong.
+    """
+    try:
+        found = container.get_sync(key)
+    except NoFactoryError:
+        raise ConfigurationError(
+            f"the container does not contain this app's providers; {HOW_TO_BUILD}"
+        ) from None
+    if found is not value:
+        raise ConfigurationError(
+            "the container contains the providers of another app behind this app's, and one "
+            f"container serves one app; {HOW_TO_BUILD}"
+        )
+    if on_trio() and type(container.lock).__module__.startswith("asyncio"):
+        raise ConfigurationError(
+            f"the container has dishka's default lock, which does not run on trio; {HOW_TO_BUILD}"
+        )
+    errors = [error for injection in injections for error in _misuses(injection, container)]
+    if errors:
+        raise report(errors)
 
 
 def _in_place(
@@ -162,6 +234,11 @@ def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
                 dependency.name,
                 name_of(dependency.hint),
             )
+
+
+def needs(container: AsyncContainer, injections: Iterable[Injection], hint: Any) -> bool:
+    """Whether any of them asks for ``hint``, directly or further below."""
+    return any(_paths_to(container, injection.key, {hint}) for injection in injections)
 
 
 def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:

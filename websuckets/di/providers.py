@@ -1,6 +1,7 @@
 """What is registered with dishka: context managers, the framework's own values, handlers."""
 
 import inspect
+import sys
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -24,6 +25,7 @@ from dishka import (
     Scope,
     provide,
 )
+from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, plain, where
@@ -159,12 +161,15 @@ def _dressed(
 class WebSucketsProvider(Provider):
     """What every scope of websuckets holds: the connection, its client, and the message.
 
-    ``connection_types`` are the transports' own types of connections; all stand for one object.
+    It is among `WebSuckets.providers`. By itself it completes a container in which providers of
+    scope SESSION and REQUEST are tested without an app.
     """
 
-    def __init__(self, connection_types: Iterable[type]) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        context = (Socket, *connection_types, Request, User, TaskSource)
+        self.connection_types: tuple[type, ...] = _connection_types()
+        """By which a dependency can ask for the connection; all stand for one object."""
+        context = (Socket, *self.connection_types, Request, User, TaskSource)
         self.of_connection: tuple[Any, ...] = (*context, ConnectionTasks)
         """Types of which there is an object while there is a connection."""
         self.of_message: tuple[Any, ...] = (Message, CurrentUser, CurrentUser | None)
@@ -183,6 +188,13 @@ class WebSucketsProvider(Provider):
             return await container.get(CurrentUser)
         except NotAuthorized:
             return None
+
+
+def _connection_types() -> tuple[type, ...]:
+    """That of trio is among them if the program has imported it: it cannot be named otherwise."""
+    module = sys.modules.get("websockets.trio.server")
+    trio_types = () if module is None else (module.ServerConnection,)
+    return (ServerConnection, *trio_types)
 
 
 def values_provider(

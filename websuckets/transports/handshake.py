@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from inspect import isawaitable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.http11 import Request, Response
@@ -13,7 +13,12 @@ from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
 from websuckets.socket import Accepted, Wire
 
-__all__ = ["Handshake", "options_with", "serve_connection"]
+__all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
+
+NOT_OPEN: Final = (
+    "the connection is not open before its handshake is answered: send in an on_connect hook; to "
+    "refuse the client, raise HandshakeRefused"
+)
 
 
 class Handshake:
@@ -87,10 +92,7 @@ class Handshake:
 
 
 async def _refuse_to_send(*arguments: Any, **keywords: Any) -> NoReturn:
-    raise RuntimeError(
-        "the connection is not open before its handshake is answered: send in an on_connect hook; "
-        "to refuse the client, raise HandshakeRefused"
-    )
+    raise RuntimeError(NOT_OPEN)
 
 
 def options_with(

@@ -1,0 +1,146 @@
+"""One WebSocket connection of an ASGI server."""
+
+import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, NoReturn, TypeAlias
+from urllib.parse import quote
+
+import anyio
+from websockets.datastructures import Headers
+from websockets.frames import Close
+from websockets.http11 import Request
+
+from websuckets.exc import HandshakeRefused
+from websuckets.socket import Accepted, Wire
+from websuckets.transports.plain import Frames, PlainSocket
+
+__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "serve_asgi"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+# As the ASGI specification has them: https://asgi.readthedocs.io/en/stable/specs/www.html
+AsgiScope: TypeAlias = MutableMapping[str, Any]
+AsgiReceive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+AsgiSend: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+READ_AHEAD: Final = 64 * 1024
+"""Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
+
+
+async def serve_asgi(
+    scope: AsgiScope,
+    receive: AsgiReceive,
+    send: AsgiSend,
+    accept: Callable[[Wire], Accepted],
+    max_size: int | None,
+) -> None:
+    """Answer the opening handshake, and drive what ``accept`` gives until the client is gone."""
+    await receive()  # "websocket.connect"
+    socket = _AsgiSocket(scope, send, max_size)
+    accepted = accept(socket.wire)
+    try:
+        refusal = await accepted.opening()
+        if refusal is None:
+            await send({"type": "websocket.accept"})
+    except BaseException:
+        await accepted.discard()
+        raise
+    if refusal is not None:
+        await accepted.discard()
+        await _refuse(refusal, scope, send)
+        return
+    socket.open()
+    await _serve(accepted, socket, receive)
+
+
+async def _serve(accepted: Accepted, socket: "_AsgiSocket", receive: AsgiReceive) -> None:
+    """Serve it, and read meanwhile: nobody else would notice that the client has left."""
+    error: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_read, accepted, socket, receive)
+        try:
+            await accepted.serve()
+        except BaseException as raised:
+            error = raised
+        socket.closed_by_peer(None)  # unless it is known to be closed
+        tasks.cancel_scope.cancel()
+    if error is not None:
+        raise error
+
+
+async def _read(accepted: Accepted, socket: "_AsgiSocket", receive: AsgiReceive) -> None:
+    try:
+        while True:
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                socket.closed_by_peer(event.get("code"), event.get("reason") or "")
+                return
+            frame = event.get("text")
+            await socket.arrived(event["bytes"] if frame is None else frame)
+    except anyio.get_cancelled_exc_class():
+        if socket.close_code is None:  # the server gives us up, and the app does not know
+            socket.closed_by_peer(None)
+            accepted.cancel()
+        raise
+    except Exception as error:
+        logger.debug("the ASGI server lost %s: %s", socket.id, type(error).__name__)
+        socket.closed_by_peer(None)
+
+
+class _AsgiSocket(PlainSocket):
+    transport = "ASGI"
+
+    def __init__(self, scope: AsgiScope, send: AsgiSend, max_size: int | None) -> None:
+        client = scope.get("client")
+        remote_address = None if client is None else tuple(client)
+        super().__init__(_request(scope), remote_address, None, Frames(READ_AHEAD), max_size)
+        self._asgi_send = send
+
+    async def _send(self, frame: str | bytes) -> None:
+        key = "text" if isinstance(frame, str) else "bytes"
+        try:
+            await self._asgi_send({"type": "websocket.send", key: frame})
+        except OSError:  # as the specification says of a client that has left
+            self.closed_by_peer(None)
+
+    def _pong(self) -> NoReturn:
+        raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
+
+    async def _close(self, close: Close) -> None:
+        try:
+            await self._asgi_send(
+                {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
+            )
+        except OSError:
+            pass  # the client has left
+
+
+def _request(scope: AsgiScope) -> Request:
+    """The opening handshake as it came, whatever the application is mounted under."""
+    raw_path = scope.get("raw_path")
+    path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+    query = scope.get("query_string", b"").decode("latin-1")
+    headers = Headers(
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+    )
+    return Request(f"{path}?{query}" if query else path, headers)
+
+
+async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -> None:
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})  # which is a 403
+        return
+    body = refusal.text.encode()
+    headers = {
+        "content-type": "text/plain; charset=utf-8",
+        "content-length": str(len(body)),
+        **{name.lower(): value for name, value in refusal.headers.items()},
+    }
+    await send(
+        {
+            "type": "websocket.http.response.start",
+            "status": int(refusal.status),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+        }
+    )
+    await send({"type": "websocket.http.response.body", "body": body})

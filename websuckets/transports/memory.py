@@ -1,0 +1,142 @@
+"""Connections without a network, for tests: both ends live in one event loop."""
+
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
+from typing import Any, Final
+
+import anyio
+from websockets import CloseCode
+from websockets.frames import Close
+from websockets.http11 import Request
+
+from websuckets.exc import HandshakeRefused
+from websuckets.socket import Accepted, Socket, Wire
+from websuckets.transports.plain import Frames, PlainSocket, closed_error
+
+__all__ = ["MemoryClient"]
+
+CAPACITY: Final = 1024 * 1024
+"""Bytes on their way in either direction before the sender waits; a network buffers some, too."""
+
+REMOTE_ADDRESS: Final = ("127.0.0.1", 0)
+
+ABNORMAL: Final = Close(CloseCode.ABNORMAL_CLOSURE, "")
+
+
+class MemoryClient:
+    """The client's end of one connection, from its opening handshake on."""
+
+    def __init__(self, request: Request, max_size: int | None) -> None:
+        self.closed: Close | None = None
+        """What the connection was closed with, by either side."""
+        self.gone = anyio.Event()
+        """Set when the server is done with the connection."""
+        self._frames = Frames(CAPACITY)
+        self._server = _MemorySocket(request, self, max_size)
+        self._answered = anyio.Event()
+        self._refusal: HandshakeRefused | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def socket(self) -> Socket:
+        """The server's end."""
+        return self._server
+
+    async def wait_open(self) -> None:
+        """Wait for the end of the opening handshake. Raises `HandshakeRefused`."""
+        await self._answered.wait()
+        self.raise_failure()
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def send(self, frame: str | bytes) -> None:
+        """Send a frame; waits while the server has too many to read.
+
+        Raises ``websockets.exceptions.ConnectionClosed``.
+        """
+        if self.closed is not None:
+            raise self._closed_error(self.closed)
+        await self._server.arrived(frame)
+
+    async def receive(self) -> str | bytes:
+        """The next frame. After the last one it raises the same as `send`."""
+        try:
+            return await self._frames.get()
+        except anyio.EndOfStream:
+            raise self._closed_error(self.closed or ABNORMAL) from None
+
+    def close(self, code: int | None, reason: str = "") -> None:
+        """Close the connection; without a code it is lost, as if the client had crashed."""
+        self._server.closed_by_peer(code, reason)
+        self.end(ABNORMAL if code is None else Close(code, reason))
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the server itself, if anything did."""
+        if self._error is not None:
+            raise self._error
+
+    async def serve(self, accept: Callable[[Wire], Accepted]) -> None:
+        """Be the server: drive what ``accept`` gives until it is done. It does not raise."""
+        try:
+            accepted = accept(replace(self._server.wire, failed=self.fail))
+            try:
+                self._refusal = await accepted.opening()
+            except BaseException:
+                await accepted.discard()
+                raise
+            if self._refusal is not None:
+                await accepted.discard()
+                return
+            self._server.open()
+            self._answered.set()
+            await accepted.serve()
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            self.close(None)  # unless it is closed
+            self._answered.set()
+            self.gone.set()
+
+    # For the server's end:
+
+    async def deliver(self, frame: str | bytes) -> None:
+        await self._frames.put(frame)
+
+    def end(self, close: Close) -> None:
+        self.closed = self.closed or close
+        self._frames.end()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+
+    def _closed_error(self, close: Close) -> BaseException:
+        return self._error or closed_error(received=close, sent=None)
+
+
+class _MemorySocket(PlainSocket):
+    transport = "memory"
+
+    def __init__(self, request: Request, client: MemoryClient, max_size: int | None) -> None:
+        super().__init__(request, REMOTE_ADDRESS, None, Frames(CAPACITY), max_size)
+        self._client = client
+
+    async def abort(self) -> None:
+        await super().abort()
+        self._client.end(ABNORMAL)
+
+    async def _send(self, frame: str | bytes) -> None:
+        await self._client.deliver(frame)
+
+    def _pong(self) -> Awaitable[float]:
+        return _Pong()
+
+    async def _close(self, close: Close) -> None:
+        self._client.end(close)
+
+
+class _Pong:
+    """An answer that is there already."""
+
+    def __await__(self) -> Generator[Any, Any, float]:
+        yield from ()
+        return 0.0

@@ -1,0 +1,245 @@
+"""A connection that has exactly what `Socket` promises, for transports without a library below."""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable
+from typing import Any, Final, NoReturn
+from uuid import UUID, uuid4
+
+import anyio
+from websockets import CloseCode
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from websockets.frames import Close
+from websockets.http11 import Request
+
+from websuckets.socket import Wire
+from websuckets.transports.handshake import NOT_OPEN
+
+__all__ = ["Frames", "PlainSocket", "closed_error"]
+
+MAX_REASON: Final = 123
+"""Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
+
+FRAME_OVERHEAD: Final = 100
+"""Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
+
+HEALTHY: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
+"""Codes with which no error ended the connection, as ``websockets`` has it."""
+
+
+class Frames:
+    """Frames on their way in one direction; when there are too many, who adds one has to wait.
+
+    ``capacity`` is how many bytes they may take. Frames are there to be read until the last one,
+    also when nothing is added any more.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._size = 0
+        self._frames: deque[str | bytes] = deque()
+        self._has_ended = False
+        self._is_reading = False
+        self._waiting: list[anyio.Event] = []
+
+    async def put(self, frame: str | bytes) -> None:
+        """Add a frame when there is room; after the end, it is thrown away."""
+        while self._size >= self._capacity and not self._has_ended:
+            await self._wait()
+        if not self._has_ended:
+            self._size += _size(frame)
+            self._frames.append(frame)
+            self._wake()
+
+    async def get(self) -> str | bytes:
+        """The next frame. Raises `anyio.EndOfStream` after the last, and `anyio.BusyResourceError`
+        while somebody else is waiting for it."""
+        if self._is_reading:
+            raise anyio.BusyResourceError("reading from")
+        self._is_reading = True
+        try:
+            while not self._frames:
+                if self._has_ended:
+                    raise anyio.EndOfStream
+                await self._wait()
+        finally:
+            self._is_reading = False
+        frame = self._frames.popleft()
+        self._size -= _size(frame)
+        self._wake()
+        return frame
+
+    def end(self) -> None:
+        """Nothing is added any more."""
+        self._has_ended = True
+        self._wake()
+
+    async def _wait(self) -> None:
+        changed = anyio.Event()
+        self._waiting.append(changed)
+        await changed.wait()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for changed in waiting:
+            changed.set()
+
+
+def _size(frame: str | bytes) -> int:
+    return FRAME_OVERHEAD + len(frame)
+
+
+class PlainSocket(ABC):
+    """The server's side of one connection; a `Socket`, and what a transport does with it."""
+
+    transport: str
+    """What carries it, for errors."""
+
+    def __init__(
+        self,
+        request: Request,
+        remote_address: Any,
+        subprotocol: str | None,
+        frames: Frames,
+        max_size: int | None,
+    ) -> None:
+        self.id: UUID = uuid4()
+        self.request: Request = request
+        self.remote_address: Any = remote_address
+        self.subprotocol: str | None = subprotocol
+        self._frames = frames
+        self._max_size = max_size
+        self._is_open = False
+        self._received: Close | None = None
+        self._sent: Close | None = None
+        self._is_closed = False
+
+    @property
+    def close_code(self) -> int | None:
+        return int(self._closed_with.code) if self._is_closed else None
+
+    @property
+    def close_reason(self) -> str | None:
+        return self._closed_with.reason if self._is_closed else None
+
+    async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
+        self._check_open()
+        if isinstance(message, str):
+            frame: str | bytes = message.encode() if text is False else message
+        elif isinstance(message, bytes | bytearray | memoryview):
+            frame = bytes(message).decode() if text else bytes(message)
+        else:
+            raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
+        await self._send(frame)
+        self._check_open()
+
+    async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
+        self._check_open()
+        return self._pong()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        if self._is_closed:
+            return
+        self._check_open()
+        close = Close(code, reason)
+        close.check()
+        if len(reason.encode()) > MAX_REASON:
+            raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
+        self._sent = close
+        self._end()
+        await self._close(close)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"a connection by {self.transport} has no {name!r}; websuckets.Socket is what it has",
+            name=name,
+            obj=self,
+        )
+
+    def __repr__(self) -> str:
+        return f"<connection {self.id} by {self.transport}>"
+
+    @property
+    def wire(self) -> Wire:
+        return Wire(
+            self,
+            receive=self.receive,
+            discard=self.discard,
+            abort=self.abort,
+            closed_errors=(ConnectionClosed,),
+        )
+
+    def open(self) -> None:
+        """The opening handshake was answered; now frames can be sent."""
+        self._is_open = True
+
+    async def arrived(self, frame: str | bytes) -> None:
+        """A frame has come; waits while those before it take too much memory."""
+        if self._max_size is not None and _is_longer(frame, self._max_size):
+            await self.close(CloseCode.MESSAGE_TOO_BIG, f"over {self._max_size} bytes")
+        await self._frames.put(frame)
+
+    def closed_by_peer(self, code: int | None, reason: str = "") -> None:
+        """The client has closed the connection, or else (no code) it is lost."""
+        if not self._is_closed:
+            self._received = None if code is None else Close(code, reason)
+            self._end()
+
+    async def receive(self) -> str | bytes:
+        try:
+            frame = await self._frames.get()
+        except anyio.EndOfStream:
+            raise self._closed_error() from None
+        if self._sent is not None:  # what comes after our close is not read any more
+            raise self._closed_error()
+        return frame
+
+    async def discard(self) -> None:
+        try:
+            while True:
+                await self._frames.get()
+        except (anyio.EndOfStream, anyio.BusyResourceError):
+            pass
+
+    async def abort(self) -> None:
+        self.closed_by_peer(None)
+
+    @abstractmethod
+    async def _send(self, frame: str | bytes) -> None: ...
+
+    @abstractmethod
+    def _pong(self) -> Awaitable[float]: ...
+
+    @abstractmethod
+    async def _close(self, close: Close) -> None: ...
+
+    def _end(self) -> None:
+        self._is_closed = True
+        self._frames.end()
+
+    @property
+    def _closed_with(self) -> Close:
+        return self._received or self._sent or Close(CloseCode.ABNORMAL_CLOSURE, "")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise self._closed_error()
+        if not self._is_open:
+            raise RuntimeError(NOT_OPEN)
+
+    def _closed_error(self) -> ConnectionClosed:
+        return closed_error(self._received, self._sent)
+
+
+def closed_error(received: Close | None, sent: Close | None) -> ConnectionClosed:
+    """The error of ``websockets`` for a connection that was closed by one of its sides."""
+    close = received or sent
+    is_healthy = close is not None and close.code in HEALTHY
+    return (ConnectionClosedOK if is_healthy else ConnectionClosedError)(received, sent)
+
+
+def _is_longer(frame: str | bytes, size: int) -> bool:
+    """Whether it takes more than so many bytes as UTF-8."""
+    if len(frame) > size:
+        return True
+    return isinstance(frame, str) and not frame.isascii() and len(frame.encode()) > size
