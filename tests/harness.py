@@ -76,7 +76,11 @@ class Client:
 
 
 @asynccontextmanager
-async def dial(server: Server, **options: Any) -> AsyncIterator[Client]:
+async def dial(server: Any, **options: Any) -> AsyncIterator[Client]:
+    if not isinstance(server, Server):  # it has no address
+        async with server.dial(**options) as client:
+            yield client
+        return
     async with connect(server.urls[0], **options) as connection:
         yield Client(connection, server)
 

@@ -1,11 +1,10 @@
-"""What holds on every transport and event loop, over real sockets.
+"""What holds on every transport and event loop, over real sockets wherever there are any.
 
-It uses nothing of a connection but what `websuckets.Socket` has. A transport that is added is added
-to the fixture `serving`.
+It uses nothing of a connection but what `websuckets.Socket` has.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -14,23 +13,24 @@ import pytest
 from dishka import Provider, Scope, provide
 from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
 from pydantic import BaseModel
+from serving import SERVINGS, Serving
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import ClientEvent, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
-from websuckets.app import Server
 from websuckets.exc import ClientError
 from websuckets.security import CurrentUser, Token
 from websuckets.session import Session, User
 
 pytestmark = pytest.mark.anyio
 
-Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Server]]
 
-
-@pytest.fixture(params=["websockets"])
-def serving() -> Serving:
+@pytest.fixture(params=SERVINGS)
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
     """Serves an app, for as long as the context lasts."""
-    return lambda app: app.serve("127.0.0.1", 0)
+    backends, serving = SERVINGS[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
 
 
 class Post(BaseModel):

@@ -186,6 +186,11 @@ class TestClient:
         """Drop the connection, as a client does that crashes or loses its network."""
         self._inbox.client.close(None)
 
+    async def wait_closed(self, timeout: float | None = TIMEOUT) -> None:
+        """Wait until either side has closed the connection; frames that came before stay."""
+        with anyio.fail_after(timeout):
+            await self._inbox.client.has_closed.wait()
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             if self._running is None:

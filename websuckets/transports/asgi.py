@@ -36,7 +36,7 @@ async def serve_asgi(
 ) -> None:
     """Answer the opening handshake, and drive what ``accept`` gives until the client is gone."""
     await receive()  # "websocket.connect"
-    socket = _AsgiSocket(scope, send, max_size)
+    socket = _AsgiSocket(scope, receive, send, max_size)
     accepted = accept(socket.wire)
     try:
         refusal = await accepted.opening()
@@ -50,14 +50,14 @@ async def serve_asgi(
         await _refuse(refusal, scope, send)
         return
     socket.open()
-    await _serve(accepted, socket, receive)
+    await _serve(accepted, socket)
 
 
-async def _serve(accepted: Accepted, socket: "_AsgiSocket", receive: AsgiReceive) -> None:
+async def _serve(accepted: Accepted, socket: "_AsgiSocket") -> None:
     """Serve it, and read meanwhile: nobody else would notice that the client has left."""
     error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_read, accepted, socket, receive)
+        tasks.start_soon(_read, accepted, socket)
         try:
             await accepted.serve()
         except BaseException as raised:
@@ -68,33 +68,54 @@ async def _serve(accepted: Accepted, socket: "_AsgiSocket", receive: AsgiReceive
         raise error
 
 
-async def _read(accepted: Accepted, socket: "_AsgiSocket", receive: AsgiReceive) -> None:
+async def _read(accepted: Accepted, socket: "_AsgiSocket") -> None:
     try:
-        while True:
-            event = await receive()
-            if event["type"] == "websocket.disconnect":
-                socket.closed_by_peer(event.get("code"), event.get("reason") or "")
-                return
-            frame = event.get("text")
-            await socket.arrived(event["bytes"] if frame is None else frame)
+        await socket.read()
     except anyio.get_cancelled_exc_class():
-        if socket.close_code is None:  # the server gives us up, and the app does not know
+        if socket.close_code is None:  # the server gives us up, and nobody else knows
             socket.closed_by_peer(None)
             accepted.cancel()
         raise
-    except Exception as error:
-        logger.debug("the ASGI server lost %s: %s", socket.id, type(error).__name__)
-        socket.closed_by_peer(None)
 
 
 class _AsgiSocket(PlainSocket):
     transport = "ASGI"
 
-    def __init__(self, scope: AsgiScope, send: AsgiSend, max_size: int | None) -> None:
+    def __init__(
+        self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, max_size: int | None
+    ) -> None:
         client = scope.get("client")
         remote_address = None if client is None else tuple(client)
         super().__init__(_request(scope), remote_address, None, Frames(READ_AHEAD), max_size)
+        self._asgi_receive = receive
         self._asgi_send = send
+        self._reading = anyio.CancelScope()
+        self._has_stopped_reading = anyio.Event()
+        self._is_receiving = False
+
+    async def read(self) -> None:
+        """Take frames from the server until either side closes the connection."""
+        try:
+            with self._reading:
+                while not self._is_closed:
+                    await self._read_event()
+        finally:
+            self._has_stopped_reading.set()
+
+    async def _read_event(self) -> None:
+        self._is_receiving = True
+        try:
+            event = await self._asgi_receive()
+        except Exception as error:
+            logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
+            event = {"type": "websocket.disconnect"}
+        finally:
+            self._is_receiving = False
+        if event["type"] == "websocket.disconnect":
+            self.closed_by_peer(event.get("code"), event.get("reason") or "")
+        else:
+            frame = event.get("text")
+            await self.arrived(event["bytes"] if frame is None else frame)
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
@@ -107,6 +128,9 @@ class _AsgiSocket(PlainSocket):
         raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
 
     async def _close(self, close: Close) -> None:
+        if self._is_receiving:  # granian 2.8 closes nothing while somebody receives
+            self._reading.cancel()
+            await self._has_stopped_reading.wait()
         try:
             await self._asgi_send(
                 {"type": "websocket.close", "code": int(close.code), "reason": close.reason}

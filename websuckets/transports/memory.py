@@ -29,6 +29,7 @@ class MemoryClient:
     def __init__(self, request: Request, max_size: int | None) -> None:
         self.closed: Close | None = None
         """What the connection was closed with, by either side."""
+        self.has_closed = anyio.Event()
         self.gone = anyio.Event()
         """Set when the server is done with the connection."""
         self._frames = Frames(CAPACITY)
@@ -104,6 +105,7 @@ class MemoryClient:
 
     def end(self, close: Close) -> None:
         self.closed = self.closed or close
+        self.has_closed.set()
         self._frames.end()
 
     def fail(self, error: BaseException) -> None:

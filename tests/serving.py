@@ -1,0 +1,172 @@
+"""Servers of an app on every transport: on loopback and free ports, in the test's event loop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import anyio
+import granian.server.embed as granian
+import hypercorn.asyncio
+import hypercorn.trio
+import uvicorn
+from granian.constants import Interfaces
+from harness import TIMEOUT, Client, on_trio
+
+from websuckets import WebSuckets
+from websuckets.app import Server
+from websuckets.backend import spawn
+from websuckets.testing import TestClient
+
+Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Any]]
+
+
+@asynccontextmanager
+async def by_websockets(app: WebSuckets) -> AsyncIterator[Server]:
+    async with app.serve("127.0.0.1", 0) as server:
+        yield server
+
+
+@asynccontextmanager
+async def by_uvicorn(app: WebSuckets, ws: Any) -> AsyncIterator[Server]:
+    listener = listening_socket()
+    config = uvicorn.Config(app.asgi, ws=ws, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        async with app.lifespan():  # it ends before the server, as in a host with more to serve
+            yield address_of(listener)
+    finally:
+        server.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def by_hypercorn(app: WebSuckets) -> AsyncIterator[Server]:
+    listener = listening_socket()
+    address = address_of(listener)
+    config = hypercorn.Config()
+    config.bind = [f"fd://{listener.detach()}"]
+    config.errorlog = None
+    serve: Any = hypercorn.trio.serve if on_trio() else hypercorn.asyncio.serve
+    host = mounted(app)
+    stopping, stopped = anyio.Event(), anyio.Event()
+
+    async def run() -> None:
+        await serve(host, config, shutdown_trigger=stopping.wait)
+        stopped.set()
+
+    task = spawn(run)  # nobody's child: clients come and go in another order
+    try:
+        async with app.lifespan():
+            yield address
+    finally:
+        stopping.set()
+        await stopped.wait()
+        del task
+
+
+@asynccontextmanager
+async def by_granian(app: WebSuckets) -> AsyncIterator[Server]:
+    with listening_socket() as taken:
+        address = address_of(taken)
+    server = granian.Server(
+        mounted(app), port=address.port, interface=Interfaces.ASGI, log_enabled=False
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        await accepting(address)
+        async with app.lifespan():
+            yield address
+    finally:
+        server.stop()
+        await task
+
+
+async def accepting(address: Server) -> None:
+    """Wait until somebody listens there."""
+    with anyio.fail_after(TIMEOUT):
+        while True:
+            with suppress(OSError):
+                async with await anyio.connect_tcp("127.0.0.1", address.port):
+                    return
+            await anyio.sleep(0.01)
+
+
+def mounted(app: WebSuckets) -> Any:
+    """A host that is told when to start and to stop, and does not tell the app."""
+
+    async def host(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await app.asgi(scope, receive, send)
+            return
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    return host
+
+
+def listening_socket() -> socket.socket:
+    """It queues clients until the server takes it over."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def address_of(listener: socket.socket) -> Server:
+    port = listener.getsockname()[1]
+    return Server(port, (f"ws://127.0.0.1:{port}",))
+
+
+class InMemory:
+    """Takes the place of an address."""
+
+    def __init__(self, running: TestClient) -> None:
+        self._running = running
+
+    @asynccontextmanager
+    async def dial(self) -> AsyncIterator[Client]:
+        async with self._running.connect() as client:
+            yield MemoryClient(client, self)
+
+
+@asynccontextmanager
+async def in_memory(app: WebSuckets) -> AsyncIterator[InMemory]:
+    client = TestClient(app)
+    async with app._embedded(5) as client._running:  # without a connection
+        yield InMemory(client)
+
+
+class MemoryClient(Client):
+    def __init__(self, client: TestClient, server: Any) -> None:
+        super().__init__(SimpleNamespace(send=client.send_frame), server)
+        self.client = client
+
+    async def receive_frame(self) -> str | bytes:
+        return await self.client.receive_frame()
+
+    async def vanish(self) -> None:
+        await self.client.abort()
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        await self.client.close(code, reason)
+
+    async def closed(self) -> tuple[int | None, str | None]:
+        await self.client.wait_closed()
+        return self.client.close_code, self.client.close_reason
+
+
+SERVINGS: dict[str, tuple[str, Serving]] = {
+    "websockets": ("asyncio trio", by_websockets),
+    "memory": ("asyncio trio", in_memory),
+    "uvicorn, websockets-sansio": ("asyncio", partial(by_uvicorn, ws="websockets-sansio")),
+    "uvicorn, wsproto": ("asyncio", partial(by_uvicorn, ws="wsproto")),
+    "hypercorn": ("asyncio trio", by_hypercorn),
+    "granian": ("asyncio", by_granian),
+}
+"""Every way in which an app can be served, and on which event loops."""
