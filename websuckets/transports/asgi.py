@@ -143,6 +143,7 @@ def _request(scope: AsgiScope) -> Request:
     """The opening handshake as it came, whatever the application is mounted under."""
     raw_path = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
+    path, *_ = path.split("?")  # which some servers leave there
     query = scope.get("query_string", b"").decode("latin-1")
     headers = Headers(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
