@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from fastapi_app import Database, make_api, make_container, sockets
-from httpx import ASGITransport, AsyncClient
+from httpx2 import ASGITransport, AsyncClient
 
 from websuckets.testing import CommandError, TestClient
 

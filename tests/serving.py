@@ -9,11 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
-import granian.server.embed as granian
 import hypercorn.asyncio
 import hypercorn.trio
 import uvicorn
-from granian.constants import Interfaces
 from harness import TIMEOUT, Client, on_trio
 
 from websuckets import WebSuckets
@@ -67,23 +65,6 @@ async def by_hypercorn(app: WebSuckets) -> AsyncIterator[Server]:
         stopping.set()
         await stopped.wait()
         del task
-
-
-@asynccontextmanager
-async def by_granian(app: WebSuckets) -> AsyncIterator[Server]:
-    with listening_socket() as taken:
-        address = address_of(taken)
-    server = granian.Server(
-        mounted(app), port=address.port, interface=Interfaces.ASGI, log_enabled=False
-    )
-    task = asyncio.create_task(server.serve())
-    try:
-        await accepting(address)
-        async with app.lifespan():
-            yield address
-    finally:
-        server.stop()
-        await task
 
 
 async def accepting(address: Server) -> None:
@@ -167,6 +148,5 @@ SERVINGS: dict[str, tuple[str, Serving]] = {
     "uvicorn, websockets-sansio": ("asyncio", partial(by_uvicorn, ws="websockets-sansio")),
     "uvicorn, wsproto": ("asyncio", partial(by_uvicorn, ws="wsproto")),
     "hypercorn": ("asyncio trio", by_hypercorn),
-    "granian": ("asyncio", by_granian),
 }
 """Every way in which an app can be served, and on which event loops."""

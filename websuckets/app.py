@@ -263,7 +263,7 @@ class WebSuckets:
                 options,
             )
             async with listener as listening:
-                app.log(f"listening on {', '.join(listening.urls)}")
+                app.log("listening on %s", ", ".join(listening.urls))
                 yield Server(listening.port, listening.urls)
 
     @asynccontextmanager

@@ -249,7 +249,15 @@ class Connection:
                 with anyio.CancelScope(shield=True):
                     await self._peer.wire.abort()
         if ended_by is not None:
-            raise ended_by
+            self._pass_on(ended_by)
+
+    def _pass_on(self, error: BaseException) -> None:
+        """Raise what concerns others, too; whatever else a handler raised, ended its connection."""
+        others = (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit, GeneratorExit)
+        if BaseExceptionGroup("", [error]).split(others)[0] is not None:
+            raise error
+        log_incident(f"connection {self._peer.wire.socket.id}", error)
+        self._peer.wire.failed(error)
 
     async def _disconnect(self, hook: Hook) -> None:
         timeout = self._setup.limits.finalize_timeout

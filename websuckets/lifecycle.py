@@ -33,9 +33,9 @@ class Running:
     connections: Connections
     limits: Limits
 
-    def log(self, how: str) -> None:
+    def log(self, how: str, *arguments: object) -> None:
         """Say that it runs, and which parameters of its functions are never filled."""
-        logger.info("%s, %d commands", how, len(self.blueprint.commands))
+        logger.info(f"{how}, %d commands", *arguments, len(self.blueprint.commands))
         for injection in self.blueprint.injections:
             tell_defaults(injection, self.container)
 

@@ -60,6 +60,7 @@ async def _serve(accepted: Accepted, socket: "_AsgiSocket") -> None:
         tasks.start_soon(_read, accepted, socket)
         try:
             await accepted.serve()
+            await socket.wait_closed()  # somebody else may be closing it
         except BaseException as raised:
             error = raised
         socket.closed_by_peer(None)  # unless it is known to be closed

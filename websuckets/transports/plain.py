@@ -113,6 +113,7 @@ class PlainSocket(ABC):
         self._received: Close | None = None
         self._sent: Close | None = None
         self._is_closed = False
+        self._has_said_goodbye = anyio.Event()
 
     @property
     def close_code(self) -> int | None:
@@ -147,7 +148,10 @@ class PlainSocket(ABC):
             raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
         self._sent = close
         self._end()
-        await self._close(close)
+        try:
+            await self._close(close)
+        finally:
+            self._has_said_goodbye.set()
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -184,6 +188,11 @@ class PlainSocket(ABC):
         if not self._is_closed:
             self._received = None if code is None else Close(code, reason)
             self._end()
+
+    async def wait_closed(self) -> None:
+        """Wait until our own close, if there was one, is on its way to the client."""
+        if self._sent is not None:
+            await self._has_said_goodbye.wait()
 
     async def receive(self) -> str | bytes:
         try:

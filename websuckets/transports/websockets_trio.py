@@ -1,6 +1,5 @@
 """The server of ``websockets`` on trio."""
 
-import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -17,8 +16,6 @@ from websuckets.transports.handshake import Handshake, options_with, serve_conne
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
-
-logger: logging.Logger = logging.getLogger("websuckets")
 
 
 class _Connection(Handshake):
@@ -54,14 +51,9 @@ class _Connection(Handshake):
 
 
 async def _serve_connection(connection: Any) -> None:
-    try:
-        await serve_connection(connection)
-        # The task that reads for us may wait for room in its queue, and would do so for good.
-        await connection.abort()
-    except (Exception, trio.Cancelled, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException:  # of a handler; it would end every other connection, too
-        logger.exception("connection %s ended", connection.id)
+    await serve_connection(connection)
+    # The task that reads for us may wait for room in its queue, and would do so for good.
+    await connection.abort()
 
 
 @asynccontextmanager

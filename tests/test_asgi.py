@@ -1,0 +1,821 @@
+"""`app.asgi`: by an ASGI server, and mounted in another application."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import httpx2
+import pytest
+from dishka import Provider, Scope, make_async_container, provide
+from dishka.integrations import fastapi as dishka_fastapi
+from fastapi import FastAPI
+from harness import TIMEOUT, Gate, app_with, connect, dial, errors
+from litestar import Litestar, asgi
+from litestar.testing import TestClient as LitestarClient
+from serving import SERVINGS, accepting, address_of, listening_socket
+from starlette.applications import Starlette
+from starlette.routing import Mount, WebSocketRoute
+from starlette.testclient import TestClient as StarletteClient
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Request
+
+from websuckets import AppTasks, CommandGroup, Limits, Payload, Socket, WebSuckets
+from websuckets.di import lock_factory, provide_context, setup_dishka
+from websuckets.exc import ConfigurationError, HandshakeRefused
+from websuckets.session import Session, User
+from websuckets.testing import TestClient
+
+pytestmark = pytest.mark.anyio
+
+ASGI = {name: serving for name, serving in SERVINGS.items() if name not in ("websockets", "memory")}
+
+
+class Thing: ...
+
+
+class Things(Provider):
+    thing = provide(Thing, scope=Scope.APP)
+
+
+@pytest.fixture
+def group() -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("request")
+    async def request(socket: Socket, *, request: Request) -> list[Any]:
+        assert socket.request is request
+        return [request.path, request.headers["X-Test"], type(socket.remote_address).__name__]
+
+    @group.command("length")
+    async def length(socket: Socket, text: Payload[str]) -> int:
+        return len(text)
+
+    @group.command("say")
+    async def say(socket: Socket, text: Payload[str]) -> str:
+        return text
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> None:
+        await socket.ping()
+
+    return group
+
+
+@pytest.fixture
+def app(group: CommandGroup) -> WebSuckets:
+    return app_with(group, limits=Limits(max_size=1000))
+
+
+@pytest.fixture(params=ASGI)
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Any:
+    backends, serving = ASGI[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
+
+
+# By every server
+
+
+async def test_the_opening_handshake(serving: Any, app: WebSuckets) -> None:
+    """Path, query, headers and address are those that the client sent."""
+    async with serving(app) as server:
+        url = f"{server.urls[0]}/a%20b/c?d=%20e&f"
+        async with connect(url, additional_headers={"X-Test": "käse"}) as connection:
+            await connection.send('{"event": "request"}')
+            reply = await connection.recv()
+    assert reply == '{"event":"request","payload":["/a%20b/c?d=%20e&f","käse","tuple"]}'
+
+
+async def test_a_handshake_that_is_refused(serving: Any, app: WebSuckets) -> None:
+    """By the status, text and headers that a hook chose."""
+
+    @app.on_handshake
+    async def handshake(request: Request, user: User) -> None:
+        if request.path == "/nowhere":
+            raise HandshakeRefused(404, "nobody häre", {"X-Why": "because"})
+        if request.path == "/who":
+            raise HandshakeRefused(401, "", {"Content-Type": "text/html"})
+        await user.socket.send("too early")
+
+    async with serving(app) as server:
+        refused = await refusal(f"{server.urls[0]}/nowhere")
+        assert (refused.status_code, refused.body.decode()) == (404, "nobody häre")
+        assert refused.headers["X-Why"] == "because"
+        refused = await refusal(f"{server.urls[0]}/who")
+        assert (refused.status_code, refused.body) == (401, b"")
+        assert refused.headers.get_all("Content-Type") == ["text/html"]
+        assert (await refusal(f"{server.urls[0]}/early")).status_code == 500
+
+
+async def refusal(url: str) -> Any:
+    with pytest.raises(InvalidStatus) as refused:
+        async with connect(url):
+            pytest.fail("it is open")
+    return refused.value.response
+
+
+async def test_a_message_that_is_too_long(serving: Any, app: WebSuckets) -> None:
+    """Closes its connection, as it does without ASGI."""
+    async with serving(app) as server, dial(server) as client:
+        assert (await client.call("length", payload="x" * 900))["payload"] == 900
+        for frame in ("x" * 1001, b"x" * 1001, "ä" * 501):
+            async with dial(server) as other:
+                await other.connection.send(frame)
+                assert (await other.closed())[0] == 1009
+        assert (await client.call("length", payload="x" * 900))["payload"] == 900
+
+
+async def test_http_is_told_what_is_served_here(serving: Any, app: WebSuckets) -> None:
+    """426, as RFC 9110 has it for who should speak another protocol."""
+    async with serving(app) as server, httpx2.AsyncClient() as http:
+        url = server.urls[0].replace("ws:", "http:")
+        answer = await http.get(url)
+        assert answer.status_code == 426
+        assert answer.headers["upgrade"] == "websocket"
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert "WebSocket" in answer.text
+        assert (await http.head(url)).status_code == 426
+
+
+async def test_what_asgi_cannot_do(
+    serving: Any, app: WebSuckets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is an error that says so."""
+    async with serving(app) as server, dial(server) as client:
+        assert (await client.call("ping"))["error"] == "internal error"
+        [socket] = [user.socket for user in Session.online.values()]
+        with pytest.raises(AttributeError, match="by ASGI has no 'latency'"):
+            socket.latency  # noqa: B018  # it raises
+    assert "an ASGI application cannot" in (errors(caplog)[0].exc_text or "")
+
+
+# Started by the server itself
+
+PROGRAM = """
+from collections.abc import AsyncIterator
+
+from dishka import Provider, Scope, provide
+
+from websuckets import CommandGroup, Socket, WebSuckets
+
+
+class Thing: ...
+
+
+class Things(Provider):
+    @provide(scope=Scope.APP)
+    async def thing(self) -> AsyncIterator[Thing]:
+        yield Thing()
+        print("finalised", flush=True)
+
+
+group = CommandGroup()
+
+
+@group.command("say")
+async def say(socket: Socket, *, thing: Thing) -> str:
+    return "hello"
+
+
+@group.command("close")
+async def close(socket: Socket) -> None:
+    await socket.close(4000, "enough")
+
+
+app = WebSuckets(providers=[Things()])
+app.include_command_group(group)
+
+
+@app.on_startup
+async def startup(thing: Thing) -> None:
+    print("started", flush=True)
+"""
+
+COMMANDS = {
+    "uvicorn": "uvicorn program:app.asgi --port {port}",
+    "hypercorn": "hypercorn program:app.asgi --bind 127.0.0.1:{port}",
+    "hypercorn on trio": "hypercorn program:app.asgi --worker-class trio --bind 127.0.0.1:{port}",
+    "granian": "granian --interface asgi program:app.asgi --port {port}",
+}
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -> None:
+    """From the command line, as in production."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    with listening_socket() as taken:
+        server = address_of(taken)
+    arguments = command.format(port=server.port).split()
+    process = await anyio.open_process(
+        [sys.executable, "-m", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        await accepting(server)
+        async with dial(server) as client:
+            assert (await client.call("say"))["payload"] == "hello"
+            await client.send("close")
+            assert await client.closed() == (4000, "enough")
+        async with dial(server) as client:
+            await client.connection.send("x" * 70_000)
+            assert (await client.closed())[0] == 1009
+        process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(TIMEOUT):
+            await process.wait()
+    finally:
+        with anyio.CancelScope(shield=True):
+            if process.returncode is None:
+                process.kill()
+            assert process.stdout is not None
+            output = b"".join([chunk async for chunk in process.stdout]).decode()
+            await process.aclose()
+    assert "started" in output and "finalised" in output
+    assert "Traceback" not in output
+
+
+# Mounted
+
+
+def starlette(app: WebSuckets, lifespan: Any) -> Any:
+    routes = [Mount("/mounted", app.asgi), WebSocketRoute("/ws", app.asgi)]
+    return StarletteClient(Starlette(routes=routes, lifespan=lifespan))
+
+
+def fastapi(app: WebSuckets, lifespan: Any) -> Any:
+    api = FastAPI(lifespan=lifespan, routes=[WebSocketRoute("/ws", app.asgi)])
+    api.mount("/mounted", app.asgi)
+    return StarletteClient(api)
+
+
+def litestar(app: WebSuckets, lifespan: Any) -> Any:
+    mounted = asgi("/mounted", is_mount=True, copy_scope=True)(app.asgi)
+    at_one_path = asgi("/ws", copy_scope=True)(app.asgi)
+    lifespans = [] if lifespan is None else [lifespan]
+    host = Litestar([mounted, at_one_path], lifespan=lifespans, logging_config=None)
+    return LitestarClient(host)
+
+
+@pytest.mark.parametrize("host", [starlette, fastapi, litestar])
+def test_mounted(host: Callable[[WebSuckets, Any], Any], group: CommandGroup) -> None:
+    """In whatever speaks ASGI; the host starts it."""
+    app = app_with(group, providers=[Things()])
+
+    @asynccontextmanager
+    async def lifespan(host: Any) -> AsyncIterator[None]:
+        async with app.lifespan():
+            yield
+
+    with host(app, lifespan) as client:
+        for path in ("/ws", "/mounted/", "/mounted/a%20b?c=d"):
+            with client.websocket_connect(path, headers={"X-Test": "x"}) as connection:
+                connection.send_text('{"event": "request"}')
+                assert connection.receive_json()["payload"][:2] == [path, "x"]
+        assert client.get("/mounted/").status_code == 426
+
+
+@pytest.mark.parametrize("host", [starlette, fastapi, litestar])
+def test_an_app_with_nothing_to_start_starts_by_itself(
+    host: Callable[[WebSuckets, Any], Any], app: WebSuckets
+) -> None:
+    """And may go on in another event loop."""
+    for _ in range(2):
+        with host(app, None) as client:
+            for _ in range(2):
+                with client.websocket_connect("/ws") as connection:
+                    connection.send_text('{"event": "say", "payload": "hi"}')
+                    assert connection.receive_json() == {"event": "say", "payload": "hi"}
+
+
+def with_providers(app: WebSuckets) -> WebSuckets:
+    return WebSuckets(providers=[Things()])
+
+
+def with_startup(app: WebSuckets) -> WebSuckets:
+    @app.on_startup
+    async def startup() -> None: ...
+
+    return app
+
+
+def with_tasks(app: WebSuckets) -> WebSuckets:
+    class Feed:
+        def __init__(self, tasks: AppTasks) -> None: ...
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(Feed)
+
+    @app.on_connect
+    async def connect(feed: Feed) -> None: ...
+
+    container = make_async_container(provider, *app.providers, lock_factory=lock_factory)
+    setup_dishka(container, app)
+    return app
+
+
+@pytest.mark.parametrize("having", [with_providers, with_startup, with_tasks])
+def test_one_with_something_to_start_has_to_be_started(
+    having: Callable[[WebSuckets], WebSuckets], app: WebSuckets
+) -> None:
+    """A host that forgets it is told what to write."""
+    app = having(app)
+    with starlette(app, None) as client:
+        with pytest.raises(ConfigurationError, match=r"async with app\.lifespan\(\):"):
+            with client.websocket_connect("/ws"):
+                pytest.fail("it is open")
+
+
+async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuckets) -> None:
+    """Who built it, finalises it."""
+    container = make_async_container(Things(), *app.providers, lock_factory=lock_factory)
+    setup_dishka(container, app)
+    with starlette(app, None) as client:
+        with client.websocket_connect("/ws") as connection:
+            connection.send_text('{"event": "say", "payload": "hi"}')
+            assert connection.receive_json()["payload"] == "hi"
+
+
+@pytest.mark.on_asyncio
+async def test_objects_are_shared_with_the_host(group: CommandGroup) -> None:
+    """Those of the app are the same for HTTP and WebSocket."""
+    seen: list[int] = []
+
+    @group.command("thing")
+    async def thing(socket: Socket, *, thing: Thing, session: Session) -> None:
+        seen.extend((id(thing), id(session)))
+
+    app = app_with(group)
+    container = make_async_container(
+        Things(), dishka_fastapi.FastapiProvider(), *app.providers, lock_factory=lock_factory
+    )
+    setup_dishka(container, app)
+    api = FastAPI()
+    dishka_fastapi.setup_dishka(container, api)
+
+    @api.get("/thing")
+    @dishka_fastapi.inject
+    async def get_thing(
+        thing: dishka_fastapi.FromDishka[Thing], session: dishka_fastapi.FromDishka[Session]
+    ) -> int:
+        seen.extend((id(thing), id(session)))
+        return len(session.online)
+
+    transport = httpx2.ASGITransport(api)
+    async with (
+        TestClient(app) as client,
+        httpx2.AsyncClient(transport=transport, base_url="http://test") as http,
+    ):
+        await client.call("thing")
+        assert (await http.get("/thing")).json() == 1
+    assert seen[:2] == seen[2:]
+    await container.close()
+
+
+# By servers that do less, or something else
+
+
+class AsgiServer:
+    """What an application sees of a server: one connection, event by event."""
+
+    def __init__(self, **scope: Any) -> None:
+        self.scope = {"type": "websocket", "path": "/", "headers": [], **scope}
+        self.sent: list[dict[str, Any]] = []
+        self.to_client, self.from_app = anyio.create_memory_object_stream[Any](100)
+        self.from_client, self.to_app = anyio.create_memory_object_stream[Any](100)
+        self.from_client.send_nowait({"type": "websocket.connect"})
+
+    async def __call__(self, app: Any) -> None:
+        await app(self.scope, self.receive, self.send)
+
+    async def receive(self) -> Any:
+        event = await self.to_app.receive()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    async def send(self, event: Any) -> None:
+        self.sent.append(event)
+        await self.to_client.send(event)
+
+    def says(self, command: str) -> None:
+        self.from_client.send_nowait({"type": "websocket.receive", "text": command})
+
+    def leaves(self) -> None:
+        self.from_client.send_nowait({"type": "websocket.disconnect", "code": 1000})
+
+    def close(self) -> None:
+        for stream in (self.to_client, self.from_app, self.from_client, self.to_app):
+            stream.close()
+
+    async def next(self) -> Any:
+        with anyio.fail_after(TIMEOUT):
+            return await self.from_app.receive()
+
+
+NewServer = Callable[..., AsgiServer]
+
+
+@pytest.fixture
+def new_server() -> Iterator[NewServer]:
+    """Makes servers that are closed after the test."""
+    servers: list[AsgiServer] = []
+
+    def new_server(**scope: Any) -> AsgiServer:
+        servers.append(AsgiServer(**scope))
+        return servers[-1]
+
+    yield new_server
+    for server in servers:
+        server.close()
+
+
+async def test_clients_that_come_at_once_start_the_app_once(
+    new_server: NewServer, app: WebSuckets
+) -> None:
+    """And all are served."""
+    servers = [new_server() for _ in range(10)]
+    async with anyio.create_task_group() as connections:
+        for server in servers:
+            connections.start_soon(server, app.asgi)
+        for server in servers:
+            assert (await server.next()) == {"type": "websocket.accept"}
+        assert len(Session.online) == 10
+        with pytest.raises(ConfigurationError, match="runs once at a time"):
+            async with app.lifespan():
+                pytest.fail("it has started twice")
+        for server in servers:
+            server.leaves()
+
+
+async def test_a_start_that_fails_is_told_to_every_client(new_server: NewServer) -> None:
+    """Not only to the first."""
+    app = app_with(broken_group())
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="cannot be provided"):
+            await new_server()(app.asgi)
+
+
+async def test_a_start_that_fails_late_is_told_to_all_who_wait(
+    new_server: NewServer, app: WebSuckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And may succeed for the next."""
+    with monkeypatch.context() as patch:
+        patch.setattr("websuckets.lifecycle.Works", None)
+        failures = []
+
+        async def connect() -> None:
+            with pytest.raises(TypeError) as failed:
+                await new_server()(app.asgi)
+            failures.append(failed)
+
+        async with anyio.create_task_group() as connections:
+            for _ in range(3):
+                connections.start_soon(connect)
+        assert len(failures) == 3
+    server = new_server()
+    server.leaves()
+    await server(app.asgi)
+    assert server.sent == [{"type": "websocket.accept"}]
+
+
+async def test_a_server_that_can_refuse_by_403_alone(
+    new_server: NewServer, app: WebSuckets
+) -> None:
+    """Then that is how it is refused."""
+
+    @app.on_handshake
+    async def handshake() -> None:
+        raise HandshakeRefused(404, "nobody here")
+
+    server = new_server()
+    await server(app.asgi)
+    assert server.sent == [{"type": "websocket.close"}]
+
+
+async def test_a_server_that_says_little_of_the_handshake(
+    new_server: NewServer, group: CommandGroup
+) -> None:
+    """What it does not say, is `None`, or made of what it does."""
+    app = app_with(group)
+    seen: list[Any] = []
+
+    @app.on_connect
+    async def connect(socket: Socket, request: Request) -> None:
+        seen.append((request.path, socket.remote_address, socket.subprotocol))
+
+    server = new_server(path="/a b/ä", query_string=b"c=d", client=None)
+    server.leaves()
+    await server(app.asgi)
+    assert seen == [("/a%20b/%C3%A4?c=d", None, None)]
+
+
+@pytest.mark.parametrize("how", ["error", "disconnect without a code"])
+async def test_a_server_that_loses_its_client(
+    new_server: NewServer, app: WebSuckets, journal: list[str], how: str
+) -> None:
+    """Whatever it says of it."""
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"{socket.close_code} {socket.close_reason}")
+
+    server = new_server()
+    server.from_client.send_nowait(
+        RuntimeError("lost") if how == "error" else {"type": "websocket.disconnect"}
+    )
+    await server(app.asgi)
+    assert journal == ["1006 "]
+
+
+async def test_a_client_that_is_gone_before_the_handshake_is_answered(
+    new_server: NewServer, app: WebSuckets
+) -> None:
+    """Nothing is opened."""
+
+    async def send(event: Any) -> None:
+        raise OSError("gone")
+
+    server = new_server()
+    with pytest.raises(OSError, match="gone"):
+        await app.asgi(server.scope, server.receive, send)
+    assert Session.online == {}
+
+
+@pytest.mark.parametrize("command", ["say", "close", "stream"])
+async def test_a_client_that_is_gone_when_it_is_sent_to(
+    new_server: NewServer,
+    group: CommandGroup,
+    journal: list[str],
+    command: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The server says so by an `OSError`; that is no incident."""
+
+    @group.command("close")
+    async def close(socket: Socket) -> None:
+        await socket.close(4000)
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            journal.append("stream ended")
+
+    app = app_with(group)
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code}")
+
+    server = new_server()
+
+    async def send(event: Any) -> None:
+        if event["type"] != "websocket.accept":
+            raise OSError("gone")
+
+    server.says(f'{{"event": "{command}", "payload": "x"}}')
+    with anyio.fail_after(TIMEOUT):
+        await app.asgi(server.scope, server.receive, send)
+    assert journal[-1] == ("disconnect 4000" if command == "close" else "disconnect 1006")
+    assert ("stream ended" in journal) == (command == "stream")
+    assert errors(caplog) == []
+
+
+async def test_a_server_that_cancels(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """What runs is cancelled and finalised; nothing is left."""
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("wait ended")
+
+    app = app_with(group)
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        await anyio.lowlevel.checkpoint()
+        journal.append(f"disconnect {socket.close_code}")
+
+    for command in ("wait", "say"):
+        server, gate.reached = new_server(), anyio.Event()
+        server.says(f'{{"event": "{command}", "payload": "x"}}')
+        async with app.lifespan(), anyio.create_task_group() as connections:
+            connections.start_soon(server, app.asgi)
+            await (gate.reached.wait() if command == "wait" else server.next())
+            await anyio.wait_all_tasks_blocked()
+            connections.cancel_scope.cancel()
+    assert journal == ["wait ended", "disconnect 1006", "disconnect 1006"]
+
+
+@pytest.mark.on_asyncio
+async def test_a_server_that_cancels_natively(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """As uvicorn does when clients do not leave in time."""
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("wait ended")
+
+    server = new_server()
+    server.says('{"event": "wait"}')
+    task = asyncio.create_task(server(app_with(group).asgi))
+    await gate.reached.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert journal == ["wait ended"] and Session.online == {}
+
+
+async def test_a_handler_that_raises_what_is_no_exception(
+    serving: Any, group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ends its own connection; the server and others go on."""
+
+    class Surprise(BaseException): ...
+
+    @group.command("surprise")
+    async def surprise(socket: Socket) -> None:
+        raise Surprise
+
+    async with serving(app_with(group)) as server, dial(server) as other:
+        async with dial(server) as client:
+            await client.send("surprise")
+            await client.closed()
+        assert (await other.call("say", payload="on"))["payload"] == "on"
+    [error] = errors(caplog)
+    assert error.exc_info is not None and error.exc_info[0] is Surprise
+
+
+async def test_what_is_sent_after_a_close_is_not_read(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """A command that waits while its connection is closed, is not run."""
+
+    @group.command("close")
+    async def close(socket: Socket) -> None:
+        await anyio.wait_all_tasks_blocked()  # all frames are read by now
+        await socket.close()
+
+    @group.command("write")
+    async def write(socket: Socket) -> None:
+        journal.append("written")
+
+    server = new_server()
+    for command in ("close", "write"):
+        server.says(f'{{"event": "{command}"}}')
+    await server(app_with(group).asgi)
+    assert journal == []
+
+
+async def test_closing_from_elsewhere(new_server: NewServer, app: WebSuckets) -> None:
+    """The close is on its way before the server is told that the connection is over."""
+    server = new_server()
+    sending = Gate()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.close":
+            await sending()
+        await server.send(event)
+
+    async def connect() -> None:
+        await app.asgi(server.scope, server.receive, send)
+        assert server.sent[-1]["type"] == "websocket.close"
+
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(connect)
+        assert (await server.next())["type"] == "websocket.accept"
+        [user] = Session.online.values()
+        connections.start_soon(user.socket.close, 4000, "enough")
+        await sending.reached.wait()
+        await anyio.wait_all_tasks_blocked()
+        await user.socket.close(4001)  # it is closing already
+        sending.opened.set()
+    assert server.sent[1:] == [{"type": "websocket.close", "code": 4000, "reason": "enough"}]
+
+
+async def test_commands_that_wait_are_bounded(new_server: NewServer, group: CommandGroup) -> None:
+    """What is more stays with the server, which holds the client back."""
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+
+    app = app_with(group, limits=Limits(max_size=None))
+    server = new_server()
+    server.says('{"event": "wait"}')
+    for _ in range(10):
+        server.says(f'{{"event": "length", "payload": "{"x" * 20_000}"}}')
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app.asgi)
+        await gate.reached.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert server.to_app.statistics().current_buffer_used == 5
+        gate.opened.set()
+        for _ in range(11):
+            await server.next()
+        server.leaves()
+
+
+async def test_commands_that_came_before_the_client_left_are_run(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """As they are by websockets."""
+
+    @group.command("write")
+    async def write(socket: Socket, text: Payload[str]) -> None:
+        journal.append(text)
+
+    server = new_server()
+    for number in range(3):
+        server.says(f'{{"event": "write", "payload": "{number}"}}')
+    server.leaves()
+    await server(app_with(group).asgi)
+    assert journal == ["0", "1", "2"]
+
+
+async def test_the_lifespan(group: CommandGroup, journal: list[str]) -> None:
+    """What fails is told to the server, with what it needs to be put right."""
+
+    @asynccontextmanager
+    async def thing() -> AsyncIterator[Thing]:
+        yield Thing()
+        journal.append("finalised")
+
+    app = app_with(group, providers=[provide_context(thing, scope=Scope.APP)])
+    assert await lives(app) == ["startup.complete", "shutdown.complete"]
+    fails = "nothing"
+
+    @app.on_startup
+    async def startup(thing: Thing) -> None:
+        if fails == "startup":
+            raise RuntimeError("broken")
+
+    assert await lives(app) == ["startup.complete", "shutdown.complete"]
+    assert journal == ["finalised"]
+    fails = "startup"
+    [failed] = await lives(app)
+    assert failed.startswith("startup.failed Traceback") and "broken" in failed
+    assert journal == ["finalised", "finalised"]
+    [failed] = await lives(app_with(broken_group()))
+    assert failed.startswith("startup.failed `") and "cannot be provided" in failed
+
+
+def broken_group() -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("broken")
+    async def broken(socket: Socket, *, thing: Thing) -> None: ...
+
+    return group
+
+
+async def lives(app: WebSuckets) -> list[str]:
+    """What the app answers to a server that starts and stops it."""
+    said: list[str] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.shutdown" if said else "lifespan.startup"}
+
+    async def send(event: Any) -> None:
+        said.append(f"{event['type']} {event.get('message', '')}".removeprefix("lifespan.").strip())
+
+    await app.asgi({"type": "lifespan"}, receive, send)
+    return said
+
+
+async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) -> None:
+    """Has no header of that kind."""
+    server = new_server()
+    await app.asgi({"type": "http", "http_version": "2", "method": "GET"}, None, server.send)
+    assert b"upgrade" not in dict(server.sent[0]["headers"])
+
+
+async def test_what_asgi_has_besides(app: WebSuckets) -> None:
+    """Is an error, as the specification has it."""
+    with pytest.raises(RuntimeError, match="knows nothing of 'webtransport'"):
+        await app.asgi({"type": "webtransport"}, None, None)

@@ -1,0 +1,515 @@
+"""`websuckets.testing`: a client in memory, for the tests of a program."""
+
+import copy
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+import pytest
+from dishka import Provider, Scope
+from harness import Gate, app_with, errors, until
+from pydantic import BaseModel
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from websockets.http11 import Request
+
+from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket, WebSuckets
+from websuckets.dispatcher import Dispatcher
+from websuckets.exc import ClientError, ConfigurationError, HandshakeRefused, MissingProvider
+from websuckets.security import Token
+from websuckets.session import Session, User
+from websuckets.testing import CommandError, TestClient
+
+pytestmark = pytest.mark.anyio
+
+
+class Post(BaseModel):
+    title: str
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def app(journal: list[str], gate: Gate) -> WebSuckets:
+    group = CommandGroup()
+
+    @group.command("echo")
+    async def echo(socket: Socket, model: Post) -> Post:
+        return model
+
+    @group.command("say")
+    async def say(socket: Socket, text: Payload[str]) -> None:
+        await socket.send(text)
+
+    @group.command("tell")
+    async def tell(socket: Socket, number: Payload[int]) -> int:
+        await socket.send(ClientEvent("told", number))
+        return number
+
+    @group.command("secret", protected=True)
+    async def secret(socket: Socket) -> str:
+        return "psst"
+
+    @group.command("enter")
+    async def enter(socket: Socket, *, user: User) -> Token:
+        user.id, user.token = "ann", Token.generate()
+        return user.token
+
+    @group.command("id")
+    async def id(socket: Socket, *, message: Message) -> Any:
+        return [message.id, message.token]
+
+    @group.command("request")
+    async def request(socket: Socket, *, request: Request) -> list[Any]:
+        return [request.path, list(request.headers.raw_items()), socket.remote_address]
+
+    @group.command("refuse")
+    async def refuse(socket: Socket) -> None:
+        raise ClientError("refused", {"because": 1})
+
+    @group.command("bug")
+    async def bug(socket: Socket) -> None:
+        raise RuntimeError("canary")
+
+    @group.command("close")
+    async def close(socket: Socket, code: Payload[int] = 1000) -> None:
+        await socket.close(code, "enough")
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> str:
+        await gate()
+        return "waited"
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> float:
+        return await (await socket.ping())
+
+    @group.command("count")
+    async def count(socket: Socket, to: Payload[int]) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    @group.command("count for good")
+    async def count_for_good(socket: Socket) -> AsyncIterator[int]:
+        number = 0
+        try:
+            while True:
+                yield number
+                number += 1
+        finally:
+            journal.append(f"counted to {number}")
+
+    @group.command("count and fail")
+    async def count_and_fail(socket: Socket) -> AsyncIterator[int]:
+        yield 0
+        raise ClientError("enough")
+
+    app = app_with(group, limits=Limits(max_size=1000))
+
+    @app.on_handshake
+    async def handshake(request: Request) -> None:
+        if request.path == "/nowhere":
+            raise HandshakeRefused(404, "nobody here", {"X-Why": "because"})
+        if request.path == "/broken":
+            raise RuntimeError("canary")
+
+    @app.on_connect
+    async def connect(request: Request, socket: Socket) -> None:
+        if request.path == "/welcome":
+            await socket.send(ClientEvent("welcome", [1]))
+        if request.path == "/broken-later":
+            raise RuntimeError("canary")
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code} {socket.close_reason}")
+
+    return app
+
+
+async def test_events_are_received_as_they_come(app: WebSuckets) -> None:
+    """With what they say, and what they answer."""
+    async with TestClient(app, path="/welcome") as client:
+        welcome = await client.receive()
+        assert isinstance(welcome, ClientEvent) and welcome == ClientEvent("welcome", [1])
+        assert (welcome.event, welcome.payload) == ("welcome", [1])
+        assert (welcome.id, welcome.more) == (None, False)
+        await client.send("echo", Post(title="Hello"), id=3)
+        reply = await client.receive()
+        assert (reply.event, reply.payload, reply.id) == ("echo", {"title": "Hello"}, 3)
+        assert copy.copy(reply).id == 3
+
+
+async def test_a_command_is_sent_with_what_is_given(app: WebSuckets) -> None:
+    """And nothing else."""
+    async with TestClient(app) as client:
+        await client.send("id")
+        assert (await client.receive()).payload == [None, None]
+        await client.send("id", token="secret", id="x")
+        assert (await client.receive()).payload == ["x", "secret"]
+        token = (await client.call("enter")).payload
+        assert (await client.call("secret", token=token)).payload == "psst"
+
+
+async def test_the_opening_handshake_is_as_it_was_asked_for(app: WebSuckets) -> None:
+    """A browser's could be tested, cookies and all."""
+    async with TestClient(app, "/chat?room=1", {"Cookie": "a=b"}) as client:
+        path, headers, address = (await client.call("request")).payload
+        assert (path, headers) == ("/chat?room=1", [["Cookie", "a=b"], ["Host", "localhost"]])
+        assert address == ["127.0.0.1", 0]
+        async with client.connect("/x", [("Host", "example.org"), ("A", "1"), ("A", "2")]) as other:
+            path, headers, _ = (await other.call("request")).payload
+            assert (path, headers) == ("/x", [["Host", "example.org"], ["A", "1"], ["A", "2"]])
+
+
+async def test_an_error_is_raised(app: WebSuckets) -> None:
+    """Whoever takes it: with name, details and id."""
+    async with TestClient(app) as client:
+        await client.send("refuse", id=7)
+        with pytest.raises(CommandError, match=r"^refused: {'because': 1}$") as refused:
+            await client.receive()
+        assert (refused.value.error, refused.value.details, refused.value.id) == (
+            *("refused", {"because": 1}),
+            7,
+        )
+        with pytest.raises(CommandError, match=r"^not authorized$"):
+            await client.call("secret", token="wrong")
+        with pytest.raises(CommandError, match="enough"):
+            async for _ in client.stream("count and fail"):
+                pass
+        await client.send_frame(b"not json")
+        with pytest.raises(CommandError, match=r"^invalid message: "):
+            await client.receive()
+
+
+async def test_a_handler_that_fails_is_answered_as_in_production(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log has the rest, and the client goes on."""
+    async with TestClient(app) as client:
+        with pytest.raises(CommandError, match=r"internal error: {'incident'"):
+            await client.call("bug")
+        assert (await client.call("echo", {"title": "on"})).payload == {"title": "on"}
+    assert len(errors(caplog)) == 1
+
+
+async def test_frames_that_are_no_events(app: WebSuckets) -> None:
+    """Are taken as they are; asked for as events, they stay where they were."""
+    async with TestClient(app) as client:
+        for text in ("ok", "[]", '{"event": 1}', "{}", '{"error": null}'):
+            await client.send("say", text)
+            with pytest.raises(ValueError, match="no event"):
+                await client.receive()
+            assert await client.receive_frame() == text
+        await client.send("say", '{"event": "said", "id": []}')
+        assert (await client.receive()).id is None
+
+
+async def test_a_call_keeps_other_events(app: WebSuckets) -> None:
+    """For whoever receives them, in their order."""
+    async with TestClient(app) as client:
+        await client.send("tell", 1, id=1)
+        assert (await client.call("tell", 2)).payload == 2
+        received = [await client.receive() for _ in range(3)]
+        assert [(event.event, event.payload) for event in received] == [
+            *(("told", 1), ("tell", 1), ("told", 2))
+        ]
+
+
+async def test_calls_from_many_tasks(app: WebSuckets) -> None:
+    """Each gets its own reply."""
+    replies: dict[int, Any] = {}
+
+    async def call(client: TestClient, number: int) -> None:
+        replies[number] = (await client.call("tell", number)).payload
+
+    async with TestClient(app) as client:
+        async with anyio.create_task_group() as tasks:
+            for number in range(50):
+                tasks.start_soon(call, client, number)
+        assert replies == {number: number for number in range(50)}
+        told = [(await client.receive()).payload for _ in range(50)]
+        assert sorted(told) == list(range(50))
+
+
+async def test_who_waits_takes_over_from_who_gave_up(app: WebSuckets, gate: Gate) -> None:
+    """One task at a time reads for all."""
+    async with TestClient(app) as client:
+        got: list[Any] = []
+
+        async def call() -> None:
+            got.append((await client.call("wait")).payload)
+
+        async with anyio.create_task_group() as tasks:
+            with pytest.raises(TimeoutError):
+                tasks.start_soon(call)
+                await client.receive(timeout=0)
+            await gate.reached.wait()
+            with anyio.move_on_after(0.01):
+                await client.receive(timeout=None)
+            gate.opened.set()
+        assert got == ["waited"]
+
+
+async def test_a_late_reply_to_a_call_that_gave_up_is_nobodys(app: WebSuckets, gate: Gate) -> None:
+    """It does not stand where another one is expected."""
+    async with TestClient(app) as client:
+        with pytest.raises(TimeoutError):
+            await client.call("wait", timeout=0.01)
+        gate.opened.set()
+        await client.send("tell", 1)
+        assert (await client.receive()).event == "told"
+
+
+async def test_nothing_that_comes_is_a_timeout(app: WebSuckets) -> None:
+    """After as long as was asked for."""
+    async with TestClient(app) as client:
+        for receive in (client.receive, client.receive_frame, client.wait_closed):
+            with pytest.raises(TimeoutError):
+                await receive(timeout=0.001)
+
+
+async def test_streams(app: WebSuckets, journal: list[str]) -> None:
+    """To the end, and closed before it, which ends them on the server, too."""
+    async with TestClient(app) as client:
+        items = [item async for item in client.stream("count", 3)]
+        assert [item.payload for item in items] == [0, 1, 2] and items[0].more
+        assert [item async for item in client.stream("count", 0)] == []
+        async with aclosing(client.stream("count for good")) as stream:
+            async for item in stream:
+                if item.payload == 5:
+                    break
+        assert (await client.call("tell", 1)).payload == 1
+        assert (await client.receive()).event == "told"
+        await until(journal, journal[0])
+        assert journal[0].startswith("counted to")
+        assert (await client.call("count", 3)).payload is None  # the last reply
+
+
+async def test_a_stream_that_nobody_reads_waits(app: WebSuckets, journal: list[str]) -> None:
+    """As it does for a client over a network."""
+    async with TestClient(app) as client:
+        await client.send("count for good", id=1)
+        assert (await client.receive()).payload == 0
+        await anyio.wait_all_tasks_blocked()
+    number = int(journal[0].removeprefix("counted to "))
+    assert number < 10_000 and journal[1:] == ["disconnect 1000 "]
+
+
+async def test_the_servers_side(app: WebSuckets) -> None:
+    """The very object that handlers get."""
+    async with TestClient(app) as client, client.connect() as other:
+        assert list(Session.online) == [client.socket.id, other.socket.id]
+        assert Session.online[other.socket.id].socket is other.socket
+        async with client.connect() as third:
+            assert third.socket.id in Session.online
+        assert third.socket.id not in Session.online
+        assert (await client.call("ping")).payload == 0
+
+
+async def test_only_what_a_socket_promises(app: WebSuckets) -> None:
+    """What else a handler tries tells it where it is."""
+    async with TestClient(app) as client:
+        with pytest.raises(AttributeError, match="by memory has no 'transport_options'"):
+            client.socket.transport_options  # noqa: B018  # it raises
+        assert repr(client.socket) == f"<connection {client.socket.id} by memory>"
+        with pytest.raises(TypeError, match="str or bytes, not int"):
+            await client.socket.send(1)
+        with pytest.raises(ValueError, match="123 bytes"):
+            await client.socket.close(1000, "ä" * 62)
+        with pytest.raises(Exception, match="invalid status code"):
+            await client.socket.close(999)
+        assert client.close_code is None
+        for sent, text in (("a", False), (b"a", True), (bytearray(b"a"), None)):
+            await client.socket.send(sent, text=text)
+        assert [await client.receive_frame() for _ in range(3)] == [b"a", "a", b"a"]
+
+
+async def test_closing_by_the_client(app: WebSuckets, journal: list[str]) -> None:
+    """With 1000, or as it likes, or by a crash."""
+    async with TestClient(app) as client:
+        assert (client.close_code, client.close_reason) == (None, None)
+        async with client.connect() as other:
+            await other.close(4321, "bye")
+            with pytest.raises(ConnectionClosedError):
+                await other.call("tell", 1)
+        assert (other.close_code, other.close_reason) == (4321, "bye")
+        async with client.connect() as other:
+            await other.abort()
+        assert other.close_code == 1006
+        await until(journal, "disconnect 1006 ")
+        async with client.connect() as other:
+            pass
+        with pytest.raises(ConnectionClosedOK):
+            await other.send("tell", 1)
+    assert client.close_code == 1000
+    assert journal == [
+        *("disconnect 4321 bye", "disconnect 1006 "),
+        *("disconnect 1000 ", "disconnect 1000 "),
+    ]
+
+
+async def test_closing_by_the_server(app: WebSuckets) -> None:
+    """What came before is still there."""
+    async with TestClient(app) as client:
+        await client.send("tell", 1)
+        await client.send("close", 4000)
+        await client.wait_closed()
+        assert [(await client.receive()).event for _ in range(2)] == ["told", "tell"]
+        with pytest.raises(ConnectionClosed):
+            await client.receive()
+        async with client.connect() as other:
+            with pytest.raises(ConnectionClosedOK):
+                await other.call("close")
+        async with client.connect() as other:
+            await other.send_frame("x" * 1001)
+            await other.wait_closed()
+        assert (other.close_code, other.close_reason) == (1009, "over 1000 bytes")
+        async with client.connect() as other:
+            await other.send_frame("ä" * 501)
+            await other.wait_closed()
+        assert other.close_code == 1009
+    assert (client.close_code, client.close_reason) == (4000, "enough")
+
+
+async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) -> None:
+    """Raises what the hook raised; there is no connection, and the app goes on or stops."""
+    with pytest.raises(HandshakeRefused) as refused:
+        async with TestClient(app, "/nowhere"):
+            pytest.fail("it is not there")
+    assert (refused.value.status, refused.value.text) == (404, "nobody here")
+    async with TestClient(app) as client:
+        with pytest.raises(HandshakeRefused) as refused:
+            await client.connect("/broken").__aenter__()
+        assert refused.value.status == 500
+        assert list(Session.online) == [client.socket.id]
+    assert journal == ["disconnect 1000 "]
+
+
+async def test_a_connection_that_a_hook_refuses(app: WebSuckets) -> None:
+    """Is closed by the server."""
+    async with TestClient(app, "/broken-later") as client:
+        with pytest.raises(ConnectionClosedError, match=r"1011 .* incident"):
+            await client.receive()
+
+
+async def test_what_fails_inside_the_framework_reaches_the_test(
+    app: WebSuckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits, and at the end whoever did not; it is not taken for the test's own failure."""
+
+    async def answer(*arguments: Any) -> None:
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr(Dispatcher, "answer", answer)
+    for wait in (lambda client: client.call("tell", 1), lambda client: client.receive(None)):
+        with pytest.raises(ZeroDivisionError, match="inside"):
+            async with TestClient(app) as client:
+                await client.send("tell", 1)
+                await wait(client)
+    with pytest.raises(ZeroDivisionError, match="inside"):
+        async with TestClient(app) as client:
+            await client.send("tell", 1)
+            await client.wait_closed()
+            assert client.close_code == 1011
+    with pytest.raises(LookupError):
+        async with TestClient(app) as client:
+            await client.send("tell", 1)
+            await client.wait_closed()
+            raise LookupError
+    async with TestClient(app) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.connect() as other:
+                await other.send("tell", 1)
+                await other.wait_closed()
+
+
+async def test_a_failure_during_the_handshake_reaches_the_test(
+    app: WebSuckets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one afterwards does."""
+
+    async def opening(*arguments: Any) -> None:
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr("websuckets.connection.Connection.opening", opening)
+    with pytest.raises(ZeroDivisionError, match="inside"):
+        async with TestClient(app):
+            pytest.fail("it is not open")
+
+
+async def test_leaving_while_a_handler_runs(
+    app: WebSuckets, gate: Gate, journal: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has some seconds to finish; then it is cancelled."""
+    monkeypatch.setattr("websuckets.testing.TIMEOUT", 0.02)
+    async with TestClient(app) as client:
+        await client.send("wait")
+        await gate.reached.wait()
+    assert journal == ["disconnect 1000 "]
+    assert not gate.opened.is_set()
+
+
+async def test_the_app_stops_with_its_first_client(app: WebSuckets) -> None:
+    """Others are closed as a server closes that stops."""
+    async with TestClient(app) as client:
+        other = client.connect()
+        await other.__aenter__()
+    assert (other.close_code, other.close_reason) == (1012, "service restart")
+    await other.__aexit__(None, None, None)
+
+
+async def test_a_fixture_may_be_left_by_another_task(app: WebSuckets, journal: list[str]) -> None:
+    """As those of some plugins are."""
+    client = TestClient(app)
+
+    async def enter() -> None:
+        await client.__aenter__()
+
+    async def leave() -> None:
+        await client.__aexit__(None, None, None)
+
+    for step in (enter, leave):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(step)
+    assert journal == ["disconnect 1000 "]
+
+
+async def test_what_is_wrong_with_the_app_is_told_at_once(app: WebSuckets) -> None:
+    """Nothing hangs, nothing stays."""
+    group = CommandGroup()
+
+    @group.command("x")
+    async def x(socket: Socket, *, post: Post) -> None: ...
+
+    with pytest.raises(MissingProvider):
+        async with TestClient(app_with(group)):
+            pytest.fail("it has not started")
+    async with TestClient(app):
+        with pytest.raises(ConfigurationError, match="runs already"):
+            async with TestClient(app):
+                pytest.fail("it has not started")
+    client = TestClient(app)
+    with pytest.raises(RuntimeError, match="not connected yet"):
+        await client.send("tell", 1)
+
+
+async def test_overridden(app: WebSuckets) -> None:
+    """By what the app's own providers are in a test."""
+    group = CommandGroup()
+
+    @group.command("x")
+    async def x(socket: Socket, *, post: Post) -> str:
+        return post.title
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(lambda: Post(title="real"), provides=Post)
+    app = app_with(group, providers=[provider])
+    with app.override(values={Post: Post(title="fake")}):
+        async with TestClient(app) as client:
+            assert (await client.call("x")).payload == "fake"
+    async with TestClient(app) as client:
+        assert (await client.call("x")).payload == "real"
