@@ -30,13 +30,19 @@ async def by_websockets(app: WebSuckets) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def by_uvicorn(app: WebSuckets, ws: Any) -> AsyncIterator[Server]:
+    async with uvicorn_running(app.asgi, ws=ws, lifespan="off") as server:
+        async with app.lifespan():  # it ends before the server, as in a host with more to serve
+            yield server
+
+
+@asynccontextmanager
+async def uvicorn_running(app: Any, **options: Any) -> AsyncIterator[Server]:
+    """Any ASGI application."""
     listener = listening_socket()
-    config = uvicorn.Config(app.asgi, ws=ws, lifespan="off", log_config=None)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, **options))
     task = asyncio.create_task(server.serve([listener]))
     try:
-        async with app.lifespan():  # it ends before the server, as in a host with more to serve
-            yield address_of(listener)
+        yield address_of(listener)
     finally:
         server.should_exit = True
         await task

@@ -3,12 +3,15 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import httpx2
 import pytest
-from harness import Client, talk
+from harness import Client, dial, talk
+from serving import uvicorn_running
 
 from websuckets.exc import MissingProvider
 
@@ -73,8 +76,21 @@ async def test_the_programs_and_dialogues(tmp_path: Path, monkeypatch: pytest.Mo
             )
         elif language == "python" and "asyncio.run(" not in text:
             exec(compile(text, "main.py", "exec"), vars(main))
-            if "def test_" in text:
-                await main.test_greeting()
+            for name in re.findall(r"^async def (test_\w+)", text, re.MULTILINE):
+                await getattr(main, name)()
+            if "FastAPI(" in text:
+                await ask_both_sides(main.api)
+
+
+async def ask_both_sides(api: Any) -> None:
+    """HTTP and WebSocket, of one application."""
+    async with uvicorn_running(api) as server:
+        async with dial(replace(server, urls=(f"{server.urls[0]}/ws",))) as client:
+            counted = (await client.call("count me"))["payload"]
+            assert counted == {"my messages": 1, "visitors": 1}
+            async with httpx2.AsyncClient() as http:
+                answer = await http.get(f"http://127.0.0.1:{server.port}/visitors")
+            assert answer.json() == {"visitors": 1, "online": 1}
 
 
 def without_spaces(text: str) -> str:
