@@ -61,7 +61,7 @@ class Socket(Protocol):
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
         """Send a ping; awaiting the result waits for the pong and gives the seconds it took.
 
-        Raises the same as `send`, and `RuntimeError` under ASGI, which has no pings for applications.
+        Raises the same as `send`, and `RuntimeError` under ASGI, where only servers can ping.
         """
         ...
 
