@@ -664,10 +664,43 @@ async def test_a_handler_that_raises_what_is_no_exception(
     async with serving(app_with(group)) as server, dial(server) as other:
         async with dial(server) as client:
             await client.send("surprise")
-            await client.closed()
+            assert (await client.closed())[0] == 1011
         assert (await other.call("say", payload="on"))["payload"] == "on"
     [error] = errors(caplog)
     assert error.exc_info is not None and error.exc_info[0] is Surprise
+
+
+async def test_a_client_that_does_not_take_its_close(
+    new_server: NewServer,
+    group: CommandGroup,
+    journal: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Is given up without one."""
+    monkeypatch.setattr("websuckets.transports.asgi.ABORT_TIMEOUT", 0.01)
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+
+    app = app_with(group, limits=Limits(drain_timeout=0))
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code}")
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.close":
+            await anyio.sleep_forever()
+
+    server = new_server()
+    server.says('{"event": "wait"}')
+    async with anyio.create_task_group() as connections:
+        async with app.lifespan():
+            connections.start_soon(app.asgi, server.scope, server.receive, send)
+            await gate.reached.wait()
+    assert journal == ["disconnect 1011"]
 
 
 async def test_what_is_sent_after_a_close_is_not_read(

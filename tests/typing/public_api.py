@@ -8,7 +8,11 @@ from uuid import UUID
 
 import trio
 from dishka import FromComponent, Provider, Scope, make_async_container
+from fastapi import FastAPI
+from litestar import Litestar, asgi
 from pydantic import BaseModel
+from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
@@ -25,7 +29,13 @@ from websuckets import (
     WebSuckets,
 )
 from websuckets.app import Server
-from websuckets.di import FromDishka, lock_factory, provide_context
+from websuckets.di import (
+    FromDishka,
+    WebSucketsProvider,
+    lock_factory,
+    provide_context,
+    setup_dishka,
+)
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -35,6 +45,7 @@ from websuckets.exc import (
 )
 from websuckets.security import CurrentUser, SecurityProvider, Token
 from websuckets.session import Session, User
+from websuckets.testing import CommandError, ReceivedEvent, TestClient
 
 group = CommandGroup("prefix")
 CommandGroup("prefix", protected=True)
@@ -247,3 +258,49 @@ async def generator() -> AsyncIterator[Admin]:
 assert_type(provide_context(context), Provider)
 assert_type(provide_context(generator, provides=Admin, scope=Scope.SESSION), Provider)
 make_async_container(lock_factory=lock_factory)
+container = make_async_container(
+    SecurityProvider(), WebSucketsProvider(), *app.providers, lock_factory=lock_factory
+)
+assert_type(setup_dishka(container, app), None)
+setup_dishka(container, FastAPI())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+assert_type(app.graph(), str)
+
+# Inside of other applications
+
+
+@asynccontextmanager
+async def lifespan(api: FastAPI) -> AsyncIterator[None]:
+    async with app.lifespan() as nothing:
+        assert_type(nothing, None)
+        yield
+
+
+api = FastAPI(lifespan=lifespan, routes=[WebSocketRoute("/ws", app.asgi)])
+api.mount("/mounted", app.asgi)
+asgi_application: ASGIApp = app.asgi
+litestar = Litestar([asgi("/ws", copy_scope=True)(app.asgi)])
+
+# Tests
+
+
+async def tested() -> None:
+    async with TestClient(app, "/", {"Cookie": "a=b"}) as client:
+        await client.send("event", {"any": UUID(int=0)}, token=None, id=1)
+        assert_type(await client.receive(timeout=None), ReceivedEvent)
+        assert_type(await client.receive_frame(), str | bytes)
+        reply = await client.call("event", token="secret", timeout=1.5)
+        received: ClientEvent = reply
+        assert_type(received.payload, Any)
+        assert_type(reply.id, str | int | None)
+        async for item in client.stream("ticks"):
+            assert_type(item, ReceivedEvent)
+        async with client.connect(headers=[("A", "1"), ("A", "2")]) as other:
+            assert_type(other, TestClient)
+            await other.send_frame(b"")
+            await other.close(4000, "enough")
+            await other.abort()
+            await other.wait_closed()
+        assert_type(client.socket, Socket)
+        assert_type(client.close_code, int | None)
+        assert_type(client.close_reason, str | None)
+    assert_type(CommandError("name").details, Any)

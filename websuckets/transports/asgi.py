@@ -6,6 +6,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 from urllib.parse import quote
 
 import anyio
+from websockets import CloseCode
 from websockets.datastructures import Headers
 from websockets.frames import Close
 from websockets.http11 import Request
@@ -25,6 +26,9 @@ AsgiSend: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 READ_AHEAD: Final = 64 * 1024
 """Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
+
+ABORT_TIMEOUT: Final = 1
+"""Seconds in which a client that is given up may take its close frame."""
 
 
 async def serve_asgi(
@@ -105,6 +109,7 @@ class _AsgiSocket(PlainSocket):
 
     async def _read_event(self) -> None:
         self._is_receiving = True
+        event: MutableMapping[str, Any]
         try:
             event = await self._asgi_receive()
         except Exception as error:
@@ -117,6 +122,11 @@ class _AsgiSocket(PlainSocket):
         else:
             frame = event.get("text")
             await self.arrived(event["bytes"] if frame is None else frame)
+
+    async def abort(self) -> None:
+        """ASGI has no way to just drop a connection: close it, if the client takes that."""
+        with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
+            await self.close(CloseCode.INTERNAL_ERROR)
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"

@@ -123,8 +123,7 @@ class _MemorySocket(PlainSocket):
         self._client = client
 
     async def abort(self) -> None:
-        await super().abort()
-        self._client.end(ABNORMAL)
+        self._client.close(None)
 
     async def _send(self, frame: str | bytes) -> None:
         await self._client.deliver(frame)

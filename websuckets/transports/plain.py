@@ -210,8 +210,8 @@ class PlainSocket(ABC):
         except (anyio.EndOfStream, anyio.BusyResourceError):
             pass
 
-    async def abort(self) -> None:
-        self.closed_by_peer(None)
+    @abstractmethod
+    async def abort(self) -> None: ...
 
     @abstractmethod
     async def _send(self, frame: str | bytes) -> None: ...
