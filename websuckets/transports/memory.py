@@ -29,8 +29,8 @@ class MemoryClient:
     def __init__(self, request: Request, max_size: int | None) -> None:
         self.closed: Close | None = None
         """What the connection was closed with, by either side."""
-        self.has_closed = anyio.Event()
-        self.gone = anyio.Event()
+        self.has_closed: anyio.Event = anyio.Event()
+        self.gone: anyio.Event = anyio.Event()
         """Set when the server is done with the connection."""
         self._frames = Frames(CAPACITY)
         self._server = _MemorySocket(request, self, max_size)
