@@ -28,8 +28,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 
-from websuckets import CommandGroup, Limits, WebSuckets
-from websuckets import app as app_module
+from websuckets import CommandGroup, Limits, WebSuckets, composition
 from websuckets.app import Server
 from websuckets.connection import Setup
 from websuckets.connections import Connections
@@ -698,7 +697,7 @@ async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int 
 @pytest.fixture
 def no_other_groups(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Hides the groups of other tests from apps that have none."""
-    monkeypatch.setattr(app_module, "_included_groups", [])
+    monkeypatch.setattr(composition, "_included_groups", [])
     caplog.set_level(logging.INFO, logger="websuckets")
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import math
-import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -15,16 +14,14 @@ from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
 from websuckets.asgi import AsgiApplication
-from websuckets.blueprint import Blueprint, read_blueprint
-from websuckets.commands import CommandGroup, check_groups
-from websuckets.di.container import Override, needs
+from websuckets.commands import CommandGroup
+from websuckets.composition import Composition, groups_of_the_program
 from websuckets.exc import ConfigurationError
-from websuckets.hooks import HookDeclarations, Kind
+from websuckets.hooks import Kind
 from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits
 from websuckets.program import console_logging, told_to_stop
 from websuckets.session import Session
-from websuckets.tasks import AppTasks
 from websuckets.transports import running_transport
 
 __all__ = ["Server", "WebSuckets"]
@@ -43,21 +40,14 @@ class WebSuckets:
     """
 
     def __init__(self, *, providers: Iterable[Provider] = (), limits: Limits | None = None) -> None:
-        if isinstance(providers, BaseProvider):
-            raise ConfigurationError(f"providers={providers!r}: write a list, [{providers!r}]")
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
-        self._providers = tuple(_provider(given) for given in providers)
+        self._composition = Composition(providers)
         self._limits = limits or Limits()
-        self._groups: list[CommandGroup] = []
-        self._hooks = HookDeclarations()
-        self._overrides: list[Override] = []
         self._session = Session()
-        self._blueprint: Blueprint | None = None  # once a container may have been built for it
-        self._container: AsyncContainer | None = None  # the program's
         self._is_running = False
         self._running: Running | None = None
-        self._by_itself = UntilTheLoopEnds(partial(self._started, self._groups, self._limits))
+        self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered)
 
     def include_command_group(self, group: CommandGroup) -> None:
@@ -69,10 +59,7 @@ class WebSuckets:
         if not isinstance(group, CommandGroup):
             raise ConfigurationError(f"{group!r} is no CommandGroup")
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
-        self._check_not_read(f"include {group!r}")
-        check_groups([*self._groups, group])
-        self._groups.append(group)
-        _included_groups.append(weakref.ref(group))
+        self._composition.include(group)
 
     def on_startup(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` when the app starts, before its port opens.
@@ -128,18 +115,8 @@ class WebSuckets:
         a container that was built by the program.
         """
         self._check_not_running("override providers before it starts")
-        if self._container is not None:
-            raise ConfigurationError(
-                "the app runs with a container that setup_dishka() gave to it, which cannot be "
-                "changed any more; build one for the test, with the other providers last, and give "
-                "that to setup_dishka()"
-            )
-        override = Override(tuple(_provider(given) for given in providers), dict(values or {}))
-        self._overrides.append(override)
-        try:
+        with self._composition.override(providers, values or {}):
             yield
-        finally:
-            self._overrides.remove(override)
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:
@@ -149,9 +126,7 @@ class WebSuckets:
         `CurrentUser`, too, as `SecurityProvider` is one. Afterwards neither groups nor hooks can be
         added: they would be missing in the container. Raises what is wrong with those that are.
         """
-        if self._blueprint is None:
-            self._blueprint = self._read(self._groups, self._limits)
-        return self._blueprint.providers
+        return self._composition.seal(self._values(self._limits)).providers
 
     @property
     def asgi(self) -> AsgiApplication:
@@ -177,7 +152,7 @@ class WebSuckets:
 
         dishka's plot, an HTML page that draws it by Mermaid. Raises what starting the app does.
         """
-        return render_mermaid(self._ready(self._groups, self._limits)[1])
+        return render_mermaid(self._composition.ready(self._values(self._limits))[1])
 
     async def __call__(
         self, host: str | None = None, port: int | None = None, **options: Any
@@ -188,17 +163,18 @@ class WebSuckets:
         ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A second signal
         stops at once.
         """
-        groups = self._groups or _groups_of_the_program()
+        # An app without groups, started as the program, serves what the program included in others.
+        theirs = () if self._composition.groups else groups_of_the_program()
         with console_logging():
             try:
-                async with self._serve(groups, host, port, options):
-                    if groups and not self._groups:
-                        logger.warning(_SERVES_OTHERS, len(groups))
+                async with self._serve(theirs or None, host, port, options):
+                    if theirs:
+                        logger.warning(_SERVES_OTHERS, len(theirs))
                     await told_to_stop()
                     logger.info("stopping")
             except ConfigurationError as error:
-                if groups and not self._groups:
-                    error.add_note(_SERVES_OTHERS % len(groups))
+                if theirs:
+                    error.add_note(_SERVES_OTHERS % len(theirs))
                 raise
 
     def run(
@@ -236,16 +212,16 @@ class WebSuckets:
         Raises a `ConfigurationError` for a program that is wrong, before the port opens, and
         ``OSError`` where the port cannot be had.
         """
-        async with self._serve(self._groups, host, port, options) as server:
+        async with self._serve(None, host, port, options) as server:
             yield server
 
     def __repr__(self) -> str:
-        return f"WebSuckets({len(self._groups)} groups)"
+        return f"WebSuckets({len(self._composition.groups)} groups)"
 
     @asynccontextmanager
     async def _serve(
         self,
-        groups: list[CommandGroup],
+        groups: tuple[CommandGroup, ...] | None,
         host: str | None,
         port: int | None,
         options: dict[str, Any],
@@ -253,7 +229,7 @@ class WebSuckets:
         # What websockets calls as we call our limits is one of these, whoever names it.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
-        async with self._started(groups, limits) as app:
+        async with self._started(limits, groups) as app:
             listener = running_transport().listen(
                 app.connections.accept,
                 partial(stop, app.connections, limits.drain_timeout),
@@ -269,7 +245,7 @@ class WebSuckets:
     @asynccontextmanager
     async def _embedded(self, most: float = math.inf) -> AsyncIterator[Running]:
         """While it runs; at the end, connections have ``most`` seconds to finish what they do."""
-        async with self._started(self._groups, self._limits) as app:
+        async with self._started(self._limits) as app:
             app.log("started")
             try:
                 yield app
@@ -278,12 +254,14 @@ class WebSuckets:
                 await stop(app.connections, most if timeout is None else min(timeout, most))
 
     @asynccontextmanager
-    async def _started(self, groups: list[CommandGroup], limits: Limits) -> AsyncIterator[Running]:
+    async def _started(
+        self, limits: Limits, groups: tuple[CommandGroup, ...] | None = None
+    ) -> AsyncIterator[Running]:
         self._check_not_running("one app runs once at a time")
         self._is_running = True
         try:
-            blueprint, container = self._ready(groups, limits)
-            is_ours = container is not self._container
+            blueprint, container = self._composition.ready(self._values(limits), groups)
+            is_ours = self._composition.has_own_container
             async with started(
                 blueprint, container, self._session, limits, finalise=is_ours
             ) as self._running:
@@ -292,72 +270,32 @@ class WebSuckets:
             self._is_running = False
             self._running = None
 
-    def _ready(
-        self, groups: list[CommandGroup], limits: Limits
-    ) -> tuple[Blueprint, AsyncContainer]:
-        """Raises a `ConfigurationError` for what is wrong with the program."""
-        blueprint = self._blueprint or self._read(groups, limits)
-        if self._container is None:
-            return blueprint, blueprint.build_container(self._providers, self._overrides)
-        blueprint.check_container(self._container)
-        return blueprint, self._container
-
-    def _read(self, groups: list[CommandGroup], limits: Limits) -> Blueprint:
-        values = {WebSuckets: self, Session: self._session, Limits: limits}
-        return read_blueprint(groups, self._hooks, values)
+    def _values(self, limits: Limits) -> dict[Any, object]:
+        """Objects of the app, by the type that they are injected as."""
+        return {WebSuckets: self, Session: self._session, Limits: limits}
 
     async def _entered(self) -> Running:
         """The running app, for one more connection."""
         if self._running is None:
-            if self._needs_lifespan():
+            if self._composition.needs_lifespan(self._values(self._limits)):
                 raise ConfigurationError(_NOT_STARTED)
             await self._by_itself.start()
         assert self._running is not None
         return self._running
 
-    def _needs_lifespan(self) -> bool:
-        """Whether there is anything to start, or to finalise."""
-        if self._hooks.has("startup") or (self._providers and self._container is None):
-            return True
-        blueprint, container = self._ready(self._groups, self._limits)
-        return needs(container, blueprint.injections, AppTasks)
-
     def _use_container(self, container: AsyncContainer) -> None:
         """For `setup_dishka`."""
         self._check_not_running("call setup_dishka() before it starts")
-        if self._providers or self._overrides:
-            raise ConfigurationError(
-                "setup_dishka(container, app): the app has providers of its own, which would not "
-                "be in the container; give them to make_async_container() rather than to the app"
-            )
-        self._container = container
+        self._composition.use_container(container)
 
     def _check_not_running(self, why: str) -> None:
         if self._is_running:
             raise ConfigurationError(f"the app runs already: {why}")
 
-    def _check_not_read(self, what: str) -> None:
-        if self._blueprint is not None:
-            raise ConfigurationError(
-                f"app.providers was read already, and a container built of it perhaps: {what} "
-                "before\n    container = make_async_container(..., *app.providers, ...)"
-            )
-
     def _add_hook(self, kind: Kind, hook: HookFunction) -> HookFunction:
         self._check_not_running(f"register on_{kind} hooks before it starts")
-        self._check_not_read(f"register on_{kind} hooks")
-        self._hooks.add(kind, hook)
+        self._composition.add_hook(kind, hook)
         return hook
-
-
-def _provider(given: Any) -> BaseProvider:
-    if isinstance(given, BaseProvider):
-        return given
-    if isinstance(given, type) and issubclass(given, BaseProvider):
-        remedy = f"create it: {given.__name__}()"
-    else:
-        remedy = "pass a dishka.Provider(), or what provide_context(...) makes"
-    raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
 
 
 _NOT_STARTED = """the app has not started, and has something to start or to finalise: providers of \
@@ -370,19 +308,10 @@ starts; let the host start it:
 An ASGI server that runs app.asgi itself starts it, unless its lifespan is switched off."""
 
 
-# The documented programs include their groups in one app and run another, made later under the same
-# name. So an app without groups, started as the program itself, serves what the program included.
 _SERVES_OTHERS = (
     "this app included no command group: serving the %d that the program included in another one; "
     "create WebSuckets() once"
 )
-_included_groups: list[weakref.ref[CommandGroup]] = []
-
-
-def _groups_of_the_program() -> list[CommandGroup]:
-    """Every group that was included in any app and is still there, in that order."""
-    alive = (reference() for reference in _included_groups)
-    return list(dict.fromkeys(group for group in alive if group is not None))
 
 
 @dataclass(frozen=True, slots=True)
