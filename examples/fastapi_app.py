@@ -153,9 +153,11 @@ def make_container(*overrides: Provider) -> AsyncContainer:
 def make_api(container: AsyncContainer) -> FastAPI:
     @asynccontextmanager
     async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-        async with sockets.lifespan():
-            yield
-        await container.close()
+        try:
+            async with sockets.lifespan():
+                yield
+        finally:
+            await container.close()
 
     api = FastAPI(lifespan=lifespan, routes=[WebSocketRoute("/ws", sockets.asgi)])
     api.include_router(router)

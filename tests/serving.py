@@ -17,6 +17,7 @@ from harness import TIMEOUT, Client, on_trio
 from websuckets import WebSuckets
 from websuckets.app import Server
 from websuckets.backend import spawn
+from websuckets.lifecycle import Running
 from websuckets.testing import TestClient
 
 Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Any]]
@@ -113,20 +114,22 @@ def address_of(listener: socket.socket) -> Server:
 class InMemory:
     """Takes the place of an address."""
 
-    def __init__(self, running: TestClient) -> None:
+    def __init__(self, app: WebSuckets, running: Running) -> None:
+        self._app = app
         self._running = running
 
     @asynccontextmanager
     async def dial(self) -> AsyncIterator[Client]:
-        async with self._running.connect() as client:
+        client = TestClient(self._app)
+        client._running = self._running
+        async with client:
             yield MemoryClient(client, self)
 
 
 @asynccontextmanager
 async def in_memory(app: WebSuckets) -> AsyncIterator[InMemory]:
-    client = TestClient(app)
-    async with app._embedded(5) as client._running:  # without a connection
-        yield InMemory(client)
+    async with app._embedded(5) as running:  # without a connection
+        yield InMemory(app, running)
 
 
 class MemoryClient(Client):

@@ -273,12 +273,7 @@ def test_mounted(host: Callable[[WebSuckets, Any], Any], group: CommandGroup) ->
     """In whatever speaks ASGI; the host starts it."""
     app = app_with(group, providers=[Things()])
 
-    @asynccontextmanager
-    async def lifespan(host: Any) -> AsyncIterator[None]:
-        async with app.lifespan():
-            yield
-
-    with host(app, lifespan) as client:
+    with host(app, app.lifespan) as client:
         for path in ("/ws", "/mounted/", "/mounted/a%20b?c=d"):
             with client.websocket_connect(path, headers={"X-Test": "x"}) as connection:
                 connection.send_text('{"event": "request"}')
@@ -789,6 +784,16 @@ async def test_commands_that_came_before_the_client_left_are_run(
     server.leaves()
     await server(app_with(group).asgi)
     assert journal == ["0", "1", "2"]
+
+
+@pytest.mark.on_asyncio
+async def test_the_app_itself_is_no_asgi_application(
+    app: WebSuckets, new_server: NewServer
+) -> None:
+    """Which a server is told that is given it."""
+    server = new_server()
+    with pytest.raises(ConfigurationError, match=r"has one: app\.asgi"):
+        await server(app)
 
 
 async def test_the_lifespan(group: CommandGroup, journal: list[str]) -> None:

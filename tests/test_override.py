@@ -170,6 +170,20 @@ async def test_what_nothing_provides_may_be_given(group: CommandGroup) -> None:
             assert await say(app) == "real at real"
 
 
+async def test_a_value_that_replaces_nothing(app: WebSuckets) -> None:
+    """Is a mistake: the test would run with the real one."""
+
+    class SubClock(Clock): ...
+
+    for values in ({SubClock: SubClock()}, {"Clock": 1}, {Clock(): 1}):
+        with app.override(values=values):
+            with pytest.raises(ConfigurationError, match="its value replaces nothing"):
+                await say(app)
+    with pytest.raises(ConfigurationError, match=r"write \{Type: object\}"):
+        with app.override(values=[1]):
+            raise AssertionError("entered")
+
+
 async def test_it_is_for_before_the_start(app: WebSuckets) -> None:
     """A running app has its container already."""
     async with app.serve("127.0.0.1", 0):

@@ -212,6 +212,27 @@ async def test_nothing_is_added_once_it_may_be_built(app: WebSuckets) -> None:
 async def nothing() -> None: ...
 
 
+async def test_commands_that_come_after_it_was_built(app: WebSuckets, group: CommandGroup) -> None:
+    """Are told at the start, rather than unknown to every client."""
+    build(app, SecurityProvider(), thing_provider())
+
+    @group.command("late")
+    async def late(socket: Socket) -> None: ...
+
+    with pytest.raises(ConfigurationError, match=r"\['late'\] came after app\.providers was read"):
+        async with TestClient(app):
+            pytest.fail("it has started")
+
+
+async def test_one_that_was_forgotten(app: WebSuckets) -> None:
+    """Is thought of when something is missing."""
+    make_async_container(SecurityProvider(), thing_provider(), *app.providers)
+    with pytest.raises(ConfigurationError) as refused:
+        async with TestClient(app):
+            pytest.fail("it has started")
+    assert "setup_dishka(container, app)" in "".join(refused.value.__notes__)
+
+
 async def test_what_is_wrong_with_handlers_is_told_first(group: CommandGroup) -> None:
     """Then they can be added again, put right."""
     app = WebSuckets()

@@ -257,7 +257,7 @@ async def test_who_waits_takes_over_from_who_gave_up(app: WebSuckets, gate: Gate
 async def test_a_late_reply_to_a_call_that_gave_up_is_nobodys(app: WebSuckets, gate: Gate) -> None:
     """It does not stand where another one is expected."""
     async with TestClient(app) as client:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match=r"no reply to 'wait' within 0\.01 seconds"):
             await client.call("wait", timeout=0.01)
         gate.opened.set()
         await client.send("tell", 1)
@@ -267,8 +267,12 @@ async def test_a_late_reply_to_a_call_that_gave_up_is_nobodys(app: WebSuckets, g
 async def test_nothing_that_comes_is_a_timeout(app: WebSuckets) -> None:
     """After as long as was asked for."""
     async with TestClient(app) as client:
-        for receive in (client.receive, client.receive_frame, client.wait_closed):
-            with pytest.raises(TimeoutError):
+        for receive, otherwise in (
+            (client.receive, "no event"),
+            (client.receive_frame, "no frame"),
+            (client.wait_closed, "the connection was not closed"),
+        ):
+            with pytest.raises(TimeoutError, match=rf"^{otherwise} within 0\.001 seconds$"):
                 await receive(timeout=0.001)
 
 
@@ -278,6 +282,10 @@ async def test_streams(app: WebSuckets, journal: list[str]) -> None:
         items = [item async for item in client.stream("count", 3)]
         assert [item.payload for item in items] == [0, 1, 2] and items[0].more
         assert [item async for item in client.stream("count", 0)] == []
+        with pytest.raises(ValueError, match=r"'tell' is no stream; call"):
+            async for _ in client.stream("tell", 1):
+                pytest.fail("there is no item")
+        await client.receive()
         async with aclosing(client.stream("count for good")) as stream:
             async for item in stream:
                 if item.payload == 5:
@@ -377,7 +385,7 @@ async def test_closing_by_the_server(app: WebSuckets) -> None:
 
 async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) -> None:
     """Raises what the hook raised; there is no connection, and the app goes on or stops."""
-    with pytest.raises(HandshakeRefused) as refused:
+    with pytest.raises(HandshakeRefused, match=r"^HTTP 404: nobody here$") as refused:
         async with TestClient(app, "/nowhere"):
             pytest.fail("it is not there")
     assert (refused.value.status, refused.value.text) == (404, "nobody here")
@@ -495,6 +503,16 @@ async def test_what_is_wrong_with_the_app_is_told_at_once(app: WebSuckets) -> No
     client = TestClient(app)
     with pytest.raises(RuntimeError, match="not connected yet"):
         await client.send("tell", 1)
+    with pytest.raises(RuntimeError, match="not connected yet"):
+        client.connect()
+    async with client:
+        with pytest.raises(TypeError, match="str or bytes, not dict"):
+            await client.send_frame({"event": "tell"})
+    with pytest.raises(RuntimeError, match="entered once"):
+        async with client:
+            pytest.fail("it has been entered again")
+    with pytest.raises(TypeError, match="takes the WebSuckets, not a AsgiApplication"):
+        TestClient(app.asgi)
 
 
 async def test_overridden(app: WebSuckets) -> None:

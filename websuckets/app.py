@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Never, TypeVar
 
 import anyio
 from dishka import AsyncContainer, Provider
@@ -115,7 +115,7 @@ class WebSuckets:
         a container that was built by the program.
         """
         self._check_not_running("override providers before it starts")
-        with self._composition.override(providers, values or {}):
+        with self._composition.override(providers, {} if values is None else values):
             yield
 
     @property
@@ -139,10 +139,11 @@ class WebSuckets:
         return self._asgi
 
     @asynccontextmanager
-    async def lifespan(self) -> AsyncIterator[None]:
-        """While the app runs and others bring its connections: `asgi`, mounted in another app.
+    async def lifespan(self, host: object = None) -> AsyncIterator[None]:
+        """While the app runs and others bring its connections: `asgi`, mounted in a host.
 
-        Starts and stops as `serve` does, and raises the same.
+        Starts and stops as `serve` does, and raises the same. It may be the lifespan of the host
+        itself, ``FastAPI(lifespan=app.lifespan)``, which then is its unused argument.
         """
         async with self._embedded():
             yield
@@ -155,7 +156,7 @@ class WebSuckets:
         return render_mermaid(self._composition.ready(self._values(self._limits))[1])
 
     async def __call__(
-        self, host: str | None = None, port: int | None = None, **options: Any
+        self, host: str | None = None, port: int | None = None, *asgi: Never, **options: Any
     ) -> None:
         """Serve until SIGINT or SIGTERM, or until cancelled.
 
@@ -163,6 +164,8 @@ class WebSuckets:
         ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A second signal
         stops at once.
         """
+        if asgi:
+            raise ConfigurationError("WebSuckets is no ASGI application, but has one: app.asgi")
         # An app without groups, started as the program, serves what the program included in others.
         theirs = () if self._composition.groups else groups_of_the_program()
         with console_logging():
@@ -257,7 +260,9 @@ class WebSuckets:
     async def _started(
         self, limits: Limits, groups: tuple[CommandGroup, ...] | None = None
     ) -> AsyncIterator[Running]:
-        self._check_not_running("one app runs once at a time")
+        self._check_not_running(
+            "one app runs once at a time (another client of a TestClient is client.connect())"
+        )
         self._is_running = True
         try:
             blueprint, container = self._composition.ready(self._values(limits), groups)

@@ -9,7 +9,7 @@ from dishka import AsyncContainer
 from dishka.provider import BaseProvider
 
 from websuckets.blueprint import Blueprint, read_blueprint
-from websuckets.commands import CommandGroup, check_groups
+from websuckets.commands import CommandGroup, check_groups, command_table
 from websuckets.di.container import Override, needs
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import HookDeclarations, Kind
@@ -58,6 +58,8 @@ class Composition:
                 "changed any more; build one for the test, with the other providers last, and give "
                 "that to setup_dishka()"
             )
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"override(values={values!r}): write {{Type: object}}")
         override = Override(_checked(providers), dict(values))
         self._overrides.append(override)
         try:
@@ -91,13 +93,21 @@ class Composition:
         self, values: Mapping[Any, object], groups: Iterable[CommandGroup] | None = None
     ) -> tuple[Blueprint, AsyncContainer]:
         """All of it, read and proved. ``groups`` take the place of the app's."""
-        blueprint = self._sealed or read_blueprint(
-            self._groups if groups is None else groups, self._hooks, values
-        )
-        if self._container is None:
+        blueprint = self._sealed
+        if blueprint is None:
+            groups = self._groups if groups is None else groups
+            blueprint = read_blueprint(groups, self._hooks, values)
+        else:
+            self._check_complete(blueprint)
+        if self._container is not None:
+            blueprint.check_container(self._container)
+            return blueprint, self._container
+        try:
             return blueprint, blueprint.build_container(self._providers, self._overrides)
-        blueprint.check_container(self._container)
-        return blueprint, self._container
+        except ConfigurationError as error:
+            if self._sealed is not None:
+                error.add_note(_NOT_GIVEN)
+            raise
 
     def needs_lifespan(self, values: Mapping[Any, object]) -> bool:
         """Whether there is anything to start, or to finalise."""
@@ -106,12 +116,26 @@ class Composition:
         blueprint, container = self.ready(values)
         return needs(container, blueprint.injections, AppTasks)
 
+    def _check_complete(self, blueprint: Blueprint) -> None:
+        """Groups may have got commands since it was made."""
+        late = command_table(self._groups).keys() - blueprint.commands.keys()
+        if late:
+            raise ConfigurationError(
+                f"the commands {sorted(late)} came after app.providers was read: import what adds "
+                "commands to groups before\n    container = make_async_container(..., "
+                "*app.providers, ...)"
+            )
+
     def _check_not_sealed(self, what: str) -> None:
         if self._sealed is not None:
             raise ConfigurationError(
                 f"app.providers was read already, and a container built of it perhaps: {what} "
                 "before\n    container = make_async_container(..., *app.providers, ...)"
             )
+
+
+_NOT_GIVEN = """app.providers was read, but the app was given no container; if there is one:
+    setup_dishka(container, app)"""
 
 
 def _checked(providers: Iterable[Any]) -> tuple[BaseProvider, ...]:

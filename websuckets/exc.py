@@ -83,7 +83,7 @@ class HandshakeRefused(WebSucketsError):
     def __init__(
         self, status: int = 403, text: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(f"HTTP {status}, which only an on_handshake hook can answer with")
+        super().__init__(f"HTTP {status}: {text}" if text else f"HTTP {status}")
         if not isinstance(status, int) or not 300 <= status <= 599:
             raise ValueError(f"HandshakeRefused({status!r}): the status is an int from 300 to 599")
         if not isinstance(text, str):

@@ -68,6 +68,8 @@ class TestClient:
     __test__ = False  # or pytest takes it for a test
 
     def __init__(self, app: WebSuckets, path: str = "/", headers: HeadersLike = ()) -> None:
+        if not isinstance(app, WebSuckets):
+            raise TypeError(f"TestClient takes the WebSuckets, not a {type(app).__name__}")
         self._app = app
         self._request = Request(path, Headers(headers))
         self._request.headers.setdefault("Host", "localhost")
@@ -79,7 +81,7 @@ class TestClient:
     def connect(self, path: str = "/", headers: HeadersLike = ()) -> "TestClient":
         """One more connection to the same running app, for as long as it is entered."""
         another = TestClient(self._app, path, headers)
-        another._running = self._running
+        another._running = self._inbox.app
         return another
 
     @property
@@ -120,16 +122,18 @@ class TestClient:
         to `receive_frame`.
         """
         inbox = self._inbox
-        with anyio.fail_after(timeout):
+        with _within(timeout, "no event"):
             frame = await inbox.take()
         if not frame.is_reply:
             inbox.put_back(frame)
-            raise ValueError("the next frame is no event; receive_frame() takes it as it is")
+            raise ValueError(
+                f"the next frame is no event: {frame.content!r:.80}; receive_frame() takes it"
+            )
         return frame.event()
 
     async def receive_frame(self, timeout: float | None = TIMEOUT) -> str | bytes:
         """The next frame that is no reply to a `call` or a `stream`, whatever it is."""
-        with anyio.fail_after(timeout):
+        with _within(timeout, "no frame"):
             return (await self._inbox.take()).content
 
     async def call(
@@ -143,10 +147,11 @@ class TestClient:
 
         Other events that come meanwhile are kept for `receive`. Raises `CommandError`.
         """
-        with self._inbox.claimed(f"call {next(self._ids)}") as id, anyio.fail_after(timeout):
-            await self.send(event, payload, token, id)
-            while (frame := await self._inbox.take(id)).more:
-                pass
+        with self._inbox.claimed(f"call {next(self._ids)}") as id:
+            with _within(timeout, f"no reply to {event!r}"):
+                await self.send(event, payload, token, id)
+                while (frame := await self._inbox.take(id)).more:
+                    pass
             return frame.event()
 
     async def stream(
@@ -160,7 +165,7 @@ class TestClient:
 
         ``timeout`` is for each of them. To leave it early, close it: then the stream is cancelled
         on the server, too (``async with contextlib.aclosing(client.stream(...)) as items``).
-        Raises `CommandError`.
+        Raises `CommandError`, and `ValueError` for the reply of a command that is no stream.
         """
         inbox = self._inbox
         with inbox.claimed(f"stream {next(self._ids)}") as id:
@@ -168,12 +173,14 @@ class TestClient:
             runs = True
             try:
                 while runs:
-                    with anyio.fail_after(timeout):
+                    with _within(timeout, f"no item of {event!r}"):
                         frame = await inbox.take(id)
                     runs = frame.more
                     item = frame.event()
                     if runs:
                         yield item
+                    elif item.payload is not None:
+                        raise ValueError(f"{event!r} is no stream; call() returns its reply")
             finally:
                 if runs and inbox.client.closed is None:
                     await self._send({"cancel": id})
@@ -188,10 +195,12 @@ class TestClient:
 
     async def wait_closed(self, timeout: float | None = TIMEOUT) -> None:
         """Wait until either side has closed the connection; frames that came before stay."""
-        with anyio.fail_after(timeout):
+        with _within(timeout, "the connection was not closed"):
             await self._inbox.client.has_closed.wait()
 
     async def __aenter__(self) -> Self:
+        if self._opened is not None:
+            raise RuntimeError("a TestClient is entered once; make another, or client.connect()")
         async with AsyncExitStack() as stack:
             if self._running is None:
                 self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
@@ -200,7 +209,7 @@ class TestClient:
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(partial(client.serve, app.connections.accept))
             await client.wait_open()
-            self._opened = _Inbox(client)
+            self._opened = _Inbox(app, client)
             self._stack = stack.pop_all()
         return self
 
@@ -227,6 +236,15 @@ class TestClient:
 
     async def _send(self, fields: dict[str, Any]) -> None:
         await self.send_frame(to_json(fields).decode())
+
+
+@contextmanager
+def _within(timeout: float | None, otherwise: str) -> Iterator[None]:
+    try:
+        with anyio.fail_after(timeout):
+            yield
+    except TimeoutError:
+        raise TimeoutError(f"{otherwise} within {timeout} seconds") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +289,8 @@ def _read(content: str | bytes) -> _Frame:
 class _Inbox:
     """What a connection brings, for those who wait for replies and for whoever takes the rest."""
 
-    def __init__(self, client: MemoryClient) -> None:
+    def __init__(self, app: Running, client: MemoryClient) -> None:
+        self.app = app
         self.client = client
         self._frames: list[_Frame] = []
         self._claimed: set[str] = set()

@@ -1,7 +1,7 @@
 """Containers: built and proved at start, or given by the program and proved then."""
 
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
 
@@ -64,9 +64,12 @@ def build_container(
     dishka's own errors for what is wrong among the providers.
     """
     providers, proved = tuple(providers), list(injections)
+    new: list[Any] = []  # values that take the place of nothing
     for override in overrides:
         providers = (*providers, *override.providers)
-        providers = (*providers, *_in_place(override.values, providers))
+        values, nothing_before = _in_place(override.values, providers)
+        providers = (*providers, *values)
+        new.extend(nothing_before)
     errors: list[ConfigurationError] = []
     missing: set[DependencyKey] = set()
     while True:
@@ -86,6 +89,14 @@ def build_container(
             raise report(errors) from None
     for injection in proved:
         errors.extend(_misuses(injection, container))
+    for hint in new:
+        if not needs(container, proved, bare_type(hint)):
+            errors.append(
+                ConfigurationError(
+                    f"override(values=...): nothing provides or asks for {name_of(hint)}, so its "
+                    "value replaces nothing; name the type by which others ask for it"
+                )
+            )
     if errors:
         raise report(errors)
     return container
@@ -156,16 +167,23 @@ def check_container(
 
 def _in_place(
     values: Mapping[Any, object], providers: Iterable[BaseProvider]
-) -> Iterator[BaseProvider]:
+) -> tuple[list[BaseProvider], list[Any]]:
     """Providers of the values, each in the scope of what it takes the place of.
 
-    So whoever could ask for that, can ask for the value, and a guard stays one.
+    So whoever could ask for that, can ask for the value, and a guard stays one. And those hints
+    that nothing provided before.
     """
-    if values:
-        container = make_async_container(*providers, skip_validation=True)
-        for hint, value in values.items():
-            scope = min(scopes_of(container, hint), default=Scope.APP)
-            yield values_provider({bare_type(hint): value}, scope, component_of(hint))
+    if not values:
+        return [], []
+    container = make_async_container(*providers, skip_validation=True)
+    scopes = {hint: scopes_of(container, hint) for hint in values}
+    in_place: list[BaseProvider] = [
+        values_provider(
+            {bare_type(hint): value}, min(scopes[hint], default=Scope.APP), component_of(hint)
+        )
+        for hint, value in values.items()
+    ]
+    return in_place, [hint for hint in values if not scopes[hint]]
 
 
 def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:

@@ -55,6 +55,8 @@ class MemoryClient:
 
         Raises ``websockets.exceptions.ConnectionClosed``.
         """
+        if not isinstance(frame, str | bytes):
+            raise TypeError(f"a frame is str or bytes, not {type(frame).__name__}")
         if self.closed is not None:
             raise self._closed_error(self.closed)
         await self._server.arrived(frame)
