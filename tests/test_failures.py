@@ -584,6 +584,24 @@ async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
     assert "left while 'wait and send' ran" in caplog.text
 
 
+async def test_a_bug_after_closing_ones_own_connection_is_an_incident(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """There is nobody to tell, but something to investigate."""
+    group = CommandGroup()
+
+    @group.command("close and fail")
+    async def close_and_fail(socket: ServerConnection) -> None:
+        await socket.close()
+        raise RuntimeError("canary")
+
+    async with talk(app_with(group)) as client:
+        await client.send("close and fail")
+        await client.closed()
+    [incident] = errors(caplog)
+    assert incident.exc_info is not None and incident.exc_info[0] is RuntimeError
+
+
 async def test_sending_to_another_client_that_is_gone_is_an_internal_error(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Who gets in, and what is built for whom: every combination of protections."""
 
 import itertools
+import logging
 from typing import Annotated, Any
 
 import pytest
@@ -13,6 +14,7 @@ from websuckets.di import FromDishka
 from websuckets.exc import ClientError, InvalidGuard, NotAuthorized
 from websuckets.security import CurrentUser, SecurityProvider
 from websuckets.session import User
+from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
 
@@ -294,3 +296,27 @@ async def test_a_guard_may_stand_in_a_component_or_behind_an_alias(journal: list
         await login(client, "user")
         assert (await client.call("component", token="secret"))["error"] == "no bill"
         assert (await client.call("alias", token="secret"))["error"] == "no alias"
+
+
+async def test_refusals_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a token; other errors for clients are between the program and them."""
+    caplog.set_level(logging.INFO, logger="websuckets")
+    group = CommandGroup()
+
+    @group.command("secret", protected=True)
+    async def secret(socket: ServerConnection) -> None: ...
+
+    @group.command("refuse")
+    async def refuse(socket: ServerConnection) -> None:
+        raise ClientError("refused")
+
+    async with TestClient(app_with(group)) as client:
+        for command in ("secret", "refuse"):
+            await client.send(command, token="canary")
+            with pytest.raises(CommandError):
+                await client.receive()
+        messages = [record.getMessage() for record in caplog.records]
+        assert [message for message in messages if "authorized" in message] == [
+            f"not authorized: 'secret' from {client.socket.id}"
+        ]
+    assert "canary" not in caplog.text

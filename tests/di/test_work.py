@@ -287,3 +287,93 @@ async def test_even_after_a_fatal_error_the_others_run(
         await close_in_work(scope)
     assert finalisers.closed == ALL
     assert caplog.messages == ["finalisers failed"]
+
+
+# What ends it
+
+
+async def a_cancellation() -> BaseException:
+    """One that somebody has dealt with already."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except BaseException as error:
+            return error
+    raise AssertionError("it was not cancelled")
+
+
+async def test_errors_that_do_not_end_it() -> None:
+    """Whoever caused them is told; so are cancellations that others have dealt with."""
+    cancellation = await a_cancellation()
+    with begin() as work:
+        assert not work.is_cancelled
+        for error in (
+            ValueError(),
+            ExceptionGroup("", [ValueError(), TypeError()]),
+            BaseExceptionGroup("", [GeneratorExit()]),
+            BaseExceptionGroup("", [GeneratorExit(), ValueError()]),
+            BaseExceptionGroup("", [cancellation, ValueError()]),
+            BaseExceptionGroup("", [GeneratorExit(), cancellation]),
+            BaseExceptionGroup("", [cancellation, cancellation]),
+            cancellation,
+        ):
+            assert not work.ends_with(error), repr(error)
+
+
+async def test_errors_that_end_it() -> None:
+    """What ends the program, or the task."""
+    cancellation = await a_cancellation()
+    with begin() as work:
+        for error in (
+            KeyboardInterrupt(),
+            SystemExit(),
+            BaseExceptionGroup("", [KeyboardInterrupt()]),
+            BaseExceptionGroup("", [GeneratorExit(), KeyboardInterrupt()]),
+            BaseExceptionGroup("", [cancellation, ValueError(), KeyboardInterrupt()]),
+        ):
+            assert work.ends_with(error), repr(error)
+
+
+@pytest.mark.parametrize("whose", ["life", "outer"])
+async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
+    """Of what it is for, or of what is around that; not if it is merely late."""
+    cancellation = await a_cancellation()
+    with anyio.CancelScope() as outer, anyio.CancelScope() as life:
+        with Works(1).begin(life) as work:
+            (life if whose == "life" else outer).cancel()
+            assert work.is_cancelled == (whose == "life")
+            assert work.ends_with(cancellation)
+            assert work.ends_with(BaseExceptionGroup("", [GeneratorExit(), cancellation]))
+            assert work.ends_with(BaseExceptionGroup("", [cancellation, GeneratorExit()]))
+            assert not work.ends_with(BaseExceptionGroup("", [GeneratorExit()]))
+            assert not work.ends_with(BaseExceptionGroup("", [cancellation, ValueError()]))
+
+
+async def test_being_late_is_no_cancellation() -> None:
+    """Its scope was cancelled, but what it is for goes on."""
+    cancellation = await a_cancellation()
+    with begin() as work:
+        work._closing_for = 0
+        for _ in range(TICKS_IN_TIME):
+            work.tick()
+            assert not work.is_late
+        work.tick()
+        assert work.is_late
+        assert not work.ends_with(cancellation)
+
+
+async def test_time_is_kept_four_times_as_finely_as_it_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that a timeout takes up to a quarter longer, and costs no timer."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        raise RuntimeError
+
+    monkeypatch.setattr(anyio, "sleep", sleep)
+    with pytest.raises(RuntimeError):
+        await Works(6).keep_time()
+    assert slept == [1.5]

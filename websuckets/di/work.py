@@ -135,14 +135,12 @@ class Work:
             result = await use(await scope.get(key))
         except BaseException as error:
             failure = error
-        # Asked before, because being late looks like it afterwards, and again after, because
-        # until then it may be the cancellation of a timeout that a provider holds.
-        ends = failure is not None and self.ends_with(failure)
         late = await self._close_after(scope, failure)
         if failure is None:
             return result, late, None
         incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
-        if ends and self.ends_with(failure):
+        # Asked only now: until then it may be the cancellation of a timeout that a provider holds.
+        if self.ends_with(failure):
             raise failure
         return None, failure, incident
 
