@@ -24,7 +24,12 @@ from serving import SERVINGS, accepting, address_of, listening_socket
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient as StarletteClient
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    InvalidStatus,
+)
 from websockets.http11 import Request
 
 from websuckets import AppTasks, CommandGroup, Limits, Payload, Socket, WebSuckets
@@ -532,6 +537,30 @@ async def test_a_server_that_loses_its_client(
     )
     await server(app.asgi)
     assert journal == ["1006 "]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(1005, ConnectionClosedOK), (1006, ConnectionClosedError)]
+)
+async def test_how_the_client_has_closed(
+    new_server: NewServer, group: CommandGroup, code: int, error: type[Exception]
+) -> None:
+    """Is told by the errors of websockets."""
+    seen: list[type[Exception]] = []
+
+    @group.command("send")
+    async def send(socket: Socket) -> None:
+        await anyio.wait_all_tasks_blocked()  # all events are read by now
+        try:
+            await socket.send("x")
+        except ConnectionClosed as raised:
+            seen.append(type(raised))
+
+    server = new_server()
+    server.says('{"event": "send"}')
+    server.from_client.send_nowait({"type": "websocket.disconnect", "code": code})
+    await server(app_with(group).asgi)
+    assert seen == [error]
 
 
 async def test_a_client_that_is_gone_before_the_handshake_is_answered(

@@ -91,7 +91,7 @@ class _AsgiSocket(PlainSocket):
     ) -> None:
         client = scope.get("client")
         remote_address = None if client is None else tuple(client)
-        super().__init__(_request(scope), remote_address, None, Frames(READ_AHEAD), max_size)
+        super().__init__(_request(scope), remote_address, Frames(READ_AHEAD), max_size)
         self._asgi_receive = receive
         self._asgi_send = send
         self._reading = anyio.CancelScope()

@@ -121,7 +121,7 @@ class _MemorySocket(PlainSocket):
     transport = "memory"
 
     def __init__(self, request: Request, client: MemoryClient, max_size: int | None) -> None:
-        super().__init__(request, REMOTE_ADDRESS, None, Frames(CAPACITY), max_size)
+        super().__init__(request, REMOTE_ADDRESS, Frames(CAPACITY), max_size)
         self._client = client
 
     async def abort(self) -> None:

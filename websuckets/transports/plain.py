@@ -23,7 +23,7 @@ MAX_REASON: Final = 123
 FRAME_OVERHEAD: Final = 100
 """Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
 
-HEALTHY: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY)
+HEALTHY: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
 """Codes with which no error ended the connection, as ``websockets`` has it."""
 
 
@@ -99,14 +99,13 @@ class PlainSocket(ABC):
         self,
         request: Request,
         remote_address: Any,
-        subprotocol: str | None,
         frames: Frames,
         max_size: int | None,
     ) -> None:
         self.id: UUID = uuid4()
         self.request: Request = request
         self.remote_address: Any = remote_address
-        self.subprotocol: str | None = subprotocol
+        self.subprotocol: str | None = None
         self._frames = frames
         self._max_size = max_size
         self._is_open = False
