@@ -29,6 +29,7 @@ from websuckets.exc import (
 )
 from websuckets.security import CurrentUser
 from websuckets.session import Session, User
+from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
 
@@ -877,3 +878,80 @@ async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFi
     told = [message for message in messages if "its default is always used" in message]
     assert ["`number: int`" in told[0], "`model: Model`" in told[1]] == [True, True]
     assert len(told) == 2
+
+
+# Which parameter is meant -------------------------------------------------------------------------
+
+
+def refusal_of(handler: Any) -> str:
+    with pytest.raises(InvalidHandlerSignature) as refused:
+        CommandGroup().command("run")(handler)
+    return str(refused.value)
+
+
+def test_the_parameter_that_is_wrong_is_named() -> None:
+    """And not another one."""
+
+    class Unfit: ...
+
+    async def first_unannotated(a, thing: Thing) -> None: ...
+    async def behind_the_star(*, socket: ServerConnection, thing: Thing) -> None: ...
+    async def payload_that_pydantic_cannot_read(
+        socket: ServerConnection, model: Payload[Unfit], thing: Thing
+    ) -> None: ...
+
+    assert "parameter `a` has no annotation" in refusal_of(first_unannotated)
+    assert "`socket: websockets" in refusal_of(behind_the_star).replace('"', "")
+    assert "parameter `model:" in refusal_of(payload_that_pydantic_cannot_read)
+    for wrong in (3, ...):
+        with pytest.raises(InvalidGuard, match=rf"protected={wrong!r} is no guard"):
+            CommandGroup(protected=wrong)
+
+
+async def test_of_several_undefined_names_the_first_is_told() -> None:
+    """One at a time, from the front."""
+    group = CommandGroup()
+
+    @group.command("run")
+    async def run(
+        socket: ServerConnection,
+        *,
+        a: "Nowhere",  # noqa: F821  # on purpose
+        b: "Nowhere",  # noqa: F821  # on purpose
+    ) -> None: ...
+
+    with pytest.raises(InvalidHandlerSignature, match="parameter `a: Nowhere`"):
+        await start(group)
+
+
+async def test_a_default_of_the_payload_is_its_own() -> None:
+    """Whatever stands behind it."""
+    group = CommandGroup()
+
+    @group.command("run")
+    async def run(
+        socket: ServerConnection, number: Payload[int] = 1, other: Missing | None = None
+    ) -> int:
+        return number
+
+    async with TestClient(app_with(group)) as client:
+        assert (await client.call("run")).payload == 1
+        assert (await client.call("run", 2)).payload == 2
+
+
+def A() -> CommandGroup:
+    """Sorts before whatever calls it: frames are told apart by their names."""
+    group = CommandGroup()
+
+    class Local: ...
+
+    @group.command("run")
+    async def run(socket: ServerConnection, *, local: "Local") -> None: ...
+
+    return group
+
+
+async def test_names_are_those_of_the_function_around() -> None:
+    """Also if that is not the first on the stack by its name."""
+    with pytest.raises(MissingProvider, match=r"A\.<locals>\.Local"):
+        await start(A())
