@@ -75,7 +75,7 @@ def test_setting_the_id_verifies_at_once() -> None:
         someone.id = "ann"
         someone.token = "secret"
         assert session.verified == {"ann": someone}
-        someone.id = "ann"
+        someone.id = "".join("ann")  # equal, but another object
         assert (session.verified, someone.token) == ({"ann": someone}, "secret")
         someone.id = 0
         assert (session.verified, someone.token) == ({0: someone}, None)
