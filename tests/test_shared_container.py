@@ -287,8 +287,9 @@ async def test_a_lock_that_does_not_run_here(app: WebSuckets) -> None:
 async def test_what_is_no_container_for_an_app(app: WebSuckets) -> None:
     """Is refused where it is given."""
     container = make_async_container(thing_provider())
+    of_the_runtime = make_async_container(thing_provider(Scope.RUNTIME), start_scope=Scope.RUNTIME)
     async with container() as of_a_request:
-        for wrong in (of_a_request, make_container(thing_provider()), None):
+        for wrong in (of_a_request, of_the_runtime, make_container(thing_provider()), None):
             with pytest.raises(ConfigurationError, match="make_async_container"):
                 setup_dishka(wrong, app)
     with pytest.raises(ConfigurationError, match=r"dict is no WebSuckets.*dishka\.integrations"):
