@@ -727,6 +727,44 @@ async def test_a_client_that_does_not_take_its_close(
     assert journal == ["disconnect 1011"]
 
 
+@pytest.mark.parametrize("command", ["send", "stream"])
+async def test_a_client_that_does_not_read(
+    new_server: NewServer, group: CommandGroup, journal: list[str], command: str
+) -> None:
+    """Does not keep the app from stopping: who waits for it is told that it is closed."""
+
+    @group.command("send")
+    async def send_for_good(socket: Socket) -> None:
+        try:
+            await socket.send("x")
+        finally:
+            journal.append("ended")
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        try:
+            yield 1
+        finally:
+            journal.append("ended")
+
+    app = app_with(group, limits=Limits(drain_timeout=0.01))
+    stuck = anyio.Event()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            stuck.set()
+            await anyio.sleep_forever()
+
+    server = new_server()
+    server.says(f'{{"event": "{command}"}}')
+    async with anyio.create_task_group() as connections:
+        with anyio.fail_after(TIMEOUT):
+            async with app.lifespan():
+                connections.start_soon(app.asgi, server.scope, server.receive, send)
+                await stuck.wait()
+    assert journal == ["ended"]
+
+
 async def test_what_is_sent_after_a_close_is_not_read(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:

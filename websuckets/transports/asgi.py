@@ -97,6 +97,7 @@ class _AsgiSocket(PlainSocket):
         self._reading = anyio.CancelScope()
         self._has_stopped_reading = anyio.Event()
         self._is_receiving = False
+        self._sending: set[anyio.CancelScope] = set()
 
     async def read(self) -> None:
         """Take frames from the server until either side closes the connection."""
@@ -124,16 +125,25 @@ class _AsgiSocket(PlainSocket):
             await self.arrived(event["bytes"] if frame is None else frame)
 
     async def abort(self) -> None:
-        """ASGI has no way to just drop a connection: close it, if the client takes that."""
+        """ASGI has no way to just drop a connection: close it, if the client takes that.
+
+        Whoever waits for a client that does not read, waits no more.
+        """
+        for sending in self._sending:
+            sending.cancel()
         with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
             await self.close(CloseCode.INTERNAL_ERROR)
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
-        try:
-            await self._asgi_send({"type": "websocket.send", key: frame})
-        except OSError:  # as the specification says of a client that has left
-            self.closed_by_peer(None)
+        with anyio.CancelScope() as sending:
+            self._sending.add(sending)
+            try:
+                await self._asgi_send({"type": "websocket.send", key: frame})
+            except OSError:  # as the specification says of a client that has left
+                self.closed_by_peer(None)
+            finally:
+                self._sending.discard(sending)
 
     def _pong(self) -> NoReturn:
         raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
