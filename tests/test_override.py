@@ -170,6 +170,21 @@ async def test_what_nothing_provides_may_be_given(group: CommandGroup) -> None:
             assert await say(app) == "real at real"
 
 
+async def test_what_a_provider_misses_may_be_given() -> None:
+    """The app alone could not start."""
+    group = CommandGroup()
+
+    @group.command("say")
+    async def say_it(socket: ServerConnection, *, database: Database) -> str:
+        return database.said
+
+    app = app_with(group, providers=[Fake()])
+    with pytest.raises(MissingProvider):
+        await say(app)
+    with app.override(values={Clock: clock("frozen")}):
+        assert await say(app) == "fake at frozen"
+
+
 async def test_a_value_that_replaces_nothing(app: WebSuckets) -> None:
     """Is a mistake: the test would run with the real one."""
 
