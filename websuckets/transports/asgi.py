@@ -114,7 +114,7 @@ class _AsgiSocket(PlainSocket):
         try:
             event = await self._asgi_receive()
         except Exception as error:
-            logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
+            self._log_loss(error)
             event = {"type": "websocket.disconnect"}
         finally:
             self._is_receiving = False
@@ -139,9 +139,7 @@ class _AsgiSocket(PlainSocket):
         with anyio.CancelScope() as sending:
             self._sending.add(sending)
             try:
-                await self._asgi_send({"type": "websocket.send", key: frame})
-            except OSError:  # as the specification says of a client that has left
-                self.closed_by_peer(None)
+                await self._tell({"type": "websocket.send", key: frame})
             finally:
                 self._sending.discard(sending)
 
@@ -152,12 +150,21 @@ class _AsgiSocket(PlainSocket):
         if self._is_receiving:  # granian 2.8 closes nothing while somebody receives
             self._reading.cancel()
             await self._has_stopped_reading.wait()
+        await self._tell(
+            {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
+        )
+
+    async def _tell(self, event: MutableMapping[str, Any]) -> None:
+        """An error means that the client has left: by the specification an `OSError`; uvicorn and
+        hypercorn have others for a client that broke the protocol."""
         try:
-            await self._asgi_send(
-                {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
-            )
-        except OSError:
-            pass  # the client has left
+            await self._asgi_send(event)
+        except Exception as error:
+            self._log_loss(error)
+            self.closed_by_peer(None)
+
+    def _log_loss(self, error: Exception) -> None:
+        logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
 
 
 def _request(scope: AsgiScope) -> Request:
