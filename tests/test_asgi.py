@@ -17,7 +17,7 @@ import pytest
 from dishka import Provider, Scope, make_async_container, provide
 from dishka.integrations import fastapi as dishka_fastapi
 from fastapi import FastAPI
-from harness import TIMEOUT, Gate, app_with, connect, dial, errors
+from harness import TIMEOUT, Gate, app_with, connect, dial, errors, until
 from litestar import Litestar, asgi
 from litestar.testing import TestClient as LitestarClient
 from serving import SERVINGS, accepting, address_of, listening_socket
@@ -407,7 +407,7 @@ class AsgiServer:
 
     async def send(self, event: Any) -> None:
         self.sent.append(event)
-        await self.to_client.send(event)
+        self.to_client.send_nowait(event)
 
     def says(self, command: str) -> None:
         self.from_client.send_nowait({"type": "websocket.receive", "text": command})
@@ -765,6 +765,72 @@ async def test_a_client_that_does_not_read(
                 connections.start_soon(app.asgi, server.scope, server.receive, send)
                 await stuck.wait()
     assert journal == ["ended"]
+
+
+async def test_a_handler_that_sends_without_ever_waiting(
+    serving: Any, group: CommandGroup, journal: list[str]
+) -> None:
+    """Learns that its client is gone, and others are served."""
+
+    @group.command("flood")
+    async def flood(socket: Socket) -> None:
+        try:
+            while True:
+                await socket.send("x")
+        finally:
+            journal.append("ended")
+
+    async with serving(app_with(group)) as server, dial(server) as other:
+        async with dial(server) as client:
+            await client.send("flood")
+            await client.receive_frame()
+            await client.vanish()
+        assert (await other.call("say", payload="on"))["payload"] == "on"
+        await until(journal, "ended")
+
+
+@pytest.mark.parametrize("stuck", ["websocket.send", "websocket.close"])
+async def test_closing_a_client_that_does_not_read(
+    new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str
+) -> None:
+    """Frees whoever waits for it, and is itself bounded."""
+    monkeypatch.setattr("websuckets.transports.asgi.CLOSE_TIMEOUT", 0.01)
+    waiting = anyio.Event()
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            waiting.set()
+        if event["type"] == stuck:
+            await anyio.sleep_forever()
+
+    server = new_server()
+    server.says('{"event": "stream", "id": 1}')
+    async with anyio.create_task_group() as connections:
+        with anyio.fail_after(TIMEOUT):
+            connections.start_soon(app_with(group).asgi, server.scope, server.receive, send)
+            await waiting.wait()
+            [user] = Session.online.values()
+            await user.socket.close(4401, "revoked")
+            while Session.online:
+                await anyio.sleep(0.001)
+
+
+async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: WebSuckets) -> None:
+    """The client gets its code all the same."""
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app.asgi)
+        await server.next()
+        await anyio.wait_all_tasks_blocked()
+        [user] = Session.online.values()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await user.socket.close(4401, "revoked")
+        assert (await server.next())["code"] == 4401
 
 
 async def test_what_is_sent_after_a_close_is_not_read(

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope
-from harness import Gate, app_with, errors, until
+from harness import TIMEOUT, Gate, app_with, errors, until
 from pydantic import BaseModel
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from websockets.http11 import Request
@@ -235,6 +235,26 @@ async def test_calls_from_many_tasks(app: WebSuckets) -> None:
         assert sorted(told) == list(range(50))
 
 
+async def test_a_call_beside_others_who_receive(app: WebSuckets) -> None:
+    """Whoever reads its reply, it is the call's."""
+    async with TestClient(app) as client:
+        received: list[Any] = []
+
+        async def receive() -> None:
+            while True:
+                received.append((await client.receive(timeout=None)).payload)
+
+        async with anyio.create_task_group() as receivers:
+            for _ in range(5):
+                receivers.start_soon(receive)
+            await anyio.wait_all_tasks_blocked()
+            for number in range(20):
+                assert (await client.call("tell", number, timeout=1)).payload == number
+            await anyio.wait_all_tasks_blocked()
+            receivers.cancel_scope.cancel()
+        assert received == list(range(20))
+
+
 async def test_who_waits_takes_over_from_who_gave_up(app: WebSuckets, gate: Gate) -> None:
     """One task at a time reads for all."""
     async with TestClient(app) as client:
@@ -292,9 +312,27 @@ async def test_streams(app: WebSuckets, journal: list[str]) -> None:
                     break
         assert (await client.call("tell", 1)).payload == 1
         assert (await client.receive()).event == "told"
-        await until(journal, journal[0])
-        assert journal[0].startswith("counted to")
+        await until_counted(journal)
         assert (await client.call("count", 3)).payload is None  # the last reply
+
+
+async def until_counted(journal: list[str]) -> None:
+    with anyio.fail_after(TIMEOUT):
+        while not journal:
+            await anyio.sleep(0.001)
+    assert journal[0].startswith("counted to")
+
+
+async def test_a_stream_that_was_called(app: WebSuckets, journal: list[str]) -> None:
+    """Ends when the call does, if only for want of time."""
+    async with TestClient(app) as client:
+        with pytest.raises(TimeoutError, match="no reply to 'count for good'"):
+            await client.call("count for good", timeout=0.05)
+        assert (await client.call("tell", 1)).payload == 1
+        await until_counted(journal)
+        await client.close()
+        with pytest.raises(ConnectionClosedOK):
+            await client.call("tell", 1)
 
 
 async def test_a_stream_that_nobody_reads_waits(app: WebSuckets, journal: list[str]) -> None:

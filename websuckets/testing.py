@@ -148,10 +148,14 @@ class TestClient:
         Other events that come meanwhile are kept for `receive`. Raises `CommandError`.
         """
         with self._inbox.claimed(f"call {next(self._ids)}") as id:
-            with _within(timeout, f"no reply to {event!r}"):
-                await self.send(event, payload, token, id)
-                while (frame := await self._inbox.take(id)).more:
-                    pass
+            try:
+                with _within(timeout, f"no reply to {event!r}"):
+                    await self.send(event, payload, token, id)
+                    while (frame := await self._inbox.take(id)).more:
+                        pass
+            except BaseException:
+                await self._give_up(id)
+                raise
             return frame.event()
 
     async def stream(
@@ -182,8 +186,8 @@ class TestClient:
                     elif item.payload is not None:
                         raise ValueError(f"{event!r} is no stream; call() returns its reply")
             finally:
-                if runs and inbox.client.closed is None:
-                    await self._send({"cancel": id})
+                if runs:
+                    await self._give_up(id)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection; what the server still does for it is not waited for."""
@@ -208,7 +212,12 @@ class TestClient:
             client = MemoryClient(self._request, app.limits.max_size)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(partial(client.serve, app.connections.accept))
-            await client.wait_open()
+            try:
+                with _within(TIMEOUT, "the opening handshake was not answered"):
+                    await client.wait_open()
+            except BaseException:
+                client.close(None)
+                raise
             self._opened = _Inbox(app, client)
             self._stack = stack.pop_all()
         return self
@@ -233,6 +242,11 @@ class TestClient:
         if self._opened is None:
             raise RuntimeError("it is not connected yet: async with TestClient(app) as client")
         return self._opened
+
+    async def _give_up(self, id: str) -> None:
+        """Nobody waits for replies to this command any more: if it is a stream, it ends."""
+        if self._inbox.client.closed is None:
+            await self._send({"cancel": id})
 
     async def _send(self, fields: dict[str, Any]) -> None:
         await self.send_frame(to_json(fields).decode())
@@ -295,7 +309,7 @@ class _Inbox:
         self._frames: list[_Frame] = []
         self._claimed: set[str] = set()
         self._given_up: set[str] = set()
-        self._reading = anyio.Lock()
+        self._next: anyio.Event | None = None  # what somebody reads for all
 
     @contextmanager
     def claimed(self, id: str) -> Iterator[str]:
@@ -311,13 +325,23 @@ class _Inbox:
     async def take(self, id: str | None = None) -> _Frame:
         """The next frame that answers the command, or else that answers none that is claimed."""
         while True:
-            async with self._reading:
-                for number, frame in enumerate(self._frames):
-                    if frame.id == id if id is not None else frame.id not in self._claimed:
-                        return self._frames.pop(number)
-                frame = _read(await self.client.receive())
-                if frame.id not in self._given_up:
-                    self._frames.append(frame)
+            for number, frame in enumerate(self._frames):
+                if frame.id == id if id is not None else frame.id not in self._claimed:
+                    return self._frames.pop(number)
+            if self._next is None:
+                await self._read_one()
+            else:
+                await self._next.wait()
+
+    async def _read_one(self) -> None:
+        self._next = anyio.Event()
+        try:
+            frame = _read(await self.client.receive())
+        finally:  # others look for what has come, or read instead
+            self._next.set()
+            self._next = None
+        if frame.id not in self._given_up:
+            self._frames.append(frame)
 
     def put_back(self, frame: _Frame) -> None:
         self._frames.insert(0, frame)

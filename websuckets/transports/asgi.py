@@ -27,6 +27,9 @@ AsgiSend: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 READ_AHEAD: Final = 64 * 1024
 """Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
 
+CLOSE_TIMEOUT: Final = 10
+"""Seconds in which a client may take its close frame: what ``websockets`` gives it."""
+
 ABORT_TIMEOUT: Final = 1
 """Seconds in which a client that is given up may take its close frame."""
 
@@ -125,12 +128,7 @@ class _AsgiSocket(PlainSocket):
             await self.arrived(event["bytes"] if frame is None else frame)
 
     async def abort(self) -> None:
-        """ASGI has no way to just drop a connection: close it, if the client takes that.
-
-        Whoever waits for a client that does not read, waits no more.
-        """
-        for sending in self._sending:
-            sending.cancel()
+        """ASGI has no way to just drop a connection: close it, if the client takes that."""
         with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
             await self.close(CloseCode.INTERNAL_ERROR)
 
@@ -149,10 +147,18 @@ class _AsgiSocket(PlainSocket):
     async def _close(self, close: Close) -> None:
         if self._is_receiving:  # granian 2.8 closes nothing while somebody receives
             self._reading.cancel()
-            await self._has_stopped_reading.wait()
-        await self._tell(
-            {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
-        )
+            with anyio.CancelScope(shield=True):
+                await self._has_stopped_reading.wait()
+        with anyio.move_on_after(CLOSE_TIMEOUT):
+            await self._tell(
+                {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
+            )
+
+    def _end(self) -> None:
+        """Whoever waits for a client that does not read, waits no more."""
+        super()._end()
+        for sending in self._sending:
+            sending.cancel()
 
     async def _tell(self, event: MutableMapping[str, Any]) -> None:
         """An error means that the client has left: by the specification an `OSError`; uvicorn and

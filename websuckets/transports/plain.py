@@ -7,6 +7,7 @@ from typing import Any, Final, NoReturn
 from uuid import UUID, uuid4
 
 import anyio
+import anyio.lowlevel
 from websockets import CloseCode
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from websockets.frames import Close
@@ -131,6 +132,9 @@ class PlainSocket(ABC):
         else:
             raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
         await self._send(frame)
+        # Or who sends in a loop would never learn that the client has left, and nobody else would
+        # be served: servers take what is sent to such a client without waiting.
+        await anyio.lowlevel.checkpoint()
         self._check_open()
 
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
