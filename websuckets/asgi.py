@@ -1,6 +1,5 @@
 """The app as an ASGI application: mounted in another one, or given to an ASGI server."""
 
-import logging
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -11,8 +10,6 @@ from websuckets.lifecycle import Running
 from websuckets.transports.asgi import AsgiReceive, AsgiScope, AsgiSend, serve_asgi
 
 __all__ = ["AsgiApplication"]
-
-logger: logging.Logger = logging.getLogger("websuckets")
 
 UPGRADE_REQUIRED: Final = b"This address serves WebSocket; connect with a WebSocket client.\n"
 

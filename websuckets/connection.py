@@ -20,7 +20,7 @@ from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.session import Session, User, as_current, connected, connecting, not_connecting
-from websuckets.socket import Socket, Wire
+from websuckets.socket import MAX_REASON, Socket, Wire
 from websuckets.streams import RunningStreams
 from websuckets.tasks import Background, TaskSource
 
@@ -30,9 +30,6 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
 """How a stopping server closes."""
-
-MAX_REASON: Final = 123
-"""Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
 
 
 @dataclass(frozen=True, slots=True)

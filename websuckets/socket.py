@@ -2,14 +2,17 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from websockets.http11 import Request
 
 from websuckets.exc import HandshakeRefused
 
-__all__ = ["Accepted", "Socket", "Wire"]
+__all__ = ["MAX_REASON", "Accepted", "Socket", "Wire"]
+
+MAX_REASON: Final = 123
+"""Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
 
 
 class Socket(Protocol):

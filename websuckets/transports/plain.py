@@ -13,13 +13,10 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.socket import Wire
+from websuckets.socket import MAX_REASON, Wire
 from websuckets.transports.handshake import NOT_OPEN
 
 __all__ = ["Frames", "PlainSocket", "closed_error"]
-
-MAX_REASON: Final = 123
-"""Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
 
 FRAME_OVERHEAD: Final = 100
 """Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
