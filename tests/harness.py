@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import httpx2
 import pytest
 import trio
 import websockets.asyncio.client
@@ -89,6 +90,12 @@ def connect(url: str, **options: Any) -> Any:
     """The client of `websockets` for the running event loop; a context manager."""
     client = websockets.trio.client if on_trio() else websockets.asyncio.client
     return client.connect(url, proxy=None, **options)
+
+
+async def get(server: Server, path: str) -> int:
+    """The status of what a GET request is answered with."""
+    async with httpx2.AsyncClient(trust_env=False) as http:
+        return int((await http.get(f"http://127.0.0.1:{server.port}{path}")).status_code)
 
 
 class Gate:

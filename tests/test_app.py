@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import signal
 import socket as sockets
@@ -21,21 +22,24 @@ import trustme
 import websockets.trio.server
 from anyio.lowlevel import checkpoint
 from dishka import Provider, Scope
-from harness import TIMEOUT, Client, Gate, app_with, connect, dial, on_trio, talk
+from harness import TIMEOUT, Client, Gate, app_with, connect, dial, get, on_trio, talk
 from websockets.asyncio.client import connect as connect_on_asyncio
 from websockets.asyncio.client import unix_connect
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 
 from websuckets import CommandGroup, Limits, WebSuckets, composition
 from websuckets.app import Server
+from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
 from websuckets.di.container import build_container
 from websuckets.di.providers import WebSucketsProvider
 from websuckets.di.work import Works
 from websuckets.dispatcher import Dispatcher
+from websuckets.entrance import Entrance
 from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
 from websuckets.hooks import Hooks
 from websuckets.program import console_logging
@@ -315,16 +319,14 @@ async def test_an_error_of_the_framework_itself_closes_only_that_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With 1011 and an incident in the log."""
-    from websuckets.dispatcher import Dispatcher
+    read = Dispatcher.read
 
-    answer = Dispatcher.answer
-
-    async def broken(self: Dispatcher, frame: Any, peer: Any) -> Any:
+    def broken(self: Dispatcher, frame: Any) -> Any:
         if frame == "break":
             raise RuntimeError("bug canary")
-        return await answer(self, frame, peer)
+        return read(self, frame)
 
-    monkeypatch.setattr(Dispatcher, "answer", broken)
+    monkeypatch.setattr(Dispatcher, "read", broken)
     async with talk(app_with(echo_group())) as client, client.another() as other:
         await client.connection.send("break")
         assert (await client.closed())[0] == 1011
@@ -367,7 +369,8 @@ class FakeSocket:
     """For what a real socket only does in a moment that no test can choose."""
 
     id = uuid.uuid4()
-    request = None
+    request = Request("/", Headers())
+    remote_address = None
 
     def __init__(self) -> None:
         self.close_code: int | None = None
@@ -382,31 +385,57 @@ class FakeSocket:
 
 @asynccontextmanager
 async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Wire]]:
-    wire = Wire(FakeSocket(), receive, checkpoint, checkpoint, (EOFError,))
+    wire = Wire(FakeSocket(), "/", receive, checkpoint, checkpoint, nothing, (EOFError,))
+    clock = Clock()
     async with Background(None) as background:
         setup = Setup(
             build_container([WebSucketsProvider(), SecurityProvider()], []),
             connection_types=(),
-            dispatcher=Dispatcher({}),
+            dispatcher=Dispatcher({}, clock, None),
             has_streams=False,
             hooks=Hooks(),
+            entrance=Entrance.of(None, (), (), None, None),
             session=Session(),
             limits=Limits(),
-            works=Works(None),
+            clock=clock,
+            time_to_verify=math.inf,
+            works=Works(clock, None),
             background=background,
         )
         yield Connections(setup), wire
 
 
-async def test_a_handshake_that_ends_while_stopping_is_turned_away() -> None:
-    """With 503 by `websockets`; what slips through is closed with 1012 at once."""
+def nothing() -> None: ...
+
+
+async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:
+    """With 503."""
 
     async def never() -> str:
         raise AssertionError("it was read from")
 
     async with connections_and_wire(never) as (connections, wire):
         await connections.drain()
-        await connections.accept(wire).serve()
+        connection = connections.accept(wire)
+        refusal = await connection.opening()
+        await connection.discard()
+    assert refusal is not None
+    assert refusal.status == 503
+
+
+async def test_a_handshake_that_ends_while_stopping_is_closed_at_once() -> None:
+    """With 1012, before anything is read."""
+
+    async def never() -> str:
+        raise AssertionError("it was read from")
+
+    async with connections_and_wire(never) as (connections, wire):
+        connection = connections.accept(wire)
+        assert await connection.opening() is None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(connections.drain)
+            await anyio.wait_all_tasks_blocked()
+            await connection.serve()
     assert wire.socket.close_code == 1012
 
 
@@ -529,18 +558,13 @@ async def test_finalisers_of_the_app_see_its_session() -> None:
 
 async def until_refused(server: Server) -> None:
     """Nobody is accepted any more: the stop has begun."""
-    assert server.port is not None
     with anyio.fail_after(TIMEOUT):
-        while True:
-            try:
-                stream = await anyio.connect_tcp("127.0.0.1", server.port)
-            except OSError:
-                return
-            await stream.aclose()
+        while await get(server, "/health") != 503:
+            pass
 
 
 async def test_while_commands_are_waited_for_nobody_is_accepted() -> None:
-    """The port is closed first; the reply of the running command still goes out."""
+    """They are turned away with 503; the reply of the running command still goes out."""
     started, go_on = anyio.Event(), anyio.Event()
     group = CommandGroup()
 
@@ -556,6 +580,10 @@ async def test_while_commands_are_waited_for_nobody_is_accepted() -> None:
             await started.wait()
             stop.set()
             await until_refused(server)
+            with pytest.raises(InvalidStatus) as refused:
+                async with dial(server):
+                    pass
+            assert refused.value.response.status_code == 503
             go_on.set()
             assert (await client.receive())["payload"] == "done"
             assert (await client.closed())[0] == 1012

@@ -984,7 +984,9 @@ async def lives(app: WebSuckets) -> list[str]:
 async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) -> None:
     """Has no header of that kind."""
     server = new_server()
-    await app.asgi({"type": "http", "http_version": "2", "method": "GET"}, None, server.send)
+    await app.asgi(
+        {"type": "http", "http_version": "2", "method": "GET", "path": "/"}, None, server.send
+    )
     assert b"upgrade" not in dict(server.sent[0]["headers"])
 
 

@@ -174,18 +174,17 @@ def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch)
         taken.append(Steps(awaited, at, cancel))
         return taken[-1]
 
-    answer, answer_stream = Dispatcher.answer, Dispatcher.answer_stream
+    answer = Dispatcher.answer
 
-    async def stepping_answer(self: Any, frame: Any, peer: Any) -> Any:
-        if b"command" in frame.encode():
-            return await stepping(answer(self, frame, peer), peer.work)
-        return await answer(self, frame, peer)
-
-    async def stepping_stream(self: Any, call: Any, peer: Any, work: Work, begun: Any) -> Any:
-        return await stepping(answer_stream(self, call, peer, work, begun), work)
+    async def stepping_answer(
+        self: Any, call: Any, peer: Any, work: Work, begun: Any = None
+    ) -> Any:
+        answering = answer(self, call, peer, work, begun)
+        if call.message.event == "ping":
+            return await answering
+        return await stepping(answering, work)
 
     monkeypatch.setattr(Dispatcher, "answer", stepping_answer)
-    monkeypatch.setattr(Dispatcher, "answer_stream", stepping_stream)
     return taken
 
 

@@ -671,7 +671,7 @@ async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
         f"close session with {cancelled()}",
         "close app",
     ]
-    assert "aborting 1 connections that did not close" in caplog.messages
+    assert "aborting 1 connections that did not close, 'forever' (1)" in caplog.messages
     assert not errors(caplog)
 
 
@@ -697,7 +697,7 @@ async def test_a_command_that_ignores_its_cancellation_is_left_behind(
     async with talk(app_with(group, limits=limits)) as client:
         await client.send("forever")
         await started.wait()
-    assert caplog.messages[-1] == "1 connections ignore their cancellation"
+    assert caplog.messages[-1] == "1 connections ignore their cancellation, 'forever' (1)"
     enough.set()
     await ended.wait()
 

@@ -8,16 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
-    {"backend", "exc", "incidents", "limits", "socket"},
-    {"envelope", "session", "tasks"},
+    {"backend", "clock", "closing", "exc", "incidents", "limits", "socket"},
+    {"conduct", "entrance", "envelope", "session", "tasks"},
     {"security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
-    {"commands", "hooks"},
-    {"connection", "connections", "dispatcher", "streams"},
+    {"commands", "hooks", "middleware"},
+    {"calls", "connection", "connections", "dispatcher"},
     {
         "program",
         "transports",
         "transports.asgi",
+        "transports.guard",
         "transports.handshake",
         "transports.listener",
         "transports.memory",
@@ -39,17 +40,26 @@ NEIGHBOURS = {
     "di.container": {"di.lock", "di.plan", "di.providers"},
     "di.providers": {"di.plan"},
     "socket": {"exc"},
-    "connection": {"dispatcher", "streams"},
+    "calls": {"dispatcher"},
+    "connection": {"calls", "dispatcher"},
     "connections": {"connection"},
-    "streams": {"dispatcher"},
     "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
     "composition": {"blueprint"},
     "lifecycle": {"blueprint"},
-    "transports.asgi": {"transports.plain"},
-    "transports.memory": {"transports.plain"},
-    "transports.plain": {"transports.handshake"},
-    "transports.websockets_asyncio": {"transports.handshake", "transports.listener"},
-    "transports.websockets_trio": {"transports.handshake", "transports.listener"},
+    "transports.asgi": {"transports.guard", "transports.plain"},
+    "transports.handshake": {"transports.guard"},
+    "transports.memory": {"transports.guard", "transports.plain"},
+    "transports.plain": {"transports.guard", "transports.handshake"},
+    "transports.websockets_asyncio": {
+        "transports.guard",
+        "transports.handshake",
+        "transports.listener",
+    },
+    "transports.websockets_trio": {
+        "transports.guard",
+        "transports.handshake",
+        "transports.listener",
+    },
 }
 
 MODULES = {

@@ -520,7 +520,7 @@ async def test_one_that_ends_with_what_is_no_exception(
         await until(journal, "rollback Fatal")
         assert (await client.receive())["more"]
         await client.vanish()  # its close would wait behind what it has not read
-    assert "stream 'fatal' failed, incident" in errors(caplog)[0].getMessage()
+    assert "'fatal' failed, incident" in errors(caplog)[0].getMessage()
 
 
 def test_a_stream_may_end_the_program() -> None:

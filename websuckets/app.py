@@ -16,12 +16,15 @@ from dishka.provider import BaseProvider
 from websuckets.asgi import AsgiApplication
 from websuckets.commands import CommandGroup
 from websuckets.composition import Composition, groups_of_the_program
+from websuckets.entrance import Entrance
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import Kind
 from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits
+from websuckets.middleware import Middleware, checked
 from websuckets.program import console_logging, told_to_stop
 from websuckets.session import Session
+from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport
 
 __all__ = ["Server", "WebSuckets"]
@@ -37,18 +40,50 @@ class WebSuckets:
     It lives as long as the program and may run several times, one after the other. ``providers``
     are dishka's; later ones win over earlier ones and over the framework's own, so that a provider
     of `CurrentUser` replaces the security.
+
+    ``middleware`` runs around every command, the first outermost; see `Middleware`.
+
+    ``origins`` are the pages from which browsers may connect, compared as a whole
+    (``"https://example.org"``); ``None`` among them stands for clients that send no ``Origin``,
+    which browsers always do. Others get HTTP 403. Without it any page may connect.
+
+    ``trusted_proxies`` are addresses and networks of proxies whose ``X-Forwarded-For`` is believed,
+    and ``"unix"`` for those that come by a unix socket: then ``socket.remote_address`` is the
+    client's.
+
+    ``subprotocols`` are those that the app speaks: the first that a client offers is agreed on, and
+    none if it offers none of them.
+
+    ``path`` is where clients connect; elsewhere they get HTTP 404. Without it they may connect
+    anywhere. At ``health`` a GET request is answered with 200, and with 503 while the app stops;
+    ``None`` for no such answer. Where the app is mounted, both are within that.
+
+    Raises `ConfigurationError` for values that can mean nothing.
     """
 
-    def __init__(self, *, providers: Iterable[Provider] = (), limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        providers: Iterable[Provider] = (),
+        limits: Limits | None = None,
+        middleware: Iterable[Middleware] = (),
+        origins: Iterable[str | None] | None = None,
+        trusted_proxies: Iterable[str] = (),
+        subprotocols: Iterable[str] = (),
+        path: str | None = None,
+        health: str | None = "/health",
+    ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
         self._composition = Composition(providers)
         self._limits = limits or Limits()
+        self._middleware = checked(middleware)
+        self._entrance = Entrance.of(origins, trusted_proxies, subprotocols, path, health)
         self._session = Session()
         self._is_running = False
         self._running: Running | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
-        self._asgi = AsgiApplication(self.lifespan, self._entered)
+        self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
 
     def include_command_group(self, group: CommandGroup) -> None:
         """Serve the commands of a group.
@@ -234,11 +269,12 @@ class WebSuckets:
         limits = replace(self._limits, **given)
         async with self._started(limits, groups) as app:
             listener = running_transport().listen(
-                app.connections.accept,
+                app.connections,
                 partial(stop, app.connections, limits.drain_timeout),
                 host,
                 port,
                 limits,
+                app.clock,
                 options,
             )
             async with listener as listening:
@@ -266,9 +302,16 @@ class WebSuckets:
         self._is_running = True
         try:
             blueprint, container = self._composition.ready(self._values(limits), groups)
-            is_ours = self._composition.has_own_container
+            if self._entrance.origins is None and blueprint.verifies_at_handshake(container):
+                raise ConfigurationError(_NO_ORIGINS)
             async with started(
-                blueprint, container, self._session, limits, finalise=is_ours
+                blueprint,
+                container,
+                self._session,
+                limits,
+                self._entrance,
+                self._middleware,
+                finalise=self._composition.has_own_container,
             ) as self._running:
                 yield self._running
         finally:
@@ -287,6 +330,12 @@ class WebSuckets:
             await self._by_itself.start()
         assert self._running is not None
         return self._running
+
+    def _answer(self, path: str) -> HttpAnswer:
+        """To a request that is no opening handshake."""
+        if self._running is not None:
+            return self._running.connections.answer(path)
+        return self._entrance.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:
         """For `setup_dishka`."""
@@ -311,6 +360,11 @@ starts; let the host start it:
         async with app.lifespan():
             yield
 An ASGI server that runs app.asgi itself starts it, unless its lifespan is switched off."""
+
+
+_NO_ORIGINS = """clients are verified at their handshake, by what browsers send from any page that \
+connects: say which pages may, WebSuckets(origins=["https://example.org"]); None among them lets \
+clients in that are no browsers"""
 
 
 _SERVES_OTHERS = (

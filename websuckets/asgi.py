@@ -3,41 +3,49 @@
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Final
 
 from websuckets.exc import ConfigurationError
 from websuckets.lifecycle import Running
-from websuckets.transports.asgi import AsgiReceive, AsgiScope, AsgiSend, serve_asgi
+from websuckets.socket import HttpAnswer
+from websuckets.transports.asgi import (
+    AsgiReceive,
+    AsgiScope,
+    AsgiSend,
+    path_within,
+    serve_asgi,
+)
 
 __all__ = ["AsgiApplication"]
-
-UPGRADE_REQUIRED: Final = b"This address serves WebSocket; connect with a WebSocket client.\n"
 
 
 class AsgiApplication:
     """ASGI 3: ``lifespan`` starts and stops the app, ``websocket`` connects, ``http`` says how to.
 
     It lives as long as the app, and may be mounted in several places. ``entered`` gives what runs;
-    ``lifespan`` is the time in which it does.
+    ``lifespan`` is the time in which it does. ``answer`` is what a request gets that is no opening
+    handshake.
     """
 
     def __init__(
         self,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
         entered: Callable[[], Awaitable[Running]],
+        answer: Callable[[str], HttpAnswer],
     ) -> None:
         self._lifespan = lifespan
+        self._answer = answer
         self._entered = entered
 
     async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
         match scope["type"]:
             case "websocket":
                 app = await self._entered()
-                await serve_asgi(scope, receive, send, app.connections.accept, app.limits.max_size)
+                door, patience = app.connections, app.patience
+                await serve_asgi(scope, receive, send, door, app.limits, patience)
             case "lifespan":
                 await self._live(receive, send)
             case "http":
-                await _answer(scope, send)
+                await _answer_http(self._answer(path_within(scope)), scope, send)
             case other:
                 raise RuntimeError(f"websuckets serves WebSocket, and knows nothing of {other!r}")
 
@@ -67,13 +75,17 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-async def _answer(scope: AsgiScope, send: AsgiSend) -> None:
+async def _answer_http(answer: HttpAnswer, scope: AsgiScope, send: AsgiSend) -> None:
+    body = answer.text.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(UPGRADE_REQUIRED)).encode()),
+        (b"content-length", str(len(body)).encode()),
     ]
     if scope.get("http_version", "1.1").startswith("1"):  # later versions have no such header
-        headers.append((b"upgrade", b"websocket"))
-    await send({"type": "http.response.start", "status": 426, "headers": headers})
+        headers += [
+            (name.lower().encode(), value.encode()) for name, value in answer.headers.items()
+        ]
+    start = {"type": "http.response.start", "status": int(answer.status), "headers": headers}
+    await send(start)
     is_head = scope.get("method") == "HEAD"
-    await send({"type": "http.response.body", "body": b"" if is_head else UPGRADE_REQUIRED})
+    await send({"type": "http.response.body", "body": b"" if is_head else body})

@@ -1,17 +1,17 @@
 """An app read and ready: its commands and hooks, and what they need of a container."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dishka import AsyncContainer, Provider, Scope
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command, CommandGroup, command_table
-from websuckets.di.container import Override, build_container, check_container
+from websuckets.di.container import Override, build_container, check_container, scopes_of
 from websuckets.di.providers import Injection, WebSucketsProvider, values_provider
-from websuckets.hooks import HookDeclarations, Hooks
-from websuckets.security import SecurityProvider
+from websuckets.hooks import Hook, HookDeclarations, Hooks
+from websuckets.security import Identity, SecurityProvider, identify
 from websuckets.tasks import AppTasks, TaskSource
 
 __all__ = ["Blueprint", "read_blueprint"]
@@ -23,6 +23,8 @@ class Blueprint:
 
     commands: Mapping[str, Command]
     hooks: Hooks
+    identification: Hook
+    """Runs before the others where a handshake can verify its user."""
     injections: tuple[Injection, ...]
     """Those of all commands and hooks."""
     tasks: TaskSource
@@ -34,6 +36,15 @@ class Blueprint:
     def providers(self) -> tuple[BaseProvider, ...]:
         """What a container has to contain, so that the app can run with it."""
         return (*self._ours(), *(p for injection in self.injections for p in injection.providers))
+
+    def hooks_for(self, container: AsyncContainer) -> Hooks:
+        """All that run with this container."""
+        if not self.verifies_at_handshake(container):
+            return self.hooks
+        return replace(self.hooks, handshake=(self.identification, *self.hooks.handshake))
+
+    def verifies_at_handshake(self, container: AsyncContainer) -> bool:
+        return bool(scopes_of(container, Identity | None) or scopes_of(container, Identity))
 
     def build_container(
         self, providers: Iterable[BaseProvider], overrides: Iterable[Override]
@@ -60,10 +71,15 @@ def read_blueprint(
     commands = command_table(groups)
     context = WebSucketsProvider()
     ready = hooks.read(context)
+    identification = HookDeclarations()
+    identification.add("handshake", identify)
+    (first,) = identification.read(context).handshake
+    of_commands = (command.injection for command in commands.values())
     return Blueprint(
         commands,
         ready,
-        (*(command.injection for command in commands.values()), *ready.injections),
+        first,
+        (first.injection, *of_commands, *ready.injections),
         TaskSource("the app"),
         context,
         values,

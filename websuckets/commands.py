@@ -1,8 +1,9 @@
 """Commands: names, the handlers that answer to them, and the guards in front."""
 
+import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, Concatenate, Literal, NewType, TypeAlias, TypeVar, get_origin
+from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar, get_origin
 
 from typing_extensions import TypeForm
 
@@ -35,6 +36,9 @@ Handler = TypeVar(
 
 Protection: TypeAlias = bool | TypeForm[Any] | None
 
+UNSET: Final = math.inf
+"""Stands for a timeout that is not given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -44,6 +48,9 @@ class Command:
     plan: Plan
     injection: Injection
     call: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    timeout: float | None
+    """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
+    cancel_on_disconnect: bool
     is_stream: bool = False
 
 
@@ -63,7 +70,14 @@ class CommandGroup:
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
 
-    def command(self, name: str, protected: Protection = None) -> Callable[[Handler], Handler]:
+    def command(
+        self,
+        name: str,
+        protected: Protection = None,
+        *,
+        timeout: float | None = UNSET,
+        cancel_on_disconnect: bool = False,
+    ) -> Callable[[Handler], Handler]:
         """Register the decorated ``async def`` as the handler of ``name``.
 
         One that yields, an async generator, is a stream: each value is sent as it comes, beside
@@ -73,12 +87,20 @@ class CommandGroup:
         dependency (REQUEST scope) can be built; both add to what the group asks for. Only ``False``
         opens a command of a protected group. A handler that asks for `CurrentUser` is protected.
 
+        ``timeout`` takes the place of `Limits.handler_timeout`; ``None`` lets it take any time.
+        ``cancel_on_disconnect`` cancels it, and rolls back, when its client is gone; otherwise it
+        is finished. A stream always ends with its client.
+
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
         a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(
                 'a command needs a name: write `@group.command("name")`, not `@group.command`'
+            )
+        if timeout is not None and not timeout > 0:
+            raise ConfigurationError(
+                f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
             )
 
         def register(handler: Handler) -> Handler:
@@ -87,6 +109,8 @@ class CommandGroup:
                 name=f"{self.prefix} {name}" if self.prefix else name,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
+                timeout=timeout,
+                cancel_on_disconnect=cancel_on_disconnect,
             )
             try:
                 declaration.read()
@@ -108,6 +132,8 @@ class _Declaration(Declaration):
     name: str
     opened: bool
     guards: tuple[Any, ...]
+    timeout: float | None
+    cancel_on_disconnect: bool
     command: Command | None = None
 
     def read(self) -> Command:
@@ -116,7 +142,13 @@ class _Declaration(Declaration):
             plan = read_plan(self.function, self.names)
             injection = injection_of(plan, self._guards_of(plan))
             self.command = Command(
-                self.name, plan, injection, caller(plan), is_stream=plan.is_stream
+                self.name,
+                plan,
+                injection,
+                caller(plan),
+                self.timeout,
+                self.cancel_on_disconnect,
+                is_stream=plan.is_stream,
             )
             self.frame = None
         return self.command

@@ -1,10 +1,11 @@
 """One peer: its handshake, its scope, its record, and its messages in order."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
 import anyio
 from dishka import AsyncContainer, Scope
@@ -12,24 +13,27 @@ from dishka.exceptions import ExitError
 from websockets import CloseCode
 from websockets.http11 import Request
 
+from websuckets.calls import RunningCalls
+from websuckets.clock import Clock
+from websuckets.closing import EXPIRED, NOT_VERIFIED, RESTART, Farewell
+from websuckets.conduct import Conduct
 from websuckets.di.lock import lock_factory
 from websuckets.di.work import Work, Works
-from websuckets.dispatcher import Dispatcher, Peer
-from websuckets.exc import ClientError, HandshakeRefused, alone
+from websuckets.dispatcher import NO_COMMAND, Call, Dispatcher, Peer
+from websuckets.entrance import Entrance
+from websuckets.envelope import Cancel
+from websuckets.exc import ClientError, Expired, HandshakeRefused, NotAuthorized, alone
 from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
+from websuckets.middleware import Outcome
 from websuckets.session import Session, User, as_current, connected, connecting, not_connecting
 from websuckets.socket import MAX_REASON, Socket, Wire
-from websuckets.streams import RunningStreams
 from websuckets.tasks import Background, TaskSource
 
 __all__ = ["Connection", "Setup"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
-
-RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
-"""How a stopping server closes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +46,43 @@ class Setup:
     dispatcher: Dispatcher
     has_streams: bool
     hooks: Hooks
+    entrance: Entrance
     session: Session
     limits: Limits
+    clock: Clock
+    time_to_verify: float
+    """On the clock."""
     works: Works
     background: Background
 
 
 class Connection:
-    """One client from its handshake until it is gone; serves its messages one after the other.
+    """One client from its handshake until it is gone; answers its messages.
 
-    ``gone`` is told when it is.
+    One after the other, if `Limits.concurrency` says so. ``refused`` is how to answer its
+    handshake in any case; ``gone`` is told when it is.
     """
 
-    def __init__(self, wire: Wire, setup: Setup, gone: Callable[["Connection"], None]) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        setup: Setup,
+        refused: HandshakeRefused | None,
+        gone: Callable[["Connection"], None],
+    ) -> None:
         self._setup = setup
+        self._refused = refused
         self._gone = gone
+        self.address: Any = wire.socket.remote_address
+        """The client's."""
         self._user = User(wire.socket)
         self._tasks = TaskSource(
             f"connection {wire.socket.id}", self._means_that_it_is_closed, setup.background
         )
-        self._streams = RunningStreams(
-            setup.dispatcher, setup.background, setup.works, setup.limits.streams
+        self._calls = RunningCalls(
+            setup.dispatcher, setup.background, setup.works, setup.limits, self._answered
         )
+        self._conduct = Conduct(setup.limits)
         context = {
             Socket: wire.socket,
             **dict.fromkeys(setup.connection_types, wire.socket),
@@ -71,32 +90,37 @@ class Connection:
             User: self._user,
             TaskSource: self._tasks,
         }
-        # Messages that come one after the other do without a lock; streams run beside them.
-        lock = lock_factory if setup.has_streams else None
+        self._is_concurrent = setup.limits.concurrency != 1
+        # Messages that come one after the other do without a lock; others run beside them.
+        lock = lock_factory if setup.has_streams or self._is_concurrent else None
         container = setup.container(context, lock, Scope.SESSION)
         self._life = anyio.CancelScope()
-        self._peer = Peer(wire, container, self._streams, setup.works.begin(self._life))
-        self._streams.peer = self._peer
+        self._peer = Peer(wire, container, self._calls, setup.works.begin(self._life))
+        self._calls.peer = self._peer
         self._is_connected = False
         self._idle = False
-        self._draining = False
         self._is_over = False
-        self._farewell: tuple[int, str] | None = None  # that has still to be said
+        self._is_cancelled = False
+        self._farewell: Farewell | None = None
+        """How it has to end, as soon as no command runs."""
         self._reply: str | None = None  # that has still to be sent
+        self._verify_by = math.inf
 
     async def opening(self) -> HandshakeRefused | None:
         """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
+        if self._refused is not None:
+            return self._refused
         connecting(self._user, self._setup.session)
         with as_current(self._setup.session):
             for hook in self._setup.hooks.handshake:
-                if self._draining:
+                if self._farewell is not None:
                     break
                 with self._apart() as work:
                     try:
                         await hook.run(self._peer.container, work)
                     except BaseException as error:
                         return self._refusal(hook, error)
-        return HandshakeRefused(503) if self._draining else None
+        return None if self._farewell is None else HandshakeRefused(503)
 
     async def discard(self) -> None:
         """Give up a connection that was not opened; its scope is finalised."""
@@ -112,43 +136,71 @@ class Connection:
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
-        peer, setup = self._peer, self._setup
-        self._life = anyio.CancelScope(shield=True)
         try:
-            with as_current(setup.session), ExitStack() as record, self._life:
-                record.enter_context(connected(self._user, setup.session))
+            with as_current(self._setup.session), ExitStack() as record:
+                record.enter_context(connected(self._user, self._setup.session))
                 while not self._is_over:
-                    with setup.works.begin(self._life) as peer.work:
-                        await self._live(record)
+                    await self._live(record)
         finally:
             self._gone(self)
 
-    def leave(self) -> None:
-        """Close with 1012 as soon as no command runs."""
-        self._draining = True
+    def disconnected(self) -> None:
+        """The connection is closed: end what is for this client alone."""
+        if self._peer.work.ends_on_disconnect:
+            self._life.cancel()
+        self._calls.disconnected()
 
     async def drain(self) -> None:
-        """Let the running command finish and its reply go out, then close with 1012."""
-        self._draining = True
-        if self._idle:
-            await self._close(*RESTART)
+        """Let running commands finish and their replies go out, then close with 1012."""
+        await self._part(RESTART)
 
     def cancel(self) -> None:
-        """Cancel the running command; its scope is finalised, then the connection aborted."""
+        """Cancel running commands; their scopes are finalised, then the connection aborted."""
+        self._is_cancelled = True
         self._life.cancel()
+        self._calls.cancel_all()
+
+    def look(self) -> None:
+        """With every step of the app's clock: whether the client may stay."""
+        self._peer.wire.look()
+        if self._farewell is None:
+            farewell = self._time_is_over()
+            if farewell is not None:
+                self._setup.background.start_soon(self._part, farewell)
+
+    def _time_is_over(self) -> Farewell | None:
+        if self._user.has_expired:
+            self._user.id = None
+            return EXPIRED
+        if self._user.id is not None:
+            self._verify_by = math.inf
+        elif self._verify_by == math.inf:
+            self._verify_by = self._setup.clock.now + self._setup.time_to_verify
+        elif self._verify_by <= self._setup.clock.now and self._idle:
+            return NOT_VERIFIED
+        return None
+
+    async def _part(self, farewell: Farewell) -> None:
+        """Close as soon as no command runs."""
+        self._farewell = self._farewell or farewell
+        if self._idle:
+            await self._close(*self._farewell)
 
     async def _live(self, record: ExitStack) -> None:
-        """Until the connection is over, or until a scope was not closed in time."""
+        """Until the connection is over, or until something has taken too long."""
         ended_by: BaseException | None = None
-        try:
-            await self._answer_messages()
-        except BaseException as error:
-            ended_by = error
-        if ended_by is not None or not self._peer.work.is_late:
-            await self._end(record, ended_by)
+        with anyio.CancelScope(shield=True) as self._life:
+            with self._setup.works.begin(self._life) as self._peer.work:
+                try:
+                    if not self._is_cancelled:
+                        await self._answer_messages()
+                except BaseException as error:
+                    ended_by = error
+                if ended_by is not None or self._is_cancelled or not self._peer.work.is_spent:
+                    await self._end(record, ended_by)
 
     async def _answer_messages(self) -> None:
-        peer, wire = self._peer, self._peer.wire
+        wire = self._peer.wire
         try:
             await self._connect()
             await self._send_reply()
@@ -156,10 +208,9 @@ class Connection:
                 self._idle = True
                 frame = await wire.receive()
                 self._idle = False
-                if self._draining:  # since we began to wait
+                if self._farewell is not None:  # since we began to wait
                     break
-                self._reply = await self._setup.dispatcher.answer(frame, peer)
-                await self._send_reply()
+                await self._answer(frame)
             await self._say_goodbye()
         except wire.closed_errors:
             logger.debug("%s is gone", wire.socket.id)
@@ -167,6 +218,63 @@ class Connection:
             log_incident(f"connection {wire.socket.id}", error)
             wire.failed(error)
             await wire.socket.close(CloseCode.INTERNAL_ERROR)
+        finally:
+            self._idle = False
+
+    async def _answer(self, frame: str | bytes) -> None:
+        """Answer one message, or start what does."""
+        dispatcher, peer = self._setup.dispatcher, self._peer
+        call = dispatcher.read(frame)
+        retry_after = self._conduct.retry_after()
+        outcome: Outcome | None
+        if retry_after > 0:
+            outcome = await self._refuse_for_now(call, retry_after)
+        elif isinstance(call, Cancel):
+            self._calls.cancel(call.id)
+            return
+        elif call.is_stream or (self._is_concurrent and call.route is not None):
+            outcome = await self._calls.start(call)
+        else:
+            outcome = await dispatcher.answer(call, peer, peer.work)
+            self._farewell = self._farewell or self._judged(call, outcome)
+        if outcome is not None:
+            self._reply = outcome.frame
+            await self._send_reply()
+
+    async def _refuse_for_now(self, call: Call | Cancel, retry_after: float) -> Outcome:
+        if not self._conduct.was_over_rate:
+            limits = self._setup.limits
+            logger.warning(
+                "%s sends more than Limits(rate=%s, burst=%s) allows",
+                self._peer.wire.socket.id,
+                limits.rate,
+                limits.burst,
+            )
+        self._farewell = self._farewell or self._conduct.over_rate()
+        message = NO_COMMAND if isinstance(call, Cancel) else call.message
+        details = {"retry_after": round(retry_after, 3)}
+        refused = Call(message, error="rate limited", details=details)
+        return await self._setup.dispatcher.answer(refused, self._peer, self._peer.work)
+
+    async def _answered(self, call: Call, outcome: Outcome) -> None:
+        """For what runs beside the reading of messages."""
+        farewell = self._judged(call, outcome)
+        if outcome.frame is not None:
+            await self._peer.wire.socket.send(outcome.frame)
+        if farewell is not None:
+            self._setup.background.start_soon(self._part, farewell)
+
+    def _judged(self, call: Call, outcome: Outcome) -> Farewell | None:
+        """How the client has to leave because of what it sent, if so."""
+        if call.route is None:
+            return self._conduct.unknown()
+        self._conduct.known()
+        if call.route.command.injection.guards:
+            if not isinstance(outcome.exception, NotAuthorized):
+                self._conduct.authorized()
+            elif not isinstance(outcome.exception, Expired):
+                return self._conduct.refused()
+        return None
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
@@ -205,21 +313,20 @@ class Connection:
         return refusal
 
     def _has_to_leave(self) -> bool:
-        return self._draining or self._farewell is not None or self._peer.work.is_late
+        return self._farewell is not None or self._peer.work.is_spent
 
     async def _send_reply(self) -> None:
-        """Not in a work that is late: the next one does it."""
-        if self._reply is not None and not self._peer.work.is_late:
+        """Not in a work that is spent: the next one does it."""
+        if self._reply is not None and not self._peer.work.is_spent:
             reply, self._reply = self._reply, None
             await self._peer.wire.socket.send(reply)
 
     async def _say_goodbye(self) -> None:
-        if not self._peer.work.is_late:
-            await self._close(*(self._farewell or RESTART))
+        if self._farewell is not None and not self._peer.work.is_spent:
+            await self._close(*self._farewell)
 
     async def _close(self, code: int, reason: str) -> None:
-        self._streams.cancel_all()
-        await self._streams.wait()
+        await self._calls.finish()
         # The client's answer to the close stands behind the commands that it has sent.
         self._setup.background.start_soon(self._peer.wire.discard)
         await self._peer.wire.socket.close(code, reason)
@@ -241,7 +348,8 @@ class Connection:
             if self._is_connected:
                 for hook in reversed(self._setup.hooks.disconnect):
                     steps.push_async_callback(self._disconnect, hook)
-            steps.push_async_callback(self._streams.end)
+            at_once = ended_by is not None or self._is_cancelled
+            steps.push_async_callback(self._calls.end, at_once=at_once)
             if not self._is_closed:
                 with anyio.CancelScope(shield=True):
                     await self._peer.wire.abort()
@@ -271,7 +379,7 @@ class Connection:
         """In the current work, because objects of the scope may have entered scopes in it."""
         peer = self._peer
         with ExitStack() as stack:
-            if peer.work.is_late:
+            if peer.work.is_spent:
                 peer.work = stack.enter_context(self._setup.works.begin(self._life))
             try:
                 await peer.work.close(peer.container, ended_by)

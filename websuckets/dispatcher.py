@@ -1,16 +1,19 @@
 """One message: from the frame that came to the frame that answers it."""
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.lowlevel
 from dishka import AsyncContainer
 
-from websuckets.commands import Command
+from websuckets.clock import Clock
+from websuckets.commands import UNSET, Command
 from websuckets.di.plan import REQUIRED
 from websuckets.di.work import Work
 from websuckets.envelope import (
@@ -21,32 +24,53 @@ from websuckets.envelope import (
     encode_event,
     encode_result,
 )
-from websuckets.exc import ClientError, InvalidMessage, NotAuthorized, alone
+from websuckets.exc import ClientError, CommandTimeout, InvalidMessage, NotAuthorized, alone
 from websuckets.incidents import log_incident
-from websuckets.socket import Wire
+from websuckets.middleware import Middleware, Outcome, composed
+from websuckets.socket import Socket, Wire
 
-__all__ = ["Call", "Dispatcher", "Peer"]
+__all__ = ["Call", "Calls", "Dispatcher", "Peer", "Route", "failed"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+access: logging.Logger = logging.getLogger("websuckets.access")
+
+
+NO_COMMAND: Final = Message("")
+"""Stands for a frame that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A command, and the time that it has."""
+
+    command: Command
+    allowance: float
 
 
 @dataclass(slots=True)
 class Call:
-    """A command that a client called."""
+    """What a client sent: a command, or what is answered with an error without running any."""
 
-    command: Command
     message: Message
-    has_payload: bool
-    frame: str | bytes
+    route: Route | None = None
+    has_payload: bool = False
+    frame: str | bytes = b""
+    error: str | None = None
+    details: Any = None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.route is not None and self.route.command.is_stream
 
 
-class Streams(Protocol):
-    """The streams of a connection."""
+class Calls(Protocol):
+    """The commands of a connection that run beside the reading of its messages."""
 
-    async def start(self, call: Call) -> str | None:
-        """Answer it beside the messages that follow; if that cannot be, the error to reply.
+    async def start(self, call: Call) -> Outcome | None:
+        """Answer it there; if that cannot be, the outcome.
 
-        Returns when the handler has begun, so that what it does first comes before them.
+        Of a stream, it returns when the handler has begun, so that what it does first comes before
+        the messages that follow.
         """
         ...
 
@@ -62,7 +86,7 @@ class Peer:
     wire: Wire
     container: AsyncContainer
     """The SESSION scope of the connection."""
-    streams: Streams
+    calls: Calls
     work: Work
     """What messages are handled in. It is open before one comes, so that none pays for a cancel
     scope; after one that was not finalised in time another takes its place."""
@@ -71,97 +95,194 @@ class Peer:
 class Dispatcher:
     """Answers the messages of one running app."""
 
-    def __init__(self, commands: Mapping[str, Command]) -> None:
-        self._commands = commands
+    def __init__(
+        self,
+        commands: Mapping[str, Command],
+        clock: Clock,
+        handler_timeout: float | None,
+        middleware: Iterable[Middleware] = (),
+    ) -> None:
+        def route(command: Command) -> Route:
+            timeout = handler_timeout if command.timeout is UNSET else command.timeout
+            return Route(command, clock.allow(timeout))
 
-    async def answer(self, frame: str | bytes, peer: Peer) -> str | None:
-        """What to send back, if anything. Whatever goes wrong is answered, and logged if need be.
+        self._routes = {name: route(command) for name, command in commands.items()}
+        self._clock = clock
+        self._around = composed(middleware)
 
-        Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
-        """
+    def read(self, frame: str | bytes) -> Call | Cancel:
+        """What the frame asks for."""
         try:
             message, has_payload = decode(frame)
         except InvalidMessage as error:
-            logger.debug("invalid message from %s", peer.wire.socket.id)
-            return encode_error("invalid message", error.problems, error.id)
+            message = NO_COMMAND if error.id is None else Message("", id=error.id)
+            return Call(message, error="invalid message", details=error.problems)
         if isinstance(message, Cancel):
-            peer.streams.cancel(message.id)
-            return None
-        command = self._commands.get(message.event)
-        if command is None:
-            logger.debug("unknown command %.80r from %s", message.event, peer.wire.socket.id)
-            return encode_error("unknown command", None, message.id)
-        call = Call(command, message, has_payload, frame)
-        if command.is_stream:
-            return await peer.streams.start(call)
-        return await _handle(call, peer, peer.work, partial(_run, call, peer.wire))
+            return message
+        route = self._routes.get(message.event)
+        if route is None:
+            return Call(message, error="unknown command")
+        return Call(message, route, has_payload, frame)
 
-    async def answer_stream(
-        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None]
-    ) -> str | None:
-        """Send what a stream yields until it ends; then the same as `answer`.
+    async def answer(
+        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
+    ) -> Outcome:
+        """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
 
-        ``begun`` is called right before the handler is.
+        What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
+        Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         """
-        return await _handle(call, peer, work, partial(_run_stream, call, peer.wire, work, begun))
+        work.doing = call.message.event
+        try:
+            if self._around is None and not access.isEnabledFor(logging.DEBUG):
+                return await self._run(call, peer, work, begun)
+            started = perf_counter()
+            attempt = _Attempt(self, call, peer, work, begun)
+            outcome = await (self._around or _Attempt.answer)(attempt)
+            _log_access(call, peer, outcome, perf_counter() - started)
+            return outcome
+        finally:
+            work.doing = None
+            work.due = math.inf
+            work.ends_on_disconnect = False
+
+    async def _run(
+        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
+    ) -> Outcome:
+        if call.route is None:
+            assert call.error is not None
+            return failed(call.error, call.details, call.message.id)
+        command, message = call.route.command, call.message
+        work.due = self._clock.now + call.route.allowance
+        work.ends_on_disconnect = command.cancel_on_disconnect
+        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
+        if command.is_stream:
+            assert begun is not None
+            use = _Stream(call, command, peer.wire, work, self._clock, begun).send_items
+        else:
+            use = partial(_run, call, command, peer.wire)
+        if command.injection.needs_scope:
+            reply, failure, incident = await work.in_scope(
+                peer.container, {Message: message}, command.injection.key, use, message.event
+            )
+            if failure is None:
+                return Outcome(reply)
+            return _explain(failure, message, peer.wire, incident)
+        try:
+            return Outcome(await use(()))
+        except BaseException as error:
+            if work.ends_with(error):
+                raise
+            return _explain(work.told(error), message, peer.wire)
 
 
-async def _handle(
-    call: Call,
-    peer: Peer,
-    work: Work,
-    use: Callable[[tuple[Any, ...]], Awaitable[str | None]],
+@dataclass(slots=True)
+class _Attempt:
+    """One message, on its way through the middleware."""
+
+    dispatcher: Dispatcher
+    call: Call
+    peer: Peer
+    work: Work
+    begun: Callable[[], None] | None
+
+    @property
+    def socket(self) -> Socket:
+        return self.peer.wire.socket
+
+    @property
+    def message(self) -> Message:
+        return self.call.message
+
+    async def answer(self) -> Outcome:
+        return await self.dispatcher._run(self.call, self.peer, self.work, self.begun)
+
+    def told(self, result: Any) -> Outcome:
+        return Outcome(_reply(result, self.message))
+
+    def explain(self, error: BaseException) -> Outcome:
+        if self.work.ends_with(error):
+            raise error
+        return _explain(self.work.told(error), self.message, self.peer.wire)
+
+
+def _log_access(call: Call, peer: Peer, outcome: Outcome, seconds: float) -> None:
+    access.debug(
+        "%.80r %s %.1f ms %s",
+        call.message.event,
+        outcome.error or "ok",
+        seconds * 1000,
+        peer.wire.socket.id,
+    )
+
+
+def failed(
+    error: str, details: Any, id: str | int | None, exception: BaseException | None = None
+) -> Outcome:
+    """A message that is answered with an error."""
+    return Outcome(encode_error(error, details, id), error, exception)
+
+
+async def _run(
+    call: Call, command: Command, wire: Wire, dependencies: tuple[Any, ...]
 ) -> str | None:
-    """Give ``use`` its dependencies; the reply is only given back once they are closed."""
-    command, message = call.command, call.message
-    if command.injection.needs_scope:
-        context = {Message: message}
-        reply, failure, incident = await work.in_scope(
-            peer.container, context, command.injection.key, use, message.event
-        )
-        return reply if failure is None else _explain(failure, message, peer.wire, incident)
-    try:
-        return await use(())
-    except BaseException as error:
-        if work.ends_with(error):
-            raise
-        return _explain(error, message, peer.wire)
-
-
-async def _run(call: Call, wire: Wire, dependencies: tuple[Any, ...]) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
-    result = await call.command.call(_leading(call, wire), dependencies)
-    if result is None and call.message.id is None:
-        return None
-    return _encode(result, call, more=False)
-
-
-async def _run_stream(
-    call: Call,
-    wire: Wire,
-    work: Work,
-    begun: Callable[[], None],
-    dependencies: tuple[Any, ...],
-) -> str | None:
-    """Validate the payload, call the handler, send each item that it yields."""
-    message = call.message
-    items = call.command.call(_leading(call, wire), dependencies)
-    begun()
+    result = await command.call(_leading(call, command, wire), dependencies)
     try:
-        async for item in items:
-            frame = _encode(item, call, more=True)
-            # A frame goes out whole, or not at all. And a timeout that the handler holds around
-            # its `yield` is not to hit us: it takes effect inside of the handler.
-            with anyio.CancelScope(shield=True):
-                await wire.socket.send(frame)
-                # The others' turn, even if neither the handler nor the connection ever waits.
-                await anyio.lowlevel.checkpoint()
-            if work.is_cancelled:
-                await anyio.lowlevel.checkpoint()
-    except BaseException:
-        await _close(items)
+        return _reply(result, call.message)
+    except Exception as error:
+        error.add_note(f"while encoding what {command.plan.where} returned")
         raise
-    return None if message.id is None else encode_event(message.event, None, message.id)
+
+
+def _reply(result: Any, message: Message) -> str | None:
+    """The last answer to a command: what its handler returned, or that it is done."""
+    if result is None and message.id is None:
+        return None
+    return encode_result(message.event, result, message.id)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A command whose handler yields, while it runs."""
+
+    call: Call
+    command: Command
+    wire: Wire
+    work: Work
+    clock: Clock
+    begun: Callable[[], None]
+
+    async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
+        """Validate the payload, call the handler, send each item that it yields."""
+        message, allowance = self.call.message, self.call.route.allowance  # type: ignore[union-attr]
+        items = self.command.call(_leading(self.call, self.command, self.wire), dependencies)
+        self.begun()
+        try:
+            async for item in items:
+                self.work.due = math.inf
+                await self._send(item)
+                self.work.due = self.clock.now + allowance
+        except BaseException:
+            await _close(items)
+            raise
+        return None if message.id is None else encode_event(message.event, None, message.id)
+
+    async def _send(self, item: Any) -> None:
+        message = self.call.message
+        try:
+            frame = encode_result(message.event, item, message.id, more=True)
+        except Exception as error:
+            error.add_note(f"while encoding what {self.command.plan.where} yielded")
+            raise
+        # A frame goes out whole, or not at all. And a timeout that the handler holds around
+        # its `yield` is not to hit us: it takes effect inside of the handler.
+        with anyio.CancelScope(shield=True):
+            await self.wire.socket.send(frame)
+            # The others' turn, even if neither the handler nor the connection ever waits.
+            await anyio.lowlevel.checkpoint()
+        if self.work.is_cancelled:
+            await anyio.lowlevel.checkpoint()
 
 
 async def _close(items: AsyncGenerator[Any, None]) -> None:
@@ -174,9 +295,9 @@ async def _close(items: AsyncGenerator[Any, None]) -> None:
             raise failures from None
 
 
-def _leading(call: Call, wire: Wire) -> tuple[Any, ...]:
+def _leading(call: Call, command: Command, wire: Wire) -> tuple[Any, ...]:
     """The arguments in front: the socket and, where it is asked for, the payload."""
-    payload = call.command.plan.payload
+    payload = command.plan.payload
     if payload is None:
         return (wire.socket,)
     if call.has_payload:
@@ -186,29 +307,22 @@ def _leading(call: Call, wire: Wire) -> tuple[Any, ...]:
     return (wire.socket, payload.default)
 
 
-def _encode(result: Any, call: Call, *, more: bool) -> str:
-    try:
-        return encode_result(call.message.event, result, call.message.id, more=more)
-    except Exception as error:
-        gave = "yielded" if more else "returned"
-        error.add_note(f"while encoding what {call.command.plan.where} {gave}")
-        raise
-
-
 def _explain(
     error: BaseException, message: Message, wire: Wire, incident: str | None = None
-) -> str | None:
+) -> Outcome:
     """What to tell the client of an error, and the log."""
     cause = alone(error)
     if isinstance(cause, wire.closed_errors) and wire.socket.close_code is not None:
-        logger.debug("%s left while %r ran", wire.socket.id, message.event)
-        return None
+        logger.debug("%s left while %.80r ran", wire.socket.id, message.event)
+        return Outcome(None, "connection closed", cause)
     if isinstance(cause, ClientError):
         if isinstance(cause, NotAuthorized):
-            logger.info("not authorized: %r from %s", message.event, wire.socket.id)
+            logger.info("not authorized: %.80r from %s", message.event, wire.socket.id)
+        elif isinstance(cause, CommandTimeout):
+            logger.warning("%.80r from %s took too long", message.event, wire.socket.id)
         try:
-            return encode_error(cause.error, cause.details, message.id)
+            return failed(cause.error, cause.details, message.id, cause)
         except Exception as encoding_error:  # of the details
             error = encoding_error
-    incident = log_incident(repr(message.event), error, incident)
-    return encode_error("internal error", {"incident": incident}, message.id)
+    incident = log_incident(f"{message.event!r:.80}", error, incident)
+    return failed("internal error", {"incident": incident}, message.id, error)

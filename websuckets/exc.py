@@ -4,7 +4,9 @@
 
     WebSucketsError
     ├── ClientError (InternalError)      sent to the client exactly as it says
-    │   └── NotAuthorized
+    │   ├── NotAuthorized
+    │   │   └── Expired                  the user was verified for a time that is over
+    │   └── CommandTimeout               what a command that takes too long is cancelled for
     ├── HandshakeRefused                 answers an opening handshake, by an HTTP status
     ├── ConfigurationError               a mistake in the program, found before the port opens
     │   ├── InvalidHandlerSignature
@@ -22,8 +24,10 @@ from typing import Any, Final
 
 __all__ = [
     "ClientError",
+    "CommandTimeout",
     "ConfigurationError",
     "DuplicateCommand",
+    "Expired",
     "HandshakeRefused",
     "InternalError",
     "InvalidGuard",
@@ -68,6 +72,17 @@ class NotAuthorized(ClientError):
 
     def __init__(self, error: str = "not authorized", details: Any = None) -> None:
         super().__init__(error, details)
+
+
+class Expired(NotAuthorized):
+    """The caller was verified, but for a time that is over; to the client it is the same."""
+
+
+class CommandTimeout(ClientError):
+    """A command took too long and was cancelled. Only middleware sees it."""
+
+    def __init__(self) -> None:
+        super().__init__("timeout")
 
 
 class HandshakeRefused(WebSucketsError):

@@ -1,7 +1,7 @@
 """From the start of an app to its stop, whatever transport serves its connections."""
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,14 +10,18 @@ from dishka import AsyncContainer
 
 from websuckets.backend import spawn
 from websuckets.blueprint import Blueprint
+from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
 from websuckets.di.container import tell_defaults
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
+from websuckets.entrance import Entrance
 from websuckets.limits import Limits
+from websuckets.middleware import Middleware
 from websuckets.session import Session, as_current, running
 from websuckets.tasks import Background
+from websuckets.transports.guard import Patience
 
 __all__ = ["Running", "UntilTheLoopEnds", "started", "stop"]
 
@@ -32,12 +36,16 @@ class Running:
     container: AsyncContainer
     connections: Connections
     limits: Limits
+    clock: Clock
+    patience: Patience
+    """With clients that the app does not serve by ``websockets``."""
 
     def log(self, how: str, *arguments: object) -> None:
         """Say that it runs, and which parameters of its functions are never filled."""
         logger.info(f"{how}, %d commands", *arguments, len(self.blueprint.commands))
         for injection in self.blueprint.injections:
-            tell_defaults(injection, self.container)
+            if injection is not self.blueprint.identification.injection:
+                tell_defaults(injection, self.container)
 
 
 @asynccontextmanager
@@ -46,6 +54,8 @@ async def started(
     container: AsyncContainer,
     session: Session,
     limits: Limits,
+    entrance: Entrance,
+    middleware: Iterable[Middleware] = (),
     *,
     finalise: bool,
 ) -> AsyncIterator[Running]:
@@ -54,29 +64,34 @@ async def started(
     ``finalise`` says that the container is the app's own: its objects are finalised at the end.
     Raises what an ``on_startup`` hook raises.
     """
-    works = Works(limits.finalize_timeout)
+    clock = Clock()
+    works = Works(clock, limits.finalize_timeout)
     background = Background(patience=limits.finalize_timeout)
     setup = Setup(
         container,
         connection_types=blueprint.context.connection_types,
-        dispatcher=Dispatcher(blueprint.commands),
+        dispatcher=Dispatcher(blueprint.commands, clock, limits.handler_timeout, middleware),
         has_streams=any(command.is_stream for command in blueprint.commands.values()),
-        hooks=blueprint.hooks,
+        hooks=blueprint.hooks_for(container),
+        entrance=entrance,
         session=session,
         limits=limits,
+        clock=clock,
+        time_to_verify=clock.allow(limits.auth_timeout),
         works=works,
         background=background,
     )
+    patience = Patience.of(clock, limits, {})
     with running(session):
         async with background, AsyncExitStack() as steps:
-            background.start_soon(works.keep_time)
+            background.start_soon(clock.run)
             if finalise:
                 steps.push_async_callback(_close, container, works, session)
             await blueprint.tasks.begin(background)
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
                 await _run_startup_hooks(setup)
-            yield Running(blueprint, container, Connections(setup), limits)
+            yield Running(blueprint, container, Connections(setup), limits, clock, patience)
 
 
 async def _run_startup_hooks(setup: Setup) -> None:
@@ -104,18 +119,18 @@ def _log_if_late(work: Work) -> None:
 async def stop(
     connections: Connections,
     timeout: float | None,
-    wait_closed: Callable[[], Awaitable[None]] | None = None,
+    close: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Wait for running commands and closing handshakes, then cancel what is left.
 
-    ``wait_closed`` is what the transport waits for besides.
+    ``close`` is what the transport does last: until then its port says that the app stops.
     """
     with anyio.CancelScope(shield=True):
         try:
             with anyio.move_on_after(timeout):
                 await connections.drain()
-                if wait_closed is not None:
-                    await wait_closed()
+                if close is not None:
+                    await close()
         finally:
             await connections.abort()
 

@@ -1,34 +1,82 @@
 """How much of the server one peer, one message or one shutdown may take."""
 
+import math
 from dataclasses import dataclass
+from typing import Any, Final
 
-__all__ = ["Limits"]
+__all__ = ["Limits", "seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds that an app enforces for as long as it runs; ``None`` turns one off.
 
-    They are given to `WebSuckets` and can be injected (APP scope) to be read.
+    They are given to `WebSuckets` and can be injected (APP scope) to be read. Times are in seconds;
+    all but ``rate`` are measured coarsely: one may take up to a quarter longer. Close codes are
+    those of RFC 6455, section 7.4, and from 4000 on this framework's.
 
-    Raises `ValueError` for a negative number, and for a ``finalize_timeout`` under a millisecond.
+    Raises `ValueError` for what is no limit, and for times under a millisecond.
     """
 
     max_size: int | None = 64 * 1024
     """Bytes of one incoming message; past it the connection is closed with 1009."""
 
+    concurrency: int | None = 1
+    """Commands that one connection may have running; what comes meanwhile waits. With one they are
+    answered in their order, with more in the order in which they are done."""
+
     streams: int | None = 8
     """Streams that one connection may have running; past it one more is an error, ``too many
     streams``."""
 
+    rate: float | None = 200
+    """Messages per second of one connection, on average; past it each is an error, ``rate
+    limited``, whose details say when to go on (``retry_after``, seconds). Who goes on regardless,
+    with 100 refused messages in ten seconds, is closed with 4429."""
+
+    burst: int | None = 400
+    """Messages that may come at once, before ``rate`` bounds them; without it, nothing does."""
+
+    handler_timeout: float | None = 30
+    """How long a command may take, from its guards to its result, and a stream for each next item;
+    past it, it is cancelled, and the client gets an error, ``timeout``. A command may have its own:
+    ``@group.command("report", timeout=300)``."""
+
     finalize_timeout: float | None = 5
-    """Seconds that the finalisers of one scope may take, and each ``on_disconnect`` hook; past it
+    """How long the finalisers of one scope may take, and each ``on_disconnect`` hook; past it
     they are cancelled, in the order in which they would have run, and an error is logged. Tasks of
     `AppTasks` and `ConnectionTasks` that ignore their cancellation are left behind after it."""
 
+    send_timeout: float | None = 10
+    """How long a peer may leave what is sent to it unread, and whoever sends to it waits; past it
+    the connection is aborted."""
+
+    outbox: tuple[int, int] | None = (256, 1024 * 1024)
+    """Frames, and bytes, that may wait for a peer while nobody waits for them to be sent, as with
+    ``websockets.broadcast``; past either the connection is aborted."""
+
+    auth_timeout: float | None = None
+    """How long a client may be connected without being verified; past it the connection is closed
+    with 4408."""
+
+    auth_failures: int | None = 10
+    """Protected commands of one connection that may be refused in a row; then it is closed with
+    4401. Refusals of a user whose time has expired do not count."""
+
+    unknown_streak: int | None = 100
+    """Messages of one connection in a row that may be invalid or name an unknown command; then it
+    is closed with 1008."""
+
+    max_connections: int | None = None
+    """Connections at once; past it the opening handshake is answered with HTTP 503."""
+
+    max_connections_per_ip: int | None = None
+    """Connections at once of one IPv4 address, or of one /64 network of IPv6; past it the opening
+    handshake is answered with HTTP 429."""
+
     drain_timeout: float | None = 30
-    """Seconds that a stopping server waits for running commands and closing handshakes; past it
-    they are cancelled, finalised, and their connections aborted."""
+    """How long a stopping server waits for running commands and closing handshakes; past it they
+    are cancelled, finalised, and their connections aborted."""
 
     compression: str | None = None
     """``"deflate"`` offers permessage-deflate. Off by default: it costs about 32 KiB of memory per
@@ -38,8 +86,39 @@ class Limits:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if isinstance(value, int | float) and value < least:
-                raise ValueError(f"Limits({name}={value}): it is at least {least}, or None")
+            if value is not None and not (_is_number(value) and value >= least):
+                raise ValueError(f"Limits({name}={value!r}): it is at least {least}, or None")
+        outbox: Any = self.outbox
+        if outbox is not None and not (
+            isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))
+        ):
+            raise ValueError(f"Limits(outbox={outbox!r}): it is (frames, bytes), or None")
+        if self.compression not in (None, "deflate"):
+            raise ValueError(f'Limits(compression={self.compression!r}): it is "deflate", or None')
 
 
-_LEAST = {"max_size": 0, "streams": 0, "finalize_timeout": 0.001, "drain_timeout": 0}
+_LEAST: Final = {
+    "max_size": 0,
+    "concurrency": 1,
+    "streams": 0,
+    "rate": 0.001,
+    "burst": 1,
+    "handler_timeout": 0.001,
+    "finalize_timeout": 0.001,
+    "send_timeout": 0.001,
+    "auth_timeout": 0.001,
+    "auth_failures": 1,
+    "unknown_streak": 1,
+    "max_connections": 0,
+    "max_connections_per_ip": 0,
+    "drain_timeout": 0,
+}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def seconds(limit: float | None) -> float:
+    """How long that is; without a limit, for ever."""
+    return math.inf if limit is None else limit

@@ -6,15 +6,24 @@ else, and whose error is the reply. To authenticate differently, provide `Curren
 
 import hmac
 import secrets
-from typing import Final, NewType
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NewType
 
 from dishka import Provider, Scope, provide
 
 from websuckets.envelope import Message
-from websuckets.exc import NotAuthorized
-from websuckets.session import User
+from websuckets.exc import Expired, NotAuthorized
+from websuckets.session import User, UserId
 
-__all__ = ["CurrentUser", "SecurityProvider", "Token"]
+__all__ = [
+    "CurrentUser",
+    "HandshakeSecurityProvider",
+    "Identity",
+    "SecurityProvider",
+    "Token",
+    "identify",
+]
 
 TOKEN_BYTES: Final = 16
 """128 bits: RFC 6749, section 10.10, asks that guessing a token succeed with at most 2^-128."""
@@ -55,7 +64,54 @@ class SecurityProvider(Provider):
         # As bytes: compare_digest refuses text outside ASCII.
         if not hmac.compare_digest(_as_bytes(user.token), _as_bytes(message.token)):
             raise NotAuthorized
-        return CurrentUser(user)
+        return _unless_expired(user)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a client is, as its opening handshake shows."""
+
+    id: UserId
+    expires_at: float | None = None
+    """See `User`."""
+
+
+class HandshakeSecurityProvider(Provider):
+    """Verifies users once, at the opening handshake, by a cookie, a header or a subprotocol.
+
+    ``authenticate`` is what tells them: an async function whose parameters are dependencies, as in
+    a REQUEST scope, ``request: websockets.http11.Request`` among them. It returns an `Identity`, or
+    ``None`` for nobody in particular, who may run what is not protected; or it raises
+    `NotAuthorized`, which answers the handshake with 403. Messages need no token then; each is
+    checked for whether the time of its user is over.
+
+    Browsers send cookies whichever page connects, so an app with this provider does not start
+    without ``WebSuckets(origins=[...])``.
+    """
+
+    def __init__(self, authenticate: Callable[..., Any]) -> None:
+        super().__init__(scope=Scope.REQUEST)
+        self.provide(authenticate, provides=Identity | None)
+
+    @provide
+    def current_user(self, user: User) -> CurrentUser:
+        """Raises `NotAuthorized`."""
+        if user.id is None:
+            raise NotAuthorized
+        return _unless_expired(user)
+
+
+async def identify(user: User, identity: Identity | None = None) -> None:
+    """The hook by which a handshake verifies its user, if anything provides an `Identity`."""
+    if identity is not None:
+        user.id = identity.id
+        user.expires_at = identity.expires_at
+
+
+def _unless_expired(user: User) -> CurrentUser:
+    if user.has_expired:
+        raise Expired
+    return CurrentUser(user)
 
 
 def _as_bytes(token: str) -> bytes:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from time import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 import anyio
 
+from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession
 from websuckets.socket import Socket
 
@@ -16,19 +18,19 @@ __all__ = ["Session", "User"]
 UserId = str | int
 Key = TypeVar("Key")
 
-REVOKED: Final = 4401
-"""The close code of a connection whose user may not go on; it should not reconnect as it is."""
-
 
 class User:
     """The record of one client, from the end of its handshake until it disconnects.
 
     ``socket`` is its connection, ``id`` the user's id once it is verified (not the connection's,
-    which is ``socket.id``), ``token`` the secret that its protected commands must carry. Any other
-    attribute may be set, to be found again with the next message.
+    which is ``socket.id``), ``token`` the secret that its protected commands must carry, and
+    ``expires_at`` the time at which it stops being verified, in seconds since the epoch as
+    `time.time` has them, or ``None`` for never. Any other attribute may be set, to be found again
+    with the next message.
 
     Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing it from
-    one value to another clears the token; ``None`` clears both and takes the user out again.
+    one value to another clears the token and the time; ``None`` clears all and takes the user out
+    again. When its time is over the connection is closed with 4401, as soon as no command runs.
     """
 
     socket: Socket
@@ -37,6 +39,7 @@ class User:
         self.socket = socket
         self._id: UserId | None = None
         self._token: str | None = None
+        self._expires_at: float | None = None
         self._session: Session | None = None
 
     @property
@@ -52,6 +55,7 @@ class User:
             return
         if self._id is not None:
             self.token = None
+            self.expires_at = None
             if self._session is not None:
                 self._session._demote(self, self._id)
         self._id = id
@@ -68,6 +72,23 @@ class User:
         if token is not None and not isinstance(token, str):
             raise TypeError(f"User.token is a str or None, not {type(token).__name__}")
         self._token = token
+
+    @property
+    def expires_at(self) -> float | None:
+        return self._expires_at
+
+    @expires_at.setter
+    def expires_at(self, moment: float | None) -> None:
+        """Raises `TypeError` for what is neither a number nor ``None``."""
+        is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
+        if moment is not None and not is_number:
+            raise TypeError(f"User.expires_at is a number or None, not {type(moment).__name__}")
+        self._expires_at = moment
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether it was verified for a time that is over."""
+        return self._expires_at is not None and self._expires_at <= time()
 
     def __repr__(self) -> str:
         return f"User(socket={self.socket.id}, id={self._id!r})"
@@ -125,7 +146,7 @@ class Session:
             user.id = None
         async with anyio.create_task_group() as closing:
             for user in users:
-                closing.start_soon(user.socket.close, REVOKED, "revoked")
+                closing.start_soon(user.socket.close, *REVOKED)
 
     def __repr__(self) -> str:
         return f"Session(online={len(self._online)}, verified={len(self._verified)})"

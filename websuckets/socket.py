@@ -1,15 +1,16 @@
 """The connection: as handlers see it, and as transports hand it over."""
 
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from uuid import UUID
 
+from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets.exc import HandshakeRefused
 
-__all__ = ["MAX_REASON", "Accepted", "Socket", "Wire"]
+__all__ = ["MAX_REASON", "Accepted", "Door", "HttpAnswer", "Socket", "Wire"]
 
 MAX_REASON: Final = 123
 """Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
@@ -79,6 +80,8 @@ class Wire:
 
     socket: Socket
     """What handlers get."""
+    path: str
+    """Where it connected to, decoded: within what the app is mounted under, and without a query."""
     receive: Callable[[], Awaitable[str | bytes]]
     """Waits for the next frame, text or binary."""
     discard: Callable[[], Coroutine[Any, Any, None]]
@@ -86,6 +89,9 @@ class Wire:
     whoever is waiting for a frame."""
     abort: Callable[[], Awaitable[None]]
     """Drops the connection without a closing handshake; does nothing when it is closed."""
+    look: Callable[[], None]
+    """Called with every step of the app's clock: drops the client if it does not read what is sent
+    to it, or answers no pings."""
     closed_errors: tuple[type[Exception], ...]
     """What ``receive`` and ``send`` raise once the connection is closed."""
     failed: Callable[[BaseException], None] = lambda error: None
@@ -111,6 +117,39 @@ class Accepted(Protocol):
         """Cancel what runs; scopes are finalised, then `serve` returns."""
         ...
 
+    def disconnected(self) -> None:
+        """Told as soon as the connection is closed, by whichever side."""
+        ...
+
     async def discard(self) -> None:
         """Give up a connection that was not opened."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpAnswer:
+    """An HTTP response to what opens no connection."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Door(Protocol):
+    """Where a transport brings its clients."""
+
+    def address_of(self, peer: Any, headers: Headers) -> Any:
+        """The client's address, ``peer`` being the one that the transport sees."""
+        ...
+
+    def accept(self, wire: Wire) -> Accepted:
+        """A client whose opening handshake is about to be answered."""
+        ...
+
+    def subprotocol(self, offered: Iterable[str]) -> str | None:
+        """Which of them to speak, if any."""
+        ...
+
+    def answer(self, path: str) -> HttpAnswer:
+        """To a request that is no opening handshake; ``path`` is as that of `Wire`."""
         ...

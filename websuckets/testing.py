@@ -3,7 +3,6 @@
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
@@ -209,9 +208,9 @@ class TestClient:
             if self._running is None:
                 self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
             app = self._running
-            client = MemoryClient(self._request, app.limits.max_size)
+            client = MemoryClient(self._request, app.connections, app.limits.max_size, app.patience)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
-            self._server = spawn(partial(client.serve, app.connections.accept))
+            self._server = spawn(client.serve)
             try:
                 with _within(TIMEOUT, "the opening handshake was not answered"):
                     await client.wait_open()

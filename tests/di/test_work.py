@@ -1,6 +1,7 @@
 """Work in scopes: that every finaliser runs, in time or not, cancelled or not."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 from dishka import AsyncContainer, BaseScope, Provider, Scope
 from dishka.exceptions import ExitError
 
+from websuckets.clock import Clock
 from websuckets.di.container import build_container
-from websuckets.di.work import TICKS_IN_TIME, Work, Works
+from websuckets.di.work import Work, Works
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +87,7 @@ ALL = ["three", "two", "one"]
 
 
 def begin() -> Work:
-    return Works(finalize_timeout=1).begin(anyio.CancelScope())
+    return Works(Clock(), finalize_timeout=1).begin(anyio.CancelScope())
 
 
 async def close_in_work(container: AsyncContainer, error: BaseException | None = None) -> None:
@@ -166,13 +168,13 @@ async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() ->
 
 @pytest.mark.parametrize("checkpoints", [0, 2])
 async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoints: int) -> None:
-    """After so many ticks; those that need not wait finish, and the work is of no more use."""
+    """At its time; those that need not wait finish, and the work is of no more use."""
     finalisers = Finalisers(checkpoints, hanging="three")
     container = await finalisers.scope()
     work = begin()
-    work.tick()
+    work.look(math.nextafter(math.inf, 0))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_tick_when, finalisers.waiting, work)
+        tasks.start_soon(_look_when, finalisers.waiting, work)
         with work:
             await work.close(container)
             assert work.is_late
@@ -197,28 +199,31 @@ async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_bui
     scope = container(scope=Scope.REQUEST)
     work = begin()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_tick_when, waiting, work)
+        tasks.start_soon(_look_when, waiting, work)
         with work:
             await scope.get(Two)
             await work.close(scope)
     assert work.is_late
 
 
-async def _tick_when(event: anyio.Event, work: Work) -> None:
+async def _look_when(event: anyio.Event, work: Work) -> None:
     await event.wait()
-    for _ in range(TICKS_IN_TIME + 1):
+    clock = work._works.clock
+    for now in (0, 1):
+        clock.now = now
+        work.look(now)
         assert not work.is_late
-        work.tick()
+    work.look(1.125)
     assert work.is_late
 
 
 async def test_time_is_kept_for_all_that_is_open() -> None:
     """A timer ticks for them; what it makes late says how long it had."""
     finalisers = Finalisers(hanging="three")
-    works = Works(finalize_timeout=0.01)
+    works = Works(Clock(), finalize_timeout=0.01)
     container = await finalisers.scope()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(works.keep_time)
+        tasks.start_soon(works.clock.run)
         with works.begin(anyio.CancelScope()) as work:
             assert work.lateness is None
             await work.close(container)
@@ -232,9 +237,13 @@ async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
     """`None` turns the limit off; only asyncio's own cancellation is left to stop them."""
     finalisers = Finalisers(hanging="three")
     container = await finalisers.scope()
-    works = Works(finalize_timeout=None)
-    await works.keep_time()
-    task = asyncio.ensure_future(close_in_work(container))
+
+    async def close() -> None:
+        with Works(Clock(), finalize_timeout=None).begin(anyio.CancelScope()) as work:
+            work.look(math.nextafter(math.inf, 0))
+            await work.close(container)
+
+    task = asyncio.ensure_future(close())
     await finalisers.waiting.wait()
     task.cancel()
     await asyncio.wait([task])
@@ -340,7 +349,7 @@ async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
     """Of what it is for, or of what is around that; not if it is merely late."""
     cancellation = await a_cancellation()
     with anyio.CancelScope() as outer, anyio.CancelScope() as life:
-        with Works(1).begin(life) as work:
+        with Works(Clock(), 1).begin(life) as work:
             (life if whose == "life" else outer).cancel()
             assert work.is_cancelled == (whose == "life")
             assert work.ends_with(cancellation)
@@ -354,26 +363,9 @@ async def test_being_late_is_no_cancellation() -> None:
     """Its scope was cancelled, but what it is for goes on."""
     cancellation = await a_cancellation()
     with begin() as work:
-        work._closing_for = 0
-        for _ in range(TICKS_IN_TIME):
-            work.tick()
-            assert not work.is_late
-        work.tick()
+        work._close_by = 1
+        work.look(0.9)
+        assert not work.is_late
+        work.look(1)
         assert work.is_late
         assert not work.ends_with(cancellation)
-
-
-async def test_time_is_kept_four_times_as_finely_as_it_is_measured(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """So that a timeout takes up to a quarter longer, and costs no timer."""
-    slept: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        raise RuntimeError
-
-    monkeypatch.setattr(anyio, "sleep", sleep)
-    with pytest.raises(RuntimeError):
-        await Works(6).keep_time()
-    assert slept == [1.5]

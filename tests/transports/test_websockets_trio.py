@@ -8,6 +8,7 @@ from harness import connect
 from websockets.exceptions import ConnectionClosedError
 
 from websuckets import Limits
+from websuckets.clock import Clock
 from websuckets.transports.websockets_trio import _Running, listen
 
 pytestmark = pytest.mark.anyio
@@ -36,8 +37,6 @@ async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
     """With 1011, by `websockets`."""
 
     class Broken:
-        def __init__(self, wire: Any) -> None: ...
-
         async def opening(self) -> None: ...
 
         async def serve(self) -> None:
@@ -45,10 +44,22 @@ async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
 
         async def discard(self) -> None: ...
 
+        def disconnected(self) -> None: ...
+
+    class Door:
+        def subprotocol(self, offered: Any) -> None: ...
+
+        def address_of(self, peer: Any, headers: Any) -> Any:
+            return peer
+
+        def accept(self, wire: Any) -> Broken:
+            return Broken()
+
     async def stop(wait_closed: Any) -> None:
         await wait_closed()
 
-    async with listen(Broken, stop, "127.0.0.1", 0, Limits(), {}) as listener:
+    door: Any = Door()
+    async with listen(door, stop, "127.0.0.1", 0, Limits(), Clock(), {}) as listener:
         for _ in range(2):
             async with connect(listener.urls[0]) as connection:
                 with pytest.raises(ConnectionClosedError):

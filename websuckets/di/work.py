@@ -4,13 +4,15 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import anyio
 from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
 
 from websuckets.backend import cancellations
+from websuckets.clock import Clock
+from websuckets.exc import CommandTimeout
 from websuckets.incidents import log_incident
 
 __all__ = ["Work", "Works"]
@@ -19,45 +21,67 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 T = TypeVar("T")
 
-TICKS_IN_TIME: Final = 4
-"""How finely a timeout is measured: one that takes up to a quarter longer costs no timers."""
-
 
 class Works:
-    """All that is at work in a running app, and its time."""
+    """All that is at work in a running app, and what takes too long among it."""
 
-    def __init__(self, finalize_timeout: float | None) -> None:
+    def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
+        self.clock = clock
         self.finalize_timeout = finalize_timeout
+        self._time_to_close = clock.allow(finalize_timeout)
         self._open: set[Work] = set()
+        clock.listen(self._look)
 
     def begin(self, life: anyio.CancelScope) -> "Work":
         """Work that ends early when ``life``, which is entered around it, is cancelled."""
         return Work(self, life)
 
-    async def keep_time(self) -> None:
-        """Cancel what is late, for as long as this runs."""
-        if self.finalize_timeout is not None:
-            while True:
-                await anyio.sleep(self.finalize_timeout / TICKS_IN_TIME)
-                for work in list(self._open):
-                    work.tick()
+    @property
+    def running(self) -> list[str]:
+        """What is being done at the moment, by name."""
+        return [work.doing for work in self._open if work.doing is not None]
+
+    def _look(self) -> None:
+        now = self.clock.now
+        for work in list(self._open):
+            work.look(now)
 
 
 class Work:
-    """What a task does with one container after the other, and the cancel scope around it.
+    """What a task does with one container after the other, and the cancel scopes around it.
 
     The task enters it once, as a context, and stays inside while containers come and go. That makes
     closing them cheap, and lets finalisers leave cancel scopes that were entered inside of it.
-    After a container that was not closed in time it `is_late`, and has to be left.
+
+    There are two scopes. The outer one, ``life``, is cancelled to end what is done; containers are
+    shielded from that while they close. The inner one is cancelled when closing takes too long.
+    After either it `is_spent`, and has to be left.
     """
 
-    __slots__ = ("_closing_for", "_life", "_scope", "_works")
+    __slots__ = (
+        "_close_by",
+        "_life",
+        "_scope",
+        "_works",
+        "doing",
+        "due",
+        "ends_on_disconnect",
+        "has_timed_out",
+    )
 
     def __init__(self, works: Works, life: anyio.CancelScope) -> None:
         self._works = works
         self._life = life
         self._scope = anyio.CancelScope()
-        self._closing_for: int | None = None  # ticks
+        self._close_by = math.inf
+        self.doing: str | None = None
+        """What is done, for the log."""
+        self.due = math.inf
+        """The moment, of the app's clock, at which what is done takes too long."""
+        self.ends_on_disconnect = False
+        """Whether it is cancelled when the client has left."""
+        self.has_timed_out = False
+        """Whether it did."""
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
@@ -73,16 +97,23 @@ class Work:
         self._works._open.discard(self)
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
-    def tick(self) -> None:
-        """Be late if a container has been closing for more than `TICKS_IN_TIME` ticks."""
-        if self._closing_for is not None:
-            self._closing_for += 1
-            if self._closing_for > TICKS_IN_TIME:
-                self._scope.cancel()
+    def look(self, now: float) -> None:
+        """Cancel what takes too long."""
+        if self._close_by <= now:
+            self._scope.cancel()
+        elif self.due <= now:
+            self.due = math.inf
+            self.has_timed_out = True
+            self._life.cancel()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing more can be done in here."""
+        return self.has_timed_out or self._scope.cancel_called
 
     @property
     def is_late(self) -> bool:
-        """Whether a container was not closed in time; then nothing more can be done in here."""
+        """Whether a container was not closed in time."""
         return self._scope.cancel_called
 
     def ends_with(self, error: BaseException) -> bool:
@@ -93,6 +124,8 @@ class Work:
             return self._ends_with_all_of(error)
         if not isinstance(error, anyio.get_cancelled_exc_class()):
             return True
+        if self.has_timed_out:
+            return False
         if self._life.cancel_called or cancellations() > 0:
             return True
         # Nobody else's: it may have waited for a task that somebody cancelled.
@@ -127,6 +160,7 @@ class Work:
         Gives the result of ``use``, or the error instead: what it or a dependency raised, else that
         of finalisers. If both failed, the latter is logged, as that of ``name``, and its incident
         given too. Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
+        A cancellation for taking too long is given as `CommandTimeout`.
         """
         scope = container(context, scope=Scope.REQUEST)
         result: T | None = None
@@ -135,6 +169,7 @@ class Work:
             result = await use(await scope.get(key))
         except BaseException as error:
             failure = error
+        self.due = math.inf
         late = await self._close_after(scope, failure)
         if failure is None:
             return result, late, None
@@ -142,7 +177,15 @@ class Work:
         # Asked only now: until then it may be the cancellation of a timeout that a provider holds.
         if self.ends_with(failure):
             raise failure
-        return None, failure, incident
+        return None, self.told(failure), incident
+
+    def told(self, error: BaseException) -> BaseException:
+        """The error itself, or for a cancellation that came of taking too long, what it means."""
+        cancelled = anyio.get_cancelled_exc_class()
+        group = BaseExceptionGroup("", [error])  # whether it is one or not
+        if self.has_timed_out and group.split(cancelled)[1] is None:
+            return CommandTimeout()
+        return error
 
     async def _close_after(
         self, container: AsyncContainer, failure: BaseException | None
@@ -179,7 +222,7 @@ class Work:
         """
         interruption: BaseException | None = None
         self._scope.shield = True
-        self._closing_for = 0
+        self._close_by = self._works.clock.now + self._works._time_to_close
         try:
             while True:
                 try:
@@ -194,7 +237,7 @@ class Work:
                     # dishka forgets a finaliser once it has started it: again runs the next.
                     interruption = interruption or fatal
         finally:
-            self._closing_for = None
+            self._close_by = math.inf
             self._scope.shield = False
         if interruption is not None:
             is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())

@@ -12,10 +12,12 @@ from websockets.frames import Close
 from websockets.http11 import Request
 
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Accepted, Wire
+from websuckets.limits import Limits
+from websuckets.socket import Accepted, Door
+from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket
 
-__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "serve_asgi"]
+__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "path_within", "serve_asgi"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -38,17 +40,18 @@ async def serve_asgi(
     scope: AsgiScope,
     receive: AsgiReceive,
     send: AsgiSend,
-    accept: Callable[[Wire], Accepted],
-    max_size: int | None,
+    door: Door,
+    limits: Limits,
+    patience: Patience,
 ) -> None:
-    """Answer the opening handshake, and drive what ``accept`` gives until the client is gone."""
+    """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
-    socket = _AsgiSocket(scope, receive, send, max_size)
-    accepted = accept(socket.wire)
+    socket = _AsgiSocket(scope, receive, send, door, limits.max_size, patience)
+    accepted = door.accept(socket.wire)
     try:
         refusal = await accepted.opening()
         if refusal is None:
-            await send({"type": "websocket.accept"})
+            await send(socket.accept)
     except BaseException:
         await accepted.discard()
         raise
@@ -57,6 +60,7 @@ async def serve_asgi(
         await _refuse(refusal, scope, send)
         return
     socket.open()
+    socket.ended = accepted.disconnected
     await _serve(accepted, socket)
 
 
@@ -90,17 +94,31 @@ class _AsgiSocket(PlainSocket):
     transport = "ASGI"
 
     def __init__(
-        self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend, max_size: int | None
+        self,
+        scope: AsgiScope,
+        receive: AsgiReceive,
+        send: AsgiSend,
+        door: Door,
+        max_size: int | None,
+        patience: Patience,
     ) -> None:
-        client = scope.get("client")
-        remote_address = None if client is None else tuple(client)
-        super().__init__(_request(scope), remote_address, Frames(READ_AHEAD), max_size)
+        request, client = _request(scope), scope.get("client")
+        address = door.address_of(None if client is None else tuple(client), request.headers)
+        frames = Frames(READ_AHEAD)
+        super().__init__(request, address, frames, max_size, patience, path_within(scope))
+        self.subprotocol = door.subprotocol(scope.get("subprotocols") or ())
         self._asgi_receive = receive
         self._asgi_send = send
         self._reading = anyio.CancelScope()
         self._has_stopped_reading = anyio.Event()
         self._is_receiving = False
         self._sending: set[anyio.CancelScope] = set()
+
+    @property
+    def accept(self) -> MutableMapping[str, Any]:
+        """The event that opens it."""
+        event = {"type": "websocket.accept"}
+        return event if self.subprotocol is None else {**event, "subprotocol": self.subprotocol}
 
     async def read(self) -> None:
         """Take frames from the server until either side closes the connection."""
@@ -131,6 +149,10 @@ class _AsgiSocket(PlainSocket):
         """ASGI has no way to just drop a connection: close it, if the client takes that."""
         with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
             await self.close(CloseCode.INTERNAL_ERROR)
+
+    def drop(self) -> None:
+        """The server itself may go on waiting for the client: it cannot be told to drop it."""
+        self.closed_by_peer(None)
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
@@ -183,6 +205,12 @@ def _request(scope: AsgiScope) -> Request:
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     )
     return Request(f"{path}?{query}" if query else path, headers)
+
+
+def path_within(scope: AsgiScope) -> str:
+    """The path within what the application is mounted under."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path.removeprefix(root.rstrip("/")) or "/"
 
 
 async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -> None:

@@ -1,6 +1,6 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from inspect import isawaitable
 from typing import Any, Final, NoReturn
@@ -9,9 +9,12 @@ from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from websuckets.clock import Clock
+from websuckets.entrance import path_of
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Wire
+from websuckets.socket import Accepted, Door, HttpAnswer, Wire
+from websuckets.transports.guard import Guard, Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
 
@@ -28,31 +31,49 @@ class Handshake:
     to a connection. As a base class it stands before ``ServerConnection``.
     """
 
-    accept: Callable[[Wire], Accepted]
+    door: Door
+    patience: Patience
     wire: Callable[[], Wire]
     accepted: Accepted | None = None
+    guard: Guard
+    _address: Any = None
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.guard = Guard(self.patience)
+        super().__init__(*arguments, **keywords)
+
+    @property
+    def remote_address(self) -> Any:
+        """The client's, also if it came by a proxy that is trusted."""
+        return self._address or super().remote_address  # type: ignore[misc]  # of ServerConnection
 
     async def handshake(
         self: Any, process_request: Any = None, process_response: Any = None, *arguments: Any
     ) -> None:
         original: Any = super()
 
+        async def answer_http(_: Any, request: Request) -> Any:
+            response = await _result(process_request, self, request)
+            if response is None and not _wants_websocket(request):
+                return self._response(self.door.answer(path_of(request.path)))
+            return response
+
         async def process(_: Any, request: Request, response: Any) -> Any:
-            if process_response is not None:
-                theirs = process_response(self, request, response)
-                response = (await theirs if isawaitable(theirs) else theirs) or response
+            response = await _result(process_response, self, request, response) or response
             if response.status_code != 101:
                 return response
-            self.accepted = self.accept(self.wire())
+            with suppress(OSError):  # it is gone already
+                self._address = self.door.address_of(self.remote_address, request.headers)
+            self.accepted = self.door.accept(self.wire())
             with self._unsendable():
                 refusal = await self.accepted.opening()
             if refusal is None:
                 return response
             await self._give_up()  # the client may keep us waiting for the end of its connection
-            return self._refuse(refusal)
+            return self._response(refusal)
 
         try:
-            await original.handshake(process_request, process, *arguments)
+            await original.handshake(answer_http, process, *arguments)
         except BaseException:
             await self._give_up()
             raise
@@ -82,13 +103,23 @@ class Handshake:
             for name in names:
                 delattr(self, name)
 
-    def _refuse(self: Any, refusal: HandshakeRefused) -> Response:
-        response: Response = self.respond(refusal.status, refusal.text)
-        for name, value in refusal.headers.items():
+    def _response(self: Any, answer: HandshakeRefused | HttpAnswer) -> Response:
+        response: Response = self.respond(answer.status, answer.text)
+        for name, value in answer.headers.items():
             if name in response.headers:
                 del response.headers[name]
             response.headers[name] = value
         return response
+
+
+async def _result(process: Any, *arguments: Any) -> Any:
+    """What the program's own ``process_request`` or ``process_response`` says, if it has one."""
+    result = None if process is None else process(*arguments)
+    return await result if isawaitable(result) else result
+
+
+def _wants_websocket(request: Request) -> bool:
+    return any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
 
 
 async def _refuse_to_send(*arguments: Any, **keywords: Any) -> NoReturn:
@@ -96,20 +127,29 @@ async def _refuse_to_send(*arguments: Any, **keywords: Any) -> NoReturn:
 
 
 def options_with(
+    door: Door,
     limits: Limits,
-    accept: Callable[[Wire], Accepted],
+    clock: Clock,
     mixin: type[Handshake],
     connection_type: type,
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """The ``options`` for ``serve``, with our limits and connections of our kind."""
     given = options.get("create_connection", connection_type)
-    bases = (mixin, given)
+    options = dict(options)
+    shared = {"door": door, "patience": Patience.of(clock, limits, options)}
+
+    def select_subprotocol(connection: Any, offered: Sequence[str]) -> str | None:
+        return door.subprotocol(offered)
+
+    if "subprotocols" not in options:
+        options.setdefault("select_subprotocol", select_subprotocol)
     return {
         **options,
         "max_size": limits.max_size,
         "compression": limits.compression,
-        "create_connection": type(given.__name__, bases, {"accept": staticmethod(accept)}),
+        "ping_interval": None,  # the guard does that
+        "create_connection": type(given.__name__, (mixin, given), shared),
     }
 
 

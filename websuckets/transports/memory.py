@@ -1,6 +1,6 @@
 """Connections without a network, for tests: both ends live in one event loop."""
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Generator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -9,8 +9,10 @@ from websockets import CloseCode
 from websockets.frames import Close
 from websockets.http11 import Request
 
+from websuckets.entrance import path_of
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Accepted, Socket, Wire
+from websuckets.socket import Door, Socket
+from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket, closed_error
 
 __all__ = ["MemoryClient"]
@@ -26,14 +28,17 @@ ABNORMAL: Final = Close(CloseCode.ABNORMAL_CLOSURE, "")
 class MemoryClient:
     """The client's end of one connection, from its opening handshake on."""
 
-    def __init__(self, request: Request, max_size: int | None) -> None:
+    def __init__(
+        self, request: Request, door: Door, max_size: int | None, patience: Patience
+    ) -> None:
         self.closed: Close | None = None
         """What the connection was closed with, by either side."""
         self.has_closed: anyio.Event = anyio.Event()
         self.gone: anyio.Event = anyio.Event()
         """Set when the server is done with the connection."""
         self._frames = Frames(CAPACITY)
-        self._server = _MemorySocket(request, self, max_size)
+        self._door = door
+        self._server = _MemorySocket(request, self, door, max_size, patience)
         self._answered = anyio.Event()
         self._refusal: HandshakeRefused | None = None
         self._error: BaseException | None = None
@@ -78,10 +83,10 @@ class MemoryClient:
         if self._error is not None:
             raise self._error
 
-    async def serve(self, accept: Callable[[Wire], Accepted]) -> None:
-        """Be the server: drive what ``accept`` gives until it is done. It does not raise."""
+    async def serve(self) -> None:
+        """Be the server: drive what the door gives until it is done. It does not raise."""
         try:
-            accepted = accept(replace(self._server.wire, failed=self.fail))
+            accepted = self._door.accept(replace(self._server.wire, failed=self.fail))
             try:
                 self._refusal = await accepted.opening()
             except BaseException:
@@ -91,6 +96,7 @@ class MemoryClient:
                 await accepted.discard()
                 return
             self._server.open()
+            self._server.ended = accepted.disconnected
             self._answered.set()
             await accepted.serve()
         except BaseException as error:
@@ -120,11 +126,25 @@ class MemoryClient:
 class _MemorySocket(PlainSocket):
     transport = "memory"
 
-    def __init__(self, request: Request, client: MemoryClient, max_size: int | None) -> None:
-        super().__init__(request, REMOTE_ADDRESS, Frames(CAPACITY), max_size)
+    def __init__(
+        self,
+        request: Request,
+        client: MemoryClient,
+        door: Door,
+        max_size: int | None,
+        patience: Patience,
+    ) -> None:
+        frames, path = Frames(CAPACITY), path_of(request.path)
+        address = door.address_of(REMOTE_ADDRESS, request.headers)
+        super().__init__(request, address, frames, max_size, patience, path)
+        offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(",")
+        self.subprotocol = door.subprotocol(name.strip() for name in offered)
         self._client = client
 
     async def abort(self) -> None:
+        self.drop()
+
+    def drop(self) -> None:
         self._client.close(None)
 
     async def _send(self, frame: str | bytes) -> None:

@@ -1,8 +1,9 @@
 """A connection that has exactly what `Socket` promises, for transports without a library below."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, NoReturn
 from uuid import UUID, uuid4
 
@@ -14,9 +15,12 @@ from websockets.frames import Close
 from websockets.http11 import Request
 
 from websuckets.socket import MAX_REASON, Wire
+from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
 
 __all__ = ["Frames", "PlainSocket", "closed_error"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 FRAME_OVERHEAD: Final = 100
 """Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
@@ -99,11 +103,17 @@ class PlainSocket(ABC):
         remote_address: Any,
         frames: Frames,
         max_size: int | None,
+        patience: Patience,
+        path: str,
     ) -> None:
         self.id: UUID = uuid4()
         self.request: Request = request
         self.remote_address: Any = remote_address
         self.subprotocol: str | None = None
+        self.ended: Callable[[], None] = lambda: None
+        """Called as soon as the connection is closed."""
+        self._path = path
+        self._guard = Guard(patience)
         self._frames = frames
         self._max_size = max_size
         self._is_open = False
@@ -128,11 +138,28 @@ class PlainSocket(ABC):
             frame = bytes(message).decode() if text else bytes(message)
         else:
             raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
-        await self._send(frame)
+        if self._guard.is_blocked:
+            with self._guard.queued(frame) as is_too_much:
+                if is_too_much:
+                    logger.info(
+                        "%s does not read what is sent to it, and more is: dropped", self.id
+                    )
+                    self.drop()
+                    raise self._closed_error()
+                await self._send_guarded(frame)
+        else:
+            await self._send_guarded(frame)
         # Or who sends in a loop would never learn that the client has left, and nobody else would
         # be served: servers take what is sent to such a client without waiting.
         await anyio.lowlevel.checkpoint()
         self._check_open()
+
+    async def _send_guarded(self, frame: str | bytes) -> None:
+        self._guard.blocked()
+        try:
+            await self._send(frame)
+        finally:
+            self._guard.unblocked()
 
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
         self._check_open()
@@ -167,9 +194,11 @@ class PlainSocket(ABC):
     def wire(self) -> Wire:
         return Wire(
             self,
+            path=self._path,
             receive=self.receive,
             discard=self.discard,
             abort=self.abort,
+            look=self.look,
             closed_errors=(ConnectionClosed,),
         )
 
@@ -188,6 +217,12 @@ class PlainSocket(ABC):
         if not self._is_closed:
             self._received = None if code is None else Close(code, reason)
             self._end()
+
+    def look(self) -> None:
+        # Pings are the business of whoever is below.
+        if self._guard.look(is_reading=False) is Alarm.STALLED:
+            logger.info("%s does not read what is sent to it: dropped", self.id)
+            self.drop()
 
     async def wait_closed(self) -> None:
         """Wait until our own close, if there was one, is on its way to the client."""
@@ -214,6 +249,10 @@ class PlainSocket(ABC):
     async def abort(self) -> None: ...
 
     @abstractmethod
+    def drop(self) -> None:
+        """Give the client up, without a word; whoever sends to it, waits no more."""
+
+    @abstractmethod
     async def _send(self, frame: str | bytes) -> None: ...
 
     @abstractmethod
@@ -225,6 +264,7 @@ class PlainSocket(ABC):
     def _end(self) -> None:
         self._is_closed = True
         self._frames.end()
+        self.ended()
 
     @property
     def _closed_with(self) -> Close:

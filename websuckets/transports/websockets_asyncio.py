@@ -1,27 +1,47 @@
 """The server of ``websockets`` on asyncio."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
 
+from websuckets.clock import Clock
+from websuckets.closing import NO_PONG
+from websuckets.entrance import path_of
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Wire
+from websuckets.socket import Door, Wire
+from websuckets.transports.guard import FAREWELL_TIME, Alarm
 from websuckets.transports.handshake import Handshake, options_with, serve_connection
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
+logger: logging.Logger = logging.getLogger("websuckets")
+
 
 class _Connection(Handshake):
+    """Reads nothing from a peer that does not read, and gives it up when its time is over.
+
+    Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
+    """
+
+    _task: asyncio.Task[None] | None = None  # that pings, or says farewell
+    _unsent = 0  # frames, since the peer stopped reading
+
     def wire(self: Any) -> Wire:
         return Wire(
             self,
+            path=path_of(self.request.path),
             receive=self.recv,
             discard=self.discard_frames,
             abort=self.abort,
+            look=self.look,
             closed_errors=(ConnectionClosed,),
         )
 
@@ -29,30 +49,139 @@ class _Connection(Handshake):
         self.transport.abort()
         await self.wait_closed()
 
+    def look(self: Any) -> None:
+        match self.guard.look(is_reading=self._is_reading):
+            case Alarm.STALLED:
+                logger.info("%s does not read what is sent to it: aborted", self.id)
+                self._abort()
+            case Alarm.PING:
+                self._task = self.loop.create_task(self._ping())
+            case Alarm.NO_PONG:
+                logger.info("%s does not answer pings: dropped", self.id)
+                self._task = self.loop.create_task(self._drop())
+
+    async def _ping(self: Any) -> None:
+        with suppress(ConnectionClosed):
+            pong = await self.ping()
+            self.guard.pinged(pong.done)
+
+    async def _drop(self: Any) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_TIME):
+                await self.close(*NO_PONG)
+        self.transport.abort()
+
+    def send(self: Any, message: Any, **keywords: Any) -> Coroutine[Any, Any, None]:
+        send: Coroutine[Any, Any, None] = super().send(message, **keywords)  # type: ignore[misc]
+        return self._send_later(message, send) if self.paused else send
+
+    async def _send_later(self: Any, message: Any, send: Coroutine[Any, Any, None]) -> None:
+        """When the peer has read what was sent before: frames are not to pile up in the buffer."""
+        try:
+            with self.guard.queued(message) as is_too_much:
+                if is_too_much:
+                    self._give_in()
+                while self.paused:
+                    with suppress(OSError):  # which sending itself will tell
+                        await self.drain()
+        except BaseException:
+            send.close()
+            raise
+        await send
+
+    def send_data(self: Any) -> None:
+        """``broadcast`` sends without waiting."""
+        if self.paused:
+            self._unsent += 1
+            frames, size = self.patience.outbox
+            if self._unsent > frames or self.transport.get_write_buffer_size() > size:
+                self.protocol.data_to_send()
+                self._give_in()
+                return
+        super().send_data()  # type: ignore[misc]  # of ServerConnection
+
+    def _give_in(self: Any) -> None:
+        logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
+        self._abort()
+
+    def _abort(self: Any) -> None:
+        """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    @property
+    def _is_reading(self: Any) -> bool:
+        return not (self.paused or self.recv_messages.paused)
+
+    def _read_or_not(self: Any) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_reading:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    # As a protocol of asyncio:
+
+    def connection_made(self: Any, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[misc]  # of ServerConnection
+        self.recv_messages.pause = self.recv_messages.resume = self._read_or_not
+
+    def pause_writing(self: Any) -> None:
+        super().pause_writing()  # type: ignore[misc]
+        self.guard.blocked()
+        self._read_or_not()
+
+    def resume_writing(self: Any) -> None:
+        super().resume_writing()  # type: ignore[misc]
+        self._unsent = 0
+        self.guard.unblocked()
+        self._read_or_not()
+
+    def connection_lost(self: Any, error: Exception | None) -> None:
+        super().connection_lost(error)  # type: ignore[misc]
+        self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
+        if self.accepted is not None:
+            self.accepted.disconnected()
+
+
+def _do_nothing() -> None: ...
+
 
 @asynccontextmanager
 async def listen(
-    accept: Callable[[Wire], Accepted],
+    door: Door,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     host: str | None,
     port: int | None,
     limits: Limits,
+    clock: Clock,
     options: dict[str, Any],
 ) -> AsyncIterator[Listener]:
-    """Drive what ``accept`` gives for each client, until the context is left.
+    """Bring clients to the door, until the context is left.
 
-    Then nobody is accepted any more, and ``stop`` is called with what waits until every connection
-    is gone. ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
+    Then ``stop`` is called with what closes the port and waits until every connection is gone.
+    ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
     ``websockets.asyncio.server``, but for those that ``limits`` holds.
     """
     keep_secrets_out_of_logs()
-    options = options_with(limits, accept, _Connection, ServerConnection, options)
+    options = options_with(door, limits, clock, _Connection, ServerConnection, options)
     if "path" in options:
         server = await unix_serve(serve_connection, **options)
     else:
         server = await serve(serve_connection, host, port, **options)
+
+    async def close() -> None:
+        server.close(close_connections=False)
+        await server.wait_closed()
+
     try:
         yield Listener(server.sockets, secure=options.get("ssl") is not None)
     finally:
-        server.close(close_connections=False)
-        await stop(server.wait_closed)
+        try:
+            await stop(close)
+        finally:
+            server.close(close_connections=False)

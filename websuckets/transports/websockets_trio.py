@@ -1,8 +1,9 @@
 """The server of ``websockets`` on trio."""
 
+import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -10,44 +11,108 @@ import trio
 from websockets.exceptions import ConnectionClosed
 from websockets.trio.server import Server, ServerConnection, serve
 
+from websuckets.clock import Clock
+from websuckets.closing import NO_PONG
+from websuckets.entrance import path_of
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Wire
+from websuckets.socket import Door, Wire
+from websuckets.transports.guard import FAREWELL_TIME, Alarm
 from websuckets.transports.handshake import Handshake, options_with, serve_connection
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
+logger: logging.Logger = logging.getLogger("websuckets")
+
 
 class _Connection(Handshake):
-    """Has the `close` that handlers know from asyncio, too.
+    """Has the `close` that handlers know from asyncio, too; gives up a peer that does not read.
 
     A frame whose sending was cancelled may have left in part. What follows it would be garbage to
     the client, so the connection ends there.
     """
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._turn = trio.Lock()
+
     def wire(self: Any) -> Wire:
         return Wire(
             self,
+            path=path_of(self.request.path),
             receive=self.recv,
             discard=self.discard_frames,
             abort=self.abort,
+            look=self.look,
             closed_errors=(ConnectionClosed,),
         )
 
     async def abort(self: Any) -> None:
         await trio.aclose_forcefully(self.stream)
         await self.discard_frames()
+        if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
+            self.resume_reading()
+
+    def look(self: Any) -> None:
+        is_reading = self.recv_flow_control is None and not self.guard.is_blocked
+        match self.guard.look(is_reading=is_reading):
+            case Alarm.STALLED:
+                logger.info("%s does not read what is sent to it: aborted", self.id)
+                self._abort_soon()
+            case Alarm.PING:
+                self.nursery.start_soon(self._ping)
+            case Alarm.NO_PONG:
+                logger.info("%s does not answer pings: dropped", self.id)
+                self.nursery.start_soon(self._drop)
+
+    async def _ping(self: Any) -> None:
+        with suppress(ConnectionClosed):
+            pong = await self.ping()
+            self.guard.pinged(pong.is_set)
+
+    async def _drop(self: Any) -> None:
+        with trio.move_on_after(FAREWELL_TIME):
+            await self.close(*NO_PONG)
+        await trio.aclose_forcefully(self.stream)
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         await self.aclose(code, reason)
 
-    async def send(self: Any, *arguments: Any, **keywords: Any) -> None:
+    async def send(self: Any, message: Any, **keywords: Any) -> None:
+        """When the peer has read what was sent before: frames are not to pile up in memory."""
         try:
-            await super().send(*arguments, **keywords)  # type: ignore[misc]  # of ServerConnection
+            self._turn.acquire_nowait()
+        except trio.WouldBlock:
+            with self.guard.queued(message) as is_too_much:
+                if is_too_much:
+                    logger.info(
+                        "%s does not read what is sent to it, and more is: aborted", self.id
+                    )
+                    self._abort_soon()
+                await self._turn.acquire()
+        try:
+            await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self.stream)
             raise
+        finally:
+            self._turn.release()
+
+    def _abort_soon(self: Any) -> None:
+        self.nursery.start_soon(trio.aclose_forcefully, self.stream)
+
+    async def send_data(self: Any) -> None:
+        self.guard.blocked()
+        try:
+            await super().send_data()  # type: ignore[misc]
+        finally:
+            self.guard.unblocked()
+
+    async def close_stream(self: Any) -> None:
+        await super().close_stream()  # type: ignore[misc]
+        if self.accepted is not None:
+            self.accepted.disconnected()
 
 
 async def _serve_connection(connection: Any) -> None:
@@ -58,21 +123,22 @@ async def _serve_connection(connection: Any) -> None:
 
 @asynccontextmanager
 async def listen(
-    accept: Callable[[Wire], Accepted],
+    door: Door,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     host: str | None,
     port: int | None,
     limits: Limits,
+    clock: Clock,
     options: dict[str, Any],
 ) -> AsyncIterator[Listener]:
-    """Drive what ``accept`` gives for each client, until the context is left.
+    """Bring clients to the door, until the context is left.
 
-    Then nobody is accepted any more, and ``stop`` is called with what waits until every connection
-    is gone. ``options`` are the keyword arguments of ``websockets.trio.server.serve``, but for
-    those that ``limits`` holds, and ``path`` for a unix socket.
+    Then ``stop`` is called with what closes the port and waits until every connection is gone.
+    ``options`` are the keyword arguments of ``websockets.trio.server.serve``, but for those that
+    ``limits`` holds, and ``path`` for a unix socket.
     """
     keep_secrets_out_of_logs()
-    options = options_with(limits, accept, _Connection, ServerConnection, options)
+    options = options_with(door, limits, clock, _Connection, ServerConnection, options)
     if "path" in options:
         options["listeners"] = [await _unix_listener(options.pop("path"))]
     running = _Running()
@@ -86,16 +152,8 @@ async def listen(
         sockets = [listener.socket for listener in server.listeners]
         yield Listener(sockets, secure=options.get("ssl") is not None)
     finally:
-        closed = trio.Event()
-
-        async def close() -> None:
-            await server.aclose(close_connections=False)
-            closed.set()
-
         with trio.CancelScope(shield=True):
-            trio.lowlevel.spawn_system_task(close)
-            await trio.lowlevel.checkpoint()  # lets it begin: nobody is accepted any more
-            await stop(closed.wait)
+            await stop(partial(server.aclose, close_connections=False))
             await running.end()
 
 

@@ -1,0 +1,35 @@
+"""With which code and reason connections are closed, if not by the program itself.
+
+Codes are those of RFC 6455, section 7.4, and of the registry that it sets up; from 4000 on they
+are this framework's.
+"""
+
+from typing import Final
+
+from websockets import CloseCode
+
+__all__ = [
+    "EXPIRED",
+    "NONSENSE",
+    "NOT_VERIFIED",
+    "NO_PONG",
+    "RESTART",
+    "REVOKED",
+    "TOO_FAST",
+    "TOO_MANY_REFUSALS",
+    "Farewell",
+]
+
+Farewell = tuple[int, str]
+"""Code and reason."""
+
+RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
+"""The server stops."""
+
+NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
+NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
+REVOKED: Final = (4401, "revoked")
+EXPIRED: Final = (4401, "expired")
+TOO_MANY_REFUSALS: Final = (4401, "too many refused commands")
+NOT_VERIFIED: Final = (4408, "not verified in time")
+TOO_FAST: Final = (4429, "too many messages")

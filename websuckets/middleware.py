@@ -1,0 +1,105 @@
+"""What runs around every command of an app."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, Protocol, TypeAlias
+
+from websuckets.envelope import Message
+from websuckets.exc import ConfigurationError
+from websuckets.socket import Socket
+
+__all__ = ["Around", "Attempt", "CallNext", "Middleware", "Outcome", "checked", "composed"]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a message was answered."""
+
+    frame: str | None = field(repr=False)
+    """What the client gets, if anything."""
+    error: str | None = None
+    """The name of the error; ``None`` for a command that succeeded."""
+    exception: BaseException | None = field(default=None, repr=False)
+    """What was raised, if anything: a `ClientError`, or a bug that is logged already."""
+    seconds: float = 0.0
+    """How long it took, from the guards until everything was finalised; for a stream, until it
+    ended."""
+
+
+CallNext: TypeAlias = Callable[[], Awaitable[Outcome]]
+"""Runs the next middleware, and at last the command. It does not raise for errors of either."""
+
+Middleware: TypeAlias = Callable[[Socket, Message, CallNext], Awaitable[Any]]
+"""``async def middleware(socket, message, call_next)``.
+
+It returns the `Outcome` of ``await call_next()``, or answers itself, with anything that a handler
+may return. Raising refuses, as in a handler. What is no command comes, too: what names an unknown
+one, and what is invalid, with ``message.event`` empty.
+"""
+
+
+class Attempt(Protocol):
+    """One message that is about to be answered."""
+
+    @property
+    def socket(self) -> Socket: ...
+
+    @property
+    def message(self) -> Message: ...
+
+    async def answer(self) -> Outcome:
+        """Run the command."""
+        ...
+
+    def told(self, result: Any) -> Outcome:
+        """The outcome of what a middleware returned instead of one."""
+        ...
+
+    def explain(self, error: BaseException) -> Outcome:
+        """The outcome of what it raised. Raises what is to go on, as a cancellation."""
+        ...
+
+
+Around: TypeAlias = Callable[[Attempt], Awaitable[Outcome]]
+
+
+def composed(middleware: Iterable[Middleware]) -> Around | None:
+    """All of them as one, the first outermost; ``None`` if there are none."""
+    around: Around | None = None
+    for function in reversed(tuple(middleware)):
+        around = _layer(function, around or _timed)
+    return around
+
+
+async def _timed(attempt: Attempt) -> Outcome:
+    started = perf_counter()
+    outcome = await attempt.answer()
+    outcome.seconds = perf_counter() - started
+    return outcome
+
+
+def _layer(function: Middleware, inner: Around) -> Around:
+    async def around(attempt: Attempt) -> Outcome:
+        try:
+            result = await function(attempt.socket, attempt.message, lambda: inner(attempt))
+            return result if isinstance(result, Outcome) else attempt.told(result)
+        except BaseException as error:
+            return attempt.explain(error)
+
+    return around
+
+
+def checked(middleware: Iterable[Any]) -> tuple[Middleware, ...]:
+    """Raises `ConfigurationError` for what cannot be middleware."""
+    try:
+        given = tuple(middleware)
+    except TypeError:
+        raise ConfigurationError(f"middleware={middleware!r}: write a list") from None
+    for function in given:
+        if not callable(function):
+            raise ConfigurationError(
+                f"middleware=[...]: {function!r} is no function; write "
+                "`async def middleware(socket, message, call_next)`"
+            )
+    return given
