@@ -1,0 +1,74 @@
+"""What a process holds for its connections, to be compared before and after."""
+
+import asyncio
+import gc
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import trio
+from harness import on_trio
+
+import websuckets
+
+DESCRIPTORS: Final = Path("/proc/self/fd")
+
+
+def census() -> Counter[str]:
+    """Objects of ours and of ``websockets`` by their class, tasks, and open files."""
+    gc.collect()
+    counts = Counter(filter(None, map(_class_of_interest, gc.get_objects())))
+    counts["tasks"] = sum(1 for _ in _tasks())
+    if DESCRIPTORS.exists():
+        counts["descriptors"] = len(os.listdir(DESCRIPTORS))
+    return counts
+
+
+async def until_as_before(before: Counter[str], patience: float) -> None:
+    """Wait for what the server does in its own time. Raises `AssertionError` for what is left."""
+    with anyio.move_on_after(patience):
+        while census() - before:
+            await anyio.sleep(0.1)
+    left = census() - before
+    assert not left, f"left behind: {dict(left)}"
+
+
+@contextmanager
+def without_tracebacks(logger: str) -> Iterator[None]:
+    """Whoever keeps what this logger says, does not keep the objects that it is about."""
+
+    def forget(record: logging.LogRecord) -> bool:
+        record.exc_info = None
+        return True
+
+    logging.getLogger(logger).addFilter(forget)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).removeFilter(forget)
+
+
+def _class_of_interest(thing: Any) -> str | None:
+    kind = type(thing)
+    module = str(kind.__module__)  # some extension types have a descriptor there
+    return f"{module}.{kind.__qualname__}" if module.partition(".")[0] in _MODULES else None
+
+
+_MODULES: Final = {websuckets.__name__, "websockets", "uvicorn", "wsproto", "dishka"}
+
+
+def _tasks() -> Iterator[Any]:
+    if not on_trio():
+        yield from asyncio.all_tasks()
+        return
+    root = trio.lowlevel.current_root_task()
+    waiting = [] if root is None else [root]
+    while waiting:
+        task = waiting.pop()
+        yield task
+        waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]

@@ -1,0 +1,720 @@
+"""Hostile and broken peers: what becomes of them, and that nobody else notices."""
+
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import anyio
+import pytest
+from census import census, until_as_before, without_tracebacks
+from harness import TIMEOUT, Client, Gate, app_with, dial, until
+from peers import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    DEFLATE,
+    PING,
+    PONG,
+    SMALL,
+    Gone,
+    Peer,
+    client_process,
+    close,
+    command,
+    compressed,
+    fragments,
+    frame,
+    handshake,
+    opened,
+    tcp,
+    text,
+)
+from serving import SERVINGS, Serving
+from target import CAN_BE_WATCHED, MIB, alone, running_target, until_online
+from target import group as commands_of_the_target
+from visits import HALF_A_COMMAND, LONG_VISITS, VISITS, Visit, pay
+
+from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
+
+pytestmark = pytest.mark.anyio
+watched = pytest.mark.skipif(not CAN_BE_WATCHED, reason="memory is watched where Linux shows it")
+heavy = pytest.mark.heavy
+
+UNDER_ASGI = ["uvicorn, websockets-sansio", "uvicorn, wsproto"]
+"""hypercorn 0.18 is left out: some of this ends its whole server on trio."""
+ON_SOCKETS = ["websockets", *UNDER_ASGI]
+
+MOST = 5 * MIB
+"""What one peer may cost."""
+
+
+def runs_on(backends: str, anyio_backend: str) -> None:
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+
+
+@pytest.fixture(params=ON_SOCKETS)
+def server(request: pytest.FixtureRequest, anyio_backend: str) -> str:
+    """What serves the app."""
+    name: str = request.param
+    runs_on(SERVINGS[name][0], anyio_backend)
+    return name
+
+
+@pytest.fixture
+def serving(server: str) -> Serving:
+    """Serves an app, for as long as the context lasts."""
+    return SERVINGS[server][1]
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+@pytest.fixture
+def app(journal: list[str], gate: Gate) -> WebSuckets:
+    return make_app(journal, gate, send_timeout=1)
+
+
+def make_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
+    group = CommandGroup()
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> str:
+        return "pong"
+
+    @group.command("echo")
+    async def echo(socket: Socket, model: Payload[Any]) -> Any:
+        return model
+
+    @group.command("sleep")
+    async def sleep(socket: Socket, model: Payload[float]) -> None:
+        await anyio.sleep(model)
+        journal.append("slept")
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> str:
+        await gate()
+        return "at last"
+
+    @group.command("wait and send")
+    async def wait_and_send(socket: Socket) -> None:
+        await gate()
+        while True:
+            await socket.send("at last")
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        gate.reached.set()
+        while True:
+            yield 1
+            await anyio.sleep(0.001)
+
+    app = app_with(group, limits=Limits(**limits))
+
+    @app.on_connect
+    async def connect() -> None:
+        journal.append("connect")
+
+    @app.on_disconnect
+    async def disconnect() -> None:
+        journal.append("disconnect")
+
+    return app
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What an operator would be woken up for, whoever logs it."""
+    return [
+        f"{record.name}: {record.getMessage()}"
+        for record in caplog.records
+        if record.levelno >= logging.ERROR
+    ]
+
+
+async def assert_serves(port: int) -> None:
+    """The next client finds a server that works."""
+    with anyio.fail_after(TIMEOUT):
+        async with opened(port) as peer:
+            assert (await peer.call("ping", id=1))["payload"] == "pong"
+
+
+# Peers that do not read.
+
+PUSHES = [
+    "by a stream",
+    "by the handler",
+    "by a task of the connection",
+    "by a task of the app",
+    "by a task for each message",
+    "by broadcast",
+]
+"""How programs push: see `target`."""
+
+
+async def flood_with_pings(peer: Peer) -> None:
+    await peer.flood(frame(PING, b"p" * 125) * 500)
+
+
+def pushed(how: str) -> Callable[[Peer], Any]:
+    async def attack(peer: Peer) -> None:
+        await peer.write(command(f"push {how}"))
+
+    return attack
+
+
+ATTACKS = {**{how: pushed(how) for how in PUSHES}, "ping flood": flood_with_pings}
+
+
+@watched
+@pytest.mark.parametrize("patience", [1, pytest.param(10, marks=heavy)])
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_a_peer_that_does_not_read(
+    server: str, anyio_backend: str, attack: str, patience: float
+) -> None:
+    """It costs no memory and keeps nobody waiting, and is dropped at `Limits.send_timeout`."""
+    skip_what_cannot_be(server, attack)
+    limits = {"send_timeout": patience}
+    async with (
+        running_target(server, anyio_backend, limits, {}) as target,
+        AsyncExitStack() as stack,
+    ):
+        observer = await stack.enter_async_context(opened(target.port))
+        stalled = await stack.enter_async_context(
+            opened(target.port, "/listen", receive_buffer=SMALL)
+        )
+        sockets = target.sockets
+        target.watch()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ATTACKS[attack], stalled)
+            began = time.monotonic()
+            with anyio.fail_after(patience + 3):
+                slowest = await observe(observer, 1)
+            took = time.monotonic() - began
+            tasks.cancel_scope.cancel()
+        assert target.growth < MOST
+        assert took >= patience
+        assert slowest < patience / 2
+        assert target.sockets == sockets - 1
+        assert (await observer.call("errors"))["payload"] == []
+
+
+def skip_what_cannot_be(server: str, attack: str) -> None:
+    if server.startswith("uvicorn") and attack == "by broadcast":
+        pytest.skip("websockets broadcasts to connections of its own")
+
+
+async def observe(observer: Peer, count: int) -> float:
+    """Call until so many are online; how long the slowest call took."""
+    slowest, online = 0.0, math.inf
+    while online != count:
+        began = time.monotonic()
+        online = (await observer.call("online"))["payload"]
+        slowest = max(slowest, time.monotonic() - began)
+        await anyio.sleep(0.02)
+    return slowest
+
+
+async def test_what_it_has_not_read_is_thrown_away(anyio_backend: str) -> None:
+    """With the connection: the system would keep megabytes for it, for as long as it likes."""
+    async with (
+        running_target("websockets", anyio_backend, {"send_timeout": 0.5}, {}) as target,
+        opened(target.port) as observer,
+        opened(target.port, receive_buffer=SMALL) as stalled,
+    ):
+        await stalled.write(command("push by the handler"))
+        with anyio.fail_after(TIMEOUT):
+            await until_online(observer, 1)
+            assert await stalled.read_to_end() < MIB
+
+
+@watched
+@pytest.mark.parametrize("how", PUSHES[3:])
+async def test_others_that_are_pushed_to(server: str, anyio_backend: str, how: str) -> None:
+    """They get everything that follows, once the one that does not read is dropped."""
+    skip_what_cannot_be(server, how)
+    async with (
+        running_target(server, anyio_backend, {"send_timeout": 0.5}, {}) as target,
+        opened(target.port) as observer,
+        opened(target.port, "/listen", receive_buffer=SMALL) as stalled,
+        opened(target.port, "/listen") as reader,
+        anyio.create_task_group() as tasks,
+    ):
+        received: list[int] = []
+
+        async def read() -> None:
+            while True:
+                received.append(len((await reader.read_frame()).data))
+
+        tasks.start_soon(read)
+        await stalled.write(command(f"push {how}"))
+        with anyio.fail_after(TIMEOUT):
+            await until_online(observer, 2)
+            before = len(received)
+            while len(received) < before + 10:
+                await anyio.sleep(0.01)
+        assert set(received[1:]) == {64 * 1024}  # the first may be an acknowledgement
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_that_reads_slowly(server: str, anyio_backend: str) -> None:
+    """It is served for as long as it reads at all."""
+    limits = {"send_timeout": 0.5}
+    async with (
+        running_target(server, anyio_backend, limits, {}) as target,
+        opened(target.port) as observer,
+        opened(target.port, receive_buffer=SMALL) as slow,
+    ):
+        await slow.write(command("push by a stream"))
+        for _ in range(40):
+            await slow.read()
+            await anyio.sleep(0.05)
+        assert (await observer.call("online"))["payload"] == 2
+
+
+# Peers that leave without a word.
+
+
+@pytest.mark.parametrize("end", ["reset", "finish", "close"])
+@pytest.mark.parametrize("busy", ["wait", "wait and send", "stream", "ping", "half"])
+async def test_one_that_leaves_in_the_middle_of_a_command(
+    serving: Serving,
+    app: WebSuckets,
+    journal: list[str],
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+    busy: str,
+    end: str,
+) -> None:
+    """Its handlers end, its connection is closed, and nobody is told of an error."""
+    async with serving(app) as server:
+        async with opened(server.port) as peer:
+            if busy == "half":
+                await peer.write(HALF_A_COMMAND)
+            else:
+                await peer.write(command(busy))
+            if busy not in ("half", "ping"):
+                await gate.reached.wait()
+            getattr(peer, end)()
+            gate.opened.set()
+            await until(journal, "disconnect")
+        assert journal == ["connect", "disconnect"]
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("end", ["reset", "finish", "close"])
+async def test_what_has_left_is_noticed_while_a_command_runs(
+    serving: Serving, app: WebSuckets, gate: Gate, end: str
+) -> None:
+    """So a handler can ask whether anybody still wants its answer."""
+    noticed = anyio.Event()
+    group = CommandGroup()
+
+    @group.command("notice")
+    async def notice(socket: Socket) -> None:
+        gate.reached.set()
+        while socket.close_code is None:
+            await anyio.sleep(0.001)
+        noticed.set()
+
+    app.include_command_group(group)
+    async with serving(app) as server, opened(server.port) as peer:
+        await peer.write(command("notice"))
+        await gate.reached.wait()
+        getattr(peer, end)()
+        with anyio.fail_after(TIMEOUT):
+            await noticed.wait()
+
+
+FROZEN = {"ping_interval": 0.1, "ping_timeout": 0.1, "close_timeout": 0.1}
+
+
+@pytest.mark.parametrize("frames", [[], ['{"event": "wait"}'], ['{"event": "stream"}']])
+async def test_one_whose_machine_hangs(
+    app: WebSuckets,
+    journal: list[str],
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+    frames: list[str],
+) -> None:
+    """Nothing but the missing pongs tells, also while a command of its runs."""
+    async with app.serve("127.0.0.1", 0, **FROZEN) as server:
+        async with client_process(server.port, *frames) as client:
+            if frames:
+                await gate.reached.wait()
+            client.freeze()
+            if "wait" in "".join(frames):
+                with anyio.fail_after(TIMEOUT):
+                    await until_offline(app)
+                gate.opened.set()
+            await until(journal, "disconnect")
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+async def until_offline(app: WebSuckets) -> None:
+    """Until every connection is closed, though its handler may run."""
+    while any(user.socket.close_code is None for user in app._session.online.values()):
+        await anyio.sleep(0.01)
+
+
+# Handshakes that come to nothing.
+
+
+@pytest.mark.parametrize("count", [200])
+async def test_handshakes_that_come_byte_by_byte(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """They are dropped at ``open_timeout``, and hinder nobody meanwhile."""
+    patience, ends = 1.0, list[float]()
+    async with app.serve("127.0.0.1", 0, open_timeout=patience) as server:
+
+        async def drip() -> None:
+            async with tcp(server.port) as peer:
+                began = time.monotonic()
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(suppressed, peer.drip, handshake(), 0.1)
+                    await peer.read_to_end()
+                    tasks.cancel_scope.cancel()
+                ends.append(time.monotonic() - began)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(count):
+                tasks.start_soon(drip)
+            await anyio.sleep(patience / 2)  # all of them are at it
+            began = time.monotonic()
+            await assert_serves(server.port)
+            assert time.monotonic() - began < patience / 2
+            assert ends == []
+        assert len(ends) == count
+        assert min(ends) > patience * 0.9 and max(ends) < patience + 2
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+async def suppressed(function: Callable[..., Any], *arguments: Any) -> None:
+    with suppress(Gone):
+        await function(*arguments)
+
+
+@pytest.mark.parametrize("pause", [0, 0.001])
+async def test_a_slow_handshake_in_time(serving: Serving, app: WebSuckets, pause: float) -> None:
+    """It is as good as any other."""
+    async with serving(app) as server, tcp(server.port) as peer:
+        assert " 101 " in await peer.open(pause=pause)
+        assert (await peer.call("ping"))["payload"] == "pong"
+
+
+async def test_a_handshake_with_the_first_command(app: WebSuckets) -> None:
+    """A client need not wait for the answer."""
+    async with app.serve("127.0.0.1", 0) as server, tcp(server.port) as peer:
+        await peer.write(handshake() + command("ping"))
+        assert " 101 " in await peer.read_head()
+        assert (await peer.read_json())["payload"] == "pong"
+
+
+REQUESTS = {
+    "nothing": b"",
+    "no HTTP": b"\x00\x01\x02\x03\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x11" * 500,
+    "half": handshake()[:60],
+    "a long line": handshake(headers={"X": "a" * 20_000}),
+    "many headers": handshake(headers={f"X{n}": "1" for n in range(500)}),
+    "no upgrade": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "another method": handshake().replace(b"GET", b"POST"),
+    "an old version": handshake(headers={"Sec-WebSocket-Version": "8"}),
+    "a bad key": handshake(headers={"Sec-WebSocket-Key": "no"}),
+    "a body": handshake(headers={"Content-Length": "5"}) + b"12345",
+    "not ASCII": handshake(headers={"X": "\xff\xfe", "Sec-WebSocket-Protocol": "\xff\xfe"}),
+    "a path that is none": handshake("/\xff%zz%ff?\xff"),
+    "line feeds": handshake().replace(b"\r\n", b"\n"),
+}
+
+
+@pytest.mark.parametrize("end", ["reset", "finish", "close"])
+@pytest.mark.parametrize("request_", REQUESTS)
+async def test_a_handshake_that_is_none(
+    serving: Serving,
+    app: WebSuckets,
+    caplog: pytest.LogCaptureFixture,
+    request_: str,
+    end: str,
+) -> None:
+    """Its connection ends, and nobody is told of an error."""
+    async with serving(app) as server:
+        async with tcp(server.port) as peer:
+            with suppress(Gone):
+                await peer.write(REQUESTS[request_])
+            getattr(peer, end)()
+            if end == "finish":
+                with anyio.fail_after(TIMEOUT):
+                    await peer.read_to_end()
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+# Frames that break the protocol.
+
+BOMB = text(compressed(b" " * 50 * MIB), rsv=4)
+
+PLAIN: dict[str, tuple[bytes, int]] = {
+    "the first reserved bit": (text("{}", rsv=4), 1002),
+    "the second reserved bit": (text("{}", rsv=2), 1002),
+    "the third reserved bit": (text("{}", rsv=1), 1002),
+    "an unknown data frame": (frame(3, b"a"), 1002),
+    "an unknown control frame": (frame(0xB, b"a"), 1002),
+    "not masked": (text("{}", masked=False), 1002),
+    "a bare continuation": (frame(CONTINUATION, b"a"), 1002),
+    "a message within a message": (text("{", fin=False) + text("{}"), 1002),
+    "a fragmented ping": (frame(PING, b"a", fin=False), 1002),
+    "a long ping": (frame(PING, b"a" * 126), 1002),
+    "a fragmented close": (frame(CLOSE, b"\x03\xe8", fin=False), 1002),
+    "a close code of one byte": (frame(CLOSE, b"a"), 1002),
+    "a close code that is none": (close(999), 1002),
+    "a close code that is never sent": (close(1005), 1002),
+    "a close reason that is no UTF-8": (close(1000, b"\xff"), 1007),
+    "no UTF-8": (text(b"\xff\xfe"), 1007),
+    "half a character": (text(b"\xe2\x82"), 1007),
+    "a surrogate": (text(b'{"event": "\xed\xa0\x80"}'), 1007),
+    "no UTF-8, in fragments": (text(b"a", fin=False) + frame(CONTINUATION, b"\xff"), 1007),
+    "too long": (text(b"a" * (64 * 1024 + 1)), 1009),
+    "too long, and binary": (frame(BINARY, b"a" * (64 * 1024 + 1)), 1009),
+    "too long, in fragments": (fragments(5, b"a" * 16 * 1024), 1009),
+    "2^62 bytes, not sent": (text(b"a", length=1 << 62), 1009),
+    "2^64 - 1 bytes, not sent": (text(b"a", length=(1 << 64) - 1), 1009),
+}
+"""What breaks the protocol, and the close code that says so."""
+
+DEFLATED: dict[str, tuple[bytes, int]] = {
+    "a bomb": (BOMB, 1009),
+    "a bomb in fragments": (BOMB[:1].replace(b"\xc1", b"\x41") + BOMB[1:], 1009),
+    "no compressed data": (text(b"\xff" * 100, rsv=4), 1002),
+    "a compressed ping": (frame(PING, b"a", rsv=4), 1002),
+    "another reserved bit": (text(compressed(b"{}"), rsv=6), 1002),
+    "no UTF-8, compressed": (text(compressed(b"\xff"), rsv=4), 1007),
+    "too long by one byte": (text(compressed(b"a" * (64 * 1024 + 1)), rsv=4), 1009),
+}
+
+
+@pytest.mark.parametrize("what", PLAIN)
+async def test_what_breaks_the_protocol(
+    app: WebSuckets, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """It is closed with the code that says why, also while a command runs."""
+    data, code = PLAIN[what]
+    async with app.serve("127.0.0.1", 0) as server:
+        for before in (b"", command("sleep", payload=0.01)):
+            async with opened(server.port) as peer:
+                await peer.write(before)
+                await assert_closed_with(peer, data, code)
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("name", UNDER_ASGI)
+async def test_what_breaks_the_protocol_under_asgi(
+    name: str, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What becomes of it is the server's affair; we have no errors, and nothing is left."""
+    async with SERVINGS[name][1](app) as server:
+        for data, _ in PLAIN.values():
+            journal.clear()
+            async with opened(server.port) as peer:
+                await peer.write(data)
+                peer.finish()
+                with anyio.move_on_after(0.2):  # it may wait for the rest of a frame
+                    await peer.read_to_end()
+            await until(journal, "disconnect")
+        await assert_serves(server.port)
+    assert [error for error in errors(caplog) if not error.startswith("uvicorn.error: ")] == []
+
+
+@pytest.mark.parametrize("what", DEFLATED)
+async def test_what_breaks_compression(
+    journal: list[str], gate: Gate, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """It is closed with the code that says why."""
+    data, code = DEFLATED[what]
+    app = make_app(journal, gate, compression="deflate")
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port, headers=DEFLATE) as peer:
+            await peer.write(text(compressed(b'{"event": "ping"}'), rsv=4))
+            assert (await peer.read_frame()).rsv == 4
+            await assert_closed_with(peer, data, code)
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+async def assert_closed_with(peer: Peer, data: bytes, code: int) -> None:
+    with anyio.fail_after(TIMEOUT):
+        with suppress(Gone):  # it need not be read to the end
+            await peer.write(data)
+        said = await peer.read_close()
+        assert said is not None and said.close_code == code
+        await peer.write(close(code))
+        await peer.read_to_end()
+
+
+@watched
+async def test_frames_that_break_the_protocol_cost_no_memory(
+    server: str, anyio_backend: str
+) -> None:
+    """However much they say that they are going to send, or unpack to."""
+    limits = {"compression": "deflate"}
+    async with running_target(server, anyio_backend, limits, {}) as target:
+        target.watch()
+        for data, _ in [*PLAIN.values(), *DEFLATED.values()]:
+            async with opened(target.port, headers=DEFLATE) as peer:
+                with suppress(Gone):
+                    await peer.write(data)
+                with anyio.move_on_after(0.5):  # under ASGI it may be waited for
+                    await peer.read_close()
+        await alone(target)
+        assert target.growth < MOST
+
+
+ENDLESS = {
+    "empty fragments": (text(b"", fin=False), frame(CONTINUATION, fin=False) * 10_000),
+    "fragments of one byte": (text(b"", fin=False), frame(CONTINUATION, b"a", fin=False) * 10_000),
+    "pongs": (b"", frame(PONG) * 10_000),
+    "empty messages": (b"", text(b"") * 1_000),
+    "commands that are none": (b"", text("{}") * 1_000),
+    "commands": (b"", command("ping") * 1_000),
+    "commands behind one that takes long": (
+        command("sleep", payload=3600),
+        command("ping") * 1_000,
+    ),
+    "empty messages behind a command that takes long": (
+        command("sleep", payload=3600),
+        text(b"") * 10_000,
+    ),
+}
+UNPACKED = 2 * MOST
+"""What one read of a socket, at most 256 KiB, becomes when it is full of the smallest frames."""
+
+
+@watched
+@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=heavy)])
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_frames_without_end(
+    server: str, anyio_backend: str, what: str, seconds: float
+) -> None:
+    """They cost no memory, and others are served meanwhile; no answer is read."""
+    first, rest = ENDLESS[what]
+    async with (
+        running_target(server, anyio_backend, {"send_timeout": 2 * seconds}, {}) as target,
+        opened(target.port, receive_buffer=SMALL) as peer,
+        opened(target.port) as observer,
+    ):
+        target.watch()
+        await peer.write(first)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(peer.flood, rest)
+            with anyio.move_on_after(seconds):
+                while True:
+                    await observer.call("ping")
+                    await anyio.sleep(0.02)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(seconds):
+            await observer.call("ping")
+        assert target.growth < UNPACKED
+
+
+# Commands that come faster than they are answered.
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "patience"),
+    [(100, 0.02, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
+)
+async def test_many_commands_at_once_to_a_slow_handler(
+    app: WebSuckets,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    each: float,
+    patience: float,
+) -> None:
+    """Every one is answered, in order: the client is well, and says so behind its commands."""
+    options = {"ping_interval": patience, "ping_timeout": patience}
+    async with app.serve("127.0.0.1", 0, **options) as server:
+        async with dial(server, ping_interval=None) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(send_all, client, count, each)
+            ids = [(await client.receive())["id"] for _ in range(count)]
+            assert ids == list(range(count))
+            await client.close()
+    assert errors(caplog) == []
+
+
+async def send_all(client: Client, count: int, each: float) -> None:
+    for id in range(count):
+        await client.send("sleep", payload=each, id=id)
+
+
+@pytest.mark.parametrize(
+    ("count", "each", "patience"),
+    [(100, 0.05, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
+)
+async def test_one_that_dies_with_many_commands_waiting(
+    app: WebSuckets,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    each: float,
+    patience: float,
+) -> None:
+    """It is found, long before they are all done, and the others are not even begun."""
+    options = {"ping_interval": patience, "ping_timeout": patience, "close_timeout": patience}
+    sleep = f'{{"event": "sleep", "payload": {each}}}'
+    async with app.serve("127.0.0.1", 0, **options) as server:
+        async with client_process(server.port, *[sleep] * count) as client:
+            client.freeze()
+            with anyio.fail_after(count * each):
+                while "disconnect" not in journal:
+                    await anyio.sleep(0.01)
+        assert journal.count("slept") < count / 2
+        await assert_serves(server.port)
+    assert errors(caplog) == []
+
+
+# Nothing is left.
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=heavy)])
+async def test_nothing_is_left_of_connections_that_are_gone(
+    serving: Serving, caplog: pytest.LogCaptureFixture, count: int
+) -> None:
+    """No objects, no tasks, no descriptors, however they went."""
+    visits = random.Random(count).choices(VISITS, k=count)
+    await assert_nothing_is_left(serving, visits)
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("visit", LONG_VISITS, ids=lambda visit: visit.__name__)
+async def test_nothing_is_left_of(serving: Serving, visit: Visit) -> None:
+    """Neither of those that took longer."""
+    await assert_nothing_is_left(serving, [visit] * 3)
+
+
+async def assert_nothing_is_left(serving: Serving, visits: list[Visit]) -> None:
+    app = app_with(commands_of_the_target, limits=Limits(send_timeout=1))
+    with without_tracebacks("uvicorn.error"):
+        await assert_nothing_is_left_in(app, serving, visits)
+
+
+async def assert_nothing_is_left_in(app: WebSuckets, serving: Serving, visits: list[Visit]) -> None:
+    async with serving(app) as server:
+        for visit in VISITS * 2:
+            await pay(server.port, visit)
+        before = census()
+        for visit in visits:
+            await pay(server.port, visit)
+        await until_as_before(before, TIMEOUT)
+        await assert_serves(server.port)
