@@ -22,7 +22,7 @@ from websuckets.hooks import Kind
 from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
-from websuckets.program import console_logging, told_to_stop
+from websuckets.program import LastResort, console_logging, told_to_stop
 from websuckets.session import Session
 from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport
@@ -197,19 +197,25 @@ class WebSuckets:
 
         ``asyncio.run(app("localhost", 9000))`` is a whole program, and so is
         ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A second signal
-        stops at once.
+        stops at once. A program that cannot stop, because a handler ignores its cancellation, is
+        ended with exit code 1 after `Limits.drain_timeout` and what finalisers may take.
         """
         if asgi:
             raise ConfigurationError("WebSuckets is no ASGI application, but has one: app.asgi")
         # An app without groups, started as the program, serves what the program included in others.
         theirs = () if self._composition.groups else groups_of_the_program()
-        with console_logging():
+        with console_logging(), LastResort() as last_resort:
             try:
                 async with self._serve(theirs or None, host, port, options):
                     if theirs:
                         logger.warning(_SERVES_OTHERS, len(theirs))
+                    assert self._running is not None
+                    connections = self._running.connections
                     await told_to_stop()
                     logger.info("stopping")
+                    last_resort.after(connections.time_to_stop)
+                if connections.are_left:
+                    last_resort.now()
             except ConfigurationError as error:
                 if theirs:
                     error.add_note(_SERVES_OTHERS % len(theirs))

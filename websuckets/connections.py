@@ -13,6 +13,7 @@ from websockets.datastructures import Headers
 from websuckets.connection import Connection, Setup
 from websuckets.entrance import client_of
 from websuckets.exc import HandshakeRefused
+from websuckets.limits import seconds
 from websuckets.socket import HttpAnswer, Wire
 from websuckets.tasks import wait_through
 
@@ -108,15 +109,26 @@ class Connections:
         )
         for connection in self._open:
             connection.cancel()
+        self._all_gone = anyio.Event()
+        try:
+            await wait_through(self._all_gone, self._time_to_abort)
+        finally:
+            self._tell_of_those_left()
+
+    @property
+    def time_to_stop(self) -> float:
+        """Seconds that stopping the app can take, if nothing ignores its cancellation."""
+        limits = self._setup.limits
+        of_the_app = 3 * seconds(limits.finalize_timeout)  # its tasks, its objects; one to spare
+        return seconds(limits.drain_timeout) + seconds(self._time_to_abort) + of_the_app
+
+    @property
+    def _time_to_abort(self) -> float | None:
         timeout = self._setup.limits.finalize_timeout
         # One for the scope of the message, one for streams, tasks, and the scope of the connection;
         # for each hook, one for itself and one for its scope; one to spare.
         most = 5 + 2 * len(self._setup.hooks.disconnect)
-        self._all_gone = anyio.Event()
-        try:
-            await wait_through(self._all_gone, None if timeout is None else most * timeout)
-        finally:
-            self._tell_of_those_left()
+        return None if timeout is None else most * timeout
 
     def _tell_of_those_left(self) -> None:
         if self._open:

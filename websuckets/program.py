@@ -1,13 +1,19 @@
-"""What an app does only when it is the program itself: it shows its log and minds signals."""
+"""What an app does only when it is the program itself: it shows its log, minds signals, ends."""
 
 import logging
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 import anyio
 
-__all__ = ["console_logging", "told_to_stop"]
+__all__ = ["LastResort", "console_logging", "told_to_stop"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 
 @contextmanager
@@ -44,3 +50,35 @@ async def told_to_stop() -> None:
             await anyio.sleep_forever()
         else:
             await anext(aiter(signals))
+
+
+class LastResort:
+    """Ends the process when it has been told to stop and cannot, because of what ignores that.
+
+    Event loops wait for every task, and for good if one ignores its cancellation or does not even
+    let the loop go on. Used as a context, around what is to end.
+    """
+
+    def __init__(self) -> None:
+        self._timer: threading.Timer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def after(self, seconds: float) -> None:
+        """From now on there is so much time to leave the context."""
+        if seconds < threading.TIMEOUT_MAX:
+            self._timer = threading.Timer(seconds, self.now)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def now(self) -> None:
+        """With exit code 1."""
+        logger.critical("something ignores its cancellation: ending the process")
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(1)

@@ -36,7 +36,7 @@ class Handshake:
     wire: Callable[[], Wire]
     accepted: Accepted | None = None
     guard: Guard
-    _address: Any = None
+    _address: tuple[Any] | None = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.guard = Guard(self.patience)
@@ -44,8 +44,10 @@ class Handshake:
 
     @property
     def remote_address(self) -> Any:
-        """The client's, also if it came by a proxy that is trusted."""
-        return self._address or super().remote_address  # type: ignore[misc]  # of ServerConnection
+        """The client's, also if it came by a proxy that is trusted, and also when it is gone."""
+        if self._address is None:
+            return super().remote_address  # type: ignore[misc]  # of ServerConnection
+        return self._address[0]
 
     async def handshake(
         self: Any, process_request: Any = None, process_response: Any = None, *arguments: Any
@@ -62,8 +64,7 @@ class Handshake:
             response = await _result(process_response, self, request, response) or response
             if response.status_code != 101:
                 return response
-            with suppress(OSError):  # it is gone already
-                self._address = self.door.address_of(self.remote_address, request.headers)
+            self._address = (self.door.address_of(self._peer_address(), request.headers),)
             self.accepted = self.door.accept(self.wire())
             with self._unsendable():
                 refusal = await self.accepted.opening()
@@ -79,6 +80,12 @@ class Handshake:
             raise
         if self.state is not State.OPEN:
             await self._give_up()
+
+    def _peer_address(self) -> Any:
+        try:
+            return self.remote_address
+        except OSError:  # it is gone already
+            return None
 
     async def discard_frames(self: Any) -> None:
         """Read until the connection is closed, unless somebody else does."""

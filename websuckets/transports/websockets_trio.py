@@ -14,7 +14,7 @@ from websockets.trio.server import Server, ServerConnection, serve
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.entrance import path_of
-from websuckets.limits import Limits
+from websuckets.limits import Limits, seconds
 from websuckets.socket import Door, Wire
 from websuckets.transports.guard import FAREWELL_TIME, Alarm
 from websuckets.transports.handshake import Handshake, options_with, serve_connection
@@ -49,9 +49,9 @@ class _Connection(Handshake):
 
     async def abort(self: Any) -> None:
         await trio.aclose_forcefully(self.stream)
-        await self.discard_frames()
         if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
             self.resume_reading()
+        await self.discard_frames()
 
     def look(self: Any) -> None:
         is_reading = self.recv_flow_control is None and not self.guard.is_blocked
@@ -154,7 +154,7 @@ async def listen(
     finally:
         with trio.CancelScope(shield=True):
             await stop(partial(server.aclose, close_connections=False))
-            await running.end()
+            await running.end(limits.finalize_timeout)
 
 
 class _Running:
@@ -189,9 +189,10 @@ class _Running:
             raise self._error or trio.ClosedResourceError
         return self._server
 
-    async def end(self) -> None:
+    async def end(self, patience: float | None) -> None:
         self._scope.cancel()
-        await self._ended.wait()
+        with trio.move_on_after(seconds(patience)):  # handlers may ignore it
+            await self._ended.wait()
         if self._error is not None:
             raise self._error
 
