@@ -41,8 +41,16 @@ from visits import HALF_A_COMMAND, LONG_VISITS, VISITS, Visit, pay
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
 
 pytestmark = pytest.mark.anyio
-watched = pytest.mark.skipif(not CAN_BE_WATCHED, reason="memory is watched where Linux shows it")
 heavy = pytest.mark.heavy
+can_be_watched = pytest.mark.skipif(
+    not CAN_BE_WATCHED, reason="memory is watched where Linux shows it"
+)
+
+
+def watched(test: Any) -> Any:
+    """A test of what a server of its own process takes."""
+    return heavy(can_be_watched(test))
+
 
 UNDER_ASGI = ["uvicorn, websockets-sansio", "uvicorn, wsproto"]
 """hypercorn 0.18 is left out: some of this ends its whole server on trio."""

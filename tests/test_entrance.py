@@ -1,0 +1,298 @@
+"""Who may connect: from which page, to which path, through which proxy."""
+
+from typing import Any
+
+import anyio
+import pytest
+from harness import TIMEOUT, app_with, dial, get
+from serving import SERVINGS, Serving, uvicorn_running
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus
+
+from websuckets import CommandGroup, Socket, WebSuckets
+from websuckets.entrance import Entrance, client_of
+from websuckets.exc import ConfigurationError
+from websuckets.testing import TestClient
+
+pytestmark = pytest.mark.anyio
+
+ON_SOCKETS = {name: serving for name, serving in SERVINGS.items() if name != "memory"}
+
+PAGE = "https://example.org"
+
+
+@pytest.fixture(params=ON_SOCKETS)
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
+    backends, serving = ON_SOCKETS[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
+
+
+@pytest.fixture
+def group() -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("address")
+    async def address(socket: Socket) -> Any:
+        return socket.remote_address[0]
+
+    @group.command("subprotocol")
+    async def subprotocol(socket: Socket) -> Any:
+        return socket.subprotocol
+
+    return group
+
+
+async def status(server: Any, path: str = "/", **headers: str) -> int:
+    """What a client gets that connects: 101, or the status of a refusal."""
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    at = type(server)(server.port, (f"ws://127.0.0.1:{server.port}{path}",))
+    try:
+        async with dial(at, additional_headers=names) as client:
+            assert (await client.call("subprotocol", id=1))["id"] == 1
+            return 101
+    except InvalidStatus as refused:
+        return int(refused.response.status_code)
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "expected"),
+    [
+        (None, {}, 101),
+        (None, {"Origin": "https://evil.example"}, 101),
+        ([PAGE], {"Origin": PAGE}, 101),
+        ([PAGE], {"Origin": "https://evil.example"}, 403),
+        ([PAGE], {"Origin": f"{PAGE}.evil.example"}, 403),
+        ([PAGE], {"Origin": f"{PAGE}:8443"}, 403),
+        ([PAGE], {"Origin": "http://example.org"}, 403),
+        ([PAGE], {"Origin": "null"}, 403),
+        ([PAGE], {"Origin": ""}, 403),
+        ([PAGE], {}, 403),
+        ([PAGE, None], {}, 101),
+        ([None], {"Origin": PAGE}, 403),
+        ([], {"Origin": PAGE}, 403),
+    ],
+)
+async def test_pages_that_may_connect(
+    serving: Serving, group: CommandGroup, origins: Any, origin: dict[str, str], expected: int
+) -> None:
+    """Compared as a whole; a missing origin is no page."""
+    async with serving(app_with(group, origins=origins)) as server:
+        assert await status(server, **origin) == expected
+
+
+async def test_two_origins_are_none(group: CommandGroup) -> None:
+    """No browser sends them."""
+    entrance = Entrance.of([PAGE], (), (), None, None)
+    twice = Headers([("Origin", PAGE), ("Origin", PAGE)])
+    refusal = entrance.refusal("/", twice)
+    assert refusal is not None
+    assert refusal.status == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "expected"),
+    [
+        (None, "/anywhere?x=1", 101),
+        ("/ws", "/ws", 101),
+        ("/ws", "/ws?token=1", 101),
+        ("/ws", "/", 404),
+        ("/ws", "/ws/", 404),
+        ("/ws", "/wsx", 404),
+        ("/чат", "/%D1%87%D0%B0%D1%82", 101),
+    ],
+)
+async def test_where_clients_connect(
+    serving: Serving, group: CommandGroup, path: str | None, asked: str, expected: int
+) -> None:
+    """Elsewhere there is nothing."""
+    async with serving(app_with(group, path=path)) as server:
+        assert await status(server, asked) == expected
+
+
+async def test_the_health_of_an_app(serving: Serving, group: CommandGroup) -> None:
+    """On the same port, where nobody is upgraded; other requests are told to."""
+    async with serving(app_with(group, path="/ws")) as server:
+        assert await get(server, "/health") == 200
+        assert await get(server, "/health?verbose=1") == 200
+        assert await get(server, "/ws") == 426
+        assert await get(server, "/") == 404
+    async with serving(app_with(group, health="/live")) as server:
+        assert await get(server, "/live") == 200
+        assert await get(server, "/health") == 426
+    async with serving(app_with(group, health=None)) as server:
+        assert await get(server, "/health") == 426
+
+
+@pytest.mark.on_asyncio
+async def test_paths_of_a_mounted_app(group: CommandGroup) -> None:
+    """Are those within what it is mounted under."""
+    app = app_with(group, path="/chat")
+    host = Starlette(routes=[Mount("/ws", app.asgi)])
+    async with uvicorn_running(host, lifespan="off") as server:
+        assert await status(server, "/ws/chat") == 101
+        assert await status(server, "/ws/") == 404
+        assert await get(server, "/ws/health") == 200
+        assert await get(server, "/ws/chat") == 426
+        assert await get(server, "/health") == 404
+
+
+async def test_health_while_the_app_stops(group: CommandGroup) -> None:
+    """503, for as long as anybody still has something to finish; so does who wants to connect."""
+    started, go_on = anyio.Event(), anyio.Event()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        started.set()
+        await go_on.wait()
+
+    ready, stop = anyio.Event(), anyio.Event()
+    servers: list[Any] = []
+
+    async def serve() -> None:
+        async with app_with(group).serve("127.0.0.1", 0) as server:
+            servers.append(server)
+            ready.set()
+            await stop.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(serve)
+        await ready.wait()
+        async with dial(servers[0]) as client:
+            await client.send("wait", id=1)
+            await started.wait()
+            assert await get(servers[0], "/health") == 200
+            stop.set()
+            with anyio.fail_after(TIMEOUT):
+                while await get(servers[0], "/health") == 200:
+                    pass
+            assert await get(servers[0], "/health") == 503
+            assert await status(servers[0]) == 503
+            go_on.set()
+            assert (await client.receive())["id"] == 1
+            assert (await client.closed())[0] == 1012
+
+
+async def test_subprotocols(serving: Serving, group: CommandGroup) -> None:
+    """The app's first that the client offers; none is as good."""
+    app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
+    async with serving(app) as server:
+        for offered, agreed in (
+            (None, None),
+            (["other"], None),
+            (["chat.v1", "chat.v2", "other"], "chat.v2"),
+            (["token.s3cret", "chat.v1"], "chat.v1"),
+        ):
+            async with dial(server, subprotocols=offered) as client:
+                assert client.connection.subprotocol == agreed
+                assert (await client.call("subprotocol", id=1))["payload"] == agreed
+
+
+async def test_subprotocols_in_memory(group: CommandGroup) -> None:
+    """A test offers them as a client does."""
+    app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
+    async with TestClient(app, headers={"Sec-WebSocket-Protocol": "chat.v1, x"}) as client:
+        assert (await client.call("subprotocol")).payload == "chat.v1"
+        async with client.connect() as other:
+            assert (await other.call("subprotocol")).payload is None
+
+
+async def test_subprotocols_that_are_given_to_serve(group: CommandGroup) -> None:
+    """They are websockets' own."""
+    app = app_with(group, subprotocols=["ignored"])
+    async with app.serve("127.0.0.1", 0, subprotocols=["theirs"]) as server:
+        async with dial(server, subprotocols=["theirs"]) as client:
+            assert client.connection.subprotocol == "theirs"
+
+
+async def test_the_address_of_a_client_behind_a_proxy(
+    serving: Serving, group: CommandGroup
+) -> None:
+    """As a trusted proxy says it, however many stand between."""
+    app = app_with(group, trusted_proxies=["127.0.0.0/8", "10.0.0.0/8"])
+    forwarded = {"X-Forwarded-For": "1.1.1.1, 203.0.113.9, 10.1.2.3"}
+    async with serving(app) as server, dial(server, additional_headers=forwarded) as client:
+        assert (await client.call("address"))["payload"] == "203.0.113.9"
+
+
+@pytest.mark.on_asyncio
+async def test_nobody_else_says_where_a_client_is(group: CommandGroup) -> None:
+    """Without a trusted proxy the header is the client's own."""
+    forwarded = {"X-Forwarded-For": "203.0.113.9"}
+    async with app_with(group).serve("127.0.0.1", 0) as server:
+        async with dial(server, additional_headers=forwarded) as client:
+            assert (await client.call("address"))["payload"] == "127.0.0.1"
+
+
+TRUSTED = Entrance.of(None, ["10.0.0.0/8", "unix", "2001:db8::/32"], (), None, None)
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "client"),
+    [
+        (("192.0.2.1", 5), ["203.0.113.9"], ("192.0.2.1", 5)),
+        (("10.0.0.1", 5), [], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), [""], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), ["203.0.113.9"], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["203.0.113.9:4711"], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["[2001:db9::1]:4711"], ("2001:db9::1", 0)),
+        (("10.0.0.1", 5), ["[2001:db9::1]"], ("2001:db9::1", 0)),
+        (("10.0.0.1", 5), ["2001:db9::1"], ("2001:db9::1", 0)),
+        (("10.0.0.1", 5), ["1.1.1.1", "203.0.113.9", "10.2.2.2"], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["203.0.113.9, unknown"], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), ["10.2.2.2"], ("10.0.0.1", 5)),
+        (("::ffff:10.0.0.1", 5, 0, 0), ["203.0.113.9"], ("203.0.113.9", 0)),
+        (("2001:db8::1%eth0", 5, 0, 0), ["203.0.113.9"], ("203.0.113.9", 0)),
+        ("", ["203.0.113.9"], ("203.0.113.9", 0)),
+        (None, ["203.0.113.9"], ("203.0.113.9", 0)),
+        (("testclient", 5), ["203.0.113.9"], ("testclient", 5)),
+    ],
+)
+def test_what_a_proxy_is_believed(peer: Any, forwarded: list[str], client: Any) -> None:
+    """The last address that is no trusted proxy; nothing that is no address."""
+    headers = Headers([("X-Forwarded-For", value) for value in forwarded])
+    assert TRUSTED.address_of(peer, headers) == client
+
+
+def test_a_unix_socket_is_not_trusted_by_itself() -> None:
+    """Whoever may write to it, could say anything."""
+    entrance = Entrance.of(None, ["10.0.0.0/8"], (), None, None)
+    assert entrance.address_of("", Headers([("X-Forwarded-For", "203.0.113.9")])) == ""
+
+
+def test_what_tells_clients_apart() -> None:
+    """An address, of IPv6 the network that a client has, and no port."""
+    assert client_of(("10.0.0.1", 1)) == client_of(("10.0.0.1", 2))
+    assert client_of(("10.0.0.1", 1)) != client_of(("10.0.0.2", 1))
+    assert client_of(("2001:db8::1", 1, 0, 0)) == client_of(("2001:db8::2%eth0", 2, 0, 0))
+    assert client_of(("2001:db8::1", 1)) != client_of(("2001:db8:0:1::1", 1))
+    assert client_of(("::ffff:10.0.0.1", 1)) == client_of(("10.0.0.1", 1))
+    assert client_of(("testclient", 1)) == "testclient"
+    assert client_of("") == ""
+    assert client_of(None) is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "remedy"),
+    [
+        ({"origins": PAGE}, "write a list"),
+        ({"origins": ["example.org"]}, "scheme, host and port"),
+        ({"origins": [f"{PAGE}/"]}, "scheme, host and port"),
+        ({"origins": ["*"]}, "scheme, host and port"),
+        ({"origins": [5]}, "scheme, host and port"),
+        ({"trusted_proxies": "10.0.0.1"}, "write a list"),
+        ({"trusted_proxies": ["10.0.0.1/8"]}, "host bits set"),
+        ({"trusted_proxies": ["proxy.example.org"]}, "addresses, networks"),
+        ({"subprotocols": "chat"}, "write a list"),
+        ({"path": "ws"}, 'begins with a "/"'),
+        ({"path": 5}, 'begins with a "/"'),
+        ({"health": "health"}, 'begins with a "/"'),
+    ],
+)
+def test_what_can_mean_nothing_is_refused(wrong: dict[str, Any], remedy: str) -> None:
+    """With what to write instead."""
+    with pytest.raises(ConfigurationError, match=remedy):
+        WebSuckets(**wrong)

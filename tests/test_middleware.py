@@ -1,0 +1,294 @@
+"""What runs around every command, and the log of every command."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+from dishka import Provider, Scope
+from harness import app_with, dial, errors, talk
+from serving import SERVINGS, Serving
+
+from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket
+from websuckets.exc import ClientError, CommandTimeout, ConfigurationError, NotAuthorized
+from websuckets.middleware import CallNext, Outcome
+from websuckets.security import CurrentUser
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def group() -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> str:
+        return "pong"
+
+    @group.command("fail")
+    async def fail(socket: Socket) -> None:
+        raise ClientError("no", {"why": 1})
+
+    @group.command("break")
+    async def break_(socket: Socket) -> None:
+        raise ValueError("bug")
+
+    @group.command("double")
+    async def double(socket: Socket, model: Payload[int]) -> int:
+        return 2 * model
+
+    @group.command("count")
+    async def count(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    @group.command("secret", protected=True)
+    async def secret(socket: Socket, *, user: CurrentUser) -> None: ...
+
+    @group.command("hang", timeout=0.05)
+    async def hang(socket: Socket) -> None:
+        await anyio.sleep_forever()
+
+    return group
+
+
+class Seen:
+    """A middleware that notes what comes by."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[tuple[str, Any, Any]] = []
+        self.seconds: list[float] = []
+
+    async def __call__(self, socket: Socket, message: Message, call_next: CallNext) -> Outcome:
+        outcome = await call_next()
+        exception = type(outcome.exception) if outcome.exception else None
+        self.outcomes.append((message.event, outcome.error, exception))
+        self.seconds.append(outcome.seconds)
+        return outcome
+
+
+@pytest.fixture(params=SERVINGS)
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
+    backends, serving = SERVINGS[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
+
+
+async def test_it_sees_every_message_and_its_outcome(serving: Serving, group: CommandGroup) -> None:
+    """What is no command, too; answers are the same with it."""
+    seen = Seen()
+    app = app_with(group, middleware=[seen])
+    async with serving(app) as server, dial(server) as client:
+        assert (await client.call("ping"))["payload"] == "pong"
+        assert (await client.call("fail", id=1)) == {
+            "error": "no",
+            "details": {"why": 1},
+            "id": 1,
+        }
+        assert (await client.call("break"))["error"] == "internal error"
+        assert (await client.call("double", payload="x"))["error"] == "validation error"
+        assert (await client.call("double"))["error"] == "payload required"
+        assert (await client.call("unknown"))["error"] == "unknown command"
+        assert (await client.call("secret"))["error"] == "not authorized"
+        assert (await client.call("hang"))["error"] == "timeout"
+        await client.connection.send("nonsense")
+        assert (await client.receive())["error"] == "invalid message"
+        assert (await client.call("ping"))["payload"] == "pong"
+    assert seen.outcomes == [
+        ("ping", None, None),
+        ("fail", "no", ClientError),
+        ("break", "internal error", ValueError),
+        ("double", "validation error", ClientError),
+        ("double", "payload required", ClientError),
+        ("unknown", "unknown command", None),
+        ("secret", "not authorized", NotAuthorized),
+        ("hang", "timeout", CommandTimeout),
+        ("", "invalid message", None),
+        ("ping", None, None),
+    ]
+    assert seen.seconds[7] > 0.05 > seen.seconds[0] > 0
+
+
+async def test_it_sees_a_stream_when_that_has_ended(group: CommandGroup) -> None:
+    """Items go out meanwhile."""
+    seen = Seen()
+    async with talk(app_with(group, middleware=[seen])) as client:
+        assert (await client.call("count", id=1))["payload"] == 1
+        assert (await client.receive())["payload"] == 2
+        assert "more" not in await client.receive()
+    assert seen.outcomes == [("count", None, None)]
+
+
+async def test_they_stand_in_their_order(group: CommandGroup, journal: list[str]) -> None:
+    """The first is the outermost, and all of it is one message's."""
+
+    def named(name: str) -> Any:
+        async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Outcome:
+            journal.append(f"{name} before {message.event} {message.id}")
+            outcome = await call_next()
+            journal.append(f"{name} after")
+            return outcome
+
+        return middleware
+
+    async with talk(app_with(group, middleware=[named("a"), named("b")])) as client:
+        await client.call("ping", id=7)
+    assert journal == ["a before ping 7", "b before ping 7", "b after", "a after"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        ({"x": 1}, {"event": "ping", "payload": {"x": 1}, "id": 1}),
+        (ClientEvent("other", 2), {"event": "other", "payload": 2, "id": 1}),
+        (None, {"event": "ping", "payload": None, "id": 1}),
+    ],
+)
+async def test_it_may_answer_itself(group: CommandGroup, answer: Any, reply: Any) -> None:
+    """As a handler does; the command does not run."""
+    seen = Seen()
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        return answer
+
+    async with talk(app_with(group, middleware=[seen, middleware])) as client:
+        assert await client.call("ping", id=1) == reply
+    assert seen.outcomes == [("ping", None, None)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reply"),
+    [
+        (ClientError("closed on Sundays"), "closed on Sundays"),
+        (NotAuthorized(), "not authorized"),
+        (ValueError(), "internal error"),
+    ],
+)
+async def test_it_may_refuse(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture, error: Exception, reply: str
+) -> None:
+    """By raising, as a handler does; those outside of it see an outcome all the same."""
+    seen = Seen()
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        raise error
+
+    async with talk(app_with(group, middleware=[seen, middleware])) as client:
+        assert (await client.call("ping", id=1))["error"] == reply
+    assert seen.outcomes == [("ping", reply, type(error))]
+    assert len(errors(caplog)) == isinstance(error, ValueError)
+
+
+async def test_it_may_take_the_place_of_an_answer(group: CommandGroup) -> None:
+    """Of an unknown command, as of any other."""
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        outcome = await call_next()
+        return "did you mean ping?" if outcome.error == "unknown command" else outcome
+
+    async with talk(app_with(group, middleware=[middleware])) as client:
+        assert (await client.call("pong"))["payload"] == "did you mean ping?"
+
+
+async def test_it_runs_outside_of_the_scope(group: CommandGroup, journal: list[str]) -> None:
+    """What it sees has been finalised: a failed commit is an error to it."""
+
+    class Transaction: ...
+
+    async def transaction() -> AsyncIterator[Transaction]:
+        yield Transaction()
+        journal.append("finalised")
+        raise ClientError("conflict")
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(transaction)
+
+    @group.command("commit")
+    async def commit(socket: Socket, *, transaction: Transaction) -> None: ...
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        outcome = await call_next()
+        journal.append(f"seen {outcome.error}")
+        return outcome
+
+    app = app_with(group, middleware=[middleware], providers=[provider])
+    async with talk(app) as client:
+        assert (await client.call("commit"))["error"] == "conflict"
+    assert journal == ["finalised", "seen conflict"]
+
+
+async def test_a_client_that_leaves_ends_it(group: CommandGroup, journal: list[str]) -> None:
+    """A cancellation goes through it."""
+    reached = anyio.Event()
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        try:
+            return await call_next()
+        finally:
+            journal.append("left")
+
+    @group.command("watch", cancel_on_disconnect=True)
+    async def watch(socket: Socket) -> None:
+        reached.set()
+        await anyio.sleep_forever()
+
+    async with talk(app_with(group, middleware=[middleware])) as client:
+        await client.send("watch")
+        await reached.wait()
+        await client.vanish()
+    assert journal == ["left"]
+
+
+@pytest.mark.parametrize("wrong", [5, [5], ["name"]])
+def test_what_is_no_middleware(wrong: Any) -> None:
+    """Is found before the app starts."""
+    with pytest.raises(ConfigurationError, match="middleware="):
+        app_with(middleware=wrong)
+
+
+# The access log
+
+
+async def test_each_command_is_a_line(
+    serving: Serving, group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its name, what came of it, how long it took, and whose it was: nothing of what it carried."""
+    caplog.set_level(logging.DEBUG, logger="websuckets.access")
+    app = app_with(group, limits=Limits(rate=0.001, burst=6))
+    async with serving(app) as server, dial(server) as client:
+        await client.call("ping")
+        await client.call("double", payload=5, token="t0ken", id="an id")
+        await client.call("double", payload="p4yload")
+        await client.call("unknown")
+        await client.connection.send("nonsense")
+        await client.receive()
+        await client.call("count", id=1)
+        while "more" in await client.receive():
+            pass
+        await client.call("ping")
+    lines = [r.getMessage() for r in caplog.records if r.name == "websuckets.access"]
+    assert [line.rsplit(maxsplit=3)[0] for line in lines] == [
+        "'ping' ok",
+        "'double' ok",
+        "'double' validation error",
+        "'unknown' unknown command",
+        "'' invalid message",
+        "'count' ok",
+        "'ping' rate limited",
+    ]
+    whose = {line.rsplit(maxsplit=1)[1] for line in lines}
+    assert len(whose) == 1
+    assert all(line.split()[-2] == "ms" for line in lines)
+    assert "t0ken" not in caplog.text and "p4yload" not in caplog.text
+
+
+async def test_it_is_off_unless_asked_for(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At INFO it costs nothing."""
+    caplog.set_level(logging.INFO, logger="websuckets.access")
+    async with talk(app_with(group)) as client:
+        await client.call("ping")
+    assert not [r for r in caplog.records if r.name == "websuckets.access"]
