@@ -110,9 +110,9 @@ class Gate:
         await self.opened.wait()
 
 
-async def until(journal: list[str], entry: str) -> None:
+async def until(journal: list[str], entry: str, patience: float = TIMEOUT) -> None:
     """Wait for what the server does in its own time."""
-    with anyio.fail_after(TIMEOUT):
+    with anyio.fail_after(patience):
         while entry not in journal:
             await anyio.sleep(0.001)
 

@@ -319,7 +319,8 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
                 await gate.reached.wait()
             getattr(peer, end)()
             gate.opened.set()
-            await until(journal, "disconnect")
+            # One that reads nothing more has close_timeout, 10 seconds, for what is on its way.
+            await until(journal, "disconnect", 2 * TIMEOUT)
         assert journal == ["connect", "disconnect"]
         await assert_serves(server.port)
     assert errors(caplog) == []

@@ -30,7 +30,7 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
     trio.lowlevel.spawn_system_task(running.run, serve)
     assert await running.wait_started() == "server"
     with pytest.raises(RuntimeError, match="broken"):
-        await running.end()
+        await running.end(1)
 
 
 async def test_an_error_of_the_framework_closes_only_that_connection() -> None:

@@ -1,0 +1,300 @@
+"""What guards a connection against a peer that does not read, or is not there."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import anyio
+import pytest
+import websockets.asyncio.server
+from harness import TIMEOUT, app_with
+from peers import PING, SMALL, Gone, command, frame, opened
+from serving import SERVINGS, Serving
+from websockets.datastructures import Headers
+from websockets.http11 import Request
+
+from websuckets import CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets.clock import Clock
+from websuckets.session import Session
+from websuckets.transports.guard import Alarm, Guard, Patience
+from websuckets.transports.memory import MemoryClient
+
+pytestmark = pytest.mark.anyio
+
+# The guard by itself: time is a number
+
+
+class Watched:
+    """A guard, and the time that it goes by."""
+
+    def __init__(self, limits: Limits | None = None, **options: Any) -> None:
+        self.clock = Clock()
+        self.guard = Guard(Patience.of(self.clock, limits or Limits(), dict(options)))
+        self.has_pong = False
+
+    def look(self, seconds: float = 0, *, is_reading: bool = True) -> Alarm | None:
+        self.clock.now += seconds
+        return self.guard.look(is_reading=is_reading)
+
+    def pinged(self) -> None:
+        self.has_pong = False
+        self.guard.pinged(lambda: self.has_pong)
+
+
+PINGS = {"ping_interval": 8, "ping_timeout": 8}  # on the clock, 9 at most
+
+
+def test_pings_go_out_at_their_interval() -> None:
+    """The next one counts from the answer to the last; there is never a second one on its way."""
+    peer = Watched(**PINGS)
+    assert peer.look(8.9) is None
+    assert peer.look(0.2) is Alarm.PING
+    assert peer.look(0.1) is None
+    peer.pinged()
+    assert peer.look(7) is None
+    peer.has_pong = True
+    assert peer.look(1) is None
+    assert peer.look(8.9) is None
+    assert peer.look(0.2) is Alarm.PING
+
+
+def test_a_peer_that_does_not_answer_is_told_of_once() -> None:
+    """At its timeout."""
+    peer = Watched(**PINGS)
+    peer.look(10)
+    peer.pinged()
+    assert peer.look(8.9) is None
+    assert peer.look(0.2) is Alarm.NO_PONG
+    assert peer.look(100) is None
+
+
+def test_only_the_time_counts_in_which_it_is_read_from() -> None:
+    """Its answer stands behind what it sent before; and it is not asked meanwhile."""
+    peer = Watched(**PINGS)
+    assert peer.look(100, is_reading=False) is None
+    assert peer.look(1) is Alarm.PING
+    peer.pinged()
+    assert peer.look(8) is None
+    assert peer.look(1000, is_reading=False) is None
+    assert peer.look(0.9) is None
+    assert peer.look(0.2) is Alarm.NO_PONG
+
+
+@pytest.mark.parametrize(
+    ("options", "alarms"),
+    [
+        ({"ping_interval": None, "ping_timeout": 8}, [None, None]),
+        ({"ping_interval": 8, "ping_timeout": None}, [Alarm.PING, None]),
+    ],
+)
+def test_pings_may_be_off(options: dict[str, Any], alarms: list[Alarm | None]) -> None:
+    """Or their answers not be missed, as with `websockets`."""
+    peer = Watched(**options)
+    assert peer.look(1e6) is alarms[0]
+    peer.pinged()
+    assert (peer.look(1e6) if alarms[0] else None) is alarms[1]
+
+
+def test_a_peer_that_does_not_read() -> None:
+    """Its time begins with what waits first, and anew with each that gets through."""
+    peer = Watched(Limits(send_timeout=8))
+    peer.guard.blocked()
+    assert peer.look(5) is None
+    peer.guard.blocked()
+    assert peer.look(3.9) is None
+    peer.guard.unblocked()
+    assert peer.guard.is_blocked
+    assert peer.look(8.9) is None
+    assert peer.look(0.2) is Alarm.STALLED
+    peer.guard.unblocked()
+    assert not peer.guard.is_blocked
+    assert peer.look(100) is not Alarm.STALLED
+
+
+def test_what_may_wait_for_it() -> None:
+    """So many frames, and bytes of them; what has no length counts as a frame."""
+    guard = Watched(Limits(outbox=(2, 10))).guard
+    with guard.queued("12345") as first, guard.queued(b"12345") as second:
+        assert not first and not second
+        with guard.queued(iter(["1"])) as third:
+            assert third
+        with guard.queued("") as again:
+            assert again
+    with guard.queued("12345678901") as too_long:
+        assert too_long
+    with Watched(Limits(outbox=None)).guard.queued("1" * 2**21) as too_much:
+        assert not too_much
+
+
+# Its work, on sockets
+
+
+@pytest.fixture
+def group(journal: list[str]) -> CommandGroup:
+    group = CommandGroup()
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> str:
+        return "pong"
+
+    @group.command("push")
+    async def push(socket: Socket) -> None:
+        while True:
+            await socket.send("x" * 2**16)
+
+    @group.command("push at once")
+    async def push_at_once(socket: Socket, *, tasks: ConnectionTasks) -> None:
+        for _ in range(100):
+            tasks.start_soon(socket.send, "x" * 2**16)
+
+    @group.command("broadcast")
+    async def broadcast(socket: Socket) -> None:
+        while socket.close_code is None:
+            websockets.asyncio.server.broadcast([cast(Any, socket)], "x" * 2**16)
+            await anyio.sleep(0)
+
+    return group
+
+
+def app_of(group: CommandGroup, journal: list[str], **limits: Any) -> WebSuckets:
+    app = app_with(group, limits=Limits(**limits))
+
+    @app.on_disconnect
+    async def gone() -> None:
+        journal.append("gone")
+
+    return app
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(TIMEOUT):
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+@pytest.fixture(params=[name for name in SERVINGS if name not in ("memory", "hypercorn")])
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
+    """hypercorn on trio shields what it sends: there, nobody gets a client out of the way."""
+    backends, serving = SERVINGS[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
+
+
+@pytest.mark.parametrize("how", ["push", "push at once"])
+async def test_a_peer_that_does_not_read_is_dropped(
+    serving: Serving,
+    group: CommandGroup,
+    journal: list[str],
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """After its time, or with too much waiting for it; others are served meanwhile."""
+    caplog.set_level("INFO")
+    app = app_of(group, journal, send_timeout=0.2)
+    async with serving(app) as server, opened(server.port) as other:
+        async with opened(server.port, receive_buffer=SMALL) as stalled:
+            await stalled.write(command(how))
+            await until(lambda: "gone" in journal)
+            assert (await other.call("ping"))["payload"] == "pong"
+    assert sum("does not read" in r.getMessage() for r in caplog.records) >= 1
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize("how", ["push", "push at once"])
+async def test_one_in_memory_too(group: CommandGroup, journal: list[str], how: str) -> None:
+    """The same rules, without a network."""
+    app = app_of(group, journal, send_timeout=0.1)
+    async with app._embedded() as running:
+        request = Request("/", Headers())
+        client = MemoryClient(request, running.connections, None, running.patience)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.serve)
+            await client.wait_open()
+            await client.send(f'{{"event": "{how}"}}')
+            with anyio.fail_after(TIMEOUT):
+                await client.gone.wait()
+    assert journal == ["gone"]
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("outbox", [(256, 2**20), (10, 2**30)])
+async def test_who_broadcasts_does_not_wait(
+    group: CommandGroup, journal: list[str], outbox: tuple[int, int]
+) -> None:
+    """So the outbox bounds what that may leave in memory."""
+    app = app_of(group, journal, send_timeout=60, outbox=outbox)
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port, receive_buffer=SMALL) as stalled:
+            await stalled.write(command("broadcast"))
+            await until(lambda: "gone" in journal)
+
+
+async def test_pongs_that_are_not_read(group: CommandGroup, journal: list[str]) -> None:
+    """Are not written without end: its pings are not even read any more."""
+    app = app_of(group, journal, send_timeout=0.2)
+    async with app.serve("127.0.0.1", 0) as server, anyio.create_task_group() as tasks:
+        async with opened(server.port, receive_buffer=SMALL) as stalled:
+
+            async def flood() -> None:
+                try:
+                    await stalled.flood(frame(PING, b"p" * 125) * 500)
+                except Gone:
+                    pass
+
+            tasks.start_soon(flood)
+            await until(lambda: "gone" in journal)
+            tasks.cancel_scope.cancel()
+
+
+async def test_senders_get_through_in_their_order_when_it_reads_again(
+    group: CommandGroup, journal: list[str]
+) -> None:
+    """Each task's frames stay in order; nothing is lost."""
+    app = app_of(group, journal, outbox=None)
+    writers, each = 5, 40
+
+    @group.command("write")
+    async def write(socket: Socket, *, tasks: ConnectionTasks) -> None:
+        async def send_all(name: int) -> None:
+            for number in range(each):
+                await socket.send(f"{name} {number} " + "x" * 2**14)
+
+        for name in range(writers):
+            tasks.start_soon(send_all, name)
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port, receive_buffer=SMALL) as slow:
+            await slow.write(command("write"))
+            seen: list[tuple[int, int]] = []
+            with anyio.fail_after(TIMEOUT):
+                while len(seen) < writers * each:
+                    name, number, _ = (await slow.read_frame()).data.split()
+                    seen.append((int(name), int(number)))
+    for writer in range(writers):
+        assert [number for name, number in seen if name == writer] == list(range(each))
+
+
+async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: list[str]) -> None:
+    """And the others go on: nothing of it was sent."""
+    app = app_of(group, journal, outbox=None)
+    given_up = anyio.Event()
+
+    @group.command("give up")
+    async def give_up(socket: Socket, *, tasks: ConnectionTasks, session: Session) -> None:
+        async def fill() -> None:
+            await socket.send("first " + "x" * 2**23)
+            await socket.send("last")
+
+        tasks.start_soon(fill)
+        await anyio.wait_all_tasks_blocked()
+        with anyio.move_on_after(0.01):
+            await socket.send("given up")
+        given_up.set()
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port, receive_buffer=SMALL) as slow:
+            await slow.write(command("give up"))
+            with anyio.fail_after(TIMEOUT):
+                await given_up.wait()
+                frames = [(await slow.read_frame()).data[:10] for _ in range(2)]
+            assert frames == [b"first xxxx", b"last"]
