@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import postgres
 import pytest
+from serving import SERVINGS, Serving
 
 from websuckets import session
 
@@ -13,6 +14,23 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
     if backend != "asyncio" and request.node.get_closest_marker("on_asyncio"):
         pytest.skip("it is about asyncio, or about what needs it")
     return backend
+
+
+@pytest.fixture(params=SERVINGS)
+def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
+    """Serves an app for as long as its context lasts: on every transport."""
+    backends, serving = SERVINGS[request.param]
+    if anyio_backend not in backends.split():
+        pytest.skip(f"it does not run on {anyio_backend}")
+    return serving
+
+
+@pytest.fixture
+def on_sockets(serving: Serving) -> Serving:
+    """The same on every transport with a port."""
+    if serving is SERVINGS["memory"][1]:
+        pytest.skip("it has no port")
+    return serving
 
 
 @pytest.fixture(scope="session")

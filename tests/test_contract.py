@@ -13,7 +13,7 @@ import pytest
 from dishka import Provider, Scope, provide
 from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
 from pydantic import BaseModel
-from serving import SERVINGS, Serving
+from serving import Serving
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import ClientEvent, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
@@ -22,15 +22,6 @@ from websuckets.security import CurrentUser, Token
 from websuckets.session import Session, User
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=SERVINGS)
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    """Serves an app, for as long as the context lasts."""
-    backends, serving = SERVINGS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
 
 
 class Post(BaseModel):

@@ -5,7 +5,7 @@ from typing import Any
 import anyio
 import pytest
 from harness import TIMEOUT, app_with, dial, get
-from serving import SERVINGS, Serving, uvicorn_running
+from serving import Serving, uvicorn_running
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from websockets.datastructures import Headers
@@ -18,17 +18,7 @@ from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
 
-ON_SOCKETS = {name: serving for name, serving in SERVINGS.items() if name != "memory"}
-
 PAGE = "https://example.org"
-
-
-@pytest.fixture(params=ON_SOCKETS)
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    backends, serving = ON_SOCKETS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
 
 
 @pytest.fixture
@@ -77,10 +67,10 @@ async def status(server: Any, path: str = "/", **headers: str) -> int:
     ],
 )
 async def test_pages_that_may_connect(
-    serving: Serving, group: CommandGroup, origins: Any, origin: dict[str, str], expected: int
+    on_sockets: Serving, group: CommandGroup, origins: Any, origin: dict[str, str], expected: int
 ) -> None:
     """Compared as a whole; a missing origin is no page."""
-    async with serving(app_with(group, origins=origins)) as server:
+    async with on_sockets(app_with(group, origins=origins)) as server:
         assert await status(server, **origin) == expected
 
 
@@ -106,24 +96,24 @@ async def test_two_origins_are_none(group: CommandGroup) -> None:
     ],
 )
 async def test_where_clients_connect(
-    serving: Serving, group: CommandGroup, path: str | None, asked: str, expected: int
+    on_sockets: Serving, group: CommandGroup, path: str | None, asked: str, expected: int
 ) -> None:
     """Elsewhere there is nothing."""
-    async with serving(app_with(group, path=path)) as server:
+    async with on_sockets(app_with(group, path=path)) as server:
         assert await status(server, asked) == expected
 
 
-async def test_the_health_of_an_app(serving: Serving, group: CommandGroup) -> None:
+async def test_the_health_of_an_app(on_sockets: Serving, group: CommandGroup) -> None:
     """On the same port, where nobody is upgraded; other requests are told to."""
-    async with serving(app_with(group, path="/ws")) as server:
+    async with on_sockets(app_with(group, path="/ws")) as server:
         assert await get(server, "/health") == 200
         assert await get(server, "/health?verbose=1") == 200
         assert await get(server, "/ws") == 426
         assert await get(server, "/") == 404
-    async with serving(app_with(group, health="/live")) as server:
+    async with on_sockets(app_with(group, health="/live")) as server:
         assert await get(server, "/live") == 200
         assert await get(server, "/health") == 426
-    async with serving(app_with(group, health=None)) as server:
+    async with on_sockets(app_with(group, health=None)) as server:
         assert await get(server, "/health") == 426
 
 
@@ -176,10 +166,10 @@ async def test_health_while_the_app_stops(group: CommandGroup) -> None:
             assert (await client.closed())[0] == 1012
 
 
-async def test_subprotocols(serving: Serving, group: CommandGroup) -> None:
+async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
     """The app's first that the client offers; none is as good."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
-    async with serving(app) as server:
+    async with on_sockets(app) as server:
         for offered, agreed in (
             (None, None),
             (["other"], None),
@@ -209,12 +199,12 @@ async def test_subprotocols_that_are_given_to_serve(group: CommandGroup) -> None
 
 
 async def test_the_address_of_a_client_behind_a_proxy(
-    serving: Serving, group: CommandGroup
+    on_sockets: Serving, group: CommandGroup
 ) -> None:
     """As a trusted proxy says it, however many stand between."""
     app = app_with(group, trusted_proxies=["127.0.0.0/8", "10.0.0.0/8"])
     forwarded = {"X-Forwarded-For": "1.1.1.1, 203.0.113.9, 10.1.2.3"}
-    async with serving(app) as server, dial(server, additional_headers=forwarded) as client:
+    async with on_sockets(app) as server, dial(server, additional_headers=forwarded) as client:
         assert (await client.call("address"))["payload"] == "203.0.113.9"
 
 

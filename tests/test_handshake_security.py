@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from dishka import Provider, Scope, make_async_container
 from harness import TIMEOUT, app_with, dial
-from serving import SERVINGS, Serving
+from serving import Serving
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
@@ -75,21 +75,13 @@ def app(group: CommandGroup, journal: list[str]) -> WebSuckets:
     return app_with(group, providers=providers, origins=ORIGINS, limits=Limits(send_timeout=0.08))
 
 
-@pytest.fixture(params=[name for name in SERVINGS if name != "memory"])
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    backends, serving = SERVINGS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
-
-
 def cookie(value: str) -> dict[str, Any]:
     return {"additional_headers": {"Cookie": f"session={value}", "Origin": ORIGIN}}
 
 
-async def test_a_cookie_verifies(serving: Serving, app: WebSuckets, journal: list[str]) -> None:
+async def test_a_cookie_verifies(on_sockets: Serving, app: WebSuckets, journal: list[str]) -> None:
     """Protected commands need no token; what it took is closed before the connection opens."""
-    async with serving(app) as server:
+    async with on_sockets(app) as server:
         async with dial(server, **cookie("c1")) as ann, dial(server, **cookie("c2")) as bob:
             assert journal == ["close accounts"] * 2
             assert (await ann.call("whoami"))["payload"] == "Ann"
@@ -97,16 +89,16 @@ async def test_a_cookie_verifies(serving: Serving, app: WebSuckets, journal: lis
             assert set(Session.verified) == {"Ann", "Bob"}
 
 
-async def test_without_one_nobody_is_verified(serving: Serving, app: WebSuckets) -> None:
+async def test_without_one_nobody_is_verified(on_sockets: Serving, app: WebSuckets) -> None:
     """They may run what is not protected."""
-    async with serving(app) as server, dial(server) as client:
+    async with on_sockets(app) as server, dial(server) as client:
         assert (await client.call("whoami"))["error"] == "not authorized"
         assert (await client.call("ping"))["payload"] == "pong"
 
 
-async def test_a_wrong_one_does_not_get_in(serving: Serving, app: WebSuckets) -> None:
+async def test_a_wrong_one_does_not_get_in(on_sockets: Serving, app: WebSuckets) -> None:
     """Its handshake is answered with 403."""
-    async with serving(app) as server:
+    async with on_sockets(app) as server:
         with pytest.raises(InvalidStatus) as refused:
             async with dial(server, **cookie("c3")):
                 pass
@@ -121,9 +113,9 @@ async def test_another_page_does_not_get_in(app: WebSuckets) -> None:
             pass
 
 
-async def test_its_time_ends(serving: Serving, app: WebSuckets) -> None:
+async def test_its_time_ends(on_sockets: Serving, app: WebSuckets) -> None:
     """The connection is closed with 4401, also if nothing is said any more."""
-    async with serving(app) as server, dial(server, **cookie("old")) as client:
+    async with on_sockets(app) as server, dial(server, **cookie("old")) as client:
         assert (await client.call("whoami"))["payload"] == "Old"
         assert await client.closed() == (4401, "expired")
         assert not Session.verified

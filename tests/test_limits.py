@@ -10,7 +10,7 @@ import anyio
 import pytest
 from dishka import Provider, Scope
 from harness import TIMEOUT, Gate, app_with, dial, errors, talk, until
-from serving import SERVINGS, Serving
+from serving import Serving
 from websockets.exceptions import InvalidStatus
 
 from websuckets import CommandGroup, Limits, Payload, Socket
@@ -19,15 +19,6 @@ from websuckets.security import CurrentUser
 from websuckets.session import Session, User
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(params=SERVINGS)
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    """Every transport has the same limits."""
-    backends, serving = SERVINGS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
 
 
 @pytest.fixture
@@ -589,16 +580,6 @@ async def refused(server: Any, **options: Any) -> int:
         async with dial(server, **options):
             pass
     return int(refusal.value.response.status_code)
-
-
-ON_SOCKETS = {name: serving for name, (_, serving) in SERVINGS.items() if name != "memory"}
-
-
-@pytest.fixture(params=ON_SOCKETS)
-def on_sockets(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    if anyio_backend not in SERVINGS[request.param][0].split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return ON_SOCKETS[request.param]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from dishka import Provider, Scope
 from harness import app_with, dial, errors, talk
-from serving import SERVINGS, Serving
+from serving import Serving
 
 from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket
 from websuckets.exc import ClientError, CommandTimeout, ConfigurationError, NotAuthorized
@@ -66,14 +66,6 @@ class Seen:
         self.outcomes.append((message.event, outcome.error, exception))
         self.seconds.append(outcome.seconds)
         return outcome
-
-
-@pytest.fixture(params=SERVINGS)
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    backends, serving = SERVINGS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
 
 
 async def test_it_sees_every_message_and_its_outcome(serving: Serving, group: CommandGroup) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import anyio
 import pytest
 import websockets.asyncio.server
-from harness import TIMEOUT, app_with
+from harness import TIMEOUT, app_with, on_trio
 from peers import PING, SMALL, Gone, command, frame, opened
 from serving import SERVINGS, Serving
 from websockets.datastructures import Headers
@@ -171,18 +171,9 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-@pytest.fixture(params=[name for name in SERVINGS if name not in ("memory", "hypercorn")])
-def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    """hypercorn on trio shields what it sends: there, nobody gets a client out of the way."""
-    backends, serving = SERVINGS[request.param]
-    if anyio_backend not in backends.split():
-        pytest.skip(f"it does not run on {anyio_backend}")
-    return serving
-
-
 @pytest.mark.parametrize("how", ["push", "push at once"])
 async def test_a_peer_that_does_not_read_is_dropped(
-    serving: Serving,
+    on_sockets: Serving,
     group: CommandGroup,
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -190,8 +181,10 @@ async def test_a_peer_that_does_not_read_is_dropped(
 ) -> None:
     """After its time, or with too much waiting for it; others are served meanwhile."""
     caplog.set_level("INFO")
+    if on_sockets is SERVINGS["hypercorn"][1] and on_trio():
+        pytest.skip("hypercorn shields what it sends on trio: nobody gets a client out of the way")
     app = app_of(group, journal, send_timeout=0.2)
-    async with serving(app) as server, opened(server.port) as other:
+    async with on_sockets(app) as server, opened(server.port) as other:
         async with opened(server.port, receive_buffer=SMALL) as stalled:
             await stalled.write(command(how))
             await until(lambda: "gone" in journal)
@@ -298,3 +291,19 @@ async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: 
                 await given_up.wait()
                 frames = [(await slow.read_frame()).data[:10] for _ in range(2)]
             assert frames == [b"first xxxx", b"last"]
+
+
+async def test_a_handshake_that_takes_long_is_not_asked_for_pongs(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is nobody to answer yet."""
+    app = app_with(group)
+
+    @app.on_handshake
+    async def think() -> None:
+        await anyio.sleep(0.3)
+
+    async with app.serve("127.0.0.1", 0, ping_interval=0.05, ping_timeout=0.05) as server:
+        async with opened(server.port) as peer:
+            assert (await peer.call("ping"))["payload"] == "pong"
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR")]

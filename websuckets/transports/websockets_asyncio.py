@@ -10,6 +10,7 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
@@ -50,7 +51,7 @@ class _Connection(Handshake):
         await self.wait_closed()
 
     def look(self: Any) -> None:
-        match self.guard.look(is_reading=self._is_reading):
+        match self.guard.look(is_reading=self._is_reading and self.state is State.OPEN):
             case Alarm.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
                 self._abort()

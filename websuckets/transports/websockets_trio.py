@@ -9,6 +9,7 @@ from typing import Any
 
 import trio
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 from websockets.trio.server import Server, ServerConnection, serve
 
 from websuckets.clock import Clock
@@ -55,7 +56,7 @@ class _Connection(Handshake):
 
     def look(self: Any) -> None:
         is_reading = self.recv_flow_control is None and not self.guard.is_blocked
-        match self.guard.look(is_reading=is_reading):
+        match self.guard.look(is_reading=is_reading and self.state is State.OPEN):
             case Alarm.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
                 self._abort_soon()
