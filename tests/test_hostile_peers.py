@@ -183,19 +183,17 @@ ATTACKS = {**{how: pushed(how) for how in PUSHES}, "ping flood": flood_with_ping
 
 
 @watched
-@pytest.mark.parametrize("patience", [1, pytest.param(10, marks=heavy)])
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_peer_that_does_not_read(
-    server: str, anyio_backend: str, attack: str, patience: float
-) -> None:
+async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack: str) -> None:
     """It costs no memory and keeps nobody waiting, and is dropped at `Limits.send_timeout`.
 
     Or sooner, if more is sent to it meanwhile than `Limits.outbox` allows.
     """
     skip_what_cannot_be(server, attack)
-    limits = {"send_timeout": patience}
+    patience = Limits().send_timeout
+    assert patience == 10
     async with (
-        running_target(server, anyio_backend, limits, {}) as target,
+        running_target(server, anyio_backend, {}, {}) as target,
         AsyncExitStack() as stack,
     ):
         observer = await stack.enter_async_context(opened(target.port))
@@ -622,13 +620,11 @@ UNPACKED = 2 * MOST
 
 
 @watched
-@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=heavy)])
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_frames_without_end(
-    server: str, anyio_backend: str, what: str, seconds: float
-) -> None:
+async def test_frames_without_end(server: str, anyio_backend: str, what: str) -> None:
     """They cost no memory, and others are served meanwhile; no answer is read."""
     first, rest = ENDLESS[what]
+    seconds = 2
     async with (
         running_target(server, anyio_backend, {"send_timeout": 2 * seconds}, {}) as target,
         opened(target.port, receive_buffer=SMALL) as peer,

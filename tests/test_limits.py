@@ -571,6 +571,19 @@ async def test_who_is_not_verified_in_time_is_sent_away(
         assert await other.closed() == (4408, "not verified in time")
 
 
+async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
+    """After the command that runs, which might have verified it."""
+
+    @group.command("work")
+    async def work(socket: Socket) -> None:
+        await anyio.sleep(0.03)
+
+    async with talk(app_with(group, limits=Limits(auth_timeout=0.1))) as client:
+        for id in range(100):
+            await client.send("work", id=id)
+        assert await client.closed() == (4408, "not verified in time")
+
+
 # How many there are -------------------------------------------------------------------------------
 
 

@@ -176,9 +176,12 @@ class Connection:
             self._verify_by = math.inf
         elif self._verify_by == math.inf:
             self._verify_by = self._setup.clock.now + self._setup.time_to_verify
-        elif self._verify_by <= self._setup.clock.now and self._idle:
-            return NOT_VERIFIED
-        return None
+        return NOT_VERIFIED if self._idle and self._is_overdue else None
+
+    @property
+    def _is_overdue(self) -> bool:
+        """Whether it should have been verified by now."""
+        return self._verify_by <= self._setup.clock.now and self._user.id is None
 
     async def _part(self, farewell: Farewell) -> None:
         """Close as soon as no command runs."""
@@ -237,6 +240,8 @@ class Connection:
         else:
             outcome = await dispatcher.answer(call, peer, peer.work)
             self._farewell = self._farewell or self._judged(call, outcome)
+        if self._is_overdue:  # what ran might have verified it
+            self._farewell = self._farewell or NOT_VERIFIED
         if outcome is not None:
             self._reply = outcome.frame
             await self._send_reply()
