@@ -841,6 +841,7 @@ async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
 
     async def commit() -> AsyncIterator[Commit]:
         yield Commit()
+        threading.Timer(0.2, go_on.set).start()
         with suppress(BaseException):
             await anyio.to_thread.run_sync(go_on.wait, TIMEOUT)
         if fails:
@@ -858,7 +859,6 @@ async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
 
     provider = Provider(scope=Scope.REQUEST)
     provider.provide(commit)
-    threading.Timer(0.2, go_on.set).start()
     async with talk(app_with(group, providers=[provider], limits=SOON)) as client:
         await client.send("save", id=1)
         for number in range(2, 5):

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, app_with, connect, dial, errors, talk, until
+from harness import TIMEOUT, Client, app_with, connect, dial, errors, get, talk, until
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Request
@@ -326,6 +326,39 @@ async def test_a_handshake_that_takes_too_long_is_given_up(
                 raise AssertionError("it was let in")
         await until(journal, "close visit")
     assert errors(caplog) == []
+
+
+async def test_a_handshake_that_is_nearly_done_when_the_server_stops(journal: list[str]) -> None:
+    """Is answered with 503, and asks no more hooks."""
+    app = WebSuckets()
+    waiting, go_on = anyio.Event(), anyio.Event()
+
+    @app.on_handshake
+    async def wait() -> None:
+        waiting.set()
+        await go_on.wait()
+
+    @app.on_handshake
+    async def never() -> None:
+        journal.append("never")
+
+    async def knock(url: str) -> None:
+        with pytest.raises(InvalidHandshake, match="HTTP 503"):
+            async with connect(url):
+                raise AssertionError("it was let in")
+
+    async def finish(server: Server) -> None:
+        with anyio.fail_after(TIMEOUT):
+            while await get(server, "/health") == 200:
+                pass
+        go_on.set()
+
+    async with anyio.create_task_group() as tasks:
+        async with app.serve("127.0.0.1", 0) as server:
+            tasks.start_soon(knock, server.urls[0])
+            await waiting.wait()
+            tasks.start_soon(finish, server)
+    assert journal == []
 
 
 async def test_a_handshake_in_the_moment_of_stopping(journal: list[str]) -> None:

@@ -281,6 +281,33 @@ async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) ->
         assert (await other.call("ping"))["payload"] == "pong"
 
 
+async def test_one_of_several_ends_with_its_client(journal: list[str]) -> None:
+    """The others are finished, as they are one after the other."""
+    gate = Gate()
+    group = CommandGroup()
+
+    @group.command("watch", cancel_on_disconnect=True)
+    async def watch(socket: Socket) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            journal.append("watch ended")
+
+    @group.command("save")
+    async def save(socket: Socket) -> None:
+        await gate()
+        journal.append("saved")
+
+    async with talk(app_with(group, limits=Limits(concurrency=None))) as client:
+        await client.send("watch")
+        await client.send("save")
+        await gate.reached.wait()
+        await client.vanish()
+        await until(journal, "watch ended")
+        gate.opened.set()
+        await until(journal, "saved")
+
+
 # How many at once ---------------------------------------------------------------------------------
 
 

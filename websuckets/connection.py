@@ -160,6 +160,10 @@ class Connection:
         self._life.cancel()
         self._calls.cancel_all()
 
+    def abandon(self) -> None:
+        """Abort the connection, whatever its commands do."""
+        self._setup.background.start_soon(self._peer.wire.abort)
+
     def look(self) -> None:
         """With every step of the app's clock: whether the client may stay."""
         self._peer.wire.look()

@@ -113,7 +113,7 @@ class Connections:
         try:
             await wait_through(self._all_gone, self._time_to_abort)
         finally:
-            self._tell_of_those_left()
+            self._leave_behind()
 
     @property
     def time_to_stop(self) -> float:
@@ -130,11 +130,14 @@ class Connections:
         most = 5 + 2 * len(self._setup.hooks.disconnect)
         return None if timeout is None else most * timeout
 
-    def _tell_of_those_left(self) -> None:
+    def _leave_behind(self) -> None:
+        """Those that are still there; at least their clients learn of it."""
         if self._open:
             logger.error(
                 "%d connections ignore their cancellation%s", len(self._open), self._what_runs()
             )
+        for connection in self._open:
+            connection.abandon()
 
     @property
     def are_left(self) -> bool:

@@ -91,7 +91,8 @@ class Handshake:
         """Read until the connection is closed, unless somebody else does."""
         with suppress(ConnectionClosed, ConcurrencyError):
             while True:
-                await self.recv()
+                with suppress(AssertionError):  # the rest of a message with too many fragments
+                    await self.recv()
 
     async def _give_up(self) -> None:
         accepted, self.accepted = self.accepted, None

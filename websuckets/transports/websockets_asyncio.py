@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -72,23 +72,16 @@ class _Connection(Handshake):
                 await self.close(*NO_PONG)
         self.transport.abort()
 
-    def send(self: Any, message: Any, **keywords: Any) -> Coroutine[Any, Any, None]:
-        send: Coroutine[Any, Any, None] = super().send(message, **keywords)  # type: ignore[misc]
-        return self._send_later(message, send) if self.paused else send
-
-    async def _send_later(self: Any, message: Any, send: Coroutine[Any, Any, None]) -> None:
+    async def send(self: Any, message: Any, **keywords: Any) -> None:
         """When the peer has read what was sent before: frames are not to pile up in the buffer."""
-        try:
+        if self.paused:
             with self.guard.queued(message) as is_too_much:
                 if is_too_much:
                     self._give_in()
                 while self.paused:
                     with suppress(OSError):  # which sending itself will tell
                         await self.drain()
-        except BaseException:
-            send.close()
-            raise
-        await send
+        await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
 
     def send_data(self: Any) -> None:
         """``broadcast`` sends without waiting."""
@@ -107,10 +100,9 @@ class _Connection(Handshake):
 
     def _abort(self: Any) -> None:
         """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            with suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):
+            own = self.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     @property
@@ -118,8 +110,6 @@ class _Connection(Handshake):
         return not (self.paused or self.recv_messages.paused)
 
     def _read_or_not(self: Any) -> None:
-        if self.transport.is_closing():
-            return
         if self._is_reading:
             self.transport.resume_reading()
         else:

@@ -48,6 +48,13 @@ class _Connection(Handshake):
             closed_errors=(ConnectionClosed,),
         )
 
+    async def handshake(self: Any, *arguments: Any, **keywords: Any) -> None:
+        await super().handshake(*arguments, **keywords)
+        if self.response is not None and self.state is not State.OPEN:
+            with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
+                await self.discard_frames()  # and what reads not have answered yet
+            await self.abort()
+
     async def abort(self: Any) -> None:
         await trio.aclose_forcefully(self.stream)
         if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
