@@ -233,6 +233,23 @@ async def test_a_client_that_leaves_ends_it(group: CommandGroup, journal: list[s
     assert journal == ["left"]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("event", ["ping", "unknown"])
+async def test_it_may_take_too_long(group: CommandGroup, when: str, event: str) -> None:
+    """As a command may."""
+
+    async def hang(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        if when == "before":
+            await anyio.sleep_forever()
+        outcome = await call_next()
+        await anyio.sleep_forever()
+        return outcome
+
+    app = app_with(group, middleware=[hang], limits=Limits(handler_timeout=0.05))
+    async with talk(app) as client:
+        assert (await client.call(event, id=1)) == {"error": "timeout", "details": None, "id": 1}
+
+
 @pytest.mark.parametrize("wrong", [5, [5], ["name"]])
 def test_what_is_no_middleware(wrong: Any) -> None:
     """Is found before the app starts."""

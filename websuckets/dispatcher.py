@@ -107,6 +107,7 @@ class Dispatcher:
             return Route(command, clock.allow(timeout))
 
         self._routes = {name: route(command) for name, command in commands.items()}
+        self._allowance = clock.allow(handler_timeout)
         self._clock = clock
         self._around = composed(middleware)
 
@@ -133,6 +134,7 @@ class Dispatcher:
         Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         """
         work.doing = call.message.event
+        work.due = self._due(call)
         try:
             if self._around is None and not access.isEnabledFor(logging.DEBUG):
                 return await self._run(call, peer, work, begun)
@@ -146,6 +148,10 @@ class Dispatcher:
             work.due = math.inf
             work.ends_on_disconnect = False
 
+    def _due(self, call: Call) -> float:
+        allowance = self._allowance if call.route is None else call.route.allowance
+        return self._clock.now + allowance
+
     async def _run(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
     ) -> Outcome:
@@ -153,7 +159,6 @@ class Dispatcher:
             assert call.error is not None
             return failed(call.error, call.details, call.message.id)
         command, message = call.route.command, call.message
-        work.due = self._clock.now + call.route.allowance
         work.ends_on_disconnect = command.cancel_on_disconnect
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         if command.is_stream:
@@ -195,7 +200,9 @@ class _Attempt:
         return self.call.message
 
     async def answer(self) -> Outcome:
-        return await self.dispatcher._run(self.call, self.peer, self.work, self.begun)
+        outcome = await self.dispatcher._run(self.call, self.peer, self.work, self.begun)
+        self.work.due = self.dispatcher._due(self.call)  # as long again for middleware
+        return outcome
 
     def told(self, result: Any) -> Outcome:
         return Outcome(_reply(result, self.message))

@@ -87,7 +87,7 @@ class Wire:
     discard: Callable[[], Coroutine[Any, Any, None]]
     """Reads frames that nobody wants any more, until the connection is closed; leaves that to
     whoever is waiting for a frame."""
-    abort: Callable[[], Awaitable[None]]
+    abort: Callable[[], Coroutine[Any, Any, None]]
     """Drops the connection without a closing handshake; does nothing when it is closed."""
     look: Callable[[], None]
     """Called with every step of the app's clock: drops the client if it does not read what is sent
