@@ -239,6 +239,25 @@ async def test_pongs_that_are_not_read(group: CommandGroup, journal: list[str]) 
             tasks.cancel_scope.cancel()
 
 
+async def test_what_it_sent_before_it_was_dropped(
+    group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Is dropped with it, also if it was read already."""
+    app = app_of(group, journal, send_timeout=0.2)
+
+    @group.command("push beside")
+    async def push_beside(socket: Socket, *, tasks: ConnectionTasks) -> None:
+        tasks.start_soon(socket.send, "x" * 2**23)
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port, receive_buffer=SMALL) as stalled:
+            await stalled.write(command("push beside", id=1))
+            await stalled.read()
+            await stalled.write(command("ping") * 3)
+            await until(lambda: "gone" in journal)
+    assert not [r for r in caplog.records if r.levelname == "ERROR"]
+
+
 async def test_senders_get_through_in_their_order_when_it_reads_again(
     group: CommandGroup, journal: list[str]
 ) -> None:

@@ -117,6 +117,10 @@ class _Connection(Handshake):
         finally:
             self.guard.unblocked()
 
+    def process_event(self: Any, event: Any) -> None:
+        if not self.recv_messages.closed:  # it waited to answer what it had read, and was aborted
+            super().process_event(event)  # type: ignore[misc]
+
     async def close_stream(self: Any) -> None:
         await super().close_stream()  # type: ignore[misc]
         if self.accepted is not None:

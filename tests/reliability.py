@@ -1,0 +1,945 @@
+"""The same attacks on several servers, and what each of them did: the table of docs/reliability.md.
+
+``python tests/reliability.py`` prints the table; ``--output docs/reliability.md`` writes it there,
+between its markers. ``--help`` tells how to choose attacks, servers and the length. Every attack
+meets a server of its own, in a process of its own, on loopback; whoever attacks shares the machine
+with it. Pytest does not collect this: it measures, and finds nothing right or wrong.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from logging import getLogger
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_process
+import trio
+import uvicorn
+import websockets.asyncio.client
+import websockets.asyncio.server
+import websockets.trio.server
+from anyio.abc import Process
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from peers import (
+    CLOSE,
+    CONTINUATION,
+    DEFLATE,
+    PING,
+    PONG,
+    SMALL,
+    TEXT,
+    Gone,
+    Peer,
+    client_process,
+    command,
+    compressed,
+    frame,
+    handshake,
+    opened,
+    tcp,
+    text,
+)
+from target import ADVISED, EVERY, MIB, Errors, Target, chunk
+from test_hostile_peers import PLAIN
+from websockets.exceptions import ConnectionClosed
+
+from websuckets import AppTasks, CommandGroup, Payload, Socket, WebSuckets
+from websuckets.di import provide_context
+from websuckets.session import Session
+
+HOST: Final = "127.0.0.1"
+BEGIN: Final = "<!-- measured: begin -->"
+END: Final = "<!-- measured: end -->"
+PATIENCE: Final = 30
+"""Seconds for what every server does at once."""
+
+
+# The servers. What they have in common: commands and their answers.
+
+Start = Callable[..., object]
+"""Starts a task: the function, and its arguments."""
+Send = Callable[[Any, str], Awaitable[None]]
+
+
+@dataclass
+class Ends:
+    """How the transactions ended."""
+
+    committed: int = 0
+    rolled_back: int = 0
+
+
+ENDS: Final = Ends()
+
+
+class Transaction:
+    """Stands for that of a database."""
+
+
+@contextmanager
+def transaction() -> Iterator[Transaction]:
+    try:
+        yield Transaction()
+    except BaseException:
+        ENDS.rolled_back += 1
+        raise
+    ENDS.committed += 1
+
+
+@dataclass
+class Feed:
+    """Pushes messages to whoever listens."""
+
+    start: Start
+    send: Send
+    listeners: list[Any] = field(default_factory=list)
+
+    async def push(self, how: str, seconds: float) -> None:
+        """``"in turn"`` waits for each listener, ``"at once"`` for nobody."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            message = chunk()
+            for listener in list(self.listeners):
+                if how == "in turn":
+                    await self.send_to(listener, message)
+                else:
+                    self.start(self.send_to, listener, message)
+            await anyio.sleep(EVERY)
+
+    async def send_to(self, listener: Any, message: str) -> None:
+        try:
+            await self.send(listener, message)
+        except (ConnectionClosed, WebSocketDisconnect, RuntimeError):  # starlette has both
+            with suppress(ValueError):
+                self.listeners.remove(listener)
+
+
+class Program:
+    """The commands, as one writes them without a framework for them."""
+
+    def __init__(self, start: Start, send: Send) -> None:
+        self.feed = Feed(start, send)
+        self.online = 0
+
+    async def reply(self, socket: Any, message: dict[str, Any]) -> dict[str, Any]:
+        payload = await self.answer(socket, message["event"], message.get("payload"))
+        return {**message, "payload": payload}
+
+    async def answer(self, socket: Any, event: str, payload: Any) -> Any:
+        match event:
+            case "sleep":
+                await anyio.sleep(payload)
+            case "transact":
+                with transaction():
+                    await anyio.sleep(payload)
+            case "listen":
+                self.feed.listeners.append(socket)
+            case "push":
+                self.feed.start(self.feed.push, *payload)
+            case "online":
+                return self.online
+            case "seen":
+                return seen()
+        return event
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        self.online += 1
+        try:
+            yield
+        finally:
+            self.online -= 1
+
+
+def seen() -> dict[str, int]:
+    return {"errors": len(Errors.seen), **vars(ENDS)}
+
+
+async def send_by_websockets(connection: Any, message: str) -> None:
+    await connection.send(message)
+
+
+async def serve_by_hand(program: Program, connection: Any) -> None:
+    """The loop that the documentation of ``websockets`` begins with."""
+    with program.connected(), suppress(ConnectionClosed):
+        async for message in connection:
+            await connection.send(json.dumps(await program.reply(connection, json.loads(message))))
+
+
+TASKS: Final = set[asyncio.Task[None]]()
+"""asyncio itself keeps none of them."""
+
+
+def start_on_asyncio(function: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
+    task = asyncio.get_running_loop().create_task(function(*arguments))
+    TASKS.add(task)
+    task.add_done_callback(TASKS.discard)
+
+
+def websockets_on_asyncio(port: int, pings: dict[str, float]) -> None:
+    program = Program(start_on_asyncio, send_by_websockets)
+
+    async def handle(connection: Any) -> None:
+        await serve_by_hand(program, connection)
+
+    async def main() -> None:
+        async with websockets.asyncio.server.serve(handle, HOST, port, **pings) as server:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
+            await server.wait_closed()
+
+    asyncio.run(main())
+
+
+def websockets_on_trio(port: int, pings: dict[str, float]) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            program = Program(nursery.start_soon, send_by_websockets)
+
+            async def handle(connection: Any) -> None:
+                await serve_by_hand(program, connection)
+
+            async def serve(task_status: Any) -> None:
+                serve = websockets.trio.server.serve
+                await serve(handle, port, host=HOST, task_status=task_status, **pings)
+
+            server = await nursery.start(serve)
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                await anext(aiter(signals))
+            await server.aclose()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def fastapi_app() -> FastAPI:
+    app = FastAPI()
+    program = Program(start_on_asyncio, WebSocket.send_text)
+
+    @app.websocket("/")
+    async def endpoint(socket: WebSocket) -> None:
+        await socket.accept()
+        with program.connected(), suppress(WebSocketDisconnect):
+            while True:
+                message = await socket.receive_json()
+                await socket.send_json(await program.reply(socket, message))
+
+    return app
+
+
+def our_app() -> WebSuckets:
+    group = CommandGroup()
+    feed: Feed
+
+    @group.command("sleep")
+    async def sleep(socket: Socket, seconds: Payload[float]) -> str:
+        await anyio.sleep(seconds)
+        return "slept"
+
+    @group.command("transact")
+    async def transact(socket: Socket, seconds: Payload[float], work: Transaction) -> str:
+        await anyio.sleep(seconds)
+        return "done"
+
+    @group.command("listen")
+    async def listen(socket: Socket) -> str:
+        feed.listeners.append(socket)
+        return "listening"
+
+    @group.command("push")
+    async def push(socket: Socket, how: Payload[tuple[str, float]], *, tasks: AppTasks) -> str:
+        tasks.start_soon(feed.push, *how)
+        return "pushing"
+
+    @group.command("online")
+    async def online(socket: Socket, *, session: Session) -> int:
+        return len(session.online)
+
+    @group.command("seen")
+    async def all_seen(socket: Socket) -> dict[str, int]:
+        return seen()
+
+    app = WebSuckets(providers=[provide_context(transaction)])
+    app.include_command_group(group)
+
+    @app.on_startup
+    async def make_feed(tasks: AppTasks) -> None:
+        nonlocal feed
+        feed = Feed(tasks.start_soon, send_by_websockets)
+
+    return app
+
+
+def ours_on_asyncio(port: int, pings: dict[str, float]) -> None:
+    our_app().run(HOST, port, **pings)
+
+
+def ours_on_trio(port: int, pings: dict[str, float]) -> None:
+    our_app().run(HOST, port, backend="trio", **pings)
+
+
+def by_uvicorn(app: Any, port: int, options: dict[str, Any]) -> None:
+    options = {f"ws_{name}": value for name, value in options.items()}
+    uvicorn.run(app, host=HOST, port=port, ws="websockets-sansio", log_config=None, **options)
+
+
+def fastapi_on_uvicorn(port: int, pings: dict[str, float]) -> None:
+    by_uvicorn(fastapi_app(), port, pings)
+
+
+def fastapi_as_advised(port: int, pings: dict[str, float]) -> None:
+    by_uvicorn(fastapi_app(), port, ADVISED | pings)
+
+
+def ours_on_uvicorn(port: int, pings: dict[str, float]) -> None:
+    by_uvicorn(our_app().asgi, port, ADVISED | pings)
+
+
+Serve = Callable[[int, dict[str, float]], None]
+
+SERVERS: Final[dict[str, Serve]] = {
+    "websockets, asyncio": websockets_on_asyncio,
+    "websockets, trio": websockets_on_trio,
+    "FastAPI, uvicorn": fastapi_on_uvicorn,
+    "FastAPI, uvicorn with the two options": fastapi_as_advised,
+    "websuckets, asyncio": ours_on_asyncio,
+    "websuckets, trio": ours_on_trio,
+    "websuckets, uvicorn": ours_on_uvicorn,
+}
+LEFT_OUT: Final = ["FastAPI, uvicorn with the two options"]
+"""Unless it is asked for."""
+
+
+class Victim(Target):
+    """A server that runs, as seen by who attacks it."""
+
+    def __init__(self, port: int, process: Process) -> None:
+        super().__init__(port, process.pid)
+        self.process = process
+
+    async def seen(self) -> dict[str, int]:
+        """What became of it all, once it is quiet."""
+        async with opened(self.port) as peer:
+            counts: dict[str, int] = (await peer.call("seen", id=1))["payload"]
+            return counts
+
+
+@asynccontextmanager
+async def running(name: str, **pings: float) -> AsyncIterator[Victim]:
+    port = free_port()
+    arguments = [sys.executable, __file__, "--serve", name, str(port), json.dumps(pings)]
+    async with await anyio.open_process(arguments, stdout=None, stderr=None) as process:
+        try:
+            victim = Victim(port, process)
+            with anyio.fail_after(PATIENCE):
+                await until_it_serves(port)
+                await warm_up(victim)
+            victim.watch()
+            yield victim
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until_it_serves(port: int) -> None:
+    while True:
+        with suppress(OSError, Gone):
+            async with opened(port) as peer:
+                await peer.call("online", id=1)
+            return
+        await anyio.sleep(0.1)
+
+
+async def warm_up(victim: Victim) -> None:
+    """What is imported and allocated once, is no growth."""
+    async with tcp(victim.port) as peer:
+        if "permessage-deflate" in await peer.open(headers=DEFLATE):
+            await peer.write(text(compressed(b'{"event": "online"}'), rsv=4))
+            await peer.read_frame()
+    async with opened(victim.port) as peer:
+        await peer.call("listen", id=1)
+        await peer.write(command("push", payload=["at once", 0.2], id=1))
+        with anyio.move_on_after(0.5):  # it is over then
+            while True:
+                await peer.read()
+    await quiet(victim)
+
+
+async def quiet(victim: Victim) -> None:
+    """Wait until it knows nobody but who asks."""
+    async with opened(victim.port) as peer:
+        while (await peer.call("online", id=1))["payload"] != 1:
+            await anyio.sleep(0.1)
+
+
+# Whom the attacks disturb.
+
+
+class Slowest:
+    """The longest time between two moments, also while the second is awaited."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        self._longest = self.seconds
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        now = time.monotonic()
+        return max(self._longest, 0.0 if self._since is None else now - self._since)
+
+
+async def message(peer: Peer) -> bytes:
+    """The next one. Pings are answered meanwhile."""
+    while True:
+        read = await peer.read_frame()
+        if read.opcode == PING:
+            await peer.write(frame(PONG, read.data))
+        elif read.opcode == TEXT:
+            return read.data
+
+
+class Bystander:
+    """Another client, which behaves: it asks again and again how many are connected."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.wait = Slowest()
+        self.online = 0
+
+    async def run(self) -> None:
+        while True:
+            self.wait.begin()
+            await self._peer.write(command("online", id=1))
+            self.online = json.loads(await message(self._peer))["payload"]
+            self.wait.end()
+            await anyio.sleep(0.02)
+
+
+@asynccontextmanager
+async def bystander(victim: Victim) -> AsyncIterator[Bystander]:
+    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
+        client = Bystander(peer)
+        tasks.start_soon(client.run)
+        while client.online == 0:
+            await anyio.sleep(0.01)
+        yield client
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def listener(victim: Victim) -> AsyncIterator[Slowest]:
+    """One more that reads what is pushed, and for how long nothing comes."""
+    gap = Slowest()
+
+    async def read(peer: Peer) -> None:
+        while True:
+            gap.begin()
+            await message(peer)
+            gap.end()
+
+    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
+        await peer.call("listen", id=1)
+        tasks.start_soon(read, peer)
+        yield gap
+        tasks.cancel_scope.cancel()
+
+
+class Departure:
+    """Whether and when the app, and the server, let go of a client."""
+
+    def __init__(self, victim: Victim, client: Bystander) -> None:
+        self._victim, self._client = victim, client
+        self._began = time.monotonic()
+        self._sockets, self._online = victim.sockets, client.online
+        self._given_up: float | None = None
+        self._dropped: float | None = None
+
+    async def wait(self, seconds: float, *, beyond: float = 1) -> None:
+        """So long; or a little ``beyond`` it, if that is sooner."""
+        with anyio.move_on_after(seconds):
+            while self._dropped is None or self._given_up is None:
+                self._look()
+                await anyio.sleep(0.05)
+            await anyio.sleep(beyond)
+
+    def _look(self) -> None:
+        after = time.monotonic() - self._began
+        if self._dropped is None and self._victim.sockets < self._sockets:
+            self._dropped = after
+        if self._given_up is None and self._client.online < self._online:
+            self._given_up = after
+
+    def __str__(self) -> str:
+        if self._dropped is not None:
+            return f"dropped after {self._dropped:.1f} s"
+        so_far = f"in {time.monotonic() - self._began:.0f} s"
+        if self._given_up is not None:
+            return f"given up after {self._given_up:.1f} s, its TCP connection not closed {so_far}"
+        return f"not dropped {so_far}"
+
+
+# The attacks: each returns what was measured, in a few words.
+
+Facts = list[str]
+
+
+def grown(victim: Victim) -> str:
+    return f"+{max(victim.growth, 0) / MIB:.0f} MiB"
+
+
+def milliseconds(wait: Slowest) -> str:
+    return f"{wait.seconds * 1000:.0f} ms"
+
+
+async def stalled_reader(server: str, seconds: float, how: str) -> Facts:
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        listener(victim) as gap,
+        opened(victim.port, receive_buffer=SMALL) as stalled,
+    ):
+        await stalled.call("listen", id=1)
+        await until_online(client, 3)
+        departure = Departure(victim, client)
+        await stalled.write(command("push", payload=[how, seconds], id=1))
+        await departure.wait(seconds - 0.5, beyond=seconds)
+        waited = f"another listener waited {gap.seconds:.1f} s"
+        return [grown(victim), str(departure), waited]
+
+
+async def until_online(client: Bystander, count: int) -> None:
+    while client.online != count:
+        await anyio.sleep(0.01)
+
+
+async def pushed_at_once(server: str, seconds: float) -> Facts:
+    return await stalled_reader(server, seconds, "at once")
+
+
+async def pushed_in_turn(server: str, seconds: float) -> Facts:
+    return await stalled_reader(server, seconds, "in turn")
+
+
+async def ping_flood(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        opened(victim.port, receive_buffer=SMALL) as peer,
+        anyio.create_task_group() as tasks,
+    ):
+        await until_online(client, 2)
+        departure = Departure(victim, client)
+        tasks.start_soon(peer.flood, frame(PING, b"p" * 125) * 500)
+        await departure.wait(seconds)
+        tasks.cancel_scope.cancel()
+        return [grown(victim), str(departure), f"others waited {milliseconds(client.wait)}"]
+
+
+COMMANDS: Final = 300
+
+
+async def slow_handler(server: str, seconds: float) -> Facts:
+    async with running(server, ping_interval=1, ping_timeout=1) as victim:
+        url = f"ws://{HOST}:{victim.port}"
+        connect = websockets.asyncio.client.connect
+        async with connect(url, ping_interval=None, proxy=None) as client:
+            began = time.monotonic()
+            answered = await answers(client)
+            took = time.monotonic() - began
+            end = "open" if client.close_code is None else f"closed with {client.close_code}"
+            return [f"{answered} of {COMMANDS} answered", f"{end} after {took:.0f} s"]
+
+
+async def answers(client: Any) -> int:
+    """How many come; the commands are all sent first, but what the server does not take yet."""
+    count = 0
+
+    async def send() -> None:
+        with suppress(ConnectionClosed):
+            for id in range(COMMANDS):
+                await client.send(json.dumps({"event": "sleep", "payload": 0.2, "id": id}))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send)
+        with suppress(ConnectionClosed), anyio.move_on_after(COMMANDS * 0.2 + PATIENCE):
+            while count < COMMANDS:
+                await client.recv()
+                count += 1
+        tasks.cancel_scope.cancel()
+    return count
+
+
+async def frozen(server: str, seconds: float) -> Facts:
+    async with running(server) as victim, bystander(victim) as client:
+        async with client_process(victim.port) as peer:
+            await until_online(client, 2)
+            peer.freeze()
+            departure = Departure(victim, client)
+            await departure.wait(70)
+            return [str(departure)]
+
+
+IN_FLIGHT: Final = 100
+
+
+async def stopped(server: str, seconds: float) -> Facts:
+    ends = Counter[str]()
+
+    async def read(peer: Peer) -> None:
+        replied, end = await read_to_end(peer)
+        peer.close()
+        ends.update({"replies": replied, end: 1})
+
+    async with running(server) as victim:
+        peers = [await Peer.connect(victim.port) for _ in range(IN_FLIGHT)]
+        for peer in peers:
+            await peer.open()
+            await peer.write(command("sleep", payload=1, id=1))
+        await anyio.sleep(0.3)
+        victim.process.terminate()
+        began = time.monotonic()
+        async with anyio.create_task_group() as tasks:
+            for peer in peers:
+                tasks.start_soon(read, peer)
+            with anyio.move_on_after(PATIENCE):
+                await victim.process.wait()
+        took = time.monotonic() - began
+    replied = ends.pop("replies", 0)
+    return [
+        f"{replied} of {IN_FLIGHT} replies arrived",
+        *(f"{count} clients saw {end}" for end, count in ends.items()),
+        f"exit status {victim.process.returncode} after {took:.1f} s",
+    ]
+
+
+async def read_to_end(peer: Peer) -> tuple[int, str]:
+    """How many messages came, and with what the connection ended; a close frame is answered."""
+    replied = 0
+    try:
+        while True:
+            read = await peer.read_frame()
+            if read.opcode == CLOSE:
+                with suppress(Gone):
+                    await peer.write(frame(CLOSE, read.data))
+                await peer.read_to_end()
+                return replied, str(read.close_code)
+            replied += 1
+    except Gone:
+        return replied, "no close frame"
+
+
+HANDSHAKES: Final = 200
+
+
+async def slow_handshakes(server: str, seconds: float) -> Facts:
+    ends: list[float] = []
+
+    async def drip() -> None:
+        async with tcp(victim.port) as peer, anyio.create_task_group() as tasks:
+            began = time.monotonic()
+            tasks.start_soon(until_gone, peer)
+            await peer.read_to_end()
+            ends.append(time.monotonic() - began)
+            tasks.cancel_scope.cancel()
+
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        anyio.create_task_group() as tasks,
+    ):
+        for _ in range(HANDSHAKES):
+            tasks.start_soon(drip)
+        with anyio.move_on_after(seconds):
+            while len(ends) < HANDSHAKES:
+                await anyio.sleep(0.1)
+        tasks.cancel_scope.cancel()
+        dropped = f"{len(ends)} of {HANDSHAKES} dropped"
+        when = f"after {max(ends):.1f} s" if ends else f"in {seconds:.0f} s"
+        return [f"{dropped} {when}", f"others waited {milliseconds(client.wait)}"]
+
+
+async def until_gone(peer: Peer) -> None:
+    with suppress(Gone):
+        await peer.drip(handshake(), 0.5)
+
+
+MALFORMED: Final = [case for name, case in PLAIN.items() if not name.startswith("too long")]
+"""What is too long for one server, is not for another."""
+
+
+async def malformed(server: str, seconds: float) -> Facts:
+    ends = Counter[str]()
+    async with running(server) as victim:
+        for data, code in MALFORMED:
+            end = await end_of(victim, data)
+            ends["as in RFC 6455" if end == str(code) else end] += 1
+        await quiet(victim)
+        return [
+            *(f"{count} of {len(MALFORMED)}: {end}" for end, count in ends.most_common()),
+            grown(victim),
+            await errors(victim),
+        ]
+
+
+async def errors(victim: Victim) -> str:
+    return f"ERROR lines: {(await victim.seen())['errors']}"
+
+
+ANSWERED_WITHIN: Final = 5
+
+
+async def end_of(victim: Victim, data: bytes, **headers: str) -> str:
+    """What becomes of a client that sends this."""
+    end = f"not closed in {ANSWERED_WITHIN} s"
+    async with opened(victim.port, headers=headers) as peer, anyio.create_task_group() as tasks:
+        await anyio.sleep(0.05)  # it is past its handshake
+        tasks.start_soon(write, peer, data)
+        with anyio.move_on_after(ANSWERED_WITHIN):
+            end = await answer_to(peer)
+        tasks.cancel_scope.cancel()
+    return end
+
+
+async def answer_to(peer: Peer) -> str:
+    try:
+        while True:
+            read = await peer.read_frame()
+            if read.opcode in (TEXT, CLOSE):
+                return str(read.close_code) if read.opcode == CLOSE else "accepted"
+    except Gone:
+        return "no close frame"
+
+
+async def write(peer: Peer, data: bytes) -> None:
+    with suppress(Gone):
+        await peer.write(data)
+
+
+async def end_and_growth(server: str, data: bytes, **headers: str) -> Facts:
+    async with running(server) as victim:
+        end = await end_of(victim, data, **headers)
+        with suppress(Gone, TimeoutError), anyio.fail_after(PATIENCE):
+            await quiet(victim)
+        return [end, grown(victim), await errors(victim)]
+
+
+SIZE: Final = 15 * MIB
+"""uvicorn's default allows a little more."""
+
+
+async def long_message(server: str, seconds: float) -> Facts:
+    return await end_and_growth(server, text(json.dumps({"event": "x", "payload": "a" * SIZE})))
+
+
+async def bomb(server: str, seconds: float) -> Facts:
+    packed = text(compressed(json.dumps({"event": "x", "payload": "a" * SIZE}).encode()), rsv=4)
+    return await end_and_growth(server, packed, **DEFLATE)
+
+
+async def fragments_without_end(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        opened(victim.port) as peer,
+        anyio.create_task_group() as tasks,
+    ):
+        await until_online(client, 2)
+        await peer.write(text(b"", fin=False))
+        departure = Departure(victim, client)
+        tasks.start_soon(peer.flood, frame(CONTINUATION, b"a", fin=False) * 10_000)
+        await departure.wait(seconds)
+        tasks.cancel_scope.cancel()
+        return [grown(victim), str(departure), f"others waited {milliseconds(client.wait)}"]
+
+
+async def message_flood(server: str, seconds: float) -> Facts:
+    async with running(server) as victim, bystander(victim) as client:
+        flooded = await anyio.to_process.run_sync(flood_with_commands, victim.port, seconds)
+        got = [f"{name} {count}" for name, count in flooded.items()]
+        return [f"others waited {milliseconds(client.wait)}", *got, grown(victim)]
+
+
+def flood_with_commands(port: int, seconds: float) -> dict[str, int]:
+    """What the flooder gets. It runs in a process of its own: it takes a whole processor."""
+    return anyio.run(flood_again_and_again, port, seconds)
+
+
+async def flood_again_and_again(port: int, seconds: float) -> dict[str, int]:
+    """Whenever it is sent away, it comes again."""
+    counts = Counter[str](connections=0, answers=0, refusals=0)
+    with anyio.move_on_after(seconds):
+        while True:
+            async with tcp(port) as peer, anyio.create_task_group() as tasks:
+                await peer.open()
+                counts["connections"] += 1
+                tasks.start_soon(peer.flood, command("online", id=1) * 1000)
+                await read_replies(peer, counts)
+                tasks.cancel_scope.cancel()
+    return dict(counts)
+
+
+async def read_replies(peer: Peer, counts: Counter[str]) -> None:
+    with suppress(Gone):
+        while True:
+            read = await peer.read_frame()
+            if read.opcode == CLOSE:
+                counts[f"closed with {read.close_code}:"] += 1
+                return
+            counts["refusals" if b'"error"' in read.data else "answers"] += 1
+
+
+VANISHING: Final = 20
+
+
+async def vanished(server: str, seconds: float) -> Facts:
+    async with running(server) as victim:
+        for _ in range(VANISHING):
+            async with opened(victim.port) as peer:
+                await peer.write(command("transact", payload=0.5, id=1))
+                await anyio.sleep(0.05)
+                peer.reset()
+        await anyio.sleep(1)
+        seen = await victim.seen()
+        return [
+            f"{seen['committed']} of {VANISHING} committed",
+            f"{seen['rolled_back']} rolled back",
+            f"ERROR lines: {seen['errors']}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    title: str
+    run: Callable[[str, float], Awaitable[Facts]]
+    is_idle: bool = False
+    """It measures no work: so it may run against all servers at the same time."""
+
+
+ATTACKS: Final[dict[str, Attack]] = {
+    "push": Attack("Reads nothing, and is pushed to by a task for each message", pushed_at_once),
+    "loop": Attack("Reads nothing, and is pushed to in turn with others", pushed_in_turn),
+    "pings": Attack("Floods with pings, and reads no pongs", ping_flood),
+    "slow": Attack(f"{COMMANDS} commands at once, of 0.2 s each", slow_handler, is_idle=True),
+    "frozen": Attack("Is frozen (SIGSTOP)", frozen, is_idle=True),
+    "sigterm": Attack(f"Nothing: SIGTERM, with {IN_FLIGHT} commands of 1 s in flight", stopped),
+    "handshakes": Attack(f"{HANDSHAKES} handshakes, byte by byte", slow_handshakes),
+    "malformed": Attack(f"{len(MALFORMED)} kinds of malformed frames", malformed),
+    "long": Attack(f"A message of {SIZE // MIB} MiB", long_message),
+    "bomb": Attack(f"A message that unpacks to {SIZE // MIB} MiB", bomb),
+    "fragments": Attack("Fragments of one byte without end", fragments_without_end),
+    "flood": Attack("Floods with commands, and connects again when closed", message_flood),
+    "reset": Attack(f"{VANISHING} clients send RST in the middle of a command", vanished),
+}
+
+# The table.
+
+T = TypeVar("T")
+Results = dict[tuple[str, str], str]
+
+
+async def measure(attacks: Sequence[str], servers: Sequence[str], seconds: float) -> Results:
+    results: Results = {}
+
+    async def cell(attack: str, server: str) -> None:
+        facts = await tried(ATTACKS[attack].run(server, seconds))
+        results[attack, server] = "; ".join(facts)
+
+    for attack in attacks:
+        async with anyio.create_task_group() as tasks:
+            for server in servers:
+                if ATTACKS[attack].is_idle:
+                    tasks.start_soon(cell, attack, server)
+                else:
+                    await cell(attack, server)
+    return results
+
+
+async def tried(attack: Awaitable[Facts]) -> Facts:
+    try:
+        with anyio.fail_after(180):
+            return await attack
+    except Exception as error:
+        return [f"the measurement failed: {error!r}"]
+
+
+def table(attacks: Sequence[str], servers: Sequence[str], results: Results) -> str:
+    rows = [
+        ["What the client does", *servers],
+        ["---"] * (len(servers) + 1),
+        *(
+            [ATTACKS[name].title, *(results[name, server] for server in servers)]
+            for name in attacks
+        ),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def versions() -> str:
+    names = ["websockets", "uvicorn", "fastapi", "starlette", "anyio", "trio"]
+    installed = ", ".join(f"{name} {version(name)}" for name in names)
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{python}, {installed}; {platform.system()}, {os.cpu_count()} processors\n"
+
+
+def put(page: Path, measured: str) -> None:
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{page} has no {BEGIN} and {END}")
+    page.write_text(f"{before}{BEGIN}\n{measured}{END}{after}", "utf-8")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    usual = [name for name in SERVERS if name not in LEFT_OUT]
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=usual)
+    parser.add_argument("--seconds", type=float, default=15, help="how long most attacks take")
+    parser.add_argument("--output", type=Path, help="a page with the markers, to write to")
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    if options.serve:
+        name, port, pings = options.serve
+        getLogger().addHandler(Errors())
+        SERVERS[name](int(port), json.loads(pings))
+        return
+    results = anyio.run(measure, options.attacks, options.servers, options.seconds)
+    measured = f"{table(options.attacks, options.servers, results)}\n{versions()}"
+    if options.output is None:
+        sys.stdout.write(measured)
+    else:
+        put(options.output, measured)
+
+
+if __name__ == "__main__":
+    main()
