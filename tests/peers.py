@@ -219,11 +219,13 @@ class Peer:
         return Frame(first & 0xF, data, fin=bool(first & 0x80), rsv=first >> 4 & 0x7)
 
     async def read_json(self) -> Any:
-        """The next message; pings and pongs are passed over. Raises `Gone`, also on a close."""
+        """The next message; pings before it are answered. Raises `Gone`, also on a close."""
         while True:
             read = await self.read_frame()
             if read.opcode in (TEXT, BINARY):
                 return json.loads(read.data)
+            if read.opcode == PING:
+                await self.write(frame(PONG, read.data))
             if read.opcode == CLOSE:
                 raise Gone(reset=False)
 
