@@ -742,16 +742,16 @@ def test_a_program_that_cannot_stop_is_ended(
 def test_a_program_that_hangs_is_ended(exits: "Queue[int]") -> None:
     """By a thread: whatever holds up the event loop, does not hold up that."""
     with LastResort() as last_resort:
-        last_resort.after(0.01)
+        last_resort.after(0.01, str)
         assert exits.get(timeout=TIMEOUT) == 1
 
 
 def test_a_program_may_have_all_the_time_there_is(exits: "Queue[int]") -> None:
     """If its limits are off."""
     with LastResort() as last_resort:
-        last_resort.after(math.inf)
+        last_resort.after(math.inf, str)
     with LastResort() as last_resort:
-        last_resort.after(3600)
+        last_resort.after(3600, str)
     assert exits.empty()
 
 

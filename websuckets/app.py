@@ -210,12 +210,14 @@ class WebSuckets:
                     if theirs:
                         logger.warning(_SERVES_OTHERS, len(theirs))
                     assert self._running is not None
-                    connections = self._running.connections
+                    running = self._running
                     await told_to_stop()
                     logger.info("stopping")
-                    last_resort.after(connections.time_to_stop)
-                if connections.are_left:
-                    last_resort.now()
+                    last_resort.on_signal()
+                    connections = running.connections
+                    last_resort.after(connections.time_to_stop, connections.what_runs)
+                if not running.has_ended:
+                    last_resort.now(connections.what_runs())
             except ConfigurationError as error:
                 if theirs:
                     error.add_note(_SERVES_OTHERS % len(theirs))

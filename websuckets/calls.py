@@ -7,7 +7,7 @@ import anyio
 from websockets import CloseCode
 
 from websuckets.di.work import Work, Works
-from websuckets.dispatcher import Call, Dispatcher, Peer, failed
+from websuckets.dispatcher import Call, Dispatcher, Peer
 from websuckets.envelope import encode_event
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
@@ -56,8 +56,8 @@ class RunningCalls:
         self._one_gone: anyio.Event | None = None  # while somebody waits for that
         self._all_gone: anyio.Event | None = None
 
-    async def start(self, call: Call) -> Outcome | None:
-        """Answer it beside the messages that follow; if that cannot be, the outcome.
+    async def start(self, call: Call) -> str | None:
+        """Answer it beside the messages that follow; if that cannot be, the error to reply.
 
         Of a stream, it returns when the handler has begun, so that what it does first comes before
         them; of another command, as soon as not too many run.
@@ -65,7 +65,7 @@ class RunningCalls:
         running = _Running(call)
         if running.is_stream:
             if (error := self._why_not(call)) is not None:
-                return failed(error, None, call.message.id)
+                return error
         else:
             await self._wait_for_room()
         self._background.start_soon(self._run, running)

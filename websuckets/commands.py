@@ -98,7 +98,7 @@ class CommandGroup:
             raise ConfigurationError(
                 'a command needs a name: write `@group.command("name")`, not `@group.command`'
             )
-        if timeout is not None and not timeout > 0:
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
             raise ConfigurationError(
                 f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
             )

@@ -240,7 +240,7 @@ class Connection:
             self._calls.cancel(call.id)
             return
         elif call.is_stream or (self._is_concurrent and call.route is not None):
-            outcome = await self._calls.start(call)
+            outcome = await self._start(call)
         else:
             outcome = await dispatcher.answer(call, peer, peer.work)
             self._farewell = self._farewell or self._judged(call, outcome)
@@ -249,6 +249,14 @@ class Connection:
         if outcome is not None:
             self._reply = outcome.frame
             await self._send_reply()
+
+    async def _start(self, call: Call) -> Outcome | None:
+        """Answer it beside the reading of messages, if that can be."""
+        error = await self._calls.start(call)
+        if error is None:
+            return None
+        refused = Call(call.message, error=error)
+        return await self._setup.dispatcher.answer(refused, self._peer, self._peer.work)
 
     async def _refuse_for_now(self, call: Call | Cancel, retry_after: float) -> Outcome:
         if not self._conduct.was_over_rate:
@@ -335,6 +343,10 @@ class Connection:
             await self._close(*self._farewell)
 
     async def _close(self, code: int, reason: str) -> None:
+        if (code, reason) != RESTART:
+            logger.info(
+                "closing %s of %s: %d %s", self._peer.wire.socket.id, self.address, code, reason
+            )
         await self._calls.finish()
         # The client's answer to the close stands behind the commands that it has sent.
         self._setup.background.start_soon(self._peer.wire.discard)

@@ -52,7 +52,12 @@ class Connections:
         return self._setup.entrance.answer(path, closing=self._closing)
 
     def accept(self, wire: Wire) -> Connection:
-        connection = Connection(wire, self._setup, self._refusal(wire), self._gone)
+        refusal = self._refusal(wire)
+        if refusal is not None:
+            logger.info(
+                "refused a client from %s: HTTP %d", wire.socket.remote_address, refusal.status
+            )
+        connection = Connection(wire, self._setup, refusal, self._gone)
         self._open.add(connection)
         self._from[client_of(connection.address)] += 1
         return connection
@@ -105,7 +110,7 @@ class Connections:
         if not self._open:
             return
         logger.warning(
-            "aborting %d connections that did not close%s", len(self._open), self._what_runs()
+            "aborting %d connections that did not close%s", len(self._open), self.what_runs()
         )
         for connection in self._open:
             connection.cancel()
@@ -134,7 +139,7 @@ class Connections:
         """Those that are still there; at least their clients learn of it."""
         if self._open:
             logger.error(
-                "%d connections ignore their cancellation%s", len(self._open), self._what_runs()
+                "%d connections ignore their cancellation%s", len(self._open), self.what_runs()
             )
         for connection in self._open:
             connection.abandon()
@@ -144,7 +149,8 @@ class Connections:
         """Whether any ignored its cancellation."""
         return bool(self._open)
 
-    def _what_runs(self) -> str:
+    def what_runs(self) -> str:
+        """The names of running commands, for the log."""
         commands = Counter(self._setup.works.running).most_common(COMMANDS_TOLD)
         return "".join(f", {command!r:.80} ({times})" for command, times in commands)
 

@@ -29,7 +29,7 @@ from websuckets.incidents import log_incident
 from websuckets.middleware import Middleware, Outcome, composed
 from websuckets.socket import Socket, Wire
 
-__all__ = ["Call", "Calls", "Dispatcher", "Peer", "Route", "failed"]
+__all__ = ["Call", "Calls", "Dispatcher", "Peer", "Route"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 access: logging.Logger = logging.getLogger("websuckets.access")
@@ -66,8 +66,8 @@ class Call:
 class Calls(Protocol):
     """The commands of a connection that run beside the reading of its messages."""
 
-    async def start(self, call: Call) -> Outcome | None:
-        """Answer it there; if that cannot be, the outcome.
+    async def start(self, call: Call) -> str | None:
+        """Answer it there; if that cannot be, the error to reply.
 
         Of a stream, it returns when the handler has begun, so that what it does first comes before
         the messages that follow.
@@ -140,9 +140,13 @@ class Dispatcher:
                 return await self._run(call, peer, work, begun)
             started = perf_counter()
             attempt = _Attempt(self, call, peer, work, begun)
-            outcome = await (self._around or _Attempt.answer)(attempt)
-            _log_access(call, peer, outcome, perf_counter() - started)
-            return outcome
+            came_of_it = "cancelled"
+            try:
+                outcome = await (self._around or _Attempt.answer)(attempt)
+                came_of_it = outcome.error or "ok"
+                return outcome
+            finally:
+                _log_access(call, peer, came_of_it, perf_counter() - started)
         finally:
             work.doing = None
             work.due = math.inf
@@ -213,14 +217,9 @@ class _Attempt:
         return _explain(self.work.told(error), self.message, self.peer.wire)
 
 
-def _log_access(call: Call, peer: Peer, outcome: Outcome, seconds: float) -> None:
-    access.debug(
-        "%.80r %s %.1f ms %s",
-        call.message.event,
-        outcome.error or "ok",
-        seconds * 1000,
-        peer.wire.socket.id,
-    )
+def _log_access(call: Call, peer: Peer, came_of_it: str, seconds: float) -> None:
+    event, connection = call.message.event, peer.wire.socket.id
+    access.debug("%.80r %s %.1f ms %s", event, came_of_it, seconds * 1000, connection)
 
 
 def failed(

@@ -35,10 +35,16 @@ class Running:
     blueprint: Blueprint
     container: AsyncContainer
     connections: Connections
+    background: Background
     limits: Limits
     clock: Clock
     patience: Patience
     """With clients that the app does not serve by ``websockets``."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left, once it was stopped: some may ignore that."""
+        return self.background.has_ended and not self.connections.are_left
 
     def log(self, how: str, *arguments: object) -> None:
         """Say that it runs, and which parameters of its functions are never filled."""
@@ -91,7 +97,9 @@ async def started(
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
                 await _run_startup_hooks(setup)
-            yield Running(blueprint, container, Connections(setup), limits, clock, patience)
+            yield Running(
+                blueprint, container, Connections(setup), background, limits, clock, patience
+            )
 
 
 async def _run_startup_hooks(setup: Setup) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from inspect import iscoroutinefunction, signature
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
@@ -35,7 +36,8 @@ Middleware: TypeAlias = Callable[[Socket, Message, CallNext], Awaitable[Any]]
 
 It returns the `Outcome` of ``await call_next()``, or answers itself, with anything that a handler
 may return. Raising refuses, as in a handler. What is no command comes, too: what names an unknown
-one, and what is invalid, with ``message.event`` empty.
+one, and what is invalid, with ``message.event`` empty. A command that is cancelled, with its client
+or with the server, raises that out of ``call_next()``: ``finally`` is for what is done in any case.
 """
 
 
@@ -81,8 +83,17 @@ async def _timed(attempt: Attempt) -> Outcome:
 
 def _layer(function: Middleware, inner: Around) -> Around:
     async def around(attempt: Attempt) -> Outcome:
+        has_called = False
+
+        def call_next() -> Awaitable[Outcome]:
+            nonlocal has_called
+            has_called = True
+            return inner(attempt)
+
         try:
-            result = await function(attempt.socket, attempt.message, lambda: inner(attempt))
+            result = await function(attempt.socket, attempt.message, call_next)
+            if result is None and has_called:
+                raise TypeError("a middleware returned None: return what call_next() gave")
             return result if isinstance(result, Outcome) else attempt.told(result)
         except BaseException as error:
             return attempt.explain(error)
@@ -97,9 +108,18 @@ def checked(middleware: Iterable[Any]) -> tuple[Middleware, ...]:
     except TypeError:
         raise ConfigurationError(f"middleware={middleware!r}: write a list") from None
     for function in given:
-        if not callable(function):
+        if not _is_middleware(function):
             raise ConfigurationError(
-                f"middleware=[...]: {function!r} is no function; write "
+                f"middleware=[...]: {function!r} is none; write "
                 "`async def middleware(socket, message, call_next)`"
             )
     return given
+
+
+def _is_middleware(function: Any) -> bool:
+    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
+    try:
+        signature(function).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return is_async

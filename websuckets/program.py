@@ -5,9 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, Self
 
 import anyio
 
@@ -61,6 +61,7 @@ class LastResort:
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -68,17 +69,25 @@ class LastResort:
     def __exit__(self, *error: object) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
-    def after(self, seconds: float) -> None:
-        """From now on there is so much time to leave the context."""
+    def on_signal(self) -> None:
+        """From now on another signal ends the process, whatever else may handle it."""
+        with suppress(ValueError):  # only the main thread receives them
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[number] = signal.signal(number, signal.SIG_DFL)
+
+    def after(self, seconds: float, what_runs: Callable[[], str]) -> None:
+        """From now on there is so much time to leave the context; the log says ``what_runs``."""
         if seconds < threading.TIMEOUT_MAX:
-            self._timer = threading.Timer(seconds, self.now)
+            self._timer = threading.Timer(seconds, lambda: self.now(what_runs()))
             self._timer.daemon = True
             self._timer.start()
 
-    def now(self) -> None:
+    def now(self, what_runs: str) -> None:
         """With exit code 1."""
-        logger.critical("something ignores its cancellation: ending the process")
+        logger.critical("something ignores its cancellation%s: ending the process", what_runs)
         logging.shutdown()
         sys.stdout.flush()
         os._exit(1)

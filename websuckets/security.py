@@ -73,7 +73,8 @@ class Identity:
 
     id: UserId
     expires_at: float | None = None
-    """See `User`."""
+    """The time at which it stops being verified, in seconds since the epoch as `time.time` has
+    them; ``None`` for never. A time that is over answers the handshake with 403."""
 
 
 class HandshakeSecurityProvider(Provider):
@@ -106,6 +107,8 @@ async def identify(user: User, identity: Identity | None = None) -> None:
     if identity is not None:
         user.id = identity.id
         user.expires_at = identity.expires_at
+        if user.has_expired:
+            raise Expired
 
 
 def _unless_expired(user: User) -> CurrentUser:

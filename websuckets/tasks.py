@@ -76,6 +76,11 @@ class Background:
         self._ending.set()
         await wait_through(self._ended, self.patience)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether no task is left, not even one that ignored its cancellation."""
+        return self._ended.is_set()
+
     async def _live(self) -> None:
         try:
             async with anyio.create_task_group() as self._group:

@@ -59,6 +59,7 @@ class _Connection(Handshake):
         await trio.aclose_forcefully(self.stream)
         if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
             self.resume_reading()
+        await self.close_stream()  # for it may have been cancelled
         await self.discard_frames()
 
     def look(self: Any) -> None:

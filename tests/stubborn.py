@@ -1,0 +1,265 @@
+"""A program that does not want to stop, in a process of its own.
+
+Its arguments are how it is started, one of `STARTS`, and its `Limits` as JSON. What its commands
+wait for is a line, or the end, of its standard input; what they do is on its standard output.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from subprocess import PIPE
+from typing import Any, Final, NewType
+
+import anyio
+import trio
+from anyio.abc import Process
+from anyio.streams.buffered import BufferedByteReceiveStream
+from dishka import Provider, Scope, provide
+from harness import TIMEOUT
+
+from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
+from websuckets.app import Server
+from websuckets.session import User
+
+FOR_EVER: Final = 1000
+
+STARTS: Final[dict[str, Callable[[WebSuckets], None]]] = {
+    "asyncio.run": lambda app: asyncio.run(app("127.0.0.1", 0)),
+    "app.run on asyncio": lambda app: app.run("127.0.0.1", 0),
+    "trio.run": lambda app: trio.run(app, "127.0.0.1", 0),
+    "app.run on trio": lambda app: app.run("127.0.0.1", 0, backend="trio"),
+}
+"""As the documentation starts programs."""
+
+
+async def ignore() -> None:
+    while True:
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            pass
+
+
+async def shield() -> None:
+    with anyio.CancelScope(shield=True):
+        await anyio.sleep_forever()
+
+
+async def thread() -> None:
+    await anyio.to_thread.run_sync(time.sleep, FOR_EVER)
+
+
+async def block() -> None:
+    time.sleep(FOR_EVER)
+
+
+WAYS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
+    "ignore": ignore,
+    "shield": shield,
+    "thread": thread,
+    "block": block,
+}
+"""Not to stop when told to."""
+
+OfMessage = NewType("OfMessage", object)
+OfConnection = NewType("OfConnection", object)
+OfApp = NewType("OfApp", object)
+
+
+class Late(Provider):
+    """Finalisers of every scope that do not want to stop, if they are asked for."""
+
+    @provide(scope=Scope.REQUEST)
+    async def of_message(self) -> AsyncIterator[OfMessage]:
+        yield OfMessage(None)
+        await WAYS["ignore"]()
+
+    @provide(scope=Scope.SESSION)
+    async def of_connection(self) -> AsyncIterator[OfConnection]:
+        yield OfConnection(None)
+        await WAYS["ignore"]()
+
+    @provide(scope=Scope.APP)
+    async def of_app(self) -> AsyncIterator[OfApp]:
+        yield OfApp(None)
+        await WAYS["ignore"]()
+
+
+group = CommandGroup()
+go_on = anyio.Event()
+
+
+@group.command("wait")
+async def wait(socket: Socket) -> str:
+    """Until it may go on."""
+    await socket.send("begun")
+    await go_on.wait()
+    return "done"
+
+
+@group.command("note")
+async def note(socket: Socket) -> None:
+    """In two steps."""
+    say("begin")
+    await anyio.sleep(0)
+    say("end")
+
+
+@group.command("stay")
+async def stay(socket: Socket, way: Payload[str]) -> None:
+    await socket.send("begun")
+    await WAYS[way]()
+
+
+@group.command("stay later")
+async def stay_later(socket: Socket, way: Payload[str]) -> None:
+    await socket.send("begun")
+    await go_on.wait()
+    await WAYS[way]()
+
+
+@group.command("stay in a stream")
+async def stay_in_a_stream(socket: Socket, way: Payload[str]) -> AsyncIterator[None]:
+    await socket.send("begun")
+    await WAYS[way]()
+    yield
+
+
+@group.command("stay in a task of the app")
+async def stay_in_a_task_of_the_app(socket: Socket, way: Payload[str], *, tasks: AppTasks) -> None:
+    tasks.start_soon(begin, socket, way)
+
+
+@group.command("stay in a task of the connection")
+async def stay_in_a_task_of_the_connection(
+    socket: Socket, way: Payload[str], *, tasks: ConnectionTasks
+) -> None:
+    tasks.start_soon(begin, socket, way)
+
+
+@group.command("stay in on_disconnect")
+async def stay_in_on_disconnect(socket: Socket, way: Payload[str], *, user: User) -> None:
+    user.way = way
+    await socket.send("begun")
+
+
+@group.command("stay in a finaliser of the message")
+async def stay_in_a_finaliser_of_the_message(
+    socket: Socket, way: Payload[str], *, late: OfMessage
+) -> None:
+    await socket.send("begun")
+
+
+@group.command("stay in a finaliser of the connection")
+async def stay_in_a_finaliser_of_the_connection(
+    socket: Socket, way: Payload[str], *, late: OfConnection
+) -> None:
+    await socket.send("begun")
+
+
+@group.command("stay in a finaliser of the app")
+async def stay_in_a_finaliser_of_the_app(socket: Socket, way: Payload[str], *, late: OfApp) -> None:
+    await socket.send("begun")
+
+
+async def begin(socket: Socket, way: str) -> None:
+    await socket.send("begun")
+    await WAYS[way]()
+
+
+def say(what: str) -> None:
+    print(what, flush=True)
+
+
+def app_of(limits: dict[str, Any]) -> WebSuckets:
+    app = WebSuckets(providers=[Late()], limits=Limits(**limits))
+    app.include_command_group(group)
+
+    @app.on_startup
+    async def listen_to_stdin(tasks: AppTasks) -> None:
+        tasks.start_soon(let_go_on)
+
+    @app.on_disconnect
+    async def disconnect(user: User) -> None:
+        if hasattr(user, "way"):
+            await WAYS[user.way]()
+
+    return app
+
+
+async def let_go_on() -> None:
+    await anyio.wait_readable(sys.stdin.fileno())
+    go_on.set()
+
+
+@dataclass
+class Program:
+    """This one, as its parent sees it."""
+
+    process: Process
+    log: list[str] = field(default_factory=list)
+    """What it has logged, as far as it was read."""
+    output: str = ""
+    """What it said, once it `ended`."""
+
+    def __post_init__(self) -> None:
+        assert self.process.stderr is not None
+        self._lines = BufferedByteReceiveStream(self.process.stderr)
+        self.server = Server(None, ())
+
+    async def logs(self, text: str) -> str:
+        """The next line that holds the text. Raises `anyio.IncompleteRead` where there is none."""
+        while True:
+            line = (await self._lines.receive_until(b"\n", 1 << 16)).decode()
+            self.log.append(f"{line}\n")
+            if text in line:
+                return line
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    async def go_on(self) -> None:
+        """Let commands go on that wait for that."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+
+    async def ended(self, within: float = TIMEOUT) -> int:
+        """Its exit code."""
+        assert self.process.stdout is not None
+        with anyio.fail_after(within):
+            try:
+                await self.logs("\0")
+            except anyio.IncompleteRead:
+                self.log += self._lines.buffer.decode().splitlines()
+            async for chunk in self.process.stdout:
+                self.output += chunk.decode()
+            return await self.process.wait()
+
+    def errors(self, level: str = "ERROR") -> list[str]:
+        """Lines of this level of our log."""
+        return [line for line in self.log if f" {level} websuckets" in line]
+
+
+@asynccontextmanager
+async def started(start: str, **limits: Any) -> AsyncIterator[Program]:
+    """The program, listening."""
+    command = [sys.executable, __file__, start, json.dumps(limits)]
+    async with await anyio.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
+        program = Program(process)
+        try:
+            with anyio.fail_after(TIMEOUT):
+                line = await program.logs("listening on ws://")
+            url = line.split("listening on ")[1].split(",")[0]
+            program.server = Server(int(url.rpartition(":")[2]), (url,))
+            yield program
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+if __name__ == "__main__":
+    STARTS[sys.argv[1]](app_of(json.loads(sys.argv[2])))
