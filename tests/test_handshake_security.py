@@ -47,6 +47,8 @@ async def by_cookie(request: Request, accounts: Accounts) -> Identity | None:
     cookie = SimpleCookie(request.headers.get("Cookie", "")).get("session")
     if cookie is None:
         return None
+    if cookie.value == "too-old":
+        return Identity("Old", expires_at=time.time() - 1)
     if cookie.value == "old":
         return Identity("Old", expires_at=time.time() + 0.1)
     if cookie.value not in accounts.names:
@@ -96,11 +98,14 @@ async def test_without_one_nobody_is_verified(on_sockets: Serving, app: WebSucke
         assert (await client.call("ping"))["payload"] == "pong"
 
 
-async def test_a_wrong_one_does_not_get_in(on_sockets: Serving, app: WebSuckets) -> None:
+@pytest.mark.parametrize("value", ["c3", "too-old"])
+async def test_a_wrong_one_does_not_get_in(
+    on_sockets: Serving, app: WebSuckets, value: str
+) -> None:
     """Its handshake is answered with 403."""
     async with on_sockets(app) as server:
         with pytest.raises(InvalidStatus) as refused:
-            async with dial(server, **cookie("c3")):
+            async with dial(server, **cookie(value)):
                 pass
         assert refused.value.response.status_code == 403
 

@@ -250,7 +250,38 @@ async def test_it_may_take_too_long(group: CommandGroup, when: str, event: str) 
         assert (await client.call(event, id=1)) == {"error": "timeout", "details": None, "id": 1}
 
 
-@pytest.mark.parametrize("wrong", [5, [5], ["name"]])
+async def test_one_that_forgets_to_return_is_a_bug(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a success, whatever came of the command."""
+
+    async def forgetful(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        await call_next()
+
+    async with talk(app_with(group, middleware=[forgetful])) as client:
+        for event in ("ping", "fail", "unknown"):
+            assert (await client.call(event, id=1))["error"] == "internal error"
+    assert len(errors(caplog)) == 3
+
+
+async def test_what_cannot_be_started_comes_by_too(group: CommandGroup) -> None:
+    """As what can."""
+    seen = Seen()
+    async with talk(app_with(group, middleware=[seen], limits=Limits(streams=0))) as client:
+        assert (await client.call("count", id=1))["error"] == "too many streams"
+    assert seen.outcomes == [("count", "too many streams", None)]
+
+
+async def two(socket: Socket, message: Message) -> None: ...
+
+
+async def four(socket: Socket, message: Message, call_next: CallNext, more: int) -> None: ...
+
+
+def no_coroutine(socket: Socket, message: Message, call_next: CallNext) -> None: ...
+
+
+@pytest.mark.parametrize("wrong", [5, [5], ["name"], [two], [four], [no_coroutine], [Seen]])
 def test_what_is_no_middleware(wrong: Any) -> None:
     """Is found before the app starts."""
     with pytest.raises(ConfigurationError, match="middleware="):
@@ -291,6 +322,26 @@ async def test_each_command_is_a_line(
     assert len(whose) == 1
     assert all(line.split()[-2] == "ms" for line in lines)
     assert "t0ken" not in caplog.text and "p4yload" not in caplog.text
+
+
+async def test_a_command_that_is_cancelled_is_a_line_too(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so."""
+    caplog.set_level(logging.DEBUG, logger="websuckets.access")
+    reached = anyio.Event()
+
+    @group.command("watch", cancel_on_disconnect=True)
+    async def watch(socket: Socket) -> None:
+        reached.set()
+        await anyio.sleep_forever()
+
+    async with talk(app_with(group)) as client:
+        await client.send("watch")
+        await reached.wait()
+        await client.vanish()
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "websuckets.access"]
+    assert line.startswith("'watch' cancelled ")
 
 
 async def test_it_is_off_unless_asked_for(
