@@ -20,7 +20,7 @@ from dishka import Provider, Scope
 from harness import TIMEOUT, Client, dial, talk
 from peers import Gone, opened, tcp
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, Json, SecretStr, TypeAdapter
-from serving import SERVINGS, Serving
+from serving import Serving
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request
 
@@ -233,16 +233,21 @@ SENT: dict[str, list[str | bytes]] = {
 
 
 async def answers(client: Client, frames: list[str | bytes]) -> list[str]:
-    """What they are answered with, before the connection is closed and why, if it is."""
+    """What they are answered with; and if the connection is closed, with what."""
     received: list[str] = []
-    with suppress(ConnectionClosed):
-        for sent in (*frames, frame("ping", id="last")):
-            await client.connection.send(sent)
-    with suppress(ConnectionClosed):  # also what came before it was closed
-        while '"last"' not in (received or [""])[-1]:
-            received.append(str(await client.receive_frame()))
-        return received
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(send_all, client, [*frames, frame("ping", id="last")])
+        with suppress(ConnectionClosed):
+            while '"last"' not in (received or [""])[-1]:
+                received.append(str(await client.receive_frame()))
+            return received
     return [*received, str(await client.closed())]
+
+
+async def send_all(client: Client, frames: list[str | bytes]) -> None:
+    with suppress(ConnectionClosed):
+        for sent in frames:
+            await client.connection.send(sent)
 
 
 def errors_among(answers: list[str]) -> list[str]:
@@ -277,10 +282,6 @@ LIMITS: dict[str, tuple[dict[str, Any], list[str | bytes]]] = {
 @pytest.mark.parametrize("limit", LIMITS)
 async def test_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
     """Its error, its close reason and its log lines tell no secret."""
-    if serving is SERVINGS["hypercorn"][1] and limit == "rate, until it is too much":
-        pytest.skip(
-            "hypercorn does not end a connection that is closed while it has frames to give"
-        )
     limits, frames = LIMITS[limit]
     async with serving(app(limits=Limits(**limits))) as server, dial(server) as client:
         said = await answers(client, frames)

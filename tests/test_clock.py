@@ -45,3 +45,21 @@ async def test_time_goes_on_in_steps_and_listeners_are_told() -> None:
         await enough.wait()
         tasks.cancel_scope.cancel()
     assert seen[:3] == pytest.approx([0.01, 0.02, 0.03])
+
+
+async def test_it_goes_on_when_a_listener_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody else is to wait for ever because of that."""
+    clock = Clock()
+    clock.allow(0.01)
+    enough = anyio.Event()
+
+    def fail() -> None:
+        raise ValueError("bug")
+
+    clock.listen(fail)
+    clock.listen(lambda: enough.set() if clock.now > 0.01 else None)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(clock.run)
+        await enough.wait()
+        tasks.cancel_scope.cancel()
+    assert "a look at what is late failed" in caplog.text

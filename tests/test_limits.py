@@ -258,6 +258,27 @@ async def test_a_command_is_cancelled_when_its_client_leaves_if_it_says_so(
             await until(journal, "finished")
 
 
+async def test_it_does_not_begin_after_its_client_has_left(
+    group: CommandGroup, gate: Gate, journal: list[str]
+) -> None:
+    """Though it had been read by then."""
+
+    @group.command("watch", cancel_on_disconnect=True)
+    async def watch(socket: Socket) -> None:
+        journal.append("begun")
+
+    async with talk(app_with(group)) as client:
+        await client.send("wait")
+        await client.send("watch")
+        await gate.reached.wait()
+        await client.vanish()
+        with anyio.fail_after(TIMEOUT):
+            while any(user.socket.close_code is None for user in Session.online.values()):
+                await anyio.sleep(0.001)
+        gate.opened.set()
+    assert journal == []
+
+
 async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) -> None:
     """A client that comes later finds everything as it was."""
     ended = anyio.Event()

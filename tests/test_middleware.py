@@ -250,6 +250,52 @@ async def test_it_may_take_too_long(group: CommandGroup, when: str, event: str) 
         assert (await client.call(event, id=1)) == {"error": "timeout", "details": None, "id": 1}
 
 
+async def test_it_may_bound_what_runs_inside(journal: list[str]) -> None:
+    """By a cancel scope of its own: what it cancels is finalised all the same."""
+
+    class Transaction: ...
+
+    async def transaction() -> AsyncIterator[Transaction]:
+        yield Transaction()
+        await anyio.sleep(0.01)
+        journal.append("rollback")
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(transaction)
+    group = CommandGroup()
+
+    @group.command("hang")
+    async def hang(socket: Socket, *, transaction: Transaction) -> None:
+        await anyio.sleep_forever()
+
+    async def bound(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        with anyio.move_on_after(0.05):
+            return await call_next()
+        raise ClientError("too slow")
+
+    async with talk(app_with(group, providers=[provider], middleware=[bound])) as client:
+        for _ in range(2):
+            assert (await client.call("hang"))["error"] == "too slow"
+    assert journal == ["rollback"] * 2
+
+
+async def test_it_may_go_on_after_what_took_too_long(
+    group: CommandGroup, journal: list[str]
+) -> None:
+    """That has ended by then."""
+
+    async def note(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        outcome = await call_next()
+        await anyio.sleep(0.001)
+        journal.append(f"{message.event} {outcome.error}")
+        return outcome
+
+    async with talk(app_with(group, middleware=[note])) as client:
+        assert (await client.call("hang"))["error"] == "timeout"
+        assert (await client.call("ping"))["payload"] == "pong"
+    assert journal == ["hang timeout", "ping None"]
+
+
 async def test_one_that_forgets_to_return_is_a_bug(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,8 @@ from typing import Final
 
 import anyio
 
+from websuckets.incidents import log_incident
+
 __all__ = ["Clock"]
 
 LONGEST_STEP: Final = 1.0
@@ -51,4 +53,7 @@ class Clock:
             await anyio.sleep(step)
             self.now += step
             for listener in self._listeners:
-                listener()
+                try:
+                    listener()
+                except Exception as error:  # time goes on for the others
+                    log_incident("a look at what is late", error)

@@ -97,6 +97,7 @@ class Connection:
         self._life = anyio.CancelScope()
         self._peer = Peer(wire, container, self._calls, setup.works.begin(self._life))
         self._calls.peer = self._peer
+        self._is_open = False
         self._is_connected = False
         self._idle = False
         self._is_over = False
@@ -136,6 +137,7 @@ class Connection:
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
+        self._is_open = True
         try:
             with as_current(self._setup.session), ExitStack() as record:
                 record.enter_context(connected(self._user, self._setup.session))
@@ -159,6 +161,8 @@ class Connection:
         self._is_cancelled = True
         self._life.cancel()
         self._calls.cancel_all()
+        if self._is_open:  # they may wait for the client to read
+            self.abandon()
 
     def abandon(self) -> None:
         """Abort the connection, whatever its commands do."""
@@ -269,7 +273,7 @@ class Connection:
             )
         self._farewell = self._farewell or self._conduct.over_rate()
         message = NO_COMMAND if isinstance(call, Cancel) else call.message
-        details = {"retry_after": round(retry_after, 3)}
+        details = {"retry_after": math.ceil(retry_after * 1000) / 1000}
         refused = Call(message, error="rate limited", details=details)
         return await self._setup.dispatcher.answer(refused, self._peer, self._peer.work)
 
@@ -343,10 +347,8 @@ class Connection:
             await self._close(*self._farewell)
 
     async def _close(self, code: int, reason: str) -> None:
-        if (code, reason) != RESTART:
-            logger.info(
-                "closing %s of %s: %d %s", self._peer.wire.socket.id, self.address, code, reason
-            )
+        if (code, reason) != RESTART:  # whose reason may be the program's own text
+            logger.info("closing %s with %d", self._peer.wire.socket.id, code)
         await self._calls.finish()
         # The client's answer to the close stands behind the commands that it has sent.
         self._setup.background.start_soon(self._peer.wire.discard)
@@ -379,7 +381,7 @@ class Connection:
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise what concerns others, too; whatever else a handler raised, ended its connection."""
-        others = (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit, GeneratorExit)
+        others = (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit)
         if BaseExceptionGroup("", [error]).split(others)[0] is not None:
             raise error
         log_incident(f"connection {self._peer.wire.socket.id}", error)

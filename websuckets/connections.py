@@ -54,9 +54,7 @@ class Connections:
     def accept(self, wire: Wire) -> Connection:
         refusal = self._refusal(wire)
         if refusal is not None:
-            logger.info(
-                "refused a client from %s: HTTP %d", wire.socket.remote_address, refusal.status
-            )
+            logger.info("refused %s: HTTP %d", wire.socket.id, refusal.status)
         connection = Connection(wire, self._setup, refusal, self._gone)
         self._open.add(connection)
         self._from[client_of(connection.address)] += 1

@@ -135,14 +135,18 @@ class Dispatcher:
         """
         work.doing = call.message.event
         work.due = self._due(call)
+        if call.route is not None:
+            work.ends_on_disconnect = call.route.command.cancel_on_disconnect
         try:
             if self._around is None and not access.isEnabledFor(logging.DEBUG):
                 return await self._run(call, peer, work, begun)
             started = perf_counter()
-            attempt = _Attempt(self, call, peer, work, begun)
             came_of_it = "cancelled"
             try:
-                outcome = await (self._around or _Attempt.answer)(attempt)
+                if self._around is None:
+                    outcome = await self._run(call, peer, work, begun)
+                else:
+                    outcome = await self._around(_Attempt(self, call, peer, work, begun))
                 came_of_it = outcome.error or "ok"
                 return outcome
             finally:
@@ -163,7 +167,8 @@ class Dispatcher:
             assert call.error is not None
             return failed(call.error, call.details, call.message.id)
         command, message = call.route.command, call.message
-        work.ends_on_disconnect = command.cancel_on_disconnect
+        if command.cancel_on_disconnect and peer.wire.socket.close_code is not None:
+            return Outcome(None, "connection closed")
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         if command.is_stream:
             assert begun is not None
@@ -204,7 +209,11 @@ class _Attempt:
         return self.call.message
 
     async def answer(self) -> Outcome:
-        outcome = await self.dispatcher._run(self.call, self.peer, self.work, self.begun)
+        """In a work of its own: middleware may cancel it, but not its finalisers."""
+        self.work.due = math.inf
+        with anyio.CancelScope() as life, self.work.within(life) as work:
+            work.due = self.dispatcher._due(self.call)
+            outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
         self.work.due = self.dispatcher._due(self.call)  # as long again for middleware
         return outcome
 
@@ -219,7 +228,8 @@ class _Attempt:
 
 def _log_access(call: Call, peer: Peer, came_of_it: str, seconds: float) -> None:
     event, connection = call.message.event, peer.wire.socket.id
-    access.debug("%.80r %s %.1f ms %s", event, came_of_it, seconds * 1000, connection)
+    came_of_it = repr(came_of_it)[1:-1]  # the program's own text, in one line
+    access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, seconds * 1000, connection)
 
 
 def failed(

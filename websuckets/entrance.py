@@ -75,7 +75,7 @@ class Entrance:
         if not self.trusted_proxies or not self._trusts(_host_of(peer)):
             return peer
         named = ",".join(headers.get_all("X-Forwarded-For")).split(",")
-        for host in reversed([_without_port(name.strip()) for name in named]):
+        for host in reversed([_without_port(name.strip()) for name in named if name.strip()]):
             if host is None:
                 return peer
             if not self._trusts(host):

@@ -83,6 +83,10 @@ class Work:
         self.has_timed_out = False
         """Whether it did."""
 
+    def within(self, life: anyio.CancelScope) -> "Work":
+        """Work inside of this one, which whoever comes between may cancel."""
+        return Work(self._works, life)
+
     def __enter__(self) -> Self:
         self._scope.__enter__()
         self._works._open.add(self)

@@ -156,7 +156,8 @@ class _AsgiSocket(PlainSocket):
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
-        with anyio.CancelScope() as sending:
+        # A frame leaves whole or not at all: some servers leave half of one that is cancelled.
+        with anyio.CancelScope(shield=True) as sending:
             self._sending.add(sending)
             try:
                 await self._tell({"type": "websocket.send", key: frame})

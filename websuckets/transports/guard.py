@@ -2,7 +2,7 @@
 
 import enum
 import math
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -99,7 +99,7 @@ class Guard:
     @contextmanager
     def queued(self, message: Any) -> Iterator[bool]:
         """While this waits to be sent. Whether more does than `Limits.outbox` allows."""
-        size = len(message) if isinstance(message, Sized) else 0
+        size = _size(message)
         self._frames += 1
         self._bytes += size
         try:
@@ -123,6 +123,7 @@ class Guard:
         now = self._patience.clock.now
         since_last, self._looked_at = now - self._looked_at, now
         if self._read_by <= now:
+            self._read_by = math.inf  # once is enough
             return Alarm.STALLED
         if self._has_pong is not None:
             return self._wait_for_pong(since_last if is_reading else 0.0)
@@ -142,3 +143,10 @@ class Guard:
             return None
         self._silent = -math.inf  # once is enough
         return Alarm.NO_PONG
+
+
+def _size(message: Any) -> int:
+    """Bytes of it, if that can be known before it is sent."""
+    if isinstance(message, str):
+        return len(message) if message.isascii() else len(message.encode(errors="replace"))
+    return len(message) if isinstance(message, bytes | bytearray | memoryview) else 0

@@ -100,8 +100,8 @@ class _Connection(Handshake):
 
     def _abort(self: Any) -> None:
         """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
-        with suppress(OSError):
-            own = self.transport.get_extra_info("socket")
+        own = self.transport.get_extra_info("socket")
+        with suppress(OSError, AttributeError):  # it may be gone already
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -133,6 +133,8 @@ class _Connection(Handshake):
         self._read_or_not()
 
     def connection_lost(self: Any, error: Exception | None) -> None:
+        if self.paused:  # nobody resumes what is lost
+            self.guard.unblocked()
         super().connection_lost(error)  # type: ignore[misc]
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         if self.accepted is not None:

@@ -29,8 +29,8 @@ logger: logging.Logger = logging.getLogger("websuckets")
 class _Connection(Handshake):
     """Has the `close` that handlers know from asyncio, too; gives up a peer that does not read.
 
-    A frame whose sending was cancelled may have left in part. What follows it would be garbage to
-    the client, so the connection ends there.
+    A frame leaves whole or not at all: what follows half of one would be garbage to the client. So
+    sending is not cancelled once it has begun; `Limits.send_timeout` bounds it.
     """
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -93,18 +93,16 @@ class _Connection(Handshake):
             self._turn.acquire_nowait()
         except trio.WouldBlock:
             with self.guard.queued(message) as is_too_much:
-                if is_too_much:
+                if is_too_much and self.guard.is_blocked:
                     logger.info(
                         "%s does not read what is sent to it, and more is: aborted", self.id
                     )
                     self._abort_soon()
                 await self._turn.acquire()
         try:
-            await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
-        except trio.Cancelled:
+            await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self.stream)
-            raise
+                await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
         finally:
             self._turn.release()
 
