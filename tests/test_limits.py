@@ -263,12 +263,16 @@ async def test_it_does_not_begin_after_its_client_has_left(
 ) -> None:
     """Though it had been read by then."""
 
+    @group.command("work")
+    async def work(socket: Socket) -> None:
+        await gate()
+
     @group.command("watch", cancel_on_disconnect=True)
     async def watch(socket: Socket) -> None:
         journal.append("begun")
 
     async with talk(app_with(group)) as client:
-        await client.send("wait")
+        await client.send("work")
         await client.send("watch")
         await gate.reached.wait()
         await client.vanish()

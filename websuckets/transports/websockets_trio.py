@@ -117,7 +117,7 @@ class _Connection(Handshake):
             self.guard.unblocked()
 
     def process_event(self: Any, event: Any) -> None:
-        if not self.recv_messages.closed:  # it waited to answer what it had read, and was aborted
+        with suppress(EOFError):  # it waited to answer what it had read, and was aborted
             super().process_event(event)  # type: ignore[misc]
 
     async def close_stream(self: Any) -> None:
