@@ -15,6 +15,7 @@ from subprocess import PIPE
 from typing import Any, Final
 
 import anyio
+import trio
 from anyio.abc import Process
 
 TEXT: Final = 0x1
@@ -264,7 +265,7 @@ class Peer:
 
     def close(self) -> None:
         if self.socket.fileno() != -1:
-            anyio.notify_closing(self.socket)
+            _notify_closing(self.socket)
         self.socket.close()
 
     async def _take(self, count: int) -> bytearray:
@@ -352,6 +353,14 @@ async def client_process(port: int, *frames: str) -> AsyncIterator[ClientProcess
             yield client
         finally:
             process.kill()
+
+
+def _notify_closing(closing: socket.socket) -> None:
+    """Whoever waits for it, waits no more; the first versions of anyio cannot tell them."""
+    if trio.lowlevel.in_trio_run():
+        trio.lowlevel.notify_closing(closing)
+    elif hasattr(anyio, "notify_closing"):
+        anyio.notify_closing(closing)
 
 
 def _length(length: int, masked: bool) -> bytes:

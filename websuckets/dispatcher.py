@@ -211,11 +211,12 @@ class _Attempt:
     async def answer(self) -> Outcome:
         """In a work of its own: middleware may cancel it, but not its finalisers."""
         self.work.due = math.inf
+        outcome: Outcome | None = None
         with anyio.CancelScope() as life, self.work.within(life) as work:
             work.due = self.dispatcher._due(self.call)
             outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
         self.work.due = self.dispatcher._due(self.call)  # as long again for middleware
-        return outcome
+        return outcome or self.explain(CommandTimeout())
 
     def told(self, result: Any) -> Outcome:
         return Outcome(_reply(result, self.message))

@@ -113,7 +113,8 @@ class Entrance:
         except ValueError:  # a name, as that of a test client
             return False
         ip = getattr(ip, "ipv4_mapped", None) or ip
-        return any(ip in network for network in self.trusted_proxies if network != UNIX)
+        networks = (network for network in self.trusted_proxies if not isinstance(network, str))
+        return any(ip in network for network in networks)
 
     def _is_elsewhere(self, path: str) -> bool:
         return self.path is not None and path != self.path
