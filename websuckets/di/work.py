@@ -76,11 +76,11 @@ class Work:
         self._close_by = math.inf
         self.doing: str | None = None
         """What is done, for the log."""
-        self.due = math.inf
+        self.due: float = math.inf
         """The moment, of the app's clock, at which what is done takes too long."""
-        self.ends_on_disconnect = False
+        self.ends_on_disconnect: bool = False
         """Whether it is cancelled when the client has left."""
-        self.has_timed_out = False
+        self.has_timed_out: bool = False
         """Whether it did."""
 
     def within(self, life: anyio.CancelScope) -> "Work":
