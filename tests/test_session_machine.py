@@ -305,8 +305,8 @@ def test_over_websockets(anyio_backend: str) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [in_memory, by_websockets])
 def test_at_length(anyio_backend: str, served: Serving) -> None:
     """And for much longer."""
-    run(anyio_backend, served, 500)
+    run(anyio_backend, served, 200)
