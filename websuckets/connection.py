@@ -95,7 +95,7 @@ class Connection:
         lock = lock_factory if setup.has_streams or self._is_concurrent else None
         container = setup.container(context, lock, Scope.SESSION)
         self._life = anyio.CancelScope()
-        self._peer = Peer(wire, container, self._calls, setup.works.begin(self._life))
+        self._peer = Peer(wire, container, setup.works.begin(self._life))
         self._calls.peer = self._peer
         self._is_open = False
         self._is_connected = False

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
@@ -29,7 +29,7 @@ from websuckets.incidents import log_incident
 from websuckets.middleware import Middleware, Outcome, composed
 from websuckets.socket import Socket, Wire
 
-__all__ = ["Call", "Calls", "Dispatcher", "Peer", "Route"]
+__all__ = ["Call", "Dispatcher", "Peer", "Route"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 access: logging.Logger = logging.getLogger("websuckets.access")
@@ -63,22 +63,6 @@ class Call:
         return self.route is not None and self.route.command.is_stream
 
 
-class Calls(Protocol):
-    """The commands of a connection that run beside the reading of its messages."""
-
-    async def start(self, call: Call) -> str | None:
-        """Answer it there; if that cannot be, the error to reply.
-
-        Of a stream, it returns when the handler has begun, so that what it does first comes before
-        the messages that follow.
-        """
-        ...
-
-    def cancel(self, id: str | int) -> None:
-        """End the stream that answers the command ``id``, if it runs."""
-        ...
-
-
 @dataclass(slots=True)
 class Peer:
     """Where messages come from, for as long as their connection lives."""
@@ -86,10 +70,9 @@ class Peer:
     wire: Wire
     container: AsyncContainer
     """The SESSION scope of the connection."""
-    calls: Calls
     work: Work
     """What messages are handled in. It is open before one comes, so that none pays for a cancel
-    scope; after one that was not finalised in time another takes its place."""
+    scope; after one that took too long, another takes its place."""
 
 
 class Dispatcher:
@@ -138,19 +121,13 @@ class Dispatcher:
         if call.route is not None:
             work.ends_on_disconnect = call.route.command.cancel_on_disconnect
         try:
-            if self._around is None and not access.isEnabledFor(logging.DEBUG):
-                return await self._run(call, peer, work, begun)
-            started = perf_counter()
-            came_of_it = "cancelled"
-            try:
-                if self._around is None:
-                    outcome = await self._run(call, peer, work, begun)
-                else:
-                    outcome = await self._around(_Attempt(self, call, peer, work, begun))
-                came_of_it = outcome.error or "ok"
-                return outcome
-            finally:
-                _log_access(call, peer, came_of_it, perf_counter() - started)
+            if self._around is None:
+                answering: Awaitable[Outcome] = self._run(call, peer, work, begun)
+            else:
+                answering = self._around(_Attempt(self, call, peer, work, begun))
+            if access.isEnabledFor(logging.DEBUG):
+                answering = _logged(answering, call, peer)
+            return await answering
         finally:
             work.doing = None
             work.due = math.inf
@@ -172,7 +149,8 @@ class Dispatcher:
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         if command.is_stream:
             assert begun is not None
-            use = _Stream(call, command, peer.wire, work, self._clock, begun).send_items
+            allowance = call.route.allowance
+            use = _Stream(call, command, peer.wire, work, self._clock, allowance, begun).send_items
         else:
             use = partial(_run, call, command, peer.wire)
         if command.injection.needs_scope:
@@ -227,10 +205,18 @@ class _Attempt:
         return _explain(self.work.told(error), self.message, self.peer.wire)
 
 
-def _log_access(call: Call, peer: Peer, came_of_it: str, seconds: float) -> None:
-    event, connection = call.message.event, peer.wire.socket.id
-    came_of_it = repr(came_of_it)[1:-1]  # the program's own text, in one line
-    access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, seconds * 1000, connection)
+async def _logged(answering: Awaitable[Outcome], call: Call, peer: Peer) -> Outcome:
+    """The same, with a line in the access log."""
+    started = perf_counter()
+    came_of_it = "cancelled"
+    try:
+        outcome = await answering
+        came_of_it = repr(outcome.error or "ok")[1:-1]  # the program's own text, in one line
+        return outcome
+    finally:
+        milliseconds = (perf_counter() - started) * 1000
+        event, connection = call.message.event, peer.wire.socket.id
+        access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
 
 
 def failed(
@@ -268,18 +254,19 @@ class _Stream:
     wire: Wire
     work: Work
     clock: Clock
+    allowance: float
     begun: Callable[[], None]
 
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
         """Validate the payload, call the handler, send each item that it yields."""
-        message, allowance = self.call.message, self.call.route.allowance  # type: ignore[union-attr]
+        message = self.call.message
         items = self.command.call(_leading(self.call, self.command, self.wire), dependencies)
         self.begun()
         try:
             async for item in items:
                 self.work.due = math.inf
                 await self._send(item)
-                self.work.due = self.clock.now + allowance
+                self.work.due = self.clock.now + self.allowance
         except BaseException:
             await _close(items)
             raise

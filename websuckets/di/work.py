@@ -113,7 +113,7 @@ class Work:
     @property
     def is_spent(self) -> bool:
         """Whether nothing more can be done in here."""
-        return self.has_timed_out or self._scope.cancel_called
+        return self.has_timed_out or self.is_late
 
     @property
     def is_late(self) -> bool:
