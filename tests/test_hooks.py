@@ -1,6 +1,7 @@
 """Hooks: when each runs, with what, and what becomes of its errors."""
 
 import asyncio
+import gc
 import re
 import time
 from collections.abc import AsyncIterator
@@ -994,3 +995,4 @@ def test_a_hook_may_end_the_program(group: CommandGroup, kind: str) -> None:
 
     with pytest.raises(SystemExit, match="3"):
         asyncio.run(main())
+    gc.collect()  # asyncio logs now, not in another test, that nobody asked the task

@@ -1,14 +1,18 @@
 """What is of trio alone."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import anyio
 import pytest
 import trio
-from harness import connect
+from harness import TIMEOUT, connect
 from websockets.exceptions import ConnectionClosedError
 
 from websuckets import Limits
 from websuckets.clock import Clock
+from websuckets.socket import Wire
 from websuckets.transports.websockets_trio import _Running, listen
 
 pytestmark = pytest.mark.anyio
@@ -33,35 +37,78 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
         await running.end(1)
 
 
-async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
-    """With 1011, by `websockets`."""
+class Served:
+    """Stands for an app that has let a client in."""
 
-    class Broken:
-        async def opening(self) -> None: ...
+    def __init__(self, wire: Wire, serve: Callable[[Wire], Awaitable[None]]) -> None:
+        self._wire = wire
+        self._serve = serve
 
-        async def serve(self) -> None:
-            raise RuntimeError("broken")
+    async def opening(self) -> None: ...
 
-        async def discard(self) -> None: ...
+    async def serve(self) -> None:
+        await self._serve(self._wire)
 
-        def disconnected(self) -> None: ...
+    async def discard(self) -> None: ...
 
-    class Door:
-        def subprotocol(self, offered: Any) -> None: ...
+    def disconnected(self) -> None: ...
 
-        def address_of(self, peer: Any, headers: Any) -> Any:
-            return peer
 
-        def accept(self, wire: Any) -> Broken:
-            return Broken()
+class Door:
+    """Lets everybody in."""
+
+    def __init__(self, serve: Callable[[Wire], Awaitable[None]]) -> None:
+        self._serve = serve
+
+    def subprotocol(self, offered: Any) -> None: ...
+
+    def address_of(self, peer: Any, headers: Any) -> Any:
+        return peer
+
+    def accept(self, wire: Wire) -> Served:
+        return Served(wire, self._serve)
+
+
+@asynccontextmanager
+async def listening(serve: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[str]:
+    """The URL of a server that serves its clients so."""
 
     async def stop(wait_closed: Any) -> None:
         await wait_closed()
 
-    door: Any = Door()
+    door: Any = Door(serve)
     async with listen(door, stop, "127.0.0.1", 0, Limits(), Clock(), {}) as listener:
+        yield listener.urls[0]
+
+
+async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
+    """With 1011, by `websockets`."""
+
+    async def fail(wire: Wire) -> None:
+        raise RuntimeError("broken")
+
+    async with listening(fail) as url:
         for _ in range(2):
-            async with connect(listener.urls[0]) as connection:
+            async with connect(url) as connection:
                 with pytest.raises(ConnectionClosedError):
                     await connection.recv()
                 assert connection.close_code == 1011
+
+
+async def test_a_connection_is_aborted_that_has_more_to_read_than_it_has_room_for() -> None:
+    """What reads waits for room, and nobody makes it any more."""
+    aborted = trio.Event()
+
+    async def abort(wire: Wire) -> None:
+        connection: Any = wire.socket
+        while connection.recv_flow_control is None:
+            await trio.sleep(0.001)
+        await wire.abort()
+        aborted.set()
+
+    async with listening(abort) as url, connect(url) as connection:
+        with suppress(ConnectionClosedError):
+            for _ in range(100):
+                await connection.send("one of many")
+        with anyio.fail_after(TIMEOUT):
+            await aborted.wait()

@@ -1,33 +1,28 @@
 """The server of ``websockets`` on asyncio."""
 
 import asyncio
-import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection, serve, unix_serve
-from websockets.exceptions import ConnectionClosed
-from websockets.protocol import State
 
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
-from websuckets.entrance import path_of
 from websuckets.limits import Limits
-from websuckets.socket import Door, Wire
-from websuckets.transports.guard import FAREWELL_TIME, Alarm
-from websuckets.transports.handshake import Handshake, options_with, serve_connection
+from websuckets.socket import Door
+from websuckets.transports.guard import FAREWELL_TIME
+from websuckets.transports.guarded import GuardedConnection
+from websuckets.transports.handshake import options_with, serve_connection
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
-logger: logging.Logger = logging.getLogger("websuckets")
 
-
-class _Connection(Handshake):
-    """Reads nothing from a peer that does not read, and gives it up when its time is over.
+class _Connection(GuardedConnection):
+    """Reads nothing from a peer that does not read.
 
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
     """
@@ -35,36 +30,17 @@ class _Connection(Handshake):
     _task: asyncio.Task[None] | None = None  # that pings, or says farewell
     _unsent = 0  # frames, since the peer stopped reading
 
-    def wire(self: Any) -> Wire:
-        return Wire(
-            self,
-            path=path_of(self.request.path),
-            receive=self.recv,
-            discard=self.discard_frames,
-            abort=self.abort,
-            look=self.look,
-            closed_errors=(ConnectionClosed,),
-        )
-
     async def abort(self: Any) -> None:
         self.transport.abort()
         await self.wait_closed()
 
-    def look(self: Any) -> None:
-        match self.guard.look(is_reading=self._is_reading and self.state is State.OPEN):
-            case Alarm.STALLED:
-                logger.info("%s does not read what is sent to it: aborted", self.id)
-                self._abort()
-            case Alarm.PING:
-                self._task = self.loop.create_task(self._ping())
-            case Alarm.NO_PONG:
-                logger.info("%s does not answer pings: dropped", self.id)
-                self._task = self.loop.create_task(self._drop())
+    def _start(self: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._task = self.loop.create_task(function())
 
-    async def _ping(self: Any) -> None:
-        with suppress(ConnectionClosed):
-            pong = await self.ping()
-            self.guard.pinged(pong.done)
+    @staticmethod
+    def _has_come(pong: Any) -> Callable[[], bool]:
+        has_come: Callable[[], bool] = pong.done
+        return has_come
 
     async def _drop(self: Any) -> None:
         with suppress(TimeoutError):
@@ -94,10 +70,6 @@ class _Connection(Handshake):
                 return
         super().send_data()  # type: ignore[misc]  # of ServerConnection
 
-    def _give_in(self: Any) -> None:
-        logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
-        self._abort()
-
     def _abort(self: Any) -> None:
         """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
         own = self.transport.get_extra_info("socket")
@@ -122,12 +94,12 @@ class _Connection(Handshake):
         self.recv_messages.pause = self.recv_messages.resume = self._read_or_not
 
     def pause_writing(self: Any) -> None:
-        super().pause_writing()  # type: ignore[misc]
+        super().pause_writing()  # type: ignore[misc]  # of ServerConnection
         self.guard.blocked()
         self._read_or_not()
 
     def resume_writing(self: Any) -> None:
-        super().resume_writing()  # type: ignore[misc]
+        super().resume_writing()  # type: ignore[misc]  # of ServerConnection
         self._unsent = 0
         self.guard.unblocked()
         self._read_or_not()
@@ -135,7 +107,7 @@ class _Connection(Handshake):
     def connection_lost(self: Any, error: Exception | None) -> None:
         if self.paused:  # nobody resumes what is lost
             self.guard.unblocked()
-        super().connection_lost(error)  # type: ignore[misc]
+        super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         if self.accepted is not None:
             self.accepted.disconnected()

@@ -1,33 +1,29 @@
 """The server of ``websockets`` on trio."""
 
-import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import trio
-from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 from websockets.trio.server import Server, ServerConnection, serve
 
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
-from websuckets.entrance import path_of
 from websuckets.limits import Limits, seconds
-from websuckets.socket import Door, Wire
-from websuckets.transports.guard import FAREWELL_TIME, Alarm
-from websuckets.transports.handshake import Handshake, options_with, serve_connection
+from websuckets.socket import Door
+from websuckets.transports.guard import FAREWELL_TIME
+from websuckets.transports.guarded import GuardedConnection
+from websuckets.transports.handshake import options_with, serve_connection
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
-logger: logging.Logger = logging.getLogger("websuckets")
 
-
-class _Connection(Handshake):
-    """Has the `close` that handlers know from asyncio, too; gives up a peer that does not read.
+class _Connection(GuardedConnection):
+    """Has the `close` that handlers know from asyncio, too.
 
     A frame leaves whole or not at all: what follows half of one would be garbage to the client. So
     sending is not cancelled once it has begun; `Limits.send_timeout` bounds it.
@@ -36,17 +32,6 @@ class _Connection(Handshake):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._turn = trio.Lock()
-
-    def wire(self: Any) -> Wire:
-        return Wire(
-            self,
-            path=path_of(self.request.path),
-            receive=self.recv,
-            discard=self.discard_frames,
-            abort=self.abort,
-            look=self.look,
-            closed_errors=(ConnectionClosed,),
-        )
 
     async def handshake(self: Any, *arguments: Any, **keywords: Any) -> None:
         await super().handshake(*arguments, **keywords)
@@ -62,22 +47,17 @@ class _Connection(Handshake):
         await self.close_stream()  # for it may have been cancelled
         await self.discard_frames()
 
-    def look(self: Any) -> None:
-        is_reading = self.recv_flow_control is None and not self.guard.is_blocked
-        match self.guard.look(is_reading=is_reading and self.state is State.OPEN):
-            case Alarm.STALLED:
-                logger.info("%s does not read what is sent to it: aborted", self.id)
-                self._abort_soon()
-            case Alarm.PING:
-                self.nursery.start_soon(self._ping)
-            case Alarm.NO_PONG:
-                logger.info("%s does not answer pings: dropped", self.id)
-                self.nursery.start_soon(self._drop)
+    @property
+    def _is_reading(self: Any) -> bool:
+        return self.recv_flow_control is None and not self.guard.is_blocked
 
-    async def _ping(self: Any) -> None:
-        with suppress(ConnectionClosed):
-            pong = await self.ping()
-            self.guard.pinged(pong.is_set)
+    def _start(self: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self.nursery.start_soon(function)
+
+    @staticmethod
+    def _has_come(pong: Any) -> Callable[[], bool]:
+        has_come: Callable[[], bool] = pong.is_set
+        return has_come
 
     async def _drop(self: Any) -> None:
         with trio.move_on_after(FAREWELL_TIME):
@@ -94,10 +74,7 @@ class _Connection(Handshake):
         except trio.WouldBlock:
             with self.guard.queued(message) as is_too_much:
                 if is_too_much and self.guard.is_blocked:
-                    logger.info(
-                        "%s does not read what is sent to it, and more is: aborted", self.id
-                    )
-                    self._abort_soon()
+                    self._give_in()
                 await self._turn.acquire()
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -106,22 +83,22 @@ class _Connection(Handshake):
         finally:
             self._turn.release()
 
-    def _abort_soon(self: Any) -> None:
+    def _abort(self: Any) -> None:
         self.nursery.start_soon(trio.aclose_forcefully, self.stream)
 
     async def send_data(self: Any) -> None:
         self.guard.blocked()
         try:
-            await super().send_data()  # type: ignore[misc]
+            await super().send_data()  # type: ignore[misc]  # of ServerConnection
         finally:
             self.guard.unblocked()
 
     def process_event(self: Any, event: Any) -> None:
         with suppress(EOFError):  # it waited to answer what it had read, and was aborted
-            super().process_event(event)  # type: ignore[misc]
+            super().process_event(event)  # type: ignore[misc]  # of ServerConnection
 
     async def close_stream(self: Any) -> None:
-        await super().close_stream()  # type: ignore[misc]
+        await super().close_stream()  # type: ignore[misc]  # of ServerConnection
         if self.accepted is not None:
             self.accepted.disconnected()
 
