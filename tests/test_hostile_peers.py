@@ -624,8 +624,9 @@ ENDLESS = {
         text(b"") * 10_000,
     ),
 }
-UNPACKED = 2 * MOST
-"""What one read of a socket, at most 256 KiB, becomes when it is full of the smallest frames."""
+UNPACKED = 4 * MOST
+"""More than what one read of a socket becomes when it is full of the smallest frames: at most 256
+KiB, of which uvicorn makes about 9 MiB, and which nobody can keep it from."""
 
 
 @watched
@@ -648,7 +649,7 @@ async def test_frames_without_end(server: str, anyio_backend: str, what: str) ->
                     await observer.call("ping")
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(TIMEOUT):
             await observer.call("ping")
         assert target.growth < UNPACKED
 

@@ -309,4 +309,4 @@ def test_over_websockets(anyio_backend: str) -> None:
 @pytest.mark.parametrize("served", [in_memory, by_websockets])
 def test_at_length(anyio_backend: str, served: Serving) -> None:
     """And for much longer."""
-    run(anyio_backend, served, 200)
+    run(anyio_backend, served, 100)

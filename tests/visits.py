@@ -107,7 +107,8 @@ async def not_read_until_dropped(peer: Peer) -> None:
     await visit(peer)
     await peer.write(command("push by a stream"))
     await anyio.sleep(3)
-    await peer.read_to_end()
+    with anyio.move_on_after(1):  # a server with much else to do may not have sent enough yet
+        await peer.read_to_end()
 
 
 async def flood_with_pings(peer: Peer) -> None:
@@ -161,7 +162,7 @@ LONG_VISITS: Final[list[Visit]] = [
 
 async def pay(port: int, visit: Visit, *, receive_buffer: int | None = None) -> None:
     """Whatever the server makes of it; in time."""
-    with anyio.fail_after(TIMEOUT):
+    with anyio.fail_after(3 * TIMEOUT):  # the server may have much else to do
         async with tcp(port, receive_buffer=receive_buffer) as peer:
             with suppress(Gone):
                 await visit(peer)
