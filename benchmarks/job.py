@@ -1,0 +1,81 @@
+"""The job: what every subject does for a message, and what it is told to do it with.
+
+The *protected* command carries a token, a payload and the name of the command. The server compares
+the token in constant time, validates the payload into `Post`, opens a `Transaction` on the `Store`,
+answers, and closes the transaction. The *plain* command validates and answers, and no more.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+__all__ = ["CREATE", "HOST", "PREVIEW", "TOKEN", "Post", "Store", "Transaction", "preview"]
+
+HOST: Final = "127.0.0.1"
+CREATE: Final = "post create"
+"""The protected command."""
+PREVIEW: Final = "post preview"
+"""The plain one."""
+TOKEN: Final = "6f1d1c0e5b7a4d3f9a8e2c4b6d8f0a1c"
+"""What every connection is verified with; each server keeps it for each of its connections."""
+
+
+class Post(BaseModel):
+    """The payload of both commands."""
+
+    title: str
+    text: str
+
+
+class Store:
+    """What lives as long as the server."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        """Transactions that are not closed yet."""
+
+
+class Transaction:
+    """What lives as long as one message."""
+
+    __slots__ = ("store",)
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        store.open += 1
+
+    def add(self, post: Post) -> dict[str, Any]:
+        """The answer to the protected command; it tells, last, if transactions stay open."""
+        return {"title": post.title, "size": len(post.text), "open": self.store.open}
+
+    def close(self) -> None:
+        self.store.open -= 1
+
+
+def preview(post: Post) -> dict[str, Any]:
+    """The answer to the plain command."""
+    return {"title": post.title, "size": len(post.text)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What clients send, and how."""
+
+    name: str
+    event: str = CREATE
+    text_size: int = 32
+    depth: int = 1
+    """Messages of one connection that are on their way at once."""
+    connections: int = 32
+
+    @property
+    def post(self) -> dict[str, str]:
+        return {"title": "Hello", "text": "x" * self.text_size}
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The payload of the reply to a message that is alone."""
+        is_protected = self.event == CREATE
+        seen = {"title": "Hello", "size": self.text_size}
+        return {**seen, "open": 1} if is_protected else seen

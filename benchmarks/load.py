@@ -1,0 +1,308 @@
+"""The load generator: many clients in one thread, each with so many messages on their way.
+
+It is to cost less than the servers it measures, so there is no event loop and no library: frames
+are masked once, and of what the server sends only headers are parsed. Nothing is compressed.
+"""
+
+import base64
+import gc
+import os
+import select
+import socket
+import struct
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from benchmarks.dialects import Dialect
+from benchmarks.job import HOST, Job
+
+__all__ = ["Load", "Sample", "Unexpected"]
+
+PATIENCE: Final = 20.0
+"""Seconds without any answer, after which a server is given up."""
+TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
+
+
+class Unexpected(Exception):
+    """A server that does not do the job."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was seen while it was measured."""
+
+    messages: int
+    seconds: float
+    cpu: float
+    """Seconds of the server's processor."""
+    latencies: "array[float]"
+    """Of every message, sorted, in seconds."""
+
+    @property
+    def cpu_us(self) -> float:
+        return self.cpu / self.messages * 1e6
+
+    @property
+    def per_second(self) -> float:
+        return self.messages / self.seconds
+
+    def latency_us(self, share: float) -> float:
+        """How long the fastest ``share`` of all messages took at most."""
+        return self.latencies[min(int(len(self.latencies) * share), len(self.latencies) - 1)] * 1e6
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A client's frame."""
+    size = len(payload)
+    if size < 126:
+        header = struct.pack("!BB", opcode, 0x80 | size)
+    elif size < 1 << 16:
+        header = struct.pack("!BBH", opcode, 0x80 | 126, size)
+    else:
+        header = struct.pack("!BBQ", opcode, 0x80 | 127, size)
+    mask = b"\x35\xa7\x1e\xc4"
+    key = int.from_bytes(mask * (size // 4 + 1), "big") >> 8 * (4 - size % 4)
+    return header + mask + (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
+
+
+class Peer:
+    """One client."""
+
+    __slots__ = ("received", "sent_at", "socket", "unsent")
+
+    def __init__(self, port: int, path: str) -> None:
+        self.socket = socket.create_connection((HOST, port), timeout=PATIENCE)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = b""
+        self.unsent = b""
+        self.sent_at: deque[float] = deque()
+        self._shake_hands(port, path)
+
+    def _shake_hands(self, port: int, path: str) -> None:
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(
+            f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+        while b"\r\n\r\n" not in self.received:
+            self._read_more()
+        head, _, self.received = self.received.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 101"):
+            raise Unexpected(f"the handshake was answered with {head!r}")
+
+    def ask(self, text: str | None) -> str:
+        """Send it, unless it is ``None``, and wait for what comes next."""
+        if text is not None:
+            self.socket.sendall(masked(TEXT, text.encode()))
+        while not (frames := list(self.frames())):
+            self._read_more()
+        (frame,) = frames
+        return frame.decode()
+
+    def frames(self) -> Iterator[bytes]:
+        """Messages that have come, whole ones; pings are answered."""
+        data, at = self.received, 0
+        while (found := _frame_at(data, at)) is not None:
+            opcode, start, end = found
+            at = end
+            if opcode in (TEXT, BINARY):
+                yield data[start:end]
+            elif opcode == PING:
+                self.socket.sendall(masked(PONG, data[start:end]))
+            elif opcode != PONG:
+                raise Unexpected(f"an unexpected frame: {data[start - 2 : end]!r}")
+        self.received = data[at:]
+
+    def _read_more(self) -> None:
+        data = self.socket.recv(1 << 16)
+        if not data:
+            raise Unexpected("the server has closed the connection")
+        self.received += data
+
+
+def _frame_at(data: bytes, at: int) -> tuple[int, int, int] | None:
+    """Its first byte, and where what it carries begins and ends; ``None`` if some is missing."""
+    if len(data) < at + 2:
+        return None
+    size, start = data[at + 1], at + 2
+    if size >= 126:
+        width = 2 if size == 126 else 8
+        start += width
+        if len(data) < start:
+            return None
+        size = int.from_bytes(data[start - width : start], "big")
+    return None if len(data) < start + size else (data[at], start, start + size)
+
+
+class Load:
+    """Clients of one server that all do the same job, for as long as the context lasts.
+
+    Each has sent one message and got the right answer when the context is entered.
+    """
+
+    def __init__(self, port: int, dialect: Dialect, job: Job) -> None:
+        self._port = port
+        self._dialect = dialect
+        self._job = job
+        self._text = dialect.command(job)
+        self._frame = masked(TEXT, self._text.encode())
+        self._start = b""
+        self._peers: dict[int, Peer] = {}
+        self._epoll = select.epoll()
+
+    def __enter__(self) -> "Load":
+        try:
+            for _ in range(self._job.connections):
+                self._connect()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._epoll.close()
+        for peer in self._peers.values():
+            peer.socket.close()
+
+    def _connect(self) -> None:
+        peer = Peer(self._port, self._dialect.path)
+        self._peers[peer.socket.fileno()] = peer
+        for text, beginning in self._dialect.opening:
+            if not (answer := peer.ask(text)).startswith(beginning):
+                raise Unexpected(f"{answer!r} where {beginning}... was expected")
+        self._start = self._checked(peer.ask(self._text))
+        peer.socket.setblocking(False)
+        self._epoll.register(peer.socket, select.EPOLLIN)
+
+    def _checked(self, reply: str) -> bytes:
+        """What all replies begin with: everything but how many transactions were open."""
+        try:
+            payload = self._dialect.payload(reply)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise Unexpected(f"it answered {reply[:300]!r}") from error
+        if payload != self._job.answer:
+            raise Unexpected(f"it answered {reply[:300]!r} rather than {self._job.answer}")
+        return reply.encode().partition(b'"open"')[0]
+
+    def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample:
+        """Keep all clients busy, and measure after the warm-up.
+
+        ``cpu`` tells how many seconds the server has computed so far.
+        """
+        latencies = array("d")
+        now = time.perf_counter()
+        for peer in self._peers.values():
+            self._send(peer, self._job.depth, now)
+        with _no_garbage_collection():
+            self._until(now + warm_up, latencies)
+            del latencies[:]
+            cpu_before, start = cpu(), time.perf_counter()
+            self._until(start + seconds, latencies)
+            cpu_after, end = cpu(), time.perf_counter()
+        measured = array("d", sorted(latencies))
+        self._finish()
+        return Sample(len(measured), end - start, cpu_after - cpu_before, measured)
+
+    def _until(self, deadline: float, latencies: "array[float]") -> None:
+        clock, poll, note = time.perf_counter, self._epoll.poll, latencies.append
+        peers, start = self._peers, self._start
+        while (now := clock()) < deadline:
+            events = poll(PATIENCE)
+            if not events:
+                raise Unexpected(f"no answer for {PATIENCE:.0f} seconds")
+            for descriptor, event in events:
+                peer = peers[descriptor]
+                if event & select.EPOLLOUT:
+                    self._send_rest(peer)
+                if not event & ~select.EPOLLOUT:
+                    continue
+                answers = self._receive(peer, start)
+                now = clock()
+                for _ in range(answers):
+                    note(now - peer.sent_at.popleft())
+                self._send(peer, answers, now)
+
+    def _receive(self, peer: Peer, start: bytes) -> int:
+        """How many answers have come."""
+        data = peer.socket.recv(1 << 16)
+        # Nearly always it is exactly one short frame.
+        if (
+            not peer.received
+            and len(data) > 2
+            and data[1] == len(data) - 2 < 126
+            and data[0] == TEXT
+            and data.startswith(start, 2)
+        ):
+            return 1
+        if not data:
+            raise Unexpected("the server has closed the connection")
+        peer.received += data
+        answers = 0
+        for frame in peer.frames():
+            if not frame.startswith(start):
+                if frame == b"2":  # Engine.IO's own ping
+                    self._write(peer, masked(TEXT, b"3"))
+                    continue
+                raise Unexpected(f"it answered {frame[:300]!r}")
+            answers += 1
+        return answers
+
+    def _send(self, peer: Peer, count: int, now: float) -> None:
+        if count == 1:
+            peer.sent_at.append(now)
+            self._write(peer, self._frame)
+        elif count:
+            peer.sent_at.extend([now] * count)
+            self._write(peer, self._frame * count)
+
+    def _write(self, peer: Peer, data: bytes) -> None:
+        if peer.unsent:
+            peer.unsent += data
+            return
+        try:
+            sent = peer.socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            peer.unsent = data[sent:]
+            self._epoll.modify(peer.socket, select.EPOLLIN | select.EPOLLOUT)
+
+    def _send_rest(self, peer: Peer) -> None:
+        data, peer.unsent = peer.unsent, b""
+        self._epoll.modify(peer.socket, select.EPOLLIN)
+        self._write(peer, data)
+
+    def _finish(self) -> None:
+        """Take the answers that are still to come, so that nothing is lost unseen."""
+        deadline = time.perf_counter() + PATIENCE
+        waiting = {peer for peer in self._peers.values() if peer.sent_at}
+        while waiting and time.perf_counter() < deadline:
+            for descriptor, event in self._epoll.poll(1):
+                peer = self._peers[descriptor]
+                if event & select.EPOLLOUT:
+                    self._send_rest(peer)
+                if event & ~select.EPOLLOUT:
+                    for _ in range(self._receive(peer, self._start)):
+                        peer.sent_at.popleft()
+                if not peer.sent_at:
+                    waiting.discard(peer)
+        if waiting:
+            missing = sum(len(peer.sent_at) for peer in waiting)
+            raise Unexpected(f"{missing} messages were never answered")
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A pause of ours would look like one of the server."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

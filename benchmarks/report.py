@@ -1,0 +1,136 @@
+"""What was measured, as a table to read, as JSON, and as text for README.md."""
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.jobs import Claim
+from benchmarks.measure import Results, Spread
+
+__all__ = ["claims_table", "environment", "job_table", "markdown", "put_into", "write_json"]
+
+HEADINGS: Final = (
+    "subject",
+    "CPU us/message",
+    "x by hand",
+    "messages/s",
+    "p50 us",
+    "p99 us",
+    "p99.9 us",
+)
+PACKAGES: Final = (
+    "websuckets websockets dishka pydantic pydantic_core anyio trio uvloop uvicorn wsproto granian "
+    "fastapi starlette litestar python-socketio chanx fast-channels picows"
+).split()
+
+Rows = Sequence[Sequence[str]]
+
+
+def job_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:
+    """A row for each subject that has figures, the cheapest first."""
+    rows: list[tuple[float, list[str]]] = []
+    for subject in subjects:
+        cpu = results.spread(job, subject, "cpu_us")
+        if cpu is None:
+            continue
+        ratio = results.ratio((job, subject), (job, base))
+        row = [subject, spread_text(cpu, 1), spread_text(ratio, 2) if ratio else "-"]
+        for figure in ("per_second", "p50_us", "p99_us", "p999_us"):
+            found = results.spread(job, subject, figure)
+            row.append(f"{found.median:,.0f}" if found else "-")
+        rows.append((ratio.median if ratio else cpu.median, row))
+    return [HEADINGS, *(row for _, row in sorted(rows, key=lambda row: row[0]))]
+
+
+def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
+    rows = [("what", "ratio of CPU us/message", "asked for", "held")]
+    for claim in claims:
+        if (ratio := results.ratio(claim.one, claim.other)) is not None:
+            asked = "" if claim.bound is None else f"{claim.bound:.2f} at most"
+            held = "" if claim.bound is None else "yes" if ratio.median <= claim.bound else "no"
+            rows.append((claim.what, spread_text(ratio, 2), asked, held))
+    return rows
+
+
+def spread_text(spread: Spread, digits: int) -> str:
+    return f"{spread.median:.{digits}f} ({spread.least:.{digits}f}-{spread.most:.{digits}f})"
+
+
+def plain(rows: Rows) -> str:
+    """A table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if number == 0 else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown(rows: Rows) -> str:
+    heading, *rest = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([heading, "|---" + "|---:" * (len(rows[0]) - 1) + "|", *rest])
+
+
+def put_into(readme: Path, name: str, text: str) -> None:
+    """Replace what stands there between the marks of that name."""
+    old = readme.read_text(encoding="utf-8")
+    marks = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
+    new, count = re.subn(marks, lambda m: f"{m[1]}\n{text.strip()}\n\n{m[2]}", old, flags=re.DOTALL)
+    if count != 1:
+        raise ValueError(f"{readme} has no place for {name}")
+    readme.write_text(new, encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """On what it was measured."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def write_json(path: Path, settings: dict[str, Any], results: Results) -> None:
+    """Every figure of every round, and the medians."""
+    names = sorted({key for figures in results.rounds for key in figures})
+    entries = [
+        {
+            "job": job,
+            "subject": subject,
+            "median": {
+                figure: spread.median
+                for figure in ("cpu_us", "per_second", "p50_us", "p99_us", "p999_us")
+                if (spread := results.spread(job, subject, figure))
+            },
+            "rounds": [
+                asdict(figures[job, subject]) if (job, subject) in figures else None
+                for figures in results.rounds
+            ],
+        }
+        for job, subject in names
+    ]
+    failures = [{"job": j, "subject": s, "why": why} for (j, s), why in results.failures.items()]
+    content = {
+        "environment": environment(),
+        "settings": settings,
+        "results": entries,
+        "failures": failures,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,113 @@
+"""Servers as processes of their own, and what they take of the machine."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from benchmarks.job import HOST
+from benchmarks.subjects import Options, Subject
+
+__all__ = ["LOAD_CORE", "SERVER_CORE", "Server", "pin", "running"]
+
+ROOT: Final = Path(__file__).parent.parent
+SERVER_CORE: Final = 0
+LOAD_CORE: Final = 1
+TIME_TO_START: Final = 60.0
+
+
+def pin(core: int) -> None:
+    """Run this process, and those that it starts, on one core, where there is more than one."""
+    if len(os.sched_getaffinity(0)) > 1 or core in os.sched_getaffinity(0):
+        with suppress(OSError):  # there is no such core
+            os.sched_setaffinity(0, {core})
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, pid: int, port: int, start_seconds: float) -> None:
+        self.pid = pid
+        self.port = port
+        self.start_seconds = start_seconds
+        """From the start of its process until it accepts connections."""
+        self._pids = [pid, *_descendants(pid)]
+
+    def cpu(self) -> float:
+        """Seconds of processor time of all its processes and threads, user and system."""
+        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._pids)
+
+    def memory(self) -> int:
+        """Bytes of memory that it has for itself."""
+        return sum(_private_bytes(pid) for pid in self._pids)
+
+
+def _cpu_clock(pid: int) -> int:
+    """The clock that ``clock_getcpuclockid`` tells, which Python does not offer.
+
+    It counts nanoseconds, where ``/proc/<pid>/stat`` has hundredths of a second.
+    """
+    return (~pid << 3) | 2
+
+
+def _private_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+
+def _descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in children for found in (int(child), *_descendants(int(child)))]
+
+
+@contextmanager
+def running(subject: Subject, options: Options | None = None) -> Iterator[Server]:
+    """Start the subject, and end it after the context."""
+    port = _free_port()
+    command = [sys.executable, "-m", "benchmarks.subjects", subject.name, str(port)]
+    command += [str(SERVER_CORE), (options or Options()).to_json()]
+    with tempfile.TemporaryFile("w+") as output:
+        begun = time.perf_counter()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        try:
+            _wait_until_it_accepts(process, port)
+            yield Server(process.pid, port, time.perf_counter() - begun)
+        except BaseException as error:
+            output.seek(0)
+            error.add_note(f"{subject.name} said: {output.read()[-3000:]}")
+            raise
+        finally:
+            _end(process)
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def _wait_until_it_accepts(process: "subprocess.Popen[bytes]", port: int) -> None:
+    deadline = time.perf_counter() + TIME_TO_START
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with {process.returncode}")
+        with suppress(OSError):
+            socket.create_connection((HOST, port)).close()
+            return
+        time.sleep(0.005)
+    raise RuntimeError(f"the server did not start within {TIME_TO_START:.0f} seconds")
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

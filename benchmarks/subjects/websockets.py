@@ -1,0 +1,93 @@
+"""What somebody writes who needs speed and no framework: a loop on ``websockets``.
+
+JSON is that of pydantic-core, a dictionary has the commands, and objects are made by hand.
+"""
+
+import hmac
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json, to_json
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as listen
+from websockets.exceptions import ConnectionClosed
+
+from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Store, Transaction, preview
+from benchmarks.subjects import Options
+from benchmarks.subjects.loops import run, until_told_to_end
+
+store = Store()
+
+
+class User:
+    """One client."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token.encode()
+
+
+online: dict[Any, User] = {}
+
+
+def check_token(user: User, message: dict[str, Any]) -> None:
+    if not hmac.compare_digest(user.token, message["token"].encode()):
+        raise PermissionError
+
+
+async def create(user: User, message: dict[str, Any]) -> Any:
+    check_token(user, message)
+    post = Post.model_validate(message["payload"])
+    transaction = Transaction(store)
+    try:
+        return transaction.add(post)
+    finally:
+        transaction.close()
+
+
+async def show(user: User, message: dict[str, Any]) -> Any:
+    return preview(Post.model_validate(message["payload"]))
+
+
+commands: dict[str, Callable[[User, dict[str, Any]], Awaitable[Any]]] = {
+    CREATE: create,
+    PREVIEW: show,
+}
+
+
+async def answer(user: User, frame: bytes) -> bytes:
+    try:
+        message = from_json(frame)
+        event = message["event"]
+        command = commands[event]
+    except (ValueError, KeyError, TypeError):
+        return b'{"error": "invalid message"}'
+    try:
+        payload = await command(user, message)
+    except PermissionError:
+        return b'{"error": "not authorized"}'
+    except (ValidationError, KeyError):
+        return b'{"error": "validation error"}'
+    return to_json({"event": event, "payload": payload})
+
+
+async def talk(connection: ServerConnection) -> None:
+    user = online[connection.id] = User(TOKEN)
+    try:
+        while True:
+            frame = await connection.recv(decode=False)
+            await connection.send(await answer(user, frame), text=True)
+    except ConnectionClosed:
+        pass
+    finally:
+        del online[connection.id]
+
+
+def serve(port: int, variant: str, options: Options) -> None:
+    commands.update({f"command {number}": show for number in range(options.commands)})
+
+    async def main() -> None:
+        async with listen(talk, HOST, port, compression=None, max_size=64 * 1024):
+            await until_told_to_end()
+
+    run(variant, main)
