@@ -16,8 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="measured, after a warm-up")
-    parser.add_argument("--warm-up", type=float, default=0.3)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each subject in a round")
     parser.add_argument("--subjects", help=f"some of: {', '.join(SUBJECTS)} (comma-separated)")
     parser.add_argument("--jobs", help=f"some of: {', '.join(JOBS)} (comma-separated)")
     parser.add_argument("--quick", action="store_true", help="few rounds, two jobs: for a look")
@@ -43,8 +42,8 @@ def main() -> None:
         )
         for job in jobs
     ]
-    results = compare(plan, rounds, seconds, args.warm_up)
-    settings = {"rounds": rounds, "seconds": seconds, "warm_up": args.warm_up}
+    results = compare(plan, rounds, seconds)
+    settings = {"rounds": rounds, "seconds": seconds}
     write_json(args.output / "comparison.json", settings, results)
     for job in jobs:
         print(f"\n{job}\n{plain(job_table(results, job, subjects, BY_HAND))}")

@@ -13,7 +13,7 @@ import struct
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -42,6 +42,16 @@ class Sample:
     """Seconds of the server's processor."""
     latencies: "array[float]"
     """Of every message, sorted, in seconds."""
+
+    @classmethod
+    def joined(cls, samples: "Sequence[Sample]") -> "Sample":
+        """What was seen in several turns, as if it had been one."""
+        return cls(
+            sum(sample.messages for sample in samples),
+            sum(sample.seconds for sample in samples),
+            sum(sample.cpu for sample in samples),
+            array("d", sorted(latency for sample in samples for latency in sample.latencies)),
+        )
 
     @property
     def cpu_us(self) -> float:
@@ -191,7 +201,7 @@ class Load:
         return reply.encode().partition(b'"open"')[0]
 
     def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample:
-        """Keep all clients busy, and measure after the warm-up.
+        """Keep all clients busy, and measure after the warm-up; as often as you like.
 
         ``cpu`` tells how many seconds the server has computed so far.
         """

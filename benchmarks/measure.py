@@ -1,9 +1,12 @@
-"""Rounds: every subject does every job once a round, so that what disturbs one disturbs all."""
+"""Rounds: every subject does every job, in turns, so that what disturbs one disturbs all."""
 
+import random
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from benchmarks.dialects import DIALECTS
 from benchmarks.job import Job
@@ -11,7 +14,13 @@ from benchmarks.load import Load, Sample, Unexpected
 from benchmarks.servers import running
 from benchmarks.subjects import Options, Subject
 
-__all__ = ["Figures", "Results", "Spread", "compare", "measure"]
+__all__ = ["Bench", "Entry", "Figures", "Results", "Spread", "compare"]
+
+TURN: Final = 0.2
+"""Seconds for which a subject works until it is the turn of the next one."""
+
+Entry = tuple[str, Subject, Options]
+"""A subject, how it is called in the results, and what it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -67,45 +76,89 @@ class Results:
         return Spread.of(found) if found else None
 
 
-def measure(
-    subject: Subject,
-    job: Job,
-    seconds: float,
-    warm_up: float,
-    options: Options | None = None,
-) -> Figures:
-    """Start the subject, let it do the job, and end it. Raises `Unexpected` for wrong answers."""
-    with (
-        running(subject, options) as server,
-        Load(server.port, DIALECTS[subject.dialect], job) as load,
-    ):
-        return Figures.of(load.run(warm_up, seconds, server.cpu))
+class Bench:
+    """A running subject and its clients; the subject is right if the bench can be entered."""
+
+    def __init__(self, subject: Subject, job: Job, options: Options | None = None) -> None:
+        self._stack = ExitStack()
+        self._subject = subject
+        self._job = job
+        self._options = options
+        self._samples: list[Sample] = []
+
+    def __enter__(self) -> "Bench":
+        with self._stack:
+            server = self._stack.enter_context(running(self._subject, self._options))
+            load = Load(server.port, DIALECTS[self._subject.dialect], self._job)
+            self._load = self._stack.enter_context(load)
+            self._cpu = server.cpu
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def turn(self, warm_up: float, seconds: float) -> None:
+        """Work for a while. Raises `Unexpected` for wrong answers."""
+        self._samples.append(self._load.run(warm_up, seconds, self._cpu))
+
+    def figures(self) -> Figures:
+        """Of all turns; the first is for warming up and does not count."""
+        return Figures.of(Sample.joined(self._samples[1:]))
 
 
 def compare(
-    plan: Iterable[tuple[Job, Sequence[tuple[str, Subject, Options]]]],
+    plan: Iterable[tuple[Job, Sequence[Entry]]],
     rounds: int,
     seconds: float,
-    warm_up: float,
     progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> Results:
     """Measure as planned: which subjects do a job, how they are called, and with what options."""
     results = Results()
     plan = list(plan)
-    for number in range(rounds):
+    for number in range(1, rounds + 1):
         figures: dict[tuple[str, str], Figures] = {}
         results.rounds.append(figures)
         for job, entries in plan:
-            # Not always in the same order: a neighbour is not always the same.
-            turn = number % len(entries)
-            for name, subject, options in [*entries[turn:], *entries[:turn]]:
-                try:
-                    found = measure(subject, job, seconds, warm_up, options)
-                except (Unexpected, RuntimeError, OSError) as error:
-                    notes = "\n".join(getattr(error, "__notes__", ()))
-                    results.failures[job.name, name] = f"{error}\n{notes}"
-                    progress(f"round {number + 1}: {job.name}: {name} failed: {error}\n{notes}")
-                    continue
-                figures[job.name, name] = found
-                progress(f"round {number + 1}: {job.name}: {name}: {found.cpu_us:.1f} us")
+            found, failed = _round(job, entries, seconds)
+            figures |= {(job.name, name): value for name, value in found.items()}
+            results.failures |= {(job.name, name): why for name, why in failed.items()}
+            for name, why in failed.items():
+                progress(f"{job.name}: {name} failed: {why}")
+            progress(f"round {number} of {rounds}: {job.name}: {len(found)} subjects")
     return results
+
+
+def _round(
+    job: Job, entries: Sequence[Entry], seconds: float
+) -> tuple[dict[str, Figures], dict[str, str]]:
+    """The figures of all entries, and why those that have none failed.
+
+    All servers are there from the start and work in turns, a short one each: a machine that is
+    slow for a while is slow for all of them. Those that wait, have nothing to do.
+    """
+    benches: dict[str, Bench] = {}
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        for name, subject, options in entries:
+            with _noting(failed, name):
+                benches[name] = stack.enter_context(Bench(subject, job, options))
+        names = list(benches)
+        for turn in range(1 + max(1, round(seconds / TURN))):
+            random.shuffle(names)  # so that a neighbour is not always the same
+            for name in names:
+                if name not in failed:
+                    with _noting(failed, name):
+                        length = min(TURN, seconds)
+                        benches[name].turn(length / 5 if turn else length, length)
+        found = {name: benches[name].figures() for name in benches if name not in failed}
+    return found, failed
+
+
+@contextmanager
+def _noting(failed: dict[str, str], name: str) -> Iterator[None]:
+    """One subject that fails does not end the others."""
+    try:
+        yield
+    except (Unexpected, RuntimeError, OSError) as error:
+        failed[name] = "\n".join([repr(error), *getattr(error, "__notes__", ())])
