@@ -63,10 +63,21 @@ SUBJECTS: Final = {
     subject.name: subject
     for subject in (
         _subject("websockets/asyncio", "websockets by hand"),
+        _subject("websockets/uvloop", "websockets by hand, on uvloop", "uvloop"),
         _subject("dishka/asyncio", "websockets and dishka by hand"),
+        _subject("picows/asyncio", "picows by hand", "picows"),
+        _subject("picows/uvloop", "picows by hand, on uvloop", "picows uvloop"),
         _subject("websuckets/asyncio", "websuckets"),
         _subject("websuckets/uvloop", "websuckets on uvloop", "uvloop"),
         _subject("websuckets/trio", "websuckets on trio", "trio"),
-        _subject("websockets/uvloop", "websockets by hand, on uvloop", "uvloop"),
+        _subject("websuckets/asgi", "websuckets on uvicorn", "uvicorn"),
+        _subject("websuckets/asgi-uvloop", "websuckets on uvicorn, uvloop", "uvicorn uvloop"),
+        _subject("fastapi/sansio", "FastAPI and dishka on uvicorn", "fastapi uvicorn"),
+        _subject("fastapi/wsproto", "the same by wsproto", "fastapi uvicorn wsproto"),
+        _subject("fastapi/uvloop", "FastAPI on uvicorn, uvloop", "fastapi uvicorn uvloop"),
+        _subject("fastapi/granian", "FastAPI and dishka on granian", "fastapi granian"),
+        _subject("litestar/sansio", "Litestar's listener on uvicorn", "litestar uvicorn"),
+        _subject("socketio/sansio", "python-socketio on uvicorn", "socketio uvicorn", "socketio"),
+        _subject("chanx/sansio", "chanx on uvicorn", "chanx fast_channels uvicorn", "actions"),
     )
 }

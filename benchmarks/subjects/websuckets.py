@@ -6,6 +6,7 @@ from websockets.asyncio.server import ServerConnection
 
 from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Transaction, preview
 from benchmarks.subjects import Options
+from benchmarks.subjects.hosts import serve_asgi
 from benchmarks.subjects.loops import run
 from benchmarks.subjects.providers import providers
 from websuckets import CommandGroup, Limits, WebSuckets
@@ -43,7 +44,10 @@ def build(options: Options) -> WebSuckets:
 
 def serve(port: int, variant: str, options: Options) -> None:
     app = build(options)
-    if variant == "trio":
+    if variant.startswith("asgi"):
+        host = "uvloop" if variant == "asgi-uvloop" else "sansio"
+        serve_asgi(app.asgi, "", port, host)
+    elif variant == "trio":
         app.run(HOST, port, backend="trio")
     else:
         run(variant, lambda: app(HOST, port))
