@@ -1,53 +1,157 @@
-"""``python -m benchmarks``: measure every subject, and tell."""
+"""Measure the same job on every server; ``growth`` and ``guarantees`` measure what ours costs."""
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
+from benchmarks import growth, guarantees, plots
+from benchmarks.job import Job
 from benchmarks.jobs import BY_HAND, CLAIMS, JOBS, SHORT_LIST
-from benchmarks.measure import compare
-from benchmarks.report import claims_table, job_table, plain, write_json
+from benchmarks.measure import Entry, compare
+from benchmarks.report import (
+    claims_table,
+    environment,
+    growth_table,
+    job_table,
+    markdown,
+    memory_table,
+    plain,
+    put_into,
+    write_json,
+)
 from benchmarks.servers import LOAD_CORE, pin
 from benchmarks.subjects import SUBJECTS, Options
 
-RESULTS = Path(__file__).parent / "results"
+HERE: Final = Path(__file__).parent
+RESULTS: Final = HERE / "results"
+MEMORY_OF: Final = (
+    "websockets/asyncio",
+    "dishka/asyncio",
+    "websuckets/asyncio",
+    "websuckets/uvloop",
+    "websuckets/trio",
+    "fastapi/sansio",
+)
+
+Tables = list[tuple[str, Sequence[Sequence[str]]]]
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each subject in a round")
-    parser.add_argument("--subjects", help=f"some of: {', '.join(SUBJECTS)} (comma-separated)")
-    parser.add_argument("--jobs", help=f"some of: {', '.join(JOBS)} (comma-separated)")
-    parser.add_argument("--quick", action="store_true", help="few rounds, two jobs: for a look")
-    parser.add_argument("--output", type=Path, default=RESULTS)
-    return parser.parse_args(given)
+    parser.add_argument("mode", nargs="?", default="compare", choices=MODES)
+    parser.add_argument("--rounds", type=int, help="5 unless told otherwise")
+    parser.add_argument("--seconds", type=float, help="of each subject in a round; 1")
+    parser.add_argument("--subjects", help=f"some of: {','.join(SUBJECTS)}")
+    parser.add_argument("--jobs", help=f"some of: {','.join(JOBS)}")
+    parser.add_argument("--quick", action="store_true", help="short rounds, two jobs: for a look")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder for the results")
+    parser.add_argument("--readme", action="store_true", help="write the tables to README.md, too")
+    args = parser.parse_args(given)
+    args.rounds = args.rounds or (3 if args.quick else 5)
+    args.seconds = args.seconds or (0.4 if args.quick else 1.0)
+    return args
+
+
+def run_compare(args: argparse.Namespace) -> Tables:
+    default = ["protected", "plain"] if args.quick else [*JOBS]
+    jobs = args.jobs.split(",") if args.jobs else default
+    subjects = args.subjects.split(",") if args.subjects else [*SUBJECTS]
+    missing = [name for name in subjects if not SUBJECTS[name].is_installed]
+    if missing:
+        progress(f"not installed (pip install -e '.[bench]'): {', '.join(missing)}")
+    plan = [(JOBS[job], entries(job, subjects, bool(args.subjects))) for job in jobs]
+    results = compare(plan, args.rounds, args.seconds, progress)
+    write_json(args.output / "compare.json", settings(args), results)
+    if can_plot():
+        for job in jobs:
+            plots.bars(args.output / f"{job}.png", job, results, job, subjects)
+    tables: Tables = [("Ratios", claims_table(results, CLAIMS))]
+    return tables + [
+        (f"Job `{job}`: {describe(JOBS[job])}", job_table(results, job, subjects, BY_HAND))
+        for job in jobs
+    ]
+
+
+def entries(job: str, subjects: Sequence[str], all_do_it: bool) -> list[Entry]:
+    return [
+        (name, SUBJECTS[name], Options())
+        for name in subjects
+        if SUBJECTS[name].is_installed and (all_do_it or job == "protected" or name in SHORT_LIST)
+    ]
+
+
+def describe(job: Job) -> str:
+    size = f"{job.text_size:,} bytes of text"
+    return f"{job.event!r}, {size}, depth {job.depth}, {job.connections:,} connections"
+
+
+def run_guarantees(args: argparse.Namespace) -> Tables:
+    plan = guarantees.plan()
+    names = [name for name, _, _ in plan[0][1]]
+    results = compare(plan, args.rounds, args.seconds, progress)
+    write_json(args.output / "guarantees.json", settings(args), results)
+    if can_plot():
+        plots.bars(args.output / "guarantees.png", "guarantees", results, "guarantees", names)
+    table = job_table(results, "guarantees", names, guarantees.EVERYTHING, "x with everything")
+    return [("What each guarantee costs", table)]
+
+
+def run_growth(args: argparse.Namespace) -> Tables:
+    growths = growth.curves(args.rounds, args.seconds, progress)
+    growths.append(growth.start_seconds(args.rounds))
+    progress("memory of idle connections")
+    memory = growth.memory_per_connection(
+        [name for name in MEMORY_OF if SUBJECTS[name].is_installed]
+    )
+    content = {
+        "environment": environment(),
+        "settings": settings(args),
+        "growth": [asdict(one) for one in growths],
+        "bytes per idle connection": memory,
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1) + "\n"
+    (args.output / "growth.json").write_text(text, encoding="utf-8")
+    if can_plot():
+        plots.all_lines(args.output, growths)
+    tables: Tables = [(f"{one.y} by {one.x}", growth_table(one)) for one in growths]
+    return [*tables, ("Memory of an idle connection", memory_table(memory, BY_HAND))]
+
+
+def settings(args: argparse.Namespace) -> dict[str, object]:
+    return {"rounds": args.rounds, "seconds": args.seconds}
+
+
+def can_plot() -> bool:
+    if find_spec("matplotlib") is None:
+        progress("no plots without matplotlib (pip install -e '.[bench]')")
+        return False
+    return True
+
+
+def progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+MODES: Final = {"compare": run_compare, "guarantees": run_guarantees, "growth": run_growth}
 
 
 def main() -> None:
     args = arguments()
     pin(LOAD_CORE)
-    rounds, seconds = (3, 0.5) if args.quick else (args.rounds, args.seconds)
-    jobs = args.jobs.split(",") if args.jobs else ["protected", "plain"] if args.quick else [*JOBS]
-    subjects = args.subjects.split(",") if args.subjects else [*SUBJECTS]
-    plan = [
-        (
-            JOBS[job],
-            [
-                (name, SUBJECTS[name], Options())
-                for name in subjects
-                if SUBJECTS[name].is_installed
-                and (args.subjects or job == "protected" or name in SHORT_LIST)
-            ],
-        )
-        for job in jobs
-    ]
-    results = compare(plan, rounds, seconds)
-    settings = {"rounds": rounds, "seconds": seconds}
-    write_json(args.output / "comparison.json", settings, results)
-    for job in jobs:
-        print(f"\n{job}\n{plain(job_table(results, job, subjects, BY_HAND))}")
-    print(f"\n{plain(claims_table(results, CLAIMS))}")
+    tables = MODES[args.mode](args)
+    for title, rows in tables:
+        print(f"\n{title}\n{plain(rows)}")
+    if args.readme:
+        name = "figures" if args.mode == "compare" else args.mode
+        text = "\n\n".join(f"### {title}\n\n{markdown(rows)}" for title, rows in tables)
+        how = f"`python -m benchmarks {args.mode} --rounds {args.rounds} --seconds {args.seconds}`"
+        put_into(HERE / "README.md", name, f"Made by {how}.\n\n{text}")
 
 
 if __name__ == "__main__":

@@ -10,15 +10,25 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.growth import Growth
 from benchmarks.jobs import Claim
 from benchmarks.measure import Results, Spread
 
-__all__ = ["claims_table", "environment", "job_table", "markdown", "put_into", "write_json"]
+__all__ = [
+    "claims_table",
+    "environment",
+    "growth_table",
+    "job_table",
+    "markdown",
+    "memory_table",
+    "plain",
+    "put_into",
+    "write_json",
+]
 
 HEADINGS: Final = (
     "subject",
     "CPU us/message",
-    "x by hand",
     "messages/s",
     "p50 us",
     "p99 us",
@@ -32,7 +42,9 @@ PACKAGES: Final = (
 Rows = Sequence[Sequence[str]]
 
 
-def job_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:
+def job_table(
+    results: Results, job: str, subjects: Iterable[str], base: str, ratio_to: str = "x by hand"
+) -> Rows:
     """A row for each subject that has figures, the cheapest first."""
     rows: list[tuple[float, list[str]]] = []
     for subject in subjects:
@@ -45,7 +57,8 @@ def job_table(results: Results, job: str, subjects: Iterable[str], base: str) ->
             found = results.spread(job, subject, figure)
             row.append(f"{found.median:,.0f}" if found else "-")
         rows.append((ratio.median if ratio else cpu.median, row))
-    return [HEADINGS, *(row for _, row in sorted(rows, key=lambda row: row[0]))]
+    headings = [*HEADINGS[:2], ratio_to, *HEADINGS[2:]]
+    return [headings, *(row for _, row in sorted(rows, key=lambda row: row[0]))]
 
 
 def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
@@ -55,6 +68,24 @@ def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
             asked = "" if claim.bound is None else f"{claim.bound:.2f} at most"
             held = "" if claim.bound is None else "yes" if ratio.median <= claim.bound else "no"
             rows.append((claim.what, spread_text(ratio, 2), asked, held))
+    return rows
+
+
+def growth_table(growth: Growth) -> Rows:
+    """A row for each subject, a column for each point."""
+    xs = sorted({x for points in growth.lines.values() for x, _ in points})
+    rows = [["", *(f"{x:,.0f}" for x in xs)]]
+    for name, points in growth.lines.items():
+        found = dict(points)
+        rows.append([name, *(f"{found[x]:,.2f}" if x in found else "-" for x in xs)])
+    return rows
+
+
+def memory_table(memory: dict[str, float], base: str) -> Rows:
+    rows = [["subject", "KiB", "more than by hand"]]
+    for name, size in memory.items():
+        more = f"{(size - memory[base]) / 1024:+.1f}" if base in memory else "-"
+        rows.append([name, f"{size / 1024:.1f}", more])
     return rows
 
 

@@ -1,10 +1,10 @@
 """Ours: on every transport, with every limit active."""
 
-from typing import Any
+from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection
 
-from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Transaction, preview
+from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Store, Transaction, preview
 from benchmarks.subjects import Options
 from benchmarks.subjects.hosts import serve_asgi
 from benchmarks.subjects.loops import run
@@ -13,12 +13,46 @@ from websuckets import CommandGroup, Limits, WebSuckets
 from websuckets.security import Token
 from websuckets.session import User
 
+store = Store()
+
 PLENTY: dict[str, Any] = {"rate": 1e9, "burst": 10**9}
 """As many messages as there can be, but counted all the same."""
 
 
+WITHOUT: Final[dict[str, dict[str, Any]]] = {
+    "deadlines": {"handler_timeout": None, "finalize_timeout": None},
+    "rate": {"rate": None, "burst": None},
+    "streaks": {"auth_failures": None, "unknown_streak": None},
+    "slow readers": {"send_timeout": None, "outbox": None},
+    "max_size": {"max_size": None},
+    "keepalive": {},
+    "guard": {},
+    "dependency": {},
+}
+"""By name, the limits that are taken away. ``keepalive`` is an option of the server; ``guard`` is
+``protected``; ``dependency`` is the `Transaction`, for comparison."""
+
+ALL_LIMITS: Final = "all limits"
+
+
+def limits_without(name: str) -> dict[str, Any]:
+    """Fields of `Limits` for it."""
+    if name == ALL_LIMITS:
+        return {field: None for fields in WITHOUT.values() for field in fields}
+    return WITHOUT.get(name, {})
+
+
 async def create(socket: ServerConnection, post: Post, transaction: Transaction) -> dict[str, Any]:
     return transaction.add(post)
+
+
+async def create_by_hand(socket: ServerConnection, post: Post) -> dict[str, Any]:
+    """Without the dependency."""
+    transaction = Transaction(store)
+    try:
+        return transaction.add(post)
+    finally:
+        transaction.close()
 
 
 async def show(socket: ServerConnection, post: Post) -> dict[str, Any]:
@@ -32,11 +66,13 @@ async def enter(user: User) -> None:
 
 def build(options: Options) -> WebSuckets:
     group = CommandGroup()
-    group.command(CREATE, protected=True)(create)
+    handler = create_by_hand if options.without == "dependency" else create
+    group.command(CREATE, protected=options.without != "guard")(handler)
     group.command(PREVIEW)(show)
     for number in range(options.commands):
         group.command(f"command {number}")(show)
-    app = WebSuckets(providers=providers(options.depth), limits=Limits(**PLENTY))
+    limits = Limits(**{**PLENTY, **limits_without(options.without)})
+    app = WebSuckets(providers=providers(options.depth), limits=limits)
     app.include_command_group(group)
     app.on_connect(enter)
     return app
@@ -50,4 +86,5 @@ def serve(port: int, variant: str, options: Options) -> None:
     elif variant == "trio":
         app.run(HOST, port, backend="trio")
     else:
-        run(variant, lambda: app(HOST, port))
+        without = {"ping_interval": None} if options.without == "keepalive" else {}
+        run(variant, lambda: app(HOST, port, **without))

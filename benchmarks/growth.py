@@ -1,0 +1,140 @@
+"""How cost grows: with commands, the depth of the dependency graph, connections and payloads."""
+
+import json
+import resource
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from benchmarks.dialects import DIALECTS
+from benchmarks.job import Job
+from benchmarks.load import Load
+from benchmarks.measure import Entry, Results, compare
+from benchmarks.servers import running
+from benchmarks.subjects import SUBJECTS, Options
+
+__all__ = ["Growth", "curves", "memory_per_connection", "start_seconds"]
+
+OURS: Final = "websuckets/asyncio"
+BY_HAND: Final = "websockets/asyncio"
+WITH_DISHKA: Final = "dishka/asyncio"
+
+COMMANDS: Final = (10, 100, 1_000, 10_000)
+DEPTHS: Final = (1, 2, 4, 8, 16, 32)
+CONNECTIONS: Final = (10, 100, 1_000, 4_000, 10_000)
+SIZES: Final = (32, 1_024, 4_096, 16_384, 60_000)
+
+IDLE: Final = 1_000
+SETTLED: Final = 50
+"""Connections after which a server has imported and allocated what it needs for itself."""
+
+
+@dataclass
+class Growth:
+    """How one figure grows: for each subject, points (x, y)."""
+
+    name: str
+    x: str
+    y: str
+    lines: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def curves(rounds: int, seconds: float, progress: Callable[[str], None]) -> list[Growth]:
+    """Microseconds of processor time per message against each of the four."""
+    return [
+        _by_options("commands", "registered commands", COMMANDS, rounds, seconds, progress),
+        _by_options("depth", "depth of the graph", DEPTHS, rounds, seconds, progress),
+        _by_job("connections", "connections", _possible(), rounds, seconds, progress),
+        _by_job("text_size", "bytes of payload", SIZES, rounds, seconds, progress),
+    ]
+
+
+def _by_options(
+    option: str,
+    x: str,
+    values: Sequence[int],
+    rounds: int,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> Growth:
+    """All values work in turns: it is them that are compared."""
+    subjects = (OURS, WITH_DISHKA) if option == "depth" else (OURS, BY_HAND)
+    entries: list[Entry] = [
+        (f"{name} {value}", SUBJECTS[name], Options.from_json(json.dumps({option: value})))
+        for name in subjects
+        for value in values
+    ]
+    results = compare([(Job(option), entries)], rounds, seconds, progress)
+    growth = Growth(option, x, CPU)
+    for name in subjects:
+        named = [(value, option, f"{name} {value}") for value in values]
+        growth.lines[name] = _points(results, named)
+    return growth
+
+
+def _by_job(
+    field_name: str,
+    x: str,
+    values: Sequence[int],
+    rounds: int,
+    seconds: float,
+    progress: Callable[[str], None],
+) -> Growth:
+    subjects = (OURS, BY_HAND)
+    entries: list[Entry] = [(name, SUBJECTS[name], Options()) for name in subjects]
+    jobs = {value: f"{field_name} {value}" for value in values}
+    plan = [(Job(job, **{field_name: value}), entries) for value, job in jobs.items()]  # type: ignore[arg-type]
+    results = compare(plan, rounds, seconds, progress)
+    growth = Growth(field_name, x, CPU)
+    for name in subjects:
+        growth.lines[name] = _points(results, [(value, job, name) for value, job in jobs.items()])
+    return growth
+
+
+CPU: Final = "CPU us/message"
+
+
+def _points(results: Results, named: Sequence[tuple[int, str, str]]) -> list[tuple[float, float]]:
+    """Medians, by the names of job and subject."""
+    found = [(value, results.spread(job, name, "cpu_us")) for value, job, name in named]
+    return [(value, spread.median) for value, spread in found if spread is not None]
+
+
+def _possible() -> list[int]:
+    """So many connections as this process, and each server, may have files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return [number for number in CONNECTIONS if number * 2 + 200 < hard]
+
+
+def memory_per_connection(subjects: Sequence[str], idle: int = IDLE) -> dict[str, float]:
+    """Bytes that a connection takes that has sent one protected command."""
+    found: dict[str, float] = {}
+    for name in subjects:
+        subject = SUBJECTS[name]
+        dialect = DIALECTS[subject.dialect]
+        with running(subject) as server, Load(server.port, dialect, _idle(SETTLED)):
+            before = server.memory()
+            with Load(server.port, dialect, _idle(idle)):
+                found[name] = (server.memory() - before) / idle
+    return found
+
+
+def _idle(connections: int) -> Job:
+    return Job("idle", connections=connections)
+
+
+def start_seconds(rounds: int) -> Growth:
+    """From the start of the process until it accepts connections."""
+    growth = Growth("start", "registered commands", "seconds until it accepts")
+    for name in (OURS, BY_HAND):
+        points = growth.lines[name] = []
+        for number in COMMANDS:
+            taken: list[float] = []
+            for _ in range(rounds):
+                with running(SUBJECTS[name], Options(commands=number)) as server:
+                    taken.append(server.start_seconds)
+            points.append((number, statistics.median(taken)))
+    return growth
