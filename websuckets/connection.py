@@ -250,9 +250,12 @@ class Connection:
             self._farewell = self._farewell or self._judged(call, outcome)
         if self._is_overdue:  # what ran might have verified it
             self._farewell = self._farewell or NOT_VERIFIED
-        if outcome is not None:
+        if outcome is None or outcome.frame is None:
+            return
+        if peer.work.is_spent:  # the next one sends it
             self._reply = outcome.frame
-            await self._send_reply()
+        else:
+            await peer.wire.socket.send(outcome.frame)
 
     async def _start(self, call: Call) -> Outcome | None:
         """Answer it beside the reading of messages, if that can be."""
@@ -337,7 +340,7 @@ class Connection:
         return self._farewell is not None or self._peer.work.is_spent
 
     async def _send_reply(self) -> None:
-        """Not in a work that is spent: the next one does it."""
+        """Of a work that was spent."""
         if self._reply is not None and not self._peer.work.is_spent:
             reply, self._reply = self._reply, None
             await self._peer.wire.socket.send(reply)

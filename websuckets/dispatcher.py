@@ -26,7 +26,7 @@ from websuckets.envelope import (
 )
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage, NotAuthorized, alone
 from websuckets.incidents import log_incident
-from websuckets.middleware import Middleware, Outcome, composed
+from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.socket import Socket, Wire
 
 __all__ = ["Call", "Dispatcher", "Peer", "Route"]
@@ -108,30 +108,41 @@ class Dispatcher:
             return Call(message, error="unknown command")
         return Call(message, route, has_payload, frame)
 
-    async def answer(
+    def answer(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
-    ) -> Outcome:
+    ) -> Awaitable[Outcome]:
         """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
 
         What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
         Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         """
+        if self._around is None:
+            answering = self._run(call, peer, work, begun)
+        else:
+            answering = self._around_it(self._around, call, peer, work, begun)
+        if access.isEnabledFor(logging.DEBUG):
+            return _logged(answering, call, peer)
+        return answering
+
+    async def _around_it(
+        self,
+        around: Around,
+        call: Call,
+        peer: Peer,
+        work: Work,
+        begun: Callable[[], None] | None,
+    ) -> Outcome:
+        self._begin(call, work)
+        try:
+            return await around(_Attempt(self, call, peer, work, begun))
+        finally:
+            work.rest()
+
+    def _begin(self, call: Call, work: Work) -> None:
         work.doing = call.message.event
         work.due = self._due(call)
         if call.route is not None:
             work.ends_on_disconnect = call.route.command.cancel_on_disconnect
-        try:
-            if self._around is None:
-                answering: Awaitable[Outcome] = self._run(call, peer, work, begun)
-            else:
-                answering = self._around(_Attempt(self, call, peer, work, begun))
-            if access.isEnabledFor(logging.DEBUG):
-                answering = _logged(answering, call, peer)
-            return await answering
-        finally:
-            work.doing = None
-            work.due = math.inf
-            work.ends_on_disconnect = False
 
     def _due(self, call: Call) -> float:
         allowance = self._allowance if call.route is None else call.route.allowance
@@ -140,32 +151,36 @@ class Dispatcher:
     async def _run(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
     ) -> Outcome:
-        if call.route is None:
+        route, message, wire = call.route, call.message, peer.wire
+        if route is None:
             assert call.error is not None
-            return failed(call.error, call.details, call.message.id)
-        command, message = call.route.command, call.message
-        if command.cancel_on_disconnect and peer.wire.socket.close_code is not None:
+            return failed(call.error, call.details, message.id)
+        command = route.command
+        if command.cancel_on_disconnect and wire.socket.close_code is not None:
             return Outcome(None, "connection closed")
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         if command.is_stream:
             assert begun is not None
-            allowance = call.route.allowance
-            use = _Stream(call, command, peer.wire, work, self._clock, allowance, begun).send_items
+            stream = _Stream(call, command, wire, work, self._clock, route.allowance, begun)
+            use = stream.send_items
         else:
-            use = partial(_run, call, command, peer.wire)
-        if command.injection.needs_scope:
+            use = partial(_run, call, command, wire)
+        self._begin(call, work)
+        try:
+            if not command.injection.needs_scope:
+                return Outcome(await use(()))
             reply, failure, incident = await work.in_scope(
                 peer.container, {Message: message}, command.injection.key, use, message.event
             )
             if failure is None:
                 return Outcome(reply)
-            return _explain(failure, message, peer.wire, incident)
-        try:
-            return Outcome(await use(()))
         except BaseException as error:
             if work.ends_with(error):
                 raise
-            return _explain(work.told(error), message, peer.wire)
+            failure, incident = work.told(error), None
+        finally:
+            work.rest()
+        return _explain(failure, message, wire, incident)
 
 
 @dataclass(slots=True)
@@ -188,12 +203,11 @@ class _Attempt:
 
     async def answer(self) -> Outcome:
         """In a work of its own: middleware may cancel it, but not its finalisers."""
-        self.work.due = math.inf
+        self.work.due, self.work.doing = math.inf, None
         outcome: Outcome | None = None
         with anyio.CancelScope() as life, self.work.within(life) as work:
-            work.due = self.dispatcher._due(self.call)
             outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
-        self.work.due = self.dispatcher._due(self.call)  # as long again for middleware
+        self.dispatcher._begin(self.call, self.work)  # as long again for middleware
         return outcome or self.explain(CommandTimeout())
 
     def told(self, result: Any) -> Outcome:

@@ -236,16 +236,23 @@ def injection_of(
 ) -> Injection:
     """What a function with this plan, behind these guards, needs."""
 
+    hints = list(guards)
+    places: list[int] = []
+    """Of each dependency, among what is resolved."""
+
     def resolve(*resolved: Any) -> tuple[Any, ...]:
-        return resolved[len(guards) :]
+        return tuple([resolved[place] for place in places])
 
     key = _new_type(
         getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
     )
-    hints = list(guards)
     providers = [Provider(scope=Scope.REQUEST)]
     provided = {key}
     for dependency in plan.dependencies:
+        if dependency.hint in guards:  # it is there already
+            places.append(guards.index(dependency.hint))
+            continue
+        places.append(len(hints))
         if dependency.default is REQUIRED:
             hints.append(dependency.hint)
         else:

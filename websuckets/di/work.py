@@ -67,6 +67,8 @@ class Work:
         "due",
         "ends_on_disconnect",
         "has_timed_out",
+        "is_late",
+        "is_spent",
     )
 
     def __init__(self, works: Works, life: anyio.CancelScope) -> None:
@@ -82,6 +84,10 @@ class Work:
         """Whether it is cancelled when the client has left."""
         self.has_timed_out: bool = False
         """Whether it did."""
+        self.is_late: bool = False
+        """Whether a container was not closed in time."""
+        self.is_spent: bool = False
+        """Whether nothing more can be done in here: it is late, or has timed out."""
 
     def within(self, life: anyio.CancelScope) -> "Work":
         """Work inside of this one, which whoever comes between may cancel."""
@@ -104,21 +110,12 @@ class Work:
     def look(self, now: float) -> None:
         """Cancel what takes too long."""
         if self._close_by <= now:
+            self.is_spent = self.is_late = True
             self._scope.cancel()
         elif self.due <= now:
             self.due = math.inf
-            self.has_timed_out = True
+            self.is_spent = self.has_timed_out = True
             self._life.cancel()
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether nothing more can be done in here."""
-        return self.has_timed_out or self.is_late
-
-    @property
-    def is_late(self) -> bool:
-        """Whether a container was not closed in time."""
-        return self._scope.cancel_called
 
     def ends_with(self, error: BaseException) -> bool:
         """Whether this error has to end what the work is for, rather than to be told."""
@@ -145,6 +142,12 @@ class Work:
             return not isinstance(failures, Exception)
         cancellations = group.split(GeneratorExit)[1]
         return cancellations is not None and self.ends_with(cancellations.exceptions[0])
+
+    def rest(self) -> None:
+        """What was done is over; the next is not begun."""
+        self.doing = None
+        self.due = math.inf
+        self.ends_on_disconnect = False
 
     @property
     def is_cancelled(self) -> bool:
@@ -174,7 +177,12 @@ class Work:
         except BaseException as error:
             failure = error
         self.due = math.inf
-        late = await self._close_after(scope, failure)
+        late: BaseException | None
+        try:
+            await self.close(scope, failure)
+            late = self.lateness if self.is_late else None
+        except BaseException as error:
+            late = self._left_behind(error, failure)
         if failure is None:
             return result, late, None
         incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
@@ -191,20 +199,19 @@ class Work:
             return CommandTimeout()
         return error
 
-    async def _close_after(
-        self, container: AsyncContainer, failure: BaseException | None
+    def _left_behind(
+        self, error: BaseException, failure: BaseException | None
     ) -> BaseException | None:
-        """Close the scope of what failed, or did not; what went wrong with that."""
-        try:
-            await self.close(container, failure)
-        except ExitError as errors:
-            others = [error for error in errors.exceptions if error is not failure]
-            return errors.derive(others) if others else None
-        except BaseException as error:
-            if self.ends_with(error):
-                raise
-            return error
-        return self.lateness
+        """What went wrong with closing the scope of what failed, or did not, if that is news.
+
+        Raises what has to end the task.
+        """
+        if isinstance(error, ExitError):
+            others = [one for one in error.exceptions if one is not failure]
+            return error.derive(others) if others else None
+        if self.ends_with(error):
+            raise error
+        return error
 
     @property
     def lateness(self) -> TimeoutError | None:
