@@ -399,14 +399,14 @@ async def test_handshakes_that_come_byte_by_byte(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     """They are dropped at ``open_timeout``, and hinder nobody meanwhile."""
-    patience, ends = 2.0, list[float]()
+    patience, ends = 5.0, list[float]()
     async with app.serve("127.0.0.1", 0, open_timeout=patience) as server:
 
         async def drip() -> None:
             async with tcp(server.port) as peer:
                 began = time.monotonic()
                 async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(suppressed, peer.drip, handshake(), 0.5)
+                    tasks.start_soon(suppressed, peer.drip, handshake(), 1)
                     await peer.read_to_end()
                     tasks.cancel_scope.cancel()
                 ends.append(time.monotonic() - began)
@@ -414,7 +414,7 @@ async def test_handshakes_that_come_byte_by_byte(
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
                 tasks.start_soon(drip)
-            await anyio.sleep(patience / 4)  # all of them are at it
+            await anyio.sleep(patience / 10)  # all of them are at it
             await assert_serves(server.port)
             assert ends == []
         assert len(ends) == count
