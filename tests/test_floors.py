@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
     {"backend", "clock", "closing", "exc", "incidents", "limits", "socket"},
-    {"conduct", "entrance", "envelope", "session", "tasks"},
-    {"security"},
+    {"broker", "conduct", "entrance", "envelope", "outbox", "session", "tasks"},
+    {"channels", "hub", "security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
     {"commands", "hooks", "middleware"},
     {"calls", "connection", "connections", "dispatcher"},
@@ -37,6 +37,8 @@ FLOORS = [
 
 # Between modules of one floor, who may import whom.
 NEIGHBOURS = {
+    "broker": {"session"},
+    "channels": {"hub"},
     "clock": {"incidents"},
     "di": {"di.container", "di.lock", "di.providers"},
     "di.container": {"di.lock", "di.plan", "di.providers"},

@@ -15,6 +15,7 @@ __all__ = [
     "NO_PONG",
     "RESTART",
     "REVOKED",
+    "SLOW",
     "TOO_FAST",
     "TOO_MANY_REFUSALS",
     "Farewell",
@@ -25,6 +26,9 @@ Farewell = tuple[int, str]
 
 RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
 """The server stops."""
+
+SLOW: Final = (CloseCode.TRY_AGAIN_LATER, "reads too slowly")
+"""More waits for it than its outbox holds."""
 
 NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
 NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")

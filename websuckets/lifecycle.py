@@ -10,10 +10,12 @@ from dishka import AsyncContainer
 
 from websuckets.backend import spawn
 from websuckets.blueprint import Blueprint
+from websuckets.broker import Broker, MemoryBroker
+from websuckets.channels import Channels
 from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
-from websuckets.di.container import tell_defaults
+from websuckets.di.container import scopes_of, tell_defaults
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
@@ -59,6 +61,7 @@ async def started(
     blueprint: Blueprint,
     container: AsyncContainer,
     session: Session,
+    channels: Channels,
     limits: Limits,
     entrance: Entrance,
     middleware: Iterable[Middleware] = (),
@@ -93,6 +96,8 @@ async def started(
             background.start_soon(clock.run)
             if finalise:
                 steps.push_async_callback(_close, container, works, session)
+            steps.push_async_callback(channels._end)
+            await channels._begin(limits, background, await _broker(container))
             await blueprint.tasks.begin(background)
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
@@ -100,6 +105,14 @@ async def started(
             yield Running(
                 blueprint, container, Connections(setup), background, limits, clock, patience
             )
+
+
+async def _broker(container: AsyncContainer) -> Broker:
+    """The one that the program provides, or else one for this process alone."""
+    if not scopes_of(container, Broker):
+        return MemoryBroker()
+    broker: Broker = await container.get(Broker)
+    return broker
 
 
 async def _run_startup_hooks(setup: Setup) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import anyio
@@ -99,6 +99,22 @@ class User:
         def __setattr__(self, name: str, value: Any) -> None: ...
 
 
+class Watcher(Protocol):
+    """Who is told when users come and go. It lives as long as the session."""
+
+    def verified(self, user: User, id: UserId) -> None:
+        """This connection is that user's from now on."""
+        ...
+
+    def demoted(self, user: User, id: UserId) -> None:
+        """It is not any more."""
+        ...
+
+    def left(self, user: User) -> None:
+        """It is gone; it was demoted before, if it was verified."""
+        ...
+
+
 class _Index(Generic[Key]):
     """An index of `Session`: the instance's own, or on the class the current app's."""
 
@@ -132,6 +148,7 @@ class Session:
         self._verified: dict[UserId, User] = {}
         self._connections_of: dict[UserId, list[User]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
+        self._watchers: list[Watcher] = []
 
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user and close it with 4401.
@@ -154,6 +171,8 @@ class Session:
     def _verify(self, user: User, id: UserId) -> None:
         self._connections_of.setdefault(id, []).append(user)
         self._verified[id] = user
+        for watcher in self._watchers:
+            watcher.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
         connections = self._connections_of[id]
@@ -162,6 +181,8 @@ class Session:
             self._verified[id] = connections[-1]
         else:
             del self._connections_of[id], self._verified[id]
+        for watcher in self._watchers:
+            watcher.demoted(user, id)
 
 
 _current: ContextVar[Session] = ContextVar("websuckets.session")
@@ -226,3 +247,15 @@ def connected(user: User, session: Session) -> Iterator[None]:
         if user.id is not None:
             session._demote(user, user.id)
         user._session = None
+        for watcher in session._watchers:
+            watcher.left(user)
+
+
+def watch(session: Session, watcher: Watcher) -> None:
+    """From now on, it is told of every user of this session."""
+    session._watchers.append(watcher)
+
+
+def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:
+    """Every connection of this user, the newest last."""
+    return tuple(session._connections_of.get(user_id, ()))

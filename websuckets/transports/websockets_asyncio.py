@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection, serve, unix_serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve, unix_serve
 
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
@@ -58,6 +58,14 @@ class _Connection(GuardedConnection):
                     with suppress(OSError):  # which sending itself will tell
                         await self.drain()
         await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
+
+    def offer(self: Any, frame: bytes) -> bool:
+        """Send a text frame, if nothing has to be waited for. Whether it was sent, or nobody will
+        ever take it."""
+        if self.paused or self.send_in_progress is not None:
+            return False
+        broadcast((self,), frame, text=True)
+        return True
 
     def send_data(self: Any) -> None:
         """``broadcast`` sends without waiting."""
