@@ -1,12 +1,19 @@
 """Every broker, for the tests that hold all of them to the same."""
 
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
+import pytest
 from harness import TIMEOUT
 
 from websuckets.broker import Broker, Link, MemoryBroker
+from websuckets.redis.broker import RedisBroker
+from websuckets.redis.line import Line
+
+HEARTBEAT = 5
+"""Seconds: longer than a busy machine holds anything up."""
 
 Make = Callable[[], Broker]
 """Gives a node its broker."""
@@ -56,6 +63,20 @@ async def linked(broker: Broker) -> AsyncIterator[Node]:
 
 
 @asynccontextmanager
-async def in_memory() -> AsyncIterator[Make]:
+async def in_memory(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     broker = MemoryBroker()
     yield lambda: broker
+
+
+@asynccontextmanager
+async def by_redis(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    url = request.getfixturevalue("shared_redis").url
+    prefix = secrets.token_hex(8)
+    yield lambda: RedisBroker(Line(url, HEARTBEAT), prefix)
+
+
+BROKERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Make]]] = {
+    "memory": in_memory,
+    "redis": by_redis,
+}
+"""Every one there is."""

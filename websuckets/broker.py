@@ -11,10 +11,13 @@ __all__ = ["Broker", "Link", "MemoryBroker", "Receiver"]
 
 
 class Receiver(Protocol):
-    """What a node does with what comes from others. Nothing here waits, or raises."""
+    """What a node does with what comes from others. Nothing here waits."""
 
     def receive(self, topic: str, message: bytes) -> None:
-        """Another node has published this, in the order in which it comes."""
+        """Another node has published this, in the order in which it comes.
+
+        Raises `ValueError` for what no node can have published; it is dropped.
+        """
         ...
 
     def missed(self, topics: Iterable[str] | None) -> None:
@@ -58,8 +61,8 @@ class Broker(Protocol):
     """
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        """Be a node's link until cancelled. ``linked`` is told the link at once, also while there
-        is nothing to link to."""
+        """Be a node's link until cancelled. ``linked`` is told the link soon, also while there is
+        nothing to link to."""
         ...
 
 

@@ -66,8 +66,8 @@ class Channels:
             if socket.close_code is None:
                 raise ValueError(f"{socket!r} is no open connection of this app")
             return
-        if node.hub.subscribe(user, name):
-            await node.link.subscribe(CHANNEL + name)
+        node.hub.subscribe(user, name)
+        await node.link.subscribe(CHANNEL + name)
 
     async def unsubscribe(self, socket: Socket, name: str) -> None:
         """The opposite; does nothing for one that is not subscribed."""
@@ -201,9 +201,11 @@ class _Node:
 
     def receive(self, topic: str, message: bytes) -> None:
         if topic == USERS:
-            user_id, _, frame = message.partition(b"\n")
-            self.hub.deliver_to(from_json(user_id), frame)
+            user_id, _, message = message.partition(b"\n")
+            _check(message)
+            self.hub.deliver_to(_id(user_id), message)
         else:
+            _check(message)
             self.hub.deliver(topic.removeprefix(CHANNEL), message)
 
     def missed(self, topics: Iterable[str] | None) -> None:
@@ -221,6 +223,21 @@ class _Node:
 
     def _leave(self, group: str, id: UserId) -> None:
         self.link.leave(group, id)
+
+
+def _id(text: bytes) -> UserId:
+    """Raises `ValueError`."""
+    id = from_json(text)
+    if not isinstance(id, str | int):
+        raise ValueError("no user's id")
+    return id
+
+
+def _check(frame: bytes) -> None:
+    """Raises `ValueError` for what is no event: clients are to get nothing else from us."""
+    content = from_json(frame, cache_strings="keys")
+    if not (isinstance(content, dict) and isinstance(content.get("event"), str)):
+        raise ValueError("no event")
 
 
 def _frame(event: ClientEvent) -> bytes:

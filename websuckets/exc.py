@@ -8,7 +8,8 @@
     │   │   └── Expired                  the user was verified for a time that is over
     │   ├── CommandTimeout               what a command that takes too long is cancelled for
     │   ├── InvalidChannel               a name that no channel can have
-    │   └── TooManySubscriptions         of one connection
+    │   ├── TooManySubscriptions         of one connection
+    │   └── Unavailable                  what is needed for that is away for now
     ├── HandshakeRefused                 answers an opening handshake, by an HTTP status
     ├── ConfigurationError               a mistake in the program, found before the port opens
     │   ├── InvalidHandlerSignature
@@ -40,6 +41,7 @@ __all__ = [
     "NoCurrentSession",
     "NotAuthorized",
     "TooManySubscriptions",
+    "Unavailable",
     "WebSucketsError",
 ]
 
@@ -102,6 +104,13 @@ class TooManySubscriptions(ClientError):
 
     def __init__(self) -> None:
         super().__init__("too many subscriptions")
+
+
+class Unavailable(ClientError):
+    """What is needed for that does not answer for now; the client may try again later."""
+
+    def __init__(self) -> None:
+        super().__init__("unavailable")
 
 
 class HandshakeRefused(WebSucketsError):

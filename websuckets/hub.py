@@ -56,19 +56,17 @@ class Hub:
         """Those with subscribers."""
         return list(self._channels)
 
-    def subscribe(self, user: User, channel: str) -> bool:
-        """Whether it is the first subscriber of the channel. Raises `TooManySubscriptions`."""
+    def subscribe(self, user: User, channel: str) -> None:
+        """Raises `TooManySubscriptions`."""
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
-            return False
+            return
         if self._most is not None and len(subscriber.channels) >= self._most:
             raise TooManySubscriptions
         subscriber.channels.add(channel)
-        is_first = channel not in self._channels
         self._channels.setdefault(channel, {})[user.socket.id] = subscriber
         if user.id is not None:
             self._enter(channel, user.id)
-        return is_first
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Whether the channel has lost its last subscriber."""
