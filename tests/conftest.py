@@ -5,6 +5,7 @@ import pytest
 import redis_server
 from brokers import BROKERS, Make
 from serving import SERVINGS, Serving
+from stores import STORES, Stores
 
 from websuckets import session
 
@@ -70,6 +71,13 @@ async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     """Gives each node a broker; all of them are connected."""
     async with BROKERS[request.param](request) as make:
         yield make
+
+
+@pytest.fixture(params=STORES)
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """Makes stores of sessions, all of which are one."""
+    async with STORES[request.param](request) as stores:
+        yield stores
 
 
 @pytest.fixture

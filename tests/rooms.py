@@ -22,7 +22,17 @@ class News(BaseModel):
 @group.command("enter")
 async def enter(socket: Socket, name: Payload[str | int | None], user: User) -> None:
     user.id = name
-    user.token = None if name is None else "secret"
+    user.token = None if name is None else f"secret of {name}"
+
+
+@group.command("keep")
+async def keep(socket: Socket, data: Payload[dict[str, Any]], user: User, session: Session) -> None:
+    await session.save(user, **data)
+
+
+@group.command("forget")
+async def forget(socket: Socket, *, user: User, session: Session) -> None:
+    await session.forget(user)
 
 
 @group.command("join")
@@ -57,8 +67,8 @@ async def online(socket: Socket, *, channels: Channels) -> list[str | int]:
 
 
 @group.command("who am i", protected=True)
-async def who_am_i(socket: Socket, *, user: CurrentUser) -> str | int | None:
-    return user.id
+async def who_am_i(socket: Socket, *, user: CurrentUser) -> tuple[str | int | None, Any]:
+    return user.id, getattr(user, "role", None)
 
 
 @group.command("revoke")

@@ -99,7 +99,13 @@ async def test_who_may_have_missed_something_is_told() -> None:
         await bob.call("join", "a")
         node = app._channels._node
         assert node is not None
-        gaps = {"users": [ann], "channel/a": [bob], None: [ann, bob], "channel/b": []}
+        gaps = {
+            "users": [ann],
+            "channel/a": [bob],
+            None: [ann, bob],
+            "channel/b": [],
+            "revocations": [],
+        }
         for topic, told in gaps.items():
             node.missed(None if topic is None else [topic])
             await app._channels.publish("a", ClientEvent("end"))

@@ -275,7 +275,7 @@ async def test_a_node_that_was_forgotten_says_again_who_is_there(
 
 
 def redis_like(other: RedisBroker) -> RedisBroker:
-    return RedisBroker(Line(other._line._url, other._line.heartbeat), other._prefix)
+    return RedisBroker(Line(other.line._url, other.line.heartbeat), other._prefix)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ CHANNEL: Final = "channel/"
 USERS: Final = "users"
 """The topic of messages for users, wherever they are; each names its user."""
 
+REVOCATIONS: Final = "revocations"
+"""The topic of revoked users."""
+
 TURNS: Final = 4
 """How often a publisher lets others run while some of its readers have yet to be written to: so
 that many messages at once do not outrun those who read as fast as can be."""
@@ -113,7 +116,8 @@ class Channels:
         node = _Node(self._session, limits, background)
         await background.start(node.run, broker)
         self._node = node
-        await node.link.subscribe(USERS)
+        for topic in (USERS, REVOCATIONS):
+            await node.link.subscribe(topic)
 
     async def _end(self) -> None:
         node, self._node = self._node, None
@@ -144,6 +148,10 @@ class Channels:
             for name in self._node.hub.left(user):
                 self._node.link.unsubscribe(CHANNEL + name)
 
+    def revoked(self, id: UserId) -> None:
+        if self._node is not None:
+            self._node.link.publish(REVOCATIONS, to_json(id))
+
 
 class _Node:
     """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
@@ -151,8 +159,9 @@ class _Node:
     link: Link
 
     def __init__(self, session: Session, limits: Limits, background: Background) -> None:
+        self._session = session
+        self._background = background
         self._longest_name = limits.channel_name
-        self._patience = background.patience
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
         outboxes = Outboxes(limits, background.start_soon)
@@ -177,7 +186,7 @@ class _Node:
 
     async def end(self) -> None:
         self._scope.cancel()
-        await wait_through(self._ended, self._patience)
+        await wait_through(self._ended, self._background.patience)
 
     def check(self, name: str) -> None:
         """Raises `InvalidChannel`."""
@@ -204,6 +213,8 @@ class _Node:
             user_id, _, message = message.partition(b"\n")
             _check(message)
             self.hub.deliver_to(_id(user_id), message)
+        elif topic == REVOCATIONS:
+            self._background.start_soon(self._session._revoke_here, _id(message))
         else:
             _check(message)
             self.hub.deliver(topic.removeprefix(CHANNEL), message)
@@ -215,7 +226,7 @@ class _Node:
         for topic in topics:
             if topic == USERS:
                 self.hub.announce_gap_to_users()
-            else:
+            elif topic != REVOCATIONS:  # which the store of sessions tells of, too
                 self.hub.announce_gap_in(topic.removeprefix(CHANNEL))
 
     def _enter(self, group: str, id: UserId) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "SLOW",
     "TOO_FAST",
     "TOO_MANY_REFUSALS",
+    "UNSURE",
     "Farewell",
 ]
 
@@ -29,6 +30,9 @@ RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
 
 SLOW: Final = (CloseCode.TRY_AGAIN_LATER, "reads too slowly")
 """More waits for it than its outbox holds."""
+
+UNSURE: Final = (CloseCode.TRY_AGAIN_LATER, "sessions unavailable")
+"""Whether it is still verified cannot be known."""
 
 NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
 NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")

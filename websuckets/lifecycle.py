@@ -21,7 +21,9 @@ from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
+from websuckets.resuming import Resuming
 from websuckets.session import Session, as_current, running
+from websuckets.store import SessionStore
 from websuckets.tasks import Background
 from websuckets.transports.guard import Patience
 
@@ -98,6 +100,7 @@ async def started(
                 steps.push_async_callback(_close, container, works, session)
             steps.push_async_callback(channels._end)
             await channels._begin(limits, background, await _broker(container))
+            await _begin_resuming(container, session, limits, background, steps)
             await blueprint.tasks.begin(background)
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
@@ -113,6 +116,23 @@ async def _broker(container: AsyncContainer) -> Broker:
         return MemoryBroker()
     broker: Broker = await container.get(Broker)
     return broker
+
+
+async def _begin_resuming(
+    container: AsyncContainer,
+    session: Session,
+    limits: Limits,
+    background: Background,
+    steps: AsyncExitStack,
+) -> None:
+    """Where the program provides a `SessionStore`; until ``steps`` are left."""
+    if not scopes_of(container, SessionStore):
+        return
+    resuming = Resuming(session, await container.get(SessionStore), limits, background)
+    background.start_soon(resuming.watch)
+    steps.callback(resuming.stop)
+    session._keeper = resuming
+    steps.callback(setattr, session, "_keeper", None)
 
 
 async def _run_startup_hooks(setup: Setup) -> None:

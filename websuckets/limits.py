@@ -77,6 +77,14 @@ class Limits:
     """Channels to which one connection may be subscribed; past it one more raises
     `TooManySubscriptions`, to the client the error ``too many subscriptions``."""
 
+    revocation_lag: float | None = 30
+    """How long a revoked user may stay on a node that has not heard of it, where a `SessionStore`
+    is used. Who was saved there is closed with 1013 when the store has been away for so long."""
+
+    unknown_tokens: int | None = 30
+    """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
+    not know; past it each more is the error ``rate limited``, and is not looked for."""
+
     auth_timeout: float | None = None
     """How long a client may be connected without being verified; past it the connection is closed
     with 4408."""
@@ -130,6 +138,8 @@ _LEAST: Final = {
     "handler_timeout": 0.001,
     "finalize_timeout": 0.001,
     "send_timeout": 0.001,
+    "revocation_lag": 0.001,
+    "unknown_tokens": 0,
     "channel_name": 1,
     "subscriptions": 0,
     "auth_timeout": 0.001,

@@ -50,18 +50,18 @@ class RedisBroker:
     """Connects all nodes that use the same Redis and prefix; it lives as long as the container."""
 
     def __init__(self, line: Line, prefix: str) -> None:
-        self._line = line
+        self.line = line
         self._prefix = prefix
         self.foreign = Foreign()
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
         """As every `Broker`. The link is told when there is a connection, or none for now."""
-        node = _Node(self._line, self._prefix, receiver, self.foreign)
+        node = _Node(self.line, self._prefix, receiver, self.foreign)
         life = anyio.CancelScope(shield=True)  # so that a node that ends can still say so
 
         async def keep() -> None:
             with life:
-                await self._line.run(node)
+                await self.line.run(node)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keep)

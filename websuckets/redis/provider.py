@@ -9,6 +9,9 @@ from websuckets.broker import Broker
 from websuckets.exc import ConfigurationError
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.line import Line
+from websuckets.redis.store import RedisSessionStore
+from websuckets.security import resumed_user
+from websuckets.store import LIFETIME, SessionStore
 
 __all__ = ["RedisProvider"]
 
@@ -26,13 +29,23 @@ class RedisProvider(Provider):
     Every ``heartbeat`` (in seconds) Redis has to answer within as long, or its connection is given
     up and made anew; and within three of them, the users of a node that has died are gone.
 
+    With ``resume``, users that were saved (`Session.save`) go on with their tokens when they
+    reconnect, to whichever node: it provides a `SessionStore` and `CurrentUser`. They are kept for
+    ``lifetime`` seconds after they were last saved or resumed.
+
     The app starts also while Redis is away, and serves its own clients alone until it is back.
 
     Raises `ConfigurationError` for what is no such URL, and for a heartbeat under a millisecond.
     """
 
     def __init__(
-        self, url: str, *, prefix: str = "websuckets", heartbeat: float = HEARTBEAT
+        self,
+        url: str,
+        *,
+        resume: bool = False,
+        lifetime: float = LIFETIME,
+        prefix: str = "websuckets",
+        heartbeat: float = HEARTBEAT,
     ) -> None:
         super().__init__(scope=Scope.APP)
         if not isinstance(url, str) or not url.startswith(SCHEMES):
@@ -43,7 +56,15 @@ class RedisProvider(Provider):
         if not heartbeat >= 0.001:
             raise ConfigurationError(f"RedisProvider(heartbeat={heartbeat!r}): it is in seconds")
         _keep_quiet()
-        self.provide(lambda: RedisBroker(Line(url, heartbeat), prefix), provides=Broker)
+        self.provide(lambda: RedisBroker(Line(url, heartbeat), prefix), provides=RedisBroker)
+        self.alias(RedisBroker, provides=Broker)
+        if resume:
+
+            def store(broker: RedisBroker) -> SessionStore:
+                return RedisSessionStore(broker.line, prefix, broker.foreign, lifetime)
+
+            self.provide(store)
+            self.provide(resumed_user, scope=Scope.REQUEST)
 
 
 def _keep_quiet() -> None:
