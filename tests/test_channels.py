@@ -178,6 +178,7 @@ async def test_clients_left_behind_are_no_business_of_a_node_that_is_over() -> N
         await client.call("enter", "ann")
         node, channels_of(app)._node = channels_of(app)._node, None
         await client.call("enter", "bob")
+        await client.call("revoke", "nobody")
         await client.close()
         await client._inbox.client.gone.wait()
         channels_of(app)._node = node
