@@ -1,8 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import postgres
 import pytest
+import redis_server
+from brokers import BROKERS, Make
 from serving import SERVINGS, Serving
+from stores import STORES, Stores
 
 from websuckets import session
 
@@ -41,6 +44,40 @@ def postgres_server() -> Iterator[postgres.Postgres]:
         pytest.skip("no PostgreSQL server is installed")
     with postgres.running(binaries) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shared_redis() -> Iterator[redis_server.RedisServer]:
+    """One for all tests of a worker that leave it as it is; they use a prefix of their own."""
+    binary = redis_server.find_binary()
+    if binary is None:
+        pytest.skip("no redis-server is installed")
+    with redis_server.running(binary) as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[redis_server.RedisServer]:
+    """For one test, which may do to it what it likes."""
+    binary = redis_server.find_binary()
+    if binary is None:
+        pytest.skip("no redis-server is installed")
+    with redis_server.running(binary) as server:
+        yield server
+
+
+@pytest.fixture(params=BROKERS)
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Gives each node a broker; all of them are connected."""
+    async with BROKERS[request.param](request) as make:
+        yield make
+
+
+@pytest.fixture(params=STORES)
+async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
+    """Makes stores of sessions, all of which are one."""
+    async with STORES[request.param](request) as stores:
+        yield stores
 
 
 @pytest.fixture

@@ -3,8 +3,10 @@
 import runpy
 from typing import Any
 
+import anyio
 import pytest
-from harness import EXAMPLES, Client, load, talk
+from harness import EXAMPLES, TIMEOUT, Client, load, talk
+from redis_server import RedisServer
 
 from websuckets import WebSuckets
 
@@ -84,10 +86,66 @@ async def test_ticker_streams_prices_until_it_is_told_to_stop() -> None:
         assert reply == {"error": "no such price", "details": None, "id": "LEAD"}
 
 
-@pytest.mark.parametrize("name", ["hello", "users", "chat", "notes", "ticker"])
+async def test_chat_rooms_are_those_of_all_nodes(shared_redis: RedisServer) -> None:
+    """Rooms, who is there, private messages; and who reconnects goes on, on either node."""
+    rooms = load("chat_rooms")
+    one, two = (rooms.make_app(shared_redis.url) for _ in range(2))
+    async with talk(one) as ann, talk(two) as bob:
+        await hold_a_conversation(ann, bob)
+
+
+async def test_chat_rooms_need_one_process_alone() -> None:
+    """The same without Redis."""
+    async with talk(load("chat_rooms").make_app()) as ann, ann.another() as bob:
+        await hold_a_conversation(ann, bob)
+
+
+async def hold_a_conversation(ann: Client, bob: Client) -> None:
+    tokens = {}
+    for name, client in (("ann", ann), ("bob", bob)):
+        entered = await client.call("enter", payload={"nickname": name})
+        tokens[name] = entered["payload"]["token"]
+        await client.call("room join", payload="kitchen", token=tokens[name], id=1)
+    joined = {"event": "joined", "payload": {"room": "kitchen", "who": "bob"}}
+    assert await ann.receive() == joined
+    with anyio.fail_after(TIMEOUT):  # each node hears of the other's people in its own time
+        for client, name in ((ann, "ann"), (bob, "bob")):
+            who = {"payload": "kitchen", "token": tokens[name]}
+            while (await client.call("room who", **who))["payload"] != ["ann", "bob"]:
+                await anyio.sleep(0.01)
+    async with ann.another() as third:
+        taken = await third.call("enter", payload={"nickname": "bob"})
+        assert taken["error"] == "nickname taken"
+        line = {"room": "kitchen", "text": "me, too"}
+        denied = await third.call("room say", payload=line, token="nobody's")
+        assert denied["error"] == "not authorized"
+    line = {"room": "kitchen", "text": "tea?"}
+    await ann.send("room say", payload=line, token=tokens["ann"])
+    for client in (ann, bob):
+        said = {"room": "kitchen", "from": "ann", "text": "tea?"}
+        assert await client.receive() == {"event": "said", "payload": said}
+    hi = {"to": "ann", "text": "hi"}
+    await bob.call("whisper", payload=hi, token=tokens["bob"], id=2)
+    whispered = {"from": "bob", "text": "hi"}
+    assert await ann.receive() == {"event": "whispered", "payload": whispered}
+    nobody = {"to": "nobody", "text": "hi"}
+    answer = await bob.call("whisper", payload=nobody, token=tokens["bob"])
+    assert answer["error"] == "not here"
+    await bob.call("room leave", payload="kitchen", token=tokens["bob"], id=3)
+    left = {"event": "left", "payload": {"room": "kitchen", "who": "bob"}}
+    assert await ann.receive() == left
+    answer = await bob.call("room say", payload=line, token=tokens["bob"])
+    assert answer["error"] == "not in this room"
+    async with bob.another() as again:  # ann goes on there
+        who = await again.call("room who", payload="kitchen", token=tokens["ann"])
+        assert who["payload"] == ["ann"]
+
+
+@pytest.mark.parametrize("name", ["hello", "users", "chat", "chat_rooms", "notes", "ticker"])
 def test_each_runs_as_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started as a program, an example serves on the address that it tells."""
     started: list[Any] = []
+    monkeypatch.setattr("sys.argv", [name])
     monkeypatch.setattr(WebSuckets, "run", lambda app, *address: started.append(address))
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert started == [("localhost", 9000)]

@@ -9,13 +9,20 @@ PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
     {"backend", "clock", "closing", "exc", "incidents", "limits", "socket"},
-    {"conduct", "entrance", "envelope", "session", "tasks"},
-    {"security"},
+    {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
+    {"channels", "hub", "resuming", "security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
     {"commands", "hooks", "middleware"},
     {"calls", "connection", "connections", "dispatcher"},
     {
         "program",
+        "redis",
+        "redis.broker",
+        "redis.foreign",
+        "redis.line",
+        "redis.presence",
+        "redis.provider",
+        "redis.store",
         "transports",
         "transports.asgi",
         "transports.guard",
@@ -37,6 +44,8 @@ FLOORS = [
 
 # Between modules of one floor, who may import whom.
 NEIGHBOURS = {
+    "broker": {"session"},
+    "channels": {"hub"},
     "clock": {"incidents"},
     "di": {"di.container", "di.lock", "di.providers"},
     "di.container": {"di.lock", "di.plan", "di.providers"},
@@ -48,6 +57,13 @@ NEIGHBOURS = {
     "transports": {"transports.websockets_asyncio", "transports.websockets_trio"},
     "composition": {"blueprint"},
     "lifecycle": {"blueprint"},
+    "redis": {"redis.provider"},
+    "redis.broker": {"redis.foreign", "redis.line", "redis.presence"},
+    "redis.presence": {"redis.foreign", "redis.line"},
+    "redis.provider": {"redis.broker", "redis.line", "redis.store"},
+    "redis.store": {"redis.foreign", "redis.line"},
+    "resuming": {"security"},
+    "store": {"session"},
     "transports.asgi": {"transports.guard", "transports.plain"},
     "transports.guarded": {"transports.guard", "transports.handshake"},
     "transports.handshake": {"transports.guard"},

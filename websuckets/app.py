@@ -14,6 +14,7 @@ from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
 from websuckets.asgi import AsgiApplication
+from websuckets.channels import Channels
 from websuckets.commands import CommandGroup
 from websuckets.composition import Composition, groups_of_the_program
 from websuckets.entrance import Entrance
@@ -80,6 +81,7 @@ class WebSuckets:
         self._middleware = checked(middleware)
         self._entrance = Entrance.of(origins, trusted_proxies, subprotocols, path, health)
         self._session = Session()
+        self._channels = Channels(self._session)
         self._is_running = False
         self._running: Running | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
@@ -316,6 +318,7 @@ class WebSuckets:
                 blueprint,
                 container,
                 self._session,
+                self._channels,
                 limits,
                 self._entrance,
                 self._middleware,
@@ -328,7 +331,12 @@ class WebSuckets:
 
     def _values(self, limits: Limits) -> dict[Any, object]:
         """Objects of the app, by the type that they are injected as."""
-        return {WebSuckets: self, Session: self._session, Limits: limits}
+        return {
+            WebSuckets: self,
+            Session: self._session,
+            Channels: self._channels,
+            Limits: limits,
+        }
 
     async def _entered(self) -> Running:
         """The running app, for one more connection."""

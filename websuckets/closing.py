@@ -15,8 +15,10 @@ __all__ = [
     "NO_PONG",
     "RESTART",
     "REVOKED",
+    "SLOW",
     "TOO_FAST",
     "TOO_MANY_REFUSALS",
+    "UNSURE",
     "Farewell",
 ]
 
@@ -25,6 +27,12 @@ Farewell = tuple[int, str]
 
 RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
 """The server stops."""
+
+SLOW: Final = (CloseCode.TRY_AGAIN_LATER, "reads too slowly")
+"""More waits for it than its outbox holds."""
+
+UNSURE: Final = (CloseCode.TRY_AGAIN_LATER, "sessions unavailable")
+"""Whether it is still verified cannot be known."""
 
 NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
 NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")

@@ -6,7 +6,10 @@
     ├── ClientError (InternalError)      sent to the client exactly as it says
     │   ├── NotAuthorized
     │   │   └── Expired                  the user was verified for a time that is over
-    │   └── CommandTimeout               what a command that takes too long is cancelled for
+    │   ├── CommandTimeout               what a command that takes too long is cancelled for
+    │   ├── InvalidChannel               a name that no channel can have
+    │   ├── TooManySubscriptions         of one connection
+    │   └── Unavailable                  what is needed for that is away for now
     ├── HandshakeRefused                 answers an opening handshake, by an HTTP status
     ├── ConfigurationError               a mistake in the program, found before the port opens
     │   ├── InvalidHandlerSignature
@@ -30,12 +33,15 @@ __all__ = [
     "Expired",
     "HandshakeRefused",
     "InternalError",
+    "InvalidChannel",
     "InvalidGuard",
     "InvalidHandlerSignature",
     "InvalidMessage",
     "MissingProvider",
     "NoCurrentSession",
     "NotAuthorized",
+    "TooManySubscriptions",
+    "Unavailable",
     "WebSucketsError",
 ]
 
@@ -83,6 +89,28 @@ class CommandTimeout(ClientError):
 
     def __init__(self) -> None:
         super().__init__("timeout")
+
+
+class InvalidChannel(ClientError):
+    """A channel was to be named by what is no text, empty, or longer than
+    `Limits.channel_name`."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid channel")
+
+
+class TooManySubscriptions(ClientError):
+    """A connection was to be subscribed to more channels than `Limits.subscriptions`."""
+
+    def __init__(self) -> None:
+        super().__init__("too many subscriptions")
+
+
+class Unavailable(ClientError):
+    """What is needed for that does not answer for now; the client may try again later."""
+
+    def __init__(self) -> None:
+        super().__init__("unavailable")
 
 
 class HandshakeRefused(WebSucketsError):

@@ -10,16 +10,20 @@ from dishka import AsyncContainer
 
 from websuckets.backend import spawn
 from websuckets.blueprint import Blueprint
+from websuckets.broker import Broker, MemoryBroker
+from websuckets.channels import Channels
 from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
-from websuckets.di.container import tell_defaults
+from websuckets.di.container import scopes_of, tell_defaults
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
+from websuckets.resuming import Resuming
 from websuckets.session import Session, as_current, running
+from websuckets.store import SessionStore
 from websuckets.tasks import Background
 from websuckets.transports.guard import Patience
 
@@ -59,6 +63,7 @@ async def started(
     blueprint: Blueprint,
     container: AsyncContainer,
     session: Session,
+    channels: Channels,
     limits: Limits,
     entrance: Entrance,
     middleware: Iterable[Middleware] = (),
@@ -93,6 +98,9 @@ async def started(
             background.start_soon(clock.run)
             if finalise:
                 steps.push_async_callback(_close, container, works, session)
+            steps.push_async_callback(channels._end)
+            await channels._begin(limits, background, await _broker(container))
+            await _begin_resuming(container, session, limits, background, steps)
             await blueprint.tasks.begin(background)
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
@@ -100,6 +108,31 @@ async def started(
             yield Running(
                 blueprint, container, Connections(setup), background, limits, clock, patience
             )
+
+
+async def _broker(container: AsyncContainer) -> Broker:
+    """The one that the program provides, or else one for this process alone."""
+    if not scopes_of(container, Broker):
+        return MemoryBroker()
+    broker: Broker = await container.get(Broker)
+    return broker
+
+
+async def _begin_resuming(
+    container: AsyncContainer,
+    session: Session,
+    limits: Limits,
+    background: Background,
+    steps: AsyncExitStack,
+) -> None:
+    """Where the program provides a `SessionStore`; until ``steps`` are left."""
+    if not scopes_of(container, SessionStore):
+        return
+    resuming = Resuming(session, await container.get(SessionStore), limits, background)
+    background.start_soon(resuming.watch)
+    steps.callback(resuming.stop)
+    session._keeper = resuming
+    steps.callback(setattr, session, "_keeper", None)
 
 
 async def _run_startup_hooks(setup: Setup) -> None:

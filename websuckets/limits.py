@@ -1,10 +1,19 @@
 """How much of the server one peer, one message or one shutdown may take."""
 
+import enum
 import math
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Limits", "seconds"]
+__all__ = ["Limits", "Overflow", "seconds"]
+
+
+class Overflow(enum.Enum):
+    """What becomes of a connection that reads too slowly what is published to it."""
+
+    CLOSE = "close it with 1013"
+    DROP_OLDEST = "throw away what has waited longest"
+    DROP_NEWEST = "throw away what comes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +61,29 @@ class Limits:
     the connection is aborted."""
 
     outbox: tuple[int, int] | None = (256, 1024 * 1024)
-    """Frames, and bytes, that may wait for a peer while nobody waits for them to be sent, as with
-    ``websockets.broadcast``; past either the connection is aborted."""
+    """Frames, and bytes, that may wait for a peer while nobody waits for them to be sent. Past
+    either, ``overflow`` says what becomes of what `Channels` sends; after
+    ``websockets.broadcast`` the connection is aborted."""
+
+    overflow: Overflow = Overflow.CLOSE
+    """What is done when more waits for one connection than its ``outbox`` holds. What is thrown
+    away is thrown away silently: that is for values of which only some matter, as of prices."""
+
+    channel_name: int | None = 128
+    """Bytes of UTF-8 in the name of a channel; past it subscribing and publishing raise
+    `InvalidChannel`, to the client the error ``invalid channel``."""
+
+    subscriptions: int | None = 100
+    """Channels to which one connection may be subscribed; past it one more raises
+    `TooManySubscriptions`, to the client the error ``too many subscriptions``."""
+
+    revocation_lag: float | None = 30
+    """How long a revoked user may stay on a node that has not heard of it, where a `SessionStore`
+    is used. Who was saved there is closed with 1013 when the store has been away for so long."""
+
+    unknown_tokens: int | None = 30
+    """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
+    not know; past it each more is the error ``rate limited``, and is not looked for."""
 
     auth_timeout: float | None = None
     """How long a client may be connected without being verified; past it the connection is closed
@@ -93,6 +123,8 @@ class Limits:
             isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))
         ):
             raise ValueError(f"Limits(outbox={outbox!r}): it is (frames, bytes), or None")
+        if not isinstance(self.overflow, Overflow):
+            raise ValueError(f"Limits(overflow={self.overflow!r}): write one of Overflow")
         if self.compression not in (None, "deflate"):
             raise ValueError(f'Limits(compression={self.compression!r}): it is "deflate", or None')
 
@@ -106,6 +138,10 @@ _LEAST: Final = {
     "handler_timeout": 0.001,
     "finalize_timeout": 0.001,
     "send_timeout": 0.001,
+    "revocation_lag": 0.001,
+    "unknown_tokens": 0,
+    "channel_name": 1,
+    "subscriptions": 0,
     "auth_timeout": 0.001,
     "auth_failures": 1,
     "unknown_streak": 1,

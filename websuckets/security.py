@@ -14,7 +14,7 @@ from dishka import Provider, Scope, provide
 
 from websuckets.envelope import Message
 from websuckets.exc import Expired, NotAuthorized
-from websuckets.session import User, UserId
+from websuckets.session import Session, User, UserId
 
 __all__ = [
     "CurrentUser",
@@ -23,6 +23,7 @@ __all__ = [
     "SecurityProvider",
     "Token",
     "identify",
+    "resumed_user",
 ]
 
 TOKEN_BYTES: Final = 16
@@ -59,12 +60,17 @@ class SecurityProvider(Provider):
     @provide(scope=Scope.REQUEST)
     def current_user(self, message: Message, user: User) -> CurrentUser:
         """Raises `NotAuthorized`."""
-        if user.id is None or not user.token or not message.token:
-            raise NotAuthorized
-        # As bytes: compare_digest refuses text outside ASCII.
-        if not hmac.compare_digest(_as_bytes(user.token), _as_bytes(message.token)):
-            raise NotAuthorized
-        return _unless_expired(user)
+        return _verified(message, user)
+
+
+async def resumed_user(message: Message, user: User, session: Session) -> CurrentUser:
+    """The same for a provider that lets users who were saved go on with their tokens.
+
+    Raises `NotAuthorized`, and `Unavailable` while that cannot be known.
+    """
+    if user.id is None and message.token:
+        await session.resume(user, message.token)
+    return _verified(message, user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,16 @@ async def identify(user: User, identity: Identity | None = None) -> None:
         user.expires_at = identity.expires_at
         if user.has_expired:
             raise Expired
+
+
+def _verified(message: Message, user: User) -> CurrentUser:
+    """Raises `NotAuthorized`."""
+    if user.id is None or not user.token or not message.token:
+        raise NotAuthorized
+    # As bytes: compare_digest refuses text outside ASCII.
+    if not hmac.compare_digest(_as_bytes(user.token), _as_bytes(message.token)):
+        raise NotAuthorized
+    return _unless_expired(user)
 
 
 def _unless_expired(user: User) -> CurrentUser:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import anyio
@@ -41,6 +41,7 @@ class User:
         self._token: str | None = None
         self._expires_at: float | None = None
         self._session: Session | None = None
+        self._saved_as: str | None = None  # the key of its record, if it has one
 
     @property
     def id(self) -> UserId | None:
@@ -71,6 +72,8 @@ class User:
         """Raises `TypeError` for what is neither ``str`` nor ``None``."""
         if token is not None and not isinstance(token, str):
             raise TypeError(f"User.token is a str or None, not {type(token).__name__}")
+        if token != self._token:
+            self._saved_as = None
         self._token = token
 
     @property
@@ -97,6 +100,38 @@ class User:
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+class Watcher(Protocol):
+    """Who is told when users come and go. It lives as long as the session."""
+
+    def verified(self, user: User, id: UserId) -> None:
+        """This connection is that user's from now on."""
+        ...
+
+    def demoted(self, user: User, id: UserId) -> None:
+        """It is not any more."""
+        ...
+
+    def left(self, user: User) -> None:
+        """It is gone; it was demoted before, if it was verified."""
+        ...
+
+    def revoked(self, id: UserId) -> None:
+        """All connections of this user are demoted, and closed."""
+        ...
+
+
+class Keeper(Protocol):
+    """What keeps verified users beyond their connections. It lives as long as the app runs."""
+
+    async def save(self, user: User, data: dict[str, Any]) -> None: ...
+
+    async def forget(self, user: User) -> None: ...
+
+    async def revoke(self, id: UserId) -> None: ...
+
+    async def resume(self, user: User, token: str) -> None: ...
 
 
 class _Index(Generic[Key]):
@@ -132,15 +167,77 @@ class Session:
         self._verified: dict[UserId, User] = {}
         self._connections_of: dict[UserId, list[User]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
+        self._watchers: list[Watcher] = []
+        self._keeper: Keeper | None = None
+        self._revocations = 0  # that came to this node
+
+    async def save(self, user: User, **data: Any) -> None:
+        """Let this user go on with its token after its connection, here or on another node.
+
+        ``data`` are attributes of the user that are kept with it, beside those that were saved
+        before; they are set now, and again when it goes on. They are what JSON can hold.
+
+        Raises `ValueError` for a user without id or token and for attributes that a `User` has
+        itself, `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        """
+        if user.id is None or not user.token:
+            raise ValueError("session.save(user): it has no id or no token, and cannot go on")
+        for name in data:
+            if not may_be_added(name):
+                raise ValueError(f"session.save(user, {name}=...): that is an attribute of its own")
+        await self._kept.save(user, data)
+
+    async def resume(self, user: User, token: str) -> None:
+        """Verify a user by the token of one that was saved, if there is one.
+
+        For whoever provides `CurrentUser`, as ``resumed_user`` in `websuckets.security`. Raises
+        `Unavailable`, and a `ClientError` where too many tokens were unknown.
+        """
+        await self._kept.resume(user, token)
+
+    async def forget(self, user: User) -> None:
+        """Take back that it may go on with its token, and that it is verified.
+
+        Raises `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        """
+        await self._kept.forget(user)
+
+    @property
+    def _kept(self) -> Keeper:
+        if self._keeper is None:
+            raise RuntimeError(
+                "nothing keeps users beyond their connections: give ResumeProvider(), or "
+                "RedisProvider(url, resume=True), to WebSuckets(providers=[...])"
+            )
+        return self._keeper
 
     async def revoke(self, user_id: UserId) -> None:
-        """Demote every connection of this user and close it with 4401.
+        """Demote every connection of this user, on every node, and close it with 4401.
+
+        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, and
+        other nodes may not have heard of it; on this one it is done in any case.
 
         From this moment on no protected command of theirs is accepted; who is still in its
         handshake enters without being verified. Returns when all are closed: a client that does not
         answer the closing handshake is waited for as long as the transport does (``close_timeout``,
         10 seconds by default under ``websockets``).
         """
+        for watcher in self._watchers:
+            watcher.revoked(user_id)
+        error: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._revoke_here, user_id)
+            if self._keeper is not None:
+                try:
+                    await self._keeper.revoke(user_id)
+                except Exception as failure:
+                    error = failure
+        if error is not None:
+            raise error
+
+    async def _revoke_here(self, user_id: UserId) -> None:
+        """On this node."""
+        self._revocations += 1
         users = list(self._connections_of.get(user_id, ()))
         for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
@@ -154,6 +251,8 @@ class Session:
     def _verify(self, user: User, id: UserId) -> None:
         self._connections_of.setdefault(id, []).append(user)
         self._verified[id] = user
+        for watcher in self._watchers:
+            watcher.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
         connections = self._connections_of[id]
@@ -162,6 +261,8 @@ class Session:
             self._verified[id] = connections[-1]
         else:
             del self._connections_of[id], self._verified[id]
+        for watcher in self._watchers:
+            watcher.demoted(user, id)
 
 
 _current: ContextVar[Session] = ContextVar("websuckets.session")
@@ -226,3 +327,20 @@ def connected(user: User, session: Session) -> Iterator[None]:
         if user.id is not None:
             session._demote(user, user.id)
         user._session = None
+        for watcher in session._watchers:
+            watcher.left(user)
+
+
+def may_be_added(name: str) -> bool:
+    """Whether a program may give this attribute to a `User`, and have it kept."""
+    return name != "socket" and not name.startswith("_") and not hasattr(User, name)
+
+
+def watch(session: Session, watcher: Watcher) -> None:
+    """From now on, it is told of every user of this session."""
+    session._watchers.append(watcher)
+
+
+def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:
+    """Every connection of this user, the newest last."""
+    return tuple(session._connections_of.get(user_id, ()))

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from websockets.asyncio.server import ServerConnection, serve, unix_serve
+from websockets.asyncio.server import ServerConnection, broadcast, serve, unix_serve
 from websockets.protocol import State
 
 from websuckets.clock import Clock
@@ -98,6 +98,14 @@ class _Connection(GuardedConnection):
         else:
             header = struct.pack("!BBQ", first, 127, size)
         self.transport.write(header + data)
+        return True
+
+    def offer(self: Any, frame: bytes) -> bool:
+        """Send a text frame, if nothing has to be waited for. Whether it was sent, or nobody will
+        ever take it."""
+        if self.paused or self.send_in_progress is not None:
+            return False
+        broadcast((self,), frame, text=True)
         return True
 
     def send_data(self: Any) -> None:

@@ -1,0 +1,82 @@
+"""Every broker, for the tests that hold all of them to the same."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import anyio
+import pytest
+from harness import TIMEOUT
+
+from websuckets.broker import Broker, Link, MemoryBroker
+from websuckets.redis.broker import RedisBroker
+from websuckets.redis.line import Line
+
+HEARTBEAT = 5
+"""Seconds: longer than a busy machine holds anything up."""
+
+Make = Callable[[], Broker]
+"""Gives a node its broker."""
+
+
+class Node:
+    """What came to a node; a `Receiver`."""
+
+    link: Link
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, bytes]] = []
+        self.gaps: list[list[str] | None] = []
+        self._changed = anyio.Event()
+
+    def receive(self, topic: str, message: bytes) -> None:
+        self.got.append((topic, message))
+        self._changed.set()
+
+    def missed(self, topics: Iterable[str] | None) -> None:
+        self.gaps.append(None if topics is None else sorted(topics))
+        self._changed.set()
+
+    async def until(self, condition: Callable[[], bool], patience: float = TIMEOUT) -> None:
+        """Wait until what came makes this true."""
+        with anyio.fail_after(patience):
+            while not condition():
+                self._changed = anyio.Event()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def linked(broker: Broker) -> AsyncIterator[Node]:
+    """A node, for as long as the context lasts."""
+    node = Node()
+    started = anyio.Event()
+
+    def told(link: Link) -> None:
+        node.link = link
+        started.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(broker.run, node, told)
+        await started.wait()
+        yield node
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def in_memory(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    broker = MemoryBroker()
+    yield lambda: broker
+
+
+@asynccontextmanager
+async def by_redis(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    url = request.getfixturevalue("shared_redis").url
+    prefix = secrets.token_hex(8)
+    yield lambda: RedisBroker(Line(url, HEARTBEAT), prefix)
+
+
+BROKERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Make]]] = {
+    "memory": in_memory,
+    "redis": by_redis,
+}
+"""Every one there is."""

@@ -1,0 +1,64 @@
+"""Nodes of one app in processes of their own, which tests may kill."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from typing import Any
+
+import anyio
+import rooms
+from anyio.streams.text import TextReceiveStream
+from harness import TIMEOUT
+
+from websuckets import Limits
+from websuckets.app import Server
+from websuckets.redis import RedisProvider
+
+START = 3 * TIMEOUT
+
+
+class NodeProcess:
+    """A process that serves `rooms`."""
+
+    def __init__(self, process: Any, port: int) -> None:
+        self.process = process
+        self.server = Server(port, (f"ws://127.0.0.1:{port}",))
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        self.process.send_signal(signal.SIGKILL)
+
+
+@asynccontextmanager
+async def node_process(
+    redis_url: str, backend: str, heartbeat: float
+) -> AsyncIterator[NodeProcess]:
+    """For as long as the context lasts, or until it is killed."""
+    command = [sys.executable, __file__, redis_url, backend, str(heartbeat)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = await anyio.open_process(command, stdout=PIPE, stderr=DEVNULL, env=environment)
+    async with process:
+        try:
+            assert process.stdout is not None
+            with anyio.fail_after(START):
+                port = int(await TextReceiveStream(process.stdout).receive())
+            yield NodeProcess(process, port)
+        finally:
+            if process.returncode is None:
+                process.kill()
+
+
+async def serve(redis_url: str, heartbeat: float) -> None:
+    limits = Limits(rate=None)
+    provider = RedisProvider(redis_url, resume=True, heartbeat=heartbeat)
+    async with rooms.app(providers=[provider], limits=limits).serve("127.0.0.1", 0) as server:
+        print(server.port, flush=True)
+        await anyio.sleep_forever()
+
+
+if __name__ == "__main__":
+    anyio.run(serve, sys.argv[1], float(sys.argv[3]), backend=sys.argv[2])

@@ -1,0 +1,152 @@
+"""A redis-server of the tests' own: on loopback, on a free port, with nothing kept on disk."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from subprocess import DEVNULL
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+from anyio.abc import SocketStream
+
+TRIES, PAUSE = 600, 0.05  # 30 seconds
+
+
+class RedisServer:
+    """A server that tests may kill, stop, and start again on the same port."""
+
+    def __init__(self, binary: str, directory: str) -> None:
+        self.port = 0
+        self._binary = binary
+        self._directory = directory
+        self._process: subprocess.Popen[Any] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """On the port that it had before, if any; another program may take a free one first."""
+        for _ in range(3):
+            port = self.port or free_port()
+            if self._starts(port):
+                self.port = port
+                return
+        raise RuntimeError("redis-server does not start")
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def command(self, *words: str | bytes) -> bytes:
+        """The raw answer to one command, by a connection of its own."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            parts = [word.encode() if isinstance(word, str) else word for word in words]
+            request = b"*%d\r\n" % len(parts)
+            request += b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+            connection.sendall(request)
+            return connection.recv(65536)
+
+    def _starts(self, port: int) -> bool:
+        settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [self._binary, *settings, "--dir", self._directory]
+        if shutil.which("setpriv"):  # so that it ends even if the tests are killed
+            command = ["setpriv", "--pdeathsig", "KILL", *command]
+        self._process = subprocess.Popen(command, stdin=DEVNULL, stdout=DEVNULL)
+        for _ in range(TRIES):
+            if self._process.poll() is not None:
+                return False
+            try:
+                with socket.create_connection(("127.0.0.1", port), 1) as connection:
+                    connection.sendall(b"PING\r\n")
+                    if connection.recv(100) == b"+PONG\r\n":
+                        return True
+            except OSError:
+                pass
+            time.sleep(PAUSE)  # it tells nobody when it is ready
+        raise TimeoutError("redis-server takes too long to start")
+
+
+def find_binary() -> str | None:
+    return shutil.which("redis-server", path=f"{os.environ['PATH']}:/usr/bin:/usr/local/bin")
+
+
+@contextmanager
+def running(binary: str) -> Iterator[RedisServer]:
+    """A server with nothing in it; it ends with the context, however that ends."""
+    with TemporaryDirectory(prefix="redis-") as directory:
+        server = RedisServer(binary, directory)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.kill()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Proxy:
+    """A link to a server that can be made to lose everything, while it stays connected."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self.port = 0
+        self._is_clear = anyio.Event()
+        self._is_clear.set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}"
+
+    def swallow(self) -> None:
+        """From now on nothing comes through, in either direction."""
+        self._is_clear = anyio.Event()
+
+    def let_through(self) -> None:
+        self._is_clear.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Proxy"]:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        self.port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, self._connect)
+            yield self
+            tasks.cancel_scope.cancel()
+
+    async def _connect(self, client: SocketStream) -> None:
+        async with client, await anyio.connect_tcp("127.0.0.1", self._to) as server:
+            async with anyio.create_task_group() as tasks:
+                for source, target in ((client, server), (server, client)):
+                    tasks.start_soon(self._carry, source, target, tasks.cancel_scope)
+
+    async def _carry(
+        self, source: SocketStream, target: SocketStream, both: anyio.CancelScope
+    ) -> None:
+        try:
+            while True:
+                data = await source.receive()
+                await self._is_clear.wait()
+                await target.send(data)
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            both.cancel()

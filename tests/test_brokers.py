@@ -1,0 +1,87 @@
+"""What every broker does alike: messages between nodes, and who is where."""
+
+import anyio
+import anyio.lowlevel
+import pytest
+from brokers import Make, Node, linked
+from harness import TIMEOUT
+
+from websuckets.session import UserId
+
+pytestmark = pytest.mark.anyio
+
+
+async def members(node: Node, group: str, expected: set[UserId]) -> None:
+    """Wait until the others are known to be in the group: they may be told later."""
+    with anyio.fail_after(TIMEOUT):
+        while await node.link.members(group) != expected:
+            await anyio.sleep(0.01)
+
+
+async def test_messages_reach_subscribed_nodes_in_order(make: Make) -> None:
+    """Every one of the others, with all that is published after it has subscribed."""
+    async with linked(make()) as one, linked(make()) as two, linked(make()) as three:
+        for node in (one, two):
+            await node.link.subscribe("a")
+        await three.link.subscribe("b")
+        for number in range(500):
+            one.link.publish("a", b"[%d]" % number)
+        one.link.publish("b", b'"b"')
+        await two.until(lambda: len(two.got) == 500)
+        await three.until(lambda: bool(three.got))
+    assert two.got == [("a", b"[%d]" % number) for number in range(500)]
+    assert three.got == [("b", b'"b"')]
+    assert one.got == one.gaps == two.gaps == three.gaps == []
+
+
+async def test_who_unsubscribes_gets_no_more(make: Make) -> None:
+    """And does again once it is subscribed anew."""
+    async with linked(make()) as one, linked(make()) as two:
+        for name in ("a", "b"):
+            await two.link.subscribe(name)
+        two.link.unsubscribe("a")
+        two.link.unsubscribe("never")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(two.link.subscribe, "d")
+            await anyio.lowlevel.checkpoint()
+            two.link.unsubscribe("d")
+            tasks.start_soon(two.link.subscribe, "d")
+        await two.link.subscribe("d")  # again, which changes nothing
+        await two.link.subscribe("c")  # when this is done, so is what came before
+        one.link.publish("a", b"1")
+        one.link.publish("b", b"2")
+        await two.until(lambda: ("b", b"2") in two.got)
+        await two.link.subscribe("a")
+        one.link.publish("a", b"3")
+        await two.until(lambda: ("a", b"3") in two.got)
+    assert two.got == [("b", b"2"), ("a", b"3")]
+
+
+async def test_a_message_is_any_text(make: Make) -> None:
+    """In any script, and long."""
+    text = '{"event": "новости", "payload": "' + "я" * 100_000 + '"}'
+    async with linked(make()) as one, linked(make()) as two:
+        await two.link.subscribe("канал/ \n\0")
+        one.link.publish("канал/ \n\0", text.encode())
+        await two.until(lambda: bool(two.got))
+    assert two.got == [("канал/ \n\0", text.encode())]
+
+
+async def test_everybody_knows_who_is_on_other_nodes(make: Make) -> None:
+    """By group; an id that is a number is not that of the same text."""
+    async with linked(make()) as one, linked(make()) as two:
+        async with linked(make()) as three:
+            two.link.enter("", "ann")
+            two.link.enter("", 7)
+            three.link.enter("", "7")
+            three.link.enter("", "ann")
+            three.link.enter("a", "ann")
+            one.link.enter("", "myself")
+            await members(one, "", {"ann", 7, "7"})
+            await members(one, "a", {"ann"})
+            await members(two, "", {"ann", "7", "myself"})
+            two.link.leave("", "ann")
+            await members(three, "", {7, "myself"})
+            await members(one, "", {"ann", 7, "7"})
+        await members(one, "", {7})
+        await members(one, "a", set())

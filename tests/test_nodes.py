@@ -1,0 +1,152 @@
+"""Two nodes of one app are as one to their clients, whatever connects them."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+import rooms
+from brokers import Make
+from dishka import Provider, Scope
+from harness import TIMEOUT, errors
+
+from websuckets import ClientEvent, WebSuckets
+from websuckets.broker import Broker, Link, MemoryBroker, Receiver
+from websuckets.testing import TestClient
+
+pytestmark = pytest.mark.anyio
+
+
+def app_on(broker: Broker) -> WebSuckets:
+    provider = Provider(scope=Scope.APP)
+    provider.provide(lambda: broker, provides=Broker)
+    return rooms.app(providers=[provider])
+
+
+@asynccontextmanager
+async def clients_of_two_nodes(make: Make) -> AsyncIterator[tuple[TestClient, TestClient]]:
+    async with TestClient(app_on(make())) as ann, TestClient(app_on(make())) as bob:
+        yield ann, bob
+
+
+async def until(client: TestClient, event: str, payload: object, reply: object) -> None:
+    """Ask until that is the answer: other nodes are told in their own time."""
+    with anyio.fail_after(TIMEOUT):
+        while (await client.call(event, payload)).payload != reply:
+            await anyio.sleep(0.01)
+
+
+async def test_what_one_publishes_reaches_the_others_subscribers(make: Make) -> None:
+    """In order, and each once."""
+    async with clients_of_two_nodes(make) as (ann, bob):
+        for client in (ann, bob):
+            await client.call("join", "a")
+        for number in range(100):
+            await ann.call("publish", {"channel": "a", "what": number})
+        for client in (ann, bob):
+            assert [(await client.receive()).payload for _ in range(100)] == list(range(100))
+        await bob.call("publish", {"channel": "a", "what": "last"})
+        for client in (ann, bob):
+            assert (await client.receive()).payload == "last"
+
+
+async def test_who_has_left_a_channel_gets_no_more(make: Make) -> None:
+    """Neither by a command, nor because it is gone."""
+    async with clients_of_two_nodes(make) as (ann, bob):
+        async with bob.connect() as other:
+            await other.call("join", "a")
+        for name in ("a", "b"):
+            await bob.call("join", name)
+        await bob.call("leave", "a")
+        await bob.call("join", "c")
+        for name in ("a", "b"):
+            await ann.call("publish", {"channel": name, "what": name})
+        assert (await bob.receive()).payload == "b"
+
+
+async def test_a_user_is_reached_on_every_node(make: Make) -> None:
+    """Wherever its connections are."""
+    async with clients_of_two_nodes(make) as (ann, bob):
+        async with bob.connect() as again:
+            for client in (ann, again):
+                await client.call("enter", 7)
+            for whom in ("7", 7):
+                await bob.call("tell", whom)
+            for client in (ann, again):
+                assert (await client.receive()).event == "told"
+
+
+async def test_presence_is_that_of_all_nodes(make: Make) -> None:
+    """Who is in a channel, and who is anywhere; those of a node that stops are gone."""
+    async with TestClient(app_on(make())) as ann:
+        await ann.call("enter", "ann")
+        async with TestClient(app_on(make())) as bob:
+            await bob.call("join", "a")
+            await bob.call("enter", "bob")
+            await until(ann, "members", "a", ["bob"])
+            await until(ann, "online", None, ["ann", "bob"])
+            await until(bob, "online", None, ["ann", "bob"])
+            await bob.call("leave", "a")
+            await until(ann, "members", "a", [])
+        await until(ann, "online", None, ["ann"])
+
+
+async def test_who_may_have_missed_something_is_told() -> None:
+    """Subscribers by the name of the channel; users without one; all of them, if it may be any."""
+    app = app_on(MemoryBroker())
+    async with TestClient(app) as ann, ann.connect() as bob, ann.connect():
+        await ann.call("enter", "ann")
+        await bob.call("join", "a")
+        node = app._channels._node
+        assert node is not None
+        gaps = {
+            "users": [ann],
+            "channel/a": [bob],
+            None: [ann, bob],
+            "channel/b": [],
+            "revocations": [],
+        }
+        for topic, told in gaps.items():
+            node.missed(None if topic is None else [topic])
+            await app._channels.publish("a", ClientEvent("end"))
+            await app._channels.send_to("ann", ClientEvent("end"))
+            for client, payload in ((ann, None), (bob, "a")):
+                if client in told:
+                    event = await client.receive()
+                    assert (event.event, event.payload) == ("channel gap", {"channel": payload})
+                assert (await client.receive()).event == "end"
+
+
+class Broken(MemoryBroker):
+    """Fails, before or after there is a link."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        super().__init__()
+        self.at_once = at_once
+
+    async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
+        if self.at_once:
+            raise OSError("no link")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(super().run, receiver, linked)
+            await anyio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        raise OSError("no link any more")
+
+
+async def test_an_app_without_its_broker_does_not_start() -> None:
+    """Where that cannot even begin."""
+    with pytest.raises(OSError, match="no link"):
+        async with TestClient(app_on(Broken(at_once=True))):
+            raise AssertionError("it started")
+
+
+async def test_a_broker_that_fails_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    """It is a bug, which is logged; this node is served still."""
+    async with TestClient(app_on(Broken(at_once=False))) as client:
+        await client.call("join", "a")
+        await client.call("publish", {"channel": "a"})
+        assert (await client.receive()).event == "news"
+    (error,) = errors(caplog)
+    assert "Broken failed" in error.message

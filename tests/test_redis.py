@@ -1,0 +1,332 @@
+"""Redis comes and goes; nodes notice, tell their subscribers, and begin again by themselves."""
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+import rooms
+from brokers import Node, linked
+from coredis.exceptions import ConnectionError as NotConnected
+from harness import TIMEOUT, errors
+from redis_server import Proxy, RedisServer, free_port
+
+from websuckets.exc import ConfigurationError
+from websuckets.redis import RedisProvider, broker
+from websuckets.redis.broker import RedisBroker
+from websuckets.redis.line import Line
+from websuckets.testing import TestClient
+
+pytestmark = pytest.mark.anyio
+
+PATIENCE = 3 * TIMEOUT
+"""Seconds for what takes several heartbeats on a busy machine."""
+
+
+def broker_at(url: str, heartbeat: float = 0.5) -> RedisBroker:
+    return RedisBroker(Line(url, heartbeat), "test")
+
+
+def with_gap(node: Node) -> Callable[[], bool]:
+    return lambda: node.gaps == [None]
+
+
+async def come_through(one: Node, two: Node, body: bytes) -> None:
+    """What one publishes comes to the other; more often than once, if need be."""
+    with anyio.fail_after(PATIENCE):
+        while ("a", body) not in two.got:
+            one.link.publish("a", body)
+            await anyio.sleep(0.05)
+
+
+def client_kill(server: RedisServer) -> None:
+    server.command("CLIENT", "KILL", "TYPE", "pubsub")
+
+
+def restart(server: RedisServer) -> None:
+    server.kill()
+    server.start()
+
+
+@pytest.mark.parametrize("fault", [client_kill, restart])
+async def test_a_lost_connection_is_made_anew_and_its_gap_is_told(
+    own_redis: RedisServer, fault: Callable[[RedisServer], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Subscriptions and users are there again, without anybody doing anything."""
+    one_broker, two_broker = (broker_at(own_redis.url) for _ in range(2))
+    async with linked(one_broker) as one, linked(two_broker) as two:
+        await two.link.subscribe("a")
+        two.link.enter("", "ann")
+        fault(own_redis)
+        for node in (one, two):
+            await node.until(with_gap(node), PATIENCE)
+        await come_through(one, two, b"[1]")
+        with anyio.fail_after(PATIENCE):
+            while await one.link.members("") != {"ann"}:
+                await anyio.sleep(0.01)
+    assert "Redis is away" in caplog.text
+    assert "Redis is back" in caplog.text
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    server.pause()
+    try:
+        yield
+    finally:
+        server.go_on()
+
+
+@contextmanager
+def swallowing(proxy: Proxy) -> Iterator[None]:
+    proxy.swallow()
+    try:
+        yield
+    finally:
+        proxy.let_through()
+
+
+@pytest.mark.parametrize("fault", ["stopped", "black hole"])
+async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, fault: str) -> None:
+    """Whoever waits for it, waits no longer than that; and what it kept back is no surprise."""
+    async with Proxy(own_redis.port).running() as proxy:
+        url = proxy.url if fault == "black hole" else own_redis.url
+        async with linked(broker_at(own_redis.url)) as one, linked(broker_at(url)) as two:
+            await two.link.subscribe("a")
+            with stopped(own_redis) if fault == "stopped" else swallowing(proxy):
+                with anyio.fail_after(PATIENCE):
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(two.link.subscribe, "b")
+                        assert await two.link.members("") == set()
+                two.link.publish("a", b"[0]")  # is lost
+            await two.until(with_gap(two), PATIENCE)
+            await come_through(one, two, b"[1]")
+
+
+async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: RedisServer) -> None:
+    """Of the topics alone to which it was published, as long as these are few."""
+    async with Proxy(own_redis.port).running() as proxy:
+        async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
+            for topic in ("a", "b"):
+                await one.link.subscribe(topic)
+            for most, told in ((1, [["a"]]), (broker.MOST_LOST + 1, [["a"], None])):
+                two.gaps.clear()
+                with swallowing(proxy):
+                    await two.link.subscribe(f"noticed {most}")
+                    for number in range(most):
+                        two.link.publish("a" if number == 0 else f"c{number}", b"[0]")
+                    two.link.publish("a", b"[0]")
+                await one.until(lambda told=told: one.gaps == told, PATIENCE)  # type: ignore[misc]
+                await two.until(with_gap(two), PATIENCE)
+            assert one.got == []
+
+
+async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: RedisServer) -> None:
+    """It may have come, and is not sent again; who may have missed it is told."""
+    async with Proxy(own_redis.port).running() as proxy:
+        async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
+            await one.link.subscribe("a")
+            proxy.swallow()
+            two.link.publish("a", b"[0]")
+            two.link.enter("", "ann")
+            with anyio.fail_after(PATIENCE):
+                await two.link.subscribe("noticed")
+            proxy.let_through()
+            await one.until(lambda: ["a"] in one.gaps, PATIENCE)
+            assert one.got in ([], [("a", b"[0]")])
+
+
+async def test_more_than_can_wait_is_lost_and_told(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As what is published while Redis is away."""
+    monkeypatch.setattr(broker, "MOST_WAITING", 10)
+    async with (
+        linked(broker_at(shared_redis.url)) as one,
+        linked(broker_at(shared_redis.url)) as two,
+    ):
+        await two.link.subscribe("a")
+        for number in range(20):
+            one.link.publish("a", b"[%d]" % number)
+        await two.until(lambda: ["a"] in two.gaps)
+        assert two.got == [("a", b"[%d]" % number) for number in range(10)]
+
+
+async def test_an_app_starts_without_redis(caplog: pytest.LogCaptureFixture) -> None:
+    """And serves its own clients; it stops without it, too."""
+    provider = RedisProvider(f"redis://127.0.0.1:{free_port()}", heartbeat=0.5)
+    async with TestClient(rooms.app(providers=[provider])) as client:
+        await client.call("enter", "ann")
+        await client.call("join", "a")
+        await client.call("publish", {"channel": "a", "what": 1})
+        assert (await client.receive()).payload == 1
+        assert (await client.call("members", "a")).payload == ["ann"]
+        await client.call("leave", "a")
+    (error,) = errors(caplog)
+    assert error.message.startswith("Redis is away")
+
+
+async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
+    """Which clients take for the advice to load anew what they show."""
+    app = rooms.app(providers=[RedisProvider(own_redis.url, heartbeat=0.5)])
+    async with TestClient(app) as ann, ann.connect() as bob:
+        await ann.call("join", "a")
+        await bob.call("enter", "bob")
+        client_kill(own_redis)
+        for client, channel in ((ann, "a"), (bob, None)):
+            gap = await client.receive(PATIENCE)
+            assert (gap.event, gap.payload) == ("channel gap", {"channel": channel})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"nonsense",
+        b'{"event": "news"}',
+        b"websuckets/2 abc message\n{}",
+        b"websuckets/1 abc other\n{}",
+        b"websuckets/1 abc message\n[]",
+        b'websuckets/1 abc message\n{"event": 1}',
+        b"websuckets/1 abc message\n\x80\x04N.",
+    ],
+)
+@pytest.mark.parametrize("topic", ["channel/a", "users"])
+async def test_foreign_messages_are_dropped_and_counted(
+    shared_redis: RedisServer, message: bytes, topic: str
+) -> None:
+    """Nobody gets what no node has published, and nobody is disturbed."""
+    prefix = f"{message!r} {topic}"
+    provider = RedisProvider(shared_redis.url, prefix=prefix)
+    app = rooms.app(providers=[provider])
+    async with TestClient(app) as client:
+        await client.call("enter", "ann")
+        await client.call("join", "a")
+        shared_redis.command("PUBLISH", f"{prefix}:topic:{topic}", message)
+        if topic == "users":
+            shared_redis.command(
+                "PUBLISH", f"{prefix}:topic:users", b'websuckets/1 a message\n[]\n{"event":"a"}'
+            )
+        count = 1 + (topic == "users")
+        own = b'websuckets/1 a message\n{"event":"end"}'
+        shared_redis.command("PUBLISH", f"{prefix}:topic:channel/a", own)
+        assert (await client.receive()).event == "end"
+        node: Any = app._channels._node
+        assert node.link._foreign.count == count
+
+
+async def test_foreign_keys_are_no_users(
+    shared_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What stands where users do is dropped and counted; a key of another kind stops nothing."""
+    prefix = secrets.token_hex(8)
+    redis = RedisBroker(Line(shared_redis.url, 0.2), prefix)
+    for users in (b"nonsense", b"true", b"[]", b'"bob"'):
+        shared_redis.command("SADD", f"{prefix}:users:other:a", users)
+    shared_redis.command("SADD", f"{prefix}:nodes", "other", b"\xff")
+    shared_redis.command("SET", f"{prefix}:node:other", "1")
+    async with linked(redis) as node:
+        assert await node.link.members("a") == {"bob"}
+        assert redis.foreign.count == 3
+        shared_redis.command("SET", f"{prefix}:users:other:b", "no set")
+        assert await node.link.members("b") == set()
+        shared_redis.command("SET", f"{prefix}:nodes", "no set")
+        with anyio.fail_after(PATIENCE):
+            while redis.foreign._refusals < 3:
+                await anyio.sleep(0.01)
+        assert "Redis refuses" in caplog.text
+        node.link.enter("c", "ann")
+        await node.link.subscribe("a")
+    assert node.gaps == []
+
+
+async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) -> None:
+    """Nobody counts its users any more, and no key of it is left."""
+    prefix = secrets.token_hex(8)
+    shared_redis.command("SADD", f"{prefix}:nodes", "name")
+    shared_redis.command("SADD", f"{prefix}:groups:name", "a")
+    shared_redis.command("SADD", f"{prefix}:users:name:a", '"bob"')
+    async with linked(RedisBroker(Line(shared_redis.url, 0.2), prefix)) as node:
+        assert await node.link.members("a") == set()
+        with anyio.fail_after(PATIENCE):
+            while b"name" in shared_redis.command("KEYS", f"{prefix}:*"):
+                await anyio.sleep(0.01)
+    assert shared_redis.command("KEYS", f"{prefix}:*") == b"*0\r\n"  # it has cleared up itself, too
+
+
+async def test_a_node_that_was_forgotten_says_again_who_is_there(
+    shared_redis: RedisServer,
+) -> None:
+    """As after a long stop of Redis, or when somebody emptied it."""
+    prefix = secrets.token_hex(8)
+    redis = RedisBroker(Line(shared_redis.url, 0.2), prefix)
+    async with linked(redis) as one, linked(redis_like(redis)) as two:
+        one.link.enter("a", "ann")
+        while await two.link.members("a") != {"ann"}:
+            await anyio.sleep(0.01)
+        for key in shared_redis.command("KEYS", f"{prefix}:*").split(b"\r\n"):
+            if key.startswith(prefix.encode()):
+                shared_redis.command("DEL", key)
+        with anyio.fail_after(PATIENCE):
+            while await two.link.members("a") != {"ann"}:
+                await anyio.sleep(0.01)
+
+
+def redis_like(other: RedisBroker) -> RedisBroker:
+    return RedisBroker(Line(other.line._url, other.line.heartbeat), other._prefix)
+
+
+@pytest.mark.parametrize(
+    ("url", "heartbeat"), [("localhost", 1), (6379, 1), ("redis://localhost", 0)]
+)
+def test_what_is_no_redis_is_told(url: Any, heartbeat: float) -> None:
+    """Before the app starts."""
+    with pytest.raises(ConfigurationError, match="RedisProvider"):
+        RedisProvider(url, heartbeat=heartbeat)
+
+
+class Witness:
+    """Uses a line, and counts what it is told."""
+
+    def __init__(self) -> None:
+        self.losses = 0
+
+    async def found(self, connection: Any) -> None: ...
+
+    async def work(self) -> None: ...
+
+    async def beat(self) -> None: ...
+
+    def pushed(self, message: list[Any]) -> None: ...
+
+    def lost(self) -> None:
+        self.losses += 1
+
+
+async def test_it_is_tried_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Until it works; the first failure is enough to know."""
+    witness = Witness()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(Line(f"redis://127.0.0.1:{free_port()}", 0.5).run, witness)
+        with anyio.fail_after(PATIENCE):
+            while witness.losses < 3:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+    (error,) = errors(caplog)
+    assert "nobody listens" in error.message
+
+
+async def test_messages_that_just_end_are_a_failure() -> None:
+    """The client was seen to end them without a word, when its connection was killed."""
+
+    class Silent:
+        @property
+        async def push_messages(self) -> AsyncIterator[list[Any]]:
+            for message in ([b"pong"], []):
+                yield message
+
+    connection: Any = Silent()
+    with pytest.raises(NotConnected, match="have ended"):
+        await Line("redis://localhost", 1)._listen(connection, Witness())

@@ -1,0 +1,331 @@
+"""Users that were saved go on with their tokens, on any node, until somebody revokes them."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+import rooms
+from harness import TIMEOUT, Gate, errors
+from redis_server import RedisServer
+from stores import Stores
+
+from websuckets import Limits
+from websuckets.exc import NotAuthorized, Unavailable
+from websuckets.redis import RedisProvider
+from websuckets.resuming import ResumeProvider
+from websuckets.session import User
+from websuckets.store import MemorySessionStore, Record, key_of
+from websuckets.testing import CommandError, TestClient
+
+pytestmark = pytest.mark.anyio
+
+ANN = "secret of ann"
+
+
+@asynccontextmanager
+async def two_nodes(stores: Stores) -> AsyncIterator[tuple[TestClient, TestClient]]:
+    one, two = (rooms.app(providers=stores.providers()) for _ in range(2))
+    async with TestClient(one) as ann, TestClient(two) as other:
+        yield ann, other
+
+
+async def refused(client: TestClient, token: str, error: str = "not authorized") -> None:
+    with pytest.raises(CommandError, match=error):
+        await client.call("who am i", token=token)
+
+
+async def test_a_saved_user_goes_on_with_its_token(stores: Stores) -> None:
+    """On another node, too, with what was saved; one that was not saved does not."""
+    async with two_nodes(stores) as (ann, other):
+        await ann.call("enter", "ann")
+        await refused(other, ANN)
+        await ann.call("keep", {"role": "editor"})
+        await ann.call("keep", {"rooms": [1]})
+        assert (await ann.call("who am i", token=ANN)).payload == ["ann", "editor"]
+        assert (await other.call("who am i", token=ANN)).payload == ["ann", "editor"]
+        await refused(other, "another")
+        async with ann.connect() as again:
+            assert (await again.call("who am i", token=ANN)).payload == ["ann", "editor"]
+            await again.call("keep", {"role": "reader"})
+        async with other.connect() as again:
+            assert (await again.call("who am i", token=ANN)).payload == ["ann", "reader"]
+
+
+async def test_a_revoked_user_is_refused_everywhere(stores: Stores) -> None:
+    """Its connections on all nodes are closed, and its token is worth nothing any more."""
+    async with two_nodes(stores) as (first, other):
+        async with first.connect() as ann, other.connect() as again, other.connect() as unsaved:
+            await ann.call("enter", "ann")
+            await ann.call("keep", {})
+            await again.call("who am i", token=ANN)
+            await unsaved.call("enter", "ann")
+            await first.call("revoke", "ann")
+            for client in (ann, again, unsaved):
+                await client.wait_closed()
+                assert (client.close_code, client.close_reason) == (4401, "revoked")
+        for client in (first, other):
+            await refused(client, ANN)
+        await first.call("enter", "ann")
+        await first.call("keep", {})
+        assert await other.call("who am i", token=ANN)  # it may come back
+
+
+async def test_who_leaves_for_good_is_forgotten(stores: Stores) -> None:
+    """A program that logs a user out, says so; others of that user go on."""
+    async with two_nodes(stores) as (ann, other):
+        await ann.call("forget")  # nobody in particular
+        await ann.call("enter", "ann")
+        await ann.call("keep", {})
+        await ann.call("forget")
+        for client in (ann, other):
+            await refused(client, ANN)
+
+
+@pytest.mark.parametrize("name", ["id", "socket", "_session", "has_expired", "token"])
+async def test_only_what_a_user_can_be_given_is_saved(name: str) -> None:
+    """Not what it has itself; and nothing, for nobody in particular."""
+    app = rooms.app(providers=[ResumeProvider()])
+    async with TestClient(app) as client:
+        user = app._session.online[client.socket.id]
+        with pytest.raises(ValueError, match="no id or no token"):
+            await app._session.save(user)
+        await client.call("enter", "ann")
+        with pytest.raises(ValueError, match="of its own"):
+            await app._session.save(user, **{name: 1})
+
+
+async def test_attributes_that_a_user_has_itself_are_not_read_from_a_store() -> None:
+    """Whoever wrote them there."""
+    store = MemorySessionStore()
+    await store.save(key_of(ANN), Record("ann", data={"socket": 1, "_id": 2, "role": "editor"}))
+    async with TestClient(rooms.app(providers=[ResumeProvider(store)])) as client:
+        assert (await client.call("who am i", token=ANN)).payload == ["ann", "editor"]
+
+
+async def test_a_token_is_one_users() -> None:
+    """Who has the same token as another is not saved over it."""
+    app = rooms.app(providers=[ResumeProvider()])
+    async with TestClient(app) as client:
+        user = app._session.online[client.socket.id]
+        for name in ("ann", "bob"):
+            user.id = name
+            user.token = ANN
+            if name == "ann":
+                await app._session.save(user)
+        with pytest.raises(ValueError, match="another user"):
+            await app._session.save(user)
+
+
+async def test_an_app_without_a_store_keeps_nobody() -> None:
+    """And says what to write."""
+    app = rooms.app()
+    async with TestClient(app) as client:
+        await client.call("enter", "ann")
+        user = app._session.online[client.socket.id]
+        for use in (app._session.save(user), app._session.forget(user)):
+            with pytest.raises(RuntimeError, match="ResumeProvider"):
+                await use
+        with pytest.raises(RuntimeError, match="ResumeProvider"):
+            await app._session.resume(user, ANN)
+
+
+async def test_unknown_tokens_are_rate_limited(stores: Stores) -> None:
+    """Of one address, over all its connections; what is known is refused then, too."""
+    limits = Limits(unknown_tokens=3)
+    async with TestClient(rooms.app(providers=stores.providers(), limits=limits)) as client:
+        for number in range(3):
+            async with client.connect() as other:
+                await refused(other, f"guess {number}")
+        await refused(client, "one more", "rate limited")
+
+
+async def test_they_may_be_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a minute is over; where the limit is off, at any time."""
+    monkeypatch.setattr("websuckets.resuming.MINUTE", 0.0)
+    for limits in (Limits(unknown_tokens=1), Limits(unknown_tokens=None)):
+        async with TestClient(rooms.app(providers=[ResumeProvider()], limits=limits)) as client:
+            for number in range(5):
+                await refused(client, f"guess {number}")
+
+
+class Slow(MemorySessionStore):
+    """Lets a test meet it in the middle of a call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate: Gate | None = None
+
+    async def load(self, key: str) -> Record | None:
+        record = await super().load(key)
+        await self._pass()
+        return record
+
+    async def save(self, key: str, record: Record) -> bool:
+        done = await super().save(key, record)
+        await self._pass()
+        return done
+
+    async def _pass(self) -> None:
+        if self.gate is not None:
+            gate, self.gate = self.gate, None
+            await gate()
+
+
+async def test_who_is_revoked_while_its_record_is_read_does_not_go_on() -> None:
+    """Though it was read before."""
+    store = Slow()
+    async with TestClient(rooms.app(providers=[ResumeProvider(store)])) as client:
+        await store.save(key_of(ANN), Record("ann"))
+        gate = store.gate = Gate()
+        async with client.connect() as ann, anyio.create_task_group() as tasks:
+            tasks.start_soon(refused, ann, ANN)
+            await gate.reached.wait()
+            await client.call("revoke", "ann")
+            gate.opened.set()
+
+
+async def test_who_is_revoked_while_it_is_saved_is_not() -> None:
+    """Or it would go on after all."""
+    store = Slow()
+    app = rooms.app(providers=[ResumeProvider(store)])
+    async with TestClient(app) as client, client.connect() as ann:
+        await ann.call("enter", "ann")
+        user = app._session.online[ann.socket.id]
+        await app._session.save(user)
+        gate = store.gate = Gate()
+
+        async def save() -> None:
+            with pytest.raises(NotAuthorized):
+                await app._session.save(user, role="editor")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(save)
+            await gate.reached.wait()
+            await client.call("revoke", "ann")
+            gate.opened.set()
+        await refused(client, ANN)
+
+
+async def test_of_two_changes_at_once_none_is_lost() -> None:
+    """Who was slower looks again, and adds to what the other did."""
+    store = Slow()
+    app = rooms.app(providers=[ResumeProvider(store)])
+    async with TestClient(app) as client:
+        await client.call("enter", "ann")
+        user = app._session.online[client.socket.id]
+        gate = store.gate = Gate()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(save_role, app._session, user)
+            await gate.reached.wait()
+            await app._session.save(user, rooms=[1])
+            gate.opened.set()
+        record = await store.load(key_of(ANN))
+        assert record is not None
+        assert record.data == {"role": "editor", "rooms": [1]}
+
+
+async def save_role(session: Any, user: User) -> None:
+    await session.save(user, role="editor")
+
+
+async def test_two_messages_may_resume_at_once() -> None:
+    """Where several run at the same time; it is the same user."""
+    store = Slow()
+    await store.save(key_of(ANN), Record("ann"))
+    limits = Limits(concurrency=2)
+    app = rooms.app(providers=[ResumeProvider(store)], limits=limits)
+    async with TestClient(app) as client:
+        gate = store.gate = Gate()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call, "who am i", None, ANN)
+            await gate.reached.wait()
+            assert (await client.call("who am i", token=ANN)).payload == ["ann", None]
+            gate.opened.set()
+
+
+async def test_a_verified_time_is_kept() -> None:
+    """Who goes on does so until then."""
+    until = time.time() + 1000
+    store = MemorySessionStore()
+    await store.save(key_of(ANN), Record("ann", until))
+    app = rooms.app(providers=[ResumeProvider(store)])
+    async with TestClient(app) as client:
+        await client.call("who am i", token=ANN)
+        assert app._session.online[client.socket.id].expires_at == until
+
+
+async def test_a_revocation_of_which_nobody_was_told_is_found() -> None:
+    """As by a node that other nodes could not reach: within the lag."""
+    looks: list[int] = []
+
+    class Watched(MemorySessionStore):
+        async def revocations(self) -> int:
+            looks.append(await super().revocations())
+            return looks[-1]
+
+    store = Watched()
+    app = rooms.app(providers=[ResumeProvider(store)], limits=Limits(revocation_lag=0.2))
+    async with TestClient(app) as client, client.connect() as bob:
+        await client.call("enter", "ann")
+        await client.call("keep", {})
+        await bob.call("enter", "bob")
+        await bob.call("keep", {})
+        with anyio.fail_after(TIMEOUT):
+            while len(looks) < 3:
+                await anyio.sleep(0.01)
+        await store.revoke("ann")
+        await client.wait_closed()
+        assert (client.close_code, client.close_reason) == (4401, "revoked")
+        assert await bob.call("who am i", token="secret of bob")
+
+
+class Failing(MemorySessionStore):
+    """Is away, or worse."""
+
+    error: Callable[[], Exception] | None = None
+
+    async def revocations(self) -> int:
+        if self.error is not None:
+            raise self.error()
+        return await super().revocations()
+
+
+@pytest.mark.parametrize("error", [Unavailable, TimeoutError, OSError])
+async def test_who_cannot_be_known_to_be_verified_has_to_go(
+    error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the lag, if it was saved: with a code that says to come again."""
+    store = Failing()
+    app = rooms.app(providers=[ResumeProvider(store)], limits=Limits(revocation_lag=0.2))
+    async with TestClient(app) as client, client.connect() as unsaved:
+        await client.call("enter", "ann")
+        await client.call("keep", {})
+        await unsaved.call("enter", "bob")
+        store.error = error
+        await client.wait_closed()
+        assert (client.close_code, client.close_reason) == (1013, "sessions unavailable")
+        assert (await unsaved.call("who am i", token="secret of bob")).payload == ["bob", None]
+    assert bool(errors(caplog)) == (error is OSError)
+
+
+async def test_without_redis_unknown_tokens_are_no_wrong_ones(own_redis: RedisServer) -> None:
+    """Live connections stay, and what needs the store is unavailable."""
+    provider = RedisProvider(own_redis.url, resume=True, heartbeat=0.5)
+    app = rooms.app(providers=[provider])
+    async with TestClient(app) as ann, ann.connect() as other:
+        await ann.call("enter", "ann")
+        await ann.call("keep", {})
+        own_redis.kill()
+        with anyio.fail_after(TIMEOUT):
+            await refused(other, ANN, "unavailable")
+        assert (await ann.call("who am i", token=ANN)).payload == ["ann", None]
+        for event, payload in (("keep", {}), ("revoke", "ann")):
+            with pytest.raises(CommandError, match="unavailable"):
+                await other.call("enter", "bob")
+                await other.call(event, payload)
+        await ann.wait_closed()
+        assert ann.close_code == 4401
+        own_redis.start()

@@ -1,0 +1,257 @@
+"""Messages for many: channels to which connections are subscribed, and users wherever they are."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskStatus
+from pydantic_core import from_json, to_json
+
+from websuckets.broker import Broker, Link
+from websuckets.envelope import ClientEvent
+from websuckets.exc import InvalidChannel
+from websuckets.hub import ONLINE, Hub
+from websuckets.incidents import log_incident
+from websuckets.limits import Limits
+from websuckets.outbox import Outboxes
+from websuckets.session import Session, User, UserId, watch
+from websuckets.socket import Socket
+from websuckets.tasks import Background, wait_through
+
+__all__ = ["Channels"]
+
+CHANNEL: Final = "channel/"
+"""What the topic of a channel begins with."""
+
+USERS: Final = "users"
+"""The topic of messages for users, wherever they are; each names its user."""
+
+REVOCATIONS: Final = "revocations"
+"""The topic of revoked users."""
+
+TURNS: Final = 4
+"""How often a publisher lets others run while some of its readers have yet to be written to: so
+that many messages at once do not outrun those who read as fast as can be."""
+
+
+class Channels:
+    """Publishes events to whoever is subscribed; it lives as long as the app (APP scope).
+
+    A connection is subscribed by the program, and until it is unsubscribed or gone. Whoever
+    publishes waits for no reader: what one does not take at once waits in its outbox, which
+    `Limits` bounds. From one publisher, a connection gets what is published to a channel in order,
+    and each event at most once.
+
+    Where a `Broker` connects several nodes, all this reaches all of them. While it cannot, what is
+    published still reaches those on this node; and when it can again, who may have missed something
+    gets the event ``channel gap``, whose payload names the channel: ``{"channel": "news"}``, or
+    ``null`` for what was sent to a user.
+
+    Names that are no text, empty, or longer than `Limits.channel_name` raise `InvalidChannel`.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._node: _Node | None = None
+        watch(session, self)
+
+    async def subscribe(self, socket: Socket, name: str) -> None:
+        """From now on this connection gets what is published to the channel.
+
+        Does nothing if it is subscribed already, or closed. Raises `TooManySubscriptions`, and
+        `ValueError` for a connection that is not open yet.
+        """
+        node = self._running
+        node.check(name)
+        user = self._session.online.get(socket.id)
+        if user is None:
+            if socket.close_code is None:
+                raise ValueError(f"{socket!r} is no open connection of this app")
+            return
+        node.hub.subscribe(user, name)
+        await node.link.subscribe(CHANNEL + name)
+
+    async def unsubscribe(self, socket: Socket, name: str) -> None:
+        """The opposite; does nothing for one that is not subscribed."""
+        node = self._running
+        node.check(name)
+        if node.hub.unsubscribe(socket.id, name):
+            node.link.unsubscribe(CHANNEL + name)
+
+    async def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
+        """Send an event to every subscriber of the channel but ``exclude``.
+
+        Raises `TypeError` for what is no `ClientEvent`.
+        """
+        node = self._running
+        node.check(name)
+        frame = _frame(event)
+        node.hub.deliver(name, frame, None if exclude is None else exclude.id)
+        node.link.publish(CHANNEL + name, frame)
+        await node.give_way()
+
+    async def send_to(self, user_id: UserId, event: ClientEvent) -> None:
+        """Send an event to every connection of a verified user; to none, if there is none.
+
+        Raises `TypeError` for what is no `ClientEvent`.
+        """
+        node = self._running
+        frame = _frame(event)
+        node.hub.deliver_to(user_id, frame)
+        node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
+        await node.give_way()
+
+    async def members(self, name: str) -> set[UserId]:
+        """The ids of verified users who are subscribed to the channel."""
+        self._running.check(name)
+        return await self._running.members(name)
+
+    async def online(self) -> set[UserId]:
+        """The ids of all verified users who are connected."""
+        return await self._running.members(ONLINE)
+
+    async def _begin(self, limits: Limits, background: Background, broker: Broker) -> None:
+        """For as long as the app runs."""
+        node = _Node(self._session, limits, background)
+        await background.start(node.run, broker)
+        self._node = node
+        for topic in (USERS, REVOCATIONS):
+            await node.link.subscribe(topic)
+
+    async def _end(self) -> None:
+        node, self._node = self._node, None
+        if node is not None:
+            await node.end()
+
+    @property
+    def _running(self) -> "_Node":
+        if self._node is None:
+            raise RuntimeError("Channels: the app does not run")
+        return self._node
+
+    def __repr__(self) -> str:
+        return f"Channels({0 if self._node is None else len(self._node.hub.channels)})"
+
+    # As a `Watcher`; clients that are left behind come after the end.
+
+    def verified(self, user: User, id: UserId) -> None:
+        if self._node is not None:
+            self._node.hub.verified(user, id)
+
+    def demoted(self, user: User, id: UserId) -> None:
+        if self._node is not None:
+            self._node.hub.demoted(user, id)
+
+    def left(self, user: User) -> None:
+        if self._node is not None:
+            for name in self._node.hub.left(user):
+                self._node.link.unsubscribe(CHANNEL + name)
+
+    def revoked(self, id: UserId) -> None:
+        if self._node is not None:
+            self._node.link.publish(REVOCATIONS, to_json(id))
+
+
+class _Node:
+    """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
+
+    link: Link
+
+    def __init__(self, session: Session, limits: Limits, background: Background) -> None:
+        self._session = session
+        self._background = background
+        self._longest_name = limits.channel_name
+        self._scope = anyio.CancelScope()
+        self._ended = anyio.Event()
+        outboxes = Outboxes(limits, background.start_soon)
+        self.hub = Hub(session, outboxes, limits.subscriptions, self._enter, self._leave)
+
+    async def run(self, broker: Broker, *, task_status: TaskStatus[None]) -> None:
+        """Keep the link, until `end`. What fails before there is one is raised."""
+
+        def linked(link: Link) -> None:
+            self.link = link
+            task_status.started()
+
+        try:
+            with self._scope:
+                await broker.run(self, linked)
+        except Exception as error:
+            if not hasattr(self, "link"):
+                raise
+            log_incident(type(broker).__name__, error)
+        finally:
+            self._ended.set()
+
+    async def end(self) -> None:
+        self._scope.cancel()
+        await wait_through(self._ended, self._background.patience)
+
+    def check(self, name: str) -> None:
+        """Raises `InvalidChannel`."""
+        if not isinstance(name, str) or not name:
+            raise InvalidChannel
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError:
+            raise InvalidChannel from None
+        if self._longest_name is not None and size > self._longest_name:
+            raise InvalidChannel
+
+    async def members(self, group: str) -> set[UserId]:
+        return self.hub.members(group) | await self.link.members(group)
+
+    async def give_way(self) -> None:
+        for _ in range(TURNS):
+            await anyio.lowlevel.checkpoint()
+            if not self.hub.outboxes.writing:
+                break
+
+    def receive(self, topic: str, message: bytes) -> None:
+        if topic == USERS:
+            user_id, _, message = message.partition(b"\n")
+            _check(message)
+            self.hub.deliver_to(_id(user_id), message)
+        elif topic == REVOCATIONS:
+            self._background.start_soon(self._session._revoke_here, _id(message))
+        else:
+            _check(message)
+            self.hub.deliver(topic.removeprefix(CHANNEL), message)
+
+    def missed(self, topics: Iterable[str] | None) -> None:
+        if topics is None:
+            self.hub.announce_gap()
+            return
+        for topic in topics:
+            if topic == USERS:
+                self.hub.announce_gap_to_users()
+            elif topic != REVOCATIONS:  # which the store of sessions tells of, too
+                self.hub.announce_gap_in(topic.removeprefix(CHANNEL))
+
+    def _enter(self, group: str, id: UserId) -> None:
+        self.link.enter(group, id)
+
+    def _leave(self, group: str, id: UserId) -> None:
+        self.link.leave(group, id)
+
+
+def _id(text: bytes) -> UserId:
+    """Raises `ValueError`."""
+    id = from_json(text)
+    if not isinstance(id, str | int):
+        raise ValueError("no user's id")
+    return id
+
+
+def _check(frame: bytes) -> None:
+    """Raises `ValueError` for what is no event: clients are to get nothing else from us."""
+    content = from_json(frame, cache_strings="keys")
+    if not (isinstance(content, dict) and isinstance(content.get("event"), str)):
+        raise ValueError("no event")
+
+
+def _frame(event: ClientEvent) -> bytes:
+    if not isinstance(event, ClientEvent):
+        raise TypeError(f"Channels sends a ClientEvent, not {type(event).__name__}")
+    return event.encode()

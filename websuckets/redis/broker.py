@@ -1,0 +1,298 @@
+"""The broker of Redis: messages by its channels, presence in its sets."""
+
+import secrets
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from coredis import BaseConnection
+from coredis.exceptions import ConnectionError as NotConnected
+from coredis.exceptions import RedisError
+
+from websuckets.broker import Link, Receiver
+from websuckets.exc import Unavailable
+from websuckets.redis.foreign import Foreign
+from websuckets.redis.line import Command, Line, asked
+from websuckets.redis.presence import Presence
+from websuckets.session import UserId
+
+__all__ = ["RedisBroker"]
+
+VERSION: Final = b"websuckets/1"
+"""What every message begins with; others are dropped."""
+
+MESSAGE: Final = b"message"
+MISSED: Final = b"missed"
+"""Kinds of messages: what was published, and that something was but did not reach Redis."""
+
+EVERY_NODE: Final = "nodes"
+"""The topic of what one node tells all others."""
+
+MOST_WAITING: Final = 10_000
+"""Messages that wait to be sent to Redis; what comes then is lost, as while it is away."""
+
+MOST_BYTES: Final = 16 * 1024 * 1024
+
+MOST_LOST: Final = 1000
+"""Topics of lost messages that are told one by one; when there are more, all are."""
+
+AT_ONCE: Final = 500
+"""Messages and commands in one go."""
+
+TIME_TO_PART: Final = 2.0
+"""Seconds in which a node that ends can say so."""
+
+
+class RedisBroker:
+    """Connects all nodes that use the same Redis and prefix; it lives as long as the container."""
+
+    def __init__(self, line: Line, prefix: str) -> None:
+        self.line = line
+        self._prefix = prefix
+        self.foreign = Foreign()
+
+    async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
+        """As every `Broker`. The link is told when there is a connection, or none for now."""
+        node = _Node(self.line, self._prefix, receiver, self.foreign)
+        life = anyio.CancelScope(shield=True)  # so that a node that ends can still say so
+
+        async def keep() -> None:
+            with life:
+                await self.line.run(node)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep)
+            try:
+                await node.has_tried.wait()
+                linked(node)
+                await anyio.sleep_forever()
+            finally:
+                with anyio.move_on_after(TIME_TO_PART, shield=True):
+                    await node.part()
+                life.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What waits to be published."""
+
+    topic: str
+    kind: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A user who came or went."""
+
+    group: str
+    user_id: UserId
+
+
+class _Node:
+    """One node's link: it lives as long as the app runs, with and without a connection."""
+
+    def __init__(self, line: Line, prefix: str, receiver: Receiver, foreign: Foreign) -> None:
+        self.has_tried = anyio.Event()
+        """Set when there is a connection, or could be none."""
+        self._line = line
+        self._prefix = f"{prefix}:topic:"
+        self._receiver = receiver
+        self._foreign = foreign
+        self._presence = Presence(line, prefix, foreign)
+        self._id = secrets.token_hex(8).encode()
+        self._connection: BaseConnection | None = None
+        self._topics: dict[str, anyio.Event] = {EVERY_NODE: anyio.Event()}  # set when confirmed
+        self._unconfirmed: dict[str, deque[anyio.Event]] = defaultdict(deque)
+        self._waiting: deque[_Message | _Change] = deque()
+        self._bytes = 0
+        self._lost: set[str] = set()  # topics of messages that others did not get
+        self._was_away = False
+        self._has_to_beat = False
+        self._parting: anyio.Event | None = None
+        self._something_to_do = anyio.Event()
+
+    # As a `Link`:
+
+    async def subscribe(self, topic: str) -> None:
+        if topic not in self._topics:
+            self._topics[topic] = anyio.Event()
+            self._send_subscriptions([topic])
+        if self._connection is not None:
+            await self._topics[topic].wait()
+
+    def unsubscribe(self, topic: str) -> None:
+        if self._topics.pop(topic, None) is not None and self._connection is not None:
+            with suppress(NotConnected):
+                self._connection.send_command(b"UNSUBSCRIBE", self._prefix + topic)
+
+    def publish(self, topic: str, message: bytes) -> None:
+        if self._connection is None or not self._has_room(message):
+            self._lose(topic)
+        else:
+            self._do(_Message(topic, MESSAGE, message))
+
+    def enter(self, group: str, user_id: UserId) -> None:
+        self._presence.enter(group, user_id)
+        self._do(_Change(group, user_id))
+
+    def leave(self, group: str, user_id: UserId) -> None:
+        self._presence.leave(group, user_id)
+        self._do(_Change(group, user_id))
+
+    async def members(self, group: str) -> set[UserId]:
+        """Nobody, while Redis is away."""
+        try:
+            return await self._presence.members(group)
+        except (Unavailable, RedisError):
+            return set()
+
+    async def part(self) -> None:
+        """When what waits has been sent, say that nobody is here any more."""
+        if self._connection is not None:
+            self._parting = anyio.Event()
+            self._something_to_do.set()
+            await self._parting.wait()
+
+    # As a `LineUser`:
+
+    async def found(self, connection: BaseConnection) -> None:
+        self._connection = connection
+        topics = list(self._topics)
+        for topic in topics:
+            self._topics[topic] = anyio.Event()
+        self._send_subscriptions(topics)
+        with self._foreign.tolerated():
+            await self._presence.begin(connection)
+        for event in list(self._topics.values()):
+            await event.wait()
+        if self._was_away:
+            self._receiver.missed(None)
+        self._tell_of_lost()
+        self.has_tried.set()
+
+    async def work(self) -> None:
+        while True:
+            assert self._connection is not None
+            if self._has_to_beat:
+                self._has_to_beat = False
+                with self._foreign.tolerated():
+                    await self._presence.beat(self._connection)
+            elif self._waiting:
+                await self._send_some(self._connection)
+            elif self._parting is not None:
+                with self._foreign.tolerated():
+                    await self._presence.end(self._connection)
+                self._parting.set()
+                await anyio.sleep_forever()
+            else:
+                self._something_to_do = anyio.Event()
+                await self._something_to_do.wait()
+
+    async def beat(self) -> None:
+        self._has_to_beat = True
+        self._something_to_do.set()
+
+    def pushed(self, message: list[Any]) -> None:
+        match message:
+            case [b"message", channel, data]:
+                self._receive(self._topic(channel), data)
+            case [b"subscribe", channel, _]:
+                waiting = self._unconfirmed[self._topic(channel)]
+                waiting.popleft().set()
+                if not waiting:
+                    del self._unconfirmed[self._topic(channel)]
+
+    def lost(self) -> None:
+        self._connection = None
+        self._was_away = True
+        for event in self._topics.values():
+            event.set()
+        self._unconfirmed.clear()
+        for item in self._waiting:
+            self._lose_item(item)
+        self._waiting.clear()
+        self._bytes = 0
+        if self._parting is not None:
+            self._parting.set()
+        self.has_tried.set()
+
+    def _send_subscriptions(self, topics: list[str]) -> None:
+        """Each is confirmed by an event, in the order of those for the same topic."""
+        if self._connection is None:
+            return
+        for start in range(0, len(topics), AT_ONCE):
+            some = topics[start : start + AT_ONCE]
+            for topic in some:
+                self._unconfirmed[topic].append(self._topics[topic])
+            with suppress(NotConnected):  # which is told soon
+                names = [self._prefix + topic for topic in some]
+                self._connection.send_command(b"SUBSCRIBE", *names)
+
+    def _do(self, item: _Message | _Change) -> None:
+        """As soon as it can be; what waits when there is no connection is done by the next one."""
+        if self._connection is not None:
+            self._waiting.append(item)
+            if isinstance(item, _Message):
+                self._bytes += len(item.body)
+            self._something_to_do.set()
+
+    async def _send_some(self, connection: BaseConnection) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        self._bytes -= sum(len(item.body) for item in batch if isinstance(item, _Message))
+        try:
+            with self._foreign.tolerated():
+                await asked(connection, [c for item in batch for c in self._told(item)])
+        except BaseException:  # some may have arrived
+            for item in batch:
+                self._lose_item(item)
+            raise
+
+    def _told(self, item: _Message | _Change) -> list[Command]:
+        if isinstance(item, _Change):
+            return self._presence.changed(item.group, item.user_id)
+        head = b" ".join((VERSION, self._id, item.kind))
+        return [(b"PUBLISH", self._prefix + item.topic, head + b"\n" + item.body)]
+
+    def _has_room(self, message: bytes) -> bool:
+        return len(self._waiting) < MOST_WAITING and self._bytes + len(message) <= MOST_BYTES
+
+    def _lose_item(self, item: _Message | _Change) -> None:
+        if isinstance(item, _Message):
+            self._lose(item.topic)
+
+    def _lose(self, topic: str) -> None:
+        """Others are told, when they can be."""
+        if len(self._lost) >= MOST_LOST or topic == EVERY_NODE:
+            self._lost = {EVERY_NODE}
+        elif EVERY_NODE not in self._lost:
+            self._lost.add(topic)
+        if self._connection is not None:  # it is only that too much waits
+            self._tell_of_lost()
+
+    def _tell_of_lost(self) -> None:
+        lost, self._lost = self._lost, set()
+        for topic in lost:
+            self._do(_Message(topic, MISSED, b""))
+
+    def _topic(self, channel: bytes) -> str:
+        return channel.decode(errors="replace").removeprefix(self._prefix)
+
+    def _receive(self, topic: str, data: bytes) -> None:
+        head, _, body = data.partition(b"\n")
+        version, _, rest = head.partition(b" ")
+        node, _, kind = rest.partition(b" ")
+        if version != VERSION or kind not in (MESSAGE, MISSED):
+            self._foreign.found(topic)
+        elif node == self._id:
+            pass  # it has been delivered here
+        elif kind == MISSED:
+            self._receiver.missed(None if topic == EVERY_NODE else [topic])
+        else:
+            try:
+                self._receiver.receive(topic, body)
+            except ValueError:
+                self._foreign.found(topic)

@@ -1,0 +1,141 @@
+"""Who is on which node, as Redis keeps it."""
+
+import secrets
+from collections.abc import Iterable
+from typing import Any, Final
+
+from coredis import BaseConnection
+from pydantic_core import from_json, to_json
+
+from websuckets.redis.foreign import Foreign
+from websuckets.redis.line import Command, Line, asked
+from websuckets.session import UserId
+
+__all__ = ["Presence"]
+
+LIFETIME: Final = 2.5
+"""Heartbeats for which a node is taken to live after the last one."""
+
+AT_ONCE: Final = 500
+"""Members in one command: others have their turn in between."""
+
+
+class Presence:
+    """The users of this node by group, and those of all others; it lives as long as its link.
+
+    Each connection to Redis writes all of it anew, under a name of its own, before what another one
+    wrote is removed: what Redis has lost is there again, and nobody is gone in between. A name of
+    which was not heard for some heartbeats counts no more, and is cleared away by other nodes.
+    """
+
+    def __init__(self, line: Line, prefix: str, foreign: Foreign) -> None:
+        self._line = line
+        self._prefix = prefix
+        self._foreign = foreign
+        self._lifetime = round(LIFETIME * line.heartbeat * 1000)
+        self._groups: dict[str, set[bytes]] = {}
+        self._name = ""
+        self._old_names: list[str] = []
+
+    def enter(self, group: str, user_id: UserId) -> None:
+        """Redis has to be told by `changed`."""
+        self._groups.setdefault(group, set()).add(to_json(user_id))
+
+    def leave(self, group: str, user_id: UserId) -> None:
+        """Redis has to be told by `changed`."""
+        users = self._groups[group]
+        users.discard(to_json(user_id))
+        if not users:
+            del self._groups[group]
+
+    def changed(self, group: str, user_id: UserId) -> list[Command]:
+        """What tells Redis whether this user is in the group now."""
+        user = to_json(user_id)
+        users = self._groups.get(group, set())
+        if user in users:
+            return self._additions(group, [user])
+        commands: list[Command] = [(b"SREM", self._key("users", self._name, group), user)]
+        if not users:
+            commands.append((b"SREM", self._key("groups", self._name), group))
+        return commands
+
+    async def begin(self, connection: BaseConnection) -> None:
+        """Write it all; what changes meanwhile has to be told afterwards."""
+        if self._name:
+            self._old_names.append(self._name)
+        self._name = secrets.token_hex(8)
+        mark: Command = (b"SET", self._key("node", self._name), b"1", b"PX", self._lifetime)
+        await asked(connection, [mark, (b"SADD", self._key("nodes"), self._name)])
+        for group, users in [(group, list(users)) for group, users in self._groups.items()]:
+            for start in range(0, len(users), AT_ONCE):
+                some = users[start : start + AT_ONCE]
+                await asked(connection, self._additions(group, some))
+        while self._old_names:
+            await self._remove(connection, self._old_names[-1])
+            self._old_names.pop()
+
+    async def beat(self, connection: BaseConnection) -> None:
+        """Say that this node lives, and clear away those that do not.
+
+        If it was taken for dead, because Redis was stopped or has forgotten it, it begins again.
+        """
+        mark: Command = (b"PEXPIRE", self._key("node", self._name), self._lifetime)
+        if await asked(connection, [mark]) == [0]:
+            await self.begin(connection)
+        names = _texts((await asked(connection, [(b"SMEMBERS", self._key("nodes"))]))[0])
+        lives = await asked(connection, [(b"EXISTS", self._key("node", name)) for name in names])
+        for name in (name for name, lives in zip(names, lives, strict=True) if not lives):
+            await self._remove(connection, name)
+
+    async def end(self, connection: BaseConnection) -> None:
+        """Nobody is here any more."""
+        await self._remove(connection, self._name)
+
+    async def members(self, group: str) -> set[UserId]:
+        """Those on other nodes. Raises `Unavailable`."""
+        names = _texts(await self._line.ask(b"SMEMBERS", self._key("nodes")))
+        others = [name for name in names if name != self._name]
+        marks = await self._line.ask_all((b"EXISTS", self._key("node", name)) for name in others)
+        living = [name for name, lives in zip(others, marks, strict=True) if lives]
+        keys = [self._key("users", name, group) for name in living]
+        found = await self._line.ask_all((b"SMEMBERS", key) for key in keys)
+        return {
+            id
+            for key, users in zip(keys, found, strict=True)
+            for id in map(self._id, users, [key] * len(users))
+            if id is not None
+        }
+
+    def _id(self, user: bytes, key: str) -> UserId | None:
+        try:
+            id = from_json(user)
+        except ValueError:
+            id = None
+        if isinstance(id, str | int) and not isinstance(id, bool):
+            return id
+        self._foreign.found(key)
+        return None
+
+    async def _remove(self, connection: BaseConnection, name: str) -> None:
+        """All that is under this name; the name last, so that what fails is done once more."""
+        groups = self._key("groups", name)
+        some: Command = (b"SRANDMEMBER", groups, AT_ONCE)
+        while taken := (await asked(connection, [some]))[0]:
+            users = [self._key("users", name, group) for group in _texts(taken)]
+            await asked(connection, [(b"DEL", *users), (b"SREM", groups, *taken)])
+        marks: Command = (b"DEL", self._key("node", name), groups)
+        await asked(connection, [marks, (b"SREM", self._key("nodes"), name)])
+
+    def _additions(self, group: str, users: list[bytes]) -> list[Command]:
+        return [
+            (b"SADD", self._key("groups", self._name), group),
+            (b"SADD", self._key("users", self._name, group), *users),
+        ]
+
+    def _key(self, *parts: str) -> str:
+        return ":".join((self._prefix, *parts))
+
+
+def _texts(names: Iterable[Any]) -> list[str]:
+    """Names that are no text belong to nobody."""
+    return [name.decode(errors="replace") for name in names]

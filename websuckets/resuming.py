@@ -1,0 +1,155 @@
+"""Users who go on with their tokens after their connections, and revocations that reach them."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import anyio
+from dishka import Provider, Scope
+
+from websuckets.closing import REVOKED, UNSURE, Farewell
+from websuckets.entrance import client_of
+from websuckets.exc import ClientError, NotAuthorized, Unavailable
+from websuckets.incidents import log_incident
+from websuckets.limits import Limits, seconds
+from websuckets.security import resumed_user
+from websuckets.session import Session, User, UserId, may_be_added
+from websuckets.store import LIFETIME, MemorySessionStore, Record, SessionStore, key_of
+from websuckets.tasks import Background
+
+__all__ = ["ResumeProvider", "Resuming"]
+
+LOOKS: Final = 4
+"""How often a node looks for revocations while they may take to reach it."""
+
+LONGEST_LOOK: Final = 10.0
+"""Seconds between two of them at most."""
+
+MINUTE: Final = 60.0
+
+
+class ResumeProvider(Provider):
+    """Lets users that were saved (`Session.save`) go on with their tokens when they reconnect.
+
+    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, or else
+    in a ``store`` of the program's own. It provides `CurrentUser`.
+    """
+
+    def __init__(self, store: SessionStore | None = None, *, lifetime: float = LIFETIME) -> None:
+        super().__init__()
+        kept = store or MemorySessionStore(lifetime)
+        self.provide(lambda: kept, provides=SessionStore, scope=Scope.APP)
+        self.provide(resumed_user, scope=Scope.REQUEST)
+
+
+class Resuming:
+    """The `Keeper` of a running app's session: what it does with a `SessionStore`."""
+
+    def __init__(
+        self, session: Session, store: SessionStore, limits: Limits, background: Background
+    ) -> None:
+        self._session = session
+        self._store = store
+        self._start = background.start_soon
+        self._lag = seconds(limits.revocation_lag)
+        self._between_looks = min(self._lag / LOOKS, LONGEST_LOOK)
+        self._unknown_tokens = limits.unknown_tokens
+        self._unknown: Counter[object] = Counter()  # in this minute, by client
+        self._minute_ends = -math.inf
+        self._known: int | None = None  # revocations of which everybody here was told
+        self._scope = anyio.CancelScope()
+
+    async def save(self, user: User, data: dict[str, Any]) -> None:
+        """Raises `NotAuthorized` if the user is revoked meanwhile, and what the store does."""
+        id, token = user.id, user.token
+        assert id is not None and token is not None
+        key = key_of(token)
+        while True:
+            old = await self._store.load(key) or Record(id, version=0)
+            if old.id != id:
+                raise ValueError("session.save(user): its token is that of another user")
+            kept = {**old.data, **data}
+            if await self._store.save(key, Record(id, user.expires_at, old.version + 1, kept)):
+                break
+        if (user.id, user.token) != (id, token):
+            await self._store.delete(key, id)
+            raise NotAuthorized
+        for name, value in data.items():
+            setattr(user, name, value)
+        user._saved_as = key
+
+    async def forget(self, user: User) -> None:
+        id, token, user.id = user.id, user.token, None
+        if id is not None and token is not None:
+            await self._store.delete(key_of(token), id)
+
+    async def revoke(self, id: UserId) -> None:
+        await self._store.revoke(id)
+
+    async def resume(self, user: User, token: str) -> None:
+        client = client_of(user.socket.remote_address)
+        self._check_rate(client)
+        key = key_of(token)
+        record, before = None, -1
+        while before != self._session._revocations:  # one may have come since it was read
+            before = self._session._revocations
+            record = await self._store.load(key)
+        if record is None:
+            self._unknown[client] += 1
+        elif user.id is None:  # another message of this client may have been as fast
+            for name, value in record.data.items():
+                if may_be_added(name):
+                    setattr(user, name, value)
+            user.id, user.token, user.expires_at = record.id, token, record.expires_at
+            user._saved_as = key
+
+    async def watch(self) -> None:
+        """Look for revocations, until `stop`."""
+        last_seen = anyio.current_time()
+        with self._scope:
+            while True:
+                if await self._look():
+                    last_seen = anyio.current_time()
+                elif anyio.current_time() + self._between_looks > last_seen + self._lag:
+                    self._part(self._saved(), UNSURE)
+                await anyio.sleep(self._between_looks)
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    async def _look(self) -> bool:
+        """Whether the store is there."""
+        try:
+            with anyio.fail_after(self._between_looks):
+                count = await self._store.revocations()
+                if count != self._known:
+                    saved = self._saved()
+                    keys = {key: user.id for user, key in saved.items() if user.id is not None}
+                    gone = await self._store.revoked(keys)
+                    self._part({u: k for u, k in saved.items() if k in gone}, REVOKED)
+                self._known = count
+        except Exception as error:
+            if not isinstance(error, Unavailable | TimeoutError):
+                log_incident("looking for revocations", error)
+            self._known = None  # we may miss one
+        return self._known is not None
+
+    def _saved(self) -> dict[User, str]:
+        """Those here who have a record, and its key."""
+        users = self._session.online.values()
+        return {user: user._saved_as for user in users if user._saved_as is not None}
+
+    def _part(self, users: Iterable[User], farewell: Farewell) -> None:
+        """Demote and close them."""
+        for user in users:
+            user.id = None
+            self._start(user.socket.close, *farewell)
+
+    def _check_rate(self, client: object) -> None:
+        now = anyio.current_time()
+        if self._minute_ends <= now:
+            self._unknown.clear()
+            self._minute_ends = now + MINUTE
+        if self._unknown_tokens is not None and self._unknown[client] >= self._unknown_tokens:
+            raise ClientError("rate limited", {"retry_after": math.ceil(self._minute_ends - now)})
