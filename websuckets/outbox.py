@@ -31,7 +31,7 @@ class Outboxes:
         frames, most = (math.inf, math.inf) if limits.outbox is None else limits.outbox
         self.frames: float = frames
         self.bytes: float = most
-        self.overflow = limits.overflow
+        self.overflow: Overflow = limits.overflow
         self.writing: set[Outbox] = set()
         """Those for whose connection anything waits."""
 

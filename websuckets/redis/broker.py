@@ -52,7 +52,7 @@ class RedisBroker:
     def __init__(self, line: Line, prefix: str) -> None:
         self.line = line
         self._prefix = prefix
-        self.foreign = Foreign()
+        self.foreign: Foreign = Foreign()
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
         """As every `Broker`. The link is told when there is a connection, or none for now."""

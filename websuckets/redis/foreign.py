@@ -16,7 +16,7 @@ class Foreign:
     """Counts it, and says so ever more seldom; it lives as long as the broker."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self._refusals = 0
 
     def found(self, where: str) -> None:
