@@ -135,8 +135,12 @@ class Proxy:
             tasks.cancel_scope.cancel()
 
     async def _connect(self, client: SocketStream) -> None:
-        async with client, await anyio.connect_tcp("127.0.0.1", self._to) as server:
-            async with anyio.create_task_group() as tasks:
+        async with client:
+            try:
+                server = await anyio.connect_tcp("127.0.0.1", self._to)
+            except OSError:  # nobody is there for now
+                return
+            async with server, anyio.create_task_group() as tasks:
                 for source, target in ((client, server), (server, client)):
                     tasks.start_soon(self._carry, source, target, tasks.cancel_scope)
 

@@ -9,7 +9,7 @@ import anyio
 from coredis import BaseConnection, ConnectionPool
 from coredis.exceptions import ConnectionError as NotConnected
 
-from websuckets.exc import Unavailable, alone
+from websuckets.exc import Unavailable
 
 __all__ = ["Command", "Line", "LineUser"]
 
@@ -138,8 +138,11 @@ class Line:
     def _tell_of_loss(self, error: Exception) -> None:
         if not self._is_known_to_be_away:
             self._is_known_to_be_away = True
-            cause = alone(error)
-            logger.error("Redis is away: %s: %s", type(cause).__name__, cause)
+            cause: BaseException = error
+            while isinstance(cause, BaseExceptionGroup):  # what came first, ended the others
+                cause = cause.exceptions[0]
+            # As text: whoever keeps the record, need not keep what the error is about.
+            logger.error("Redis is away: %s: %s", type(cause).__name__, str(cause))
 
 
 async def asked(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
