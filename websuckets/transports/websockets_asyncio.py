@@ -65,7 +65,8 @@ class _Connection(GuardedConnection):
         if keywords or not self._write(message):
             await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
         elif self.paused or self.transport.is_closing():
-            await self.drain()
+            async with self.send_context():  # waits, and tells of a connection that is lost
+                pass
 
     def _write(self: Any, message: Any) -> bool:
         """Write the message as a frame, if nothing but that is to be done; whether it was.
