@@ -5,15 +5,19 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Any, Final
 
 from websockets.asyncio.server import ServerConnection, broadcast, serve, unix_serve
+from websockets.frames import Frame, Opcode
 from websockets.protocol import State
+from websockets.streams import StreamReader
 
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits
 from websuckets.socket import Door
+from websuckets.transports.frames import binary_frame, read_text, text_frame
 from websuckets.transports.guard import FAREWELL_TIME
 from websuckets.transports.guarded import GuardedConnection
 from websuckets.transports.handshake import options_with, serve_connection
@@ -21,9 +25,7 @@ from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
-TEXT_FRAME: Final = 0x81
-BINARY_FRAME: Final = 0x82
-"""The first byte of a frame that is a whole message: RFC 6455, section 5.2."""
+AT_EOF: Final = StreamReader.at_eof.__code__
 
 
 class _Connection(GuardedConnection):
@@ -34,6 +36,7 @@ class _Connection(GuardedConnection):
 
     _task: asyncio.Task[None] | None = None  # that pings, or says farewell
     _unsent = 0  # frames, since the peer stopped reading
+    _most = inf  # bytes of a message
 
     async def abort(self: Any) -> None:
         self.transport.abort()
@@ -71,13 +74,14 @@ class _Connection(GuardedConnection):
     def _write(self: Any, message: Any) -> bool:
         """Write the message as a frame, if nothing but that is to be done; whether it was.
 
-        Half of what an answer costs is how ``websockets`` sends it. This knows, of its undocumented
-        parts, where it stands (``protocol``) and that nothing is left to be sent before.
+        Half of what an answer costs is how ``websockets`` reads and sends it. This and
+        `_take_texts` know, of its undocumented parts, where it stands (``protocol``) and that
+        nothing is left to be sent before.
         """
         if isinstance(message, str):
-            first, data = TEXT_FRAME, message.encode()
+            frame = text_frame(message.encode())
         elif type(message) is bytes:
-            first, data = BINARY_FRAME, message
+            frame = binary_frame(message)
         else:
             return False
         protocol = self.protocol
@@ -91,15 +95,28 @@ class _Connection(GuardedConnection):
             or self.send_in_progress is not None
         ):
             return False
-        size = len(data)
-        if size < 126:  # RFC 6455, section 5.2
-            header = bytes((first, size))
-        elif size < 1 << 16:
-            header = struct.pack("!BBH", first, 126, size)
-        else:
-            header = struct.pack("!BBQ", first, 127, size)
-        self.transport.write(header + data)
+        self.transport.write(frame)
         return True
+
+    def _take_texts(self: Any, data: bytes) -> int:
+        """Take the messages that are a frame each, up to anything else; how many bytes those are.
+
+        That is what clients send all but always.
+        """
+        protocol = self.protocol
+        if (
+            protocol.state is not State.OPEN
+            or protocol.extensions
+            or protocol.debug
+            or protocol.current_size is not None
+            or not _is_between_frames(protocol)
+        ):
+            return 0
+        at = 0
+        while found := read_text(data, at, self._most):
+            text, at = found
+            self.recv_messages.put(Frame(Opcode.TEXT, text))
+        return at
 
     def offer(self: Any, frame: bytes) -> bool:
         """Send a text frame, if nothing has to be waited for. Whether it was sent, or nobody will
@@ -143,7 +160,14 @@ class _Connection(GuardedConnection):
 
     def connection_made(self: Any, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # of ServerConnection
+        sizes = (self.protocol.max_message_size, self.protocol.max_fragment_size)
+        self._most = min(size for size in (*sizes, inf) if size is not None)
         self.recv_messages.pause = self.recv_messages.resume = self._read_or_not
+
+    def data_received(self: Any, data: bytes) -> None:
+        taken = self._take_texts(data)
+        if taken < len(data):
+            super().data_received(data[taken:] if taken else data)  # type: ignore[misc]  # of ServerConnection
 
     def pause_writing(self: Any) -> None:
         super().pause_writing()  # type: ignore[misc]  # of ServerConnection
@@ -163,6 +187,13 @@ class _Connection(GuardedConnection):
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         if self.accepted is not None:
             self.accepted.disconnected()
+
+
+def _is_between_frames(protocol: Any) -> bool:
+    """Whether its parser waits for the first byte of a frame."""
+    parsing_frames = protocol.parser.gi_yieldfrom  # once the handshake has been parsed
+    waiting = parsing_frames and parsing_frames.gi_yieldfrom
+    return waiting is not None and waiting.gi_code is AT_EOF
 
 
 def _do_nothing() -> None: ...

@@ -1,0 +1,171 @@
+"""Frames that are read and written without ``websockets`` are what ``websockets`` makes of them."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, Final
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.server import ServerProtocol
+
+from websuckets.clock import Clock
+from websuckets.limits import Limits
+from websuckets.transports.frames import binary_frame, read_text, text_frame
+from websuckets.transports.handshake import options_with
+from websuckets.transports.websockets_asyncio import _Connection
+
+SIZES: Final = [0, 1, 125, 126, 300, 65_535, 65_536]
+"""Bytes; the header of a frame is longer past each of the bounds between them."""
+MOST: Final = 300
+"""Bytes of a message, in what follows."""
+HANDSHAKE: Final = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_written(size: int) -> None:
+    payload = b"x" * size
+    text, binary = Frame(Opcode.TEXT, payload), Frame(Opcode.BINARY, payload)
+    assert text_frame(payload) == text.serialize(mask=False)
+    assert binary_frame(payload) == binary.serialize(mask=False)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_read(size: int) -> None:
+    """From where it begins to where it ends, unless its length has 64 bits."""
+    data = b"before" + text(b"x" * size)
+    expected = None if size > 65_535 else (b"x" * size, len(data))
+    assert read_text(data + b"after", 6, size) == expected
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 300])
+def test_not_read(size: int) -> None:
+    """What is not whole, too long, or anything but one text."""
+    data = text(b"x" * size)
+    for end in range(len(data)):
+        assert read_text(data[:end], 0, MOST) is None
+    assert read_text(data, 0, size - 1) is None
+    for other in [
+        text(b"x" * size, masked=False),
+        text(b"x" * size, fin=False),
+        *(text(b"x" * size, rsv=rsv) for rsv in (1, 2, 4)),
+        *(frame(opcode, b"x" * size) for opcode in (CONTINUATION, BINARY, CLOSE, PING, PONG, 3)),
+    ]:
+        assert read_text(other, 0, MOST) is None
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written; nobody reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.written.append(bytes(data))
+
+    def writelines(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+    def write_eof(self) -> None:
+        self.written.append(b"EOF")
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+
+def ours() -> Any:
+    """A class of connections."""
+    limits = Limits(max_size=MOST)
+    made = options_with(Any, limits, Clock(), _Connection, ServerConnection, {})  # type: ignore[arg-type]  # no door
+    return made["create_connection"]
+
+
+async def handled(connection: Any) -> None:
+    """By nobody."""
+
+
+def connected(connection_type: Any, *, debug: bool = False) -> Any:
+    """A connection whose handshake is over."""
+    logger = logging.getLogger("debugged" if debug else "not debugged")
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    protocol = ServerProtocol(max_size=MOST, logger=logger)
+    server = SimpleNamespace(handler=handled, handler_tasks=set(), logger=logger)
+    connection = connection_type(protocol, server, ping_interval=None)
+    connection.connection_made(Transport())
+    connection.data_received(HANDSHAKE)
+    protocol.send_response(protocol.accept(connection.request))
+    protocol.data_to_send()
+    return connection
+
+
+def received(connection: Any, chunks: Sequence[bytes]) -> list[Any]:
+    """What is known after each chunk: messages that wait, what was answered, and how it stands."""
+    seen: list[Any] = []
+    for chunk in chunks:
+        connection.data_received(chunk)
+        protocol, messages = connection.protocol, connection.recv_messages
+        frames = [(f.opcode, bytes(f.data), f.fin) for f in messages.frames.queue]
+        closing = (protocol.close_rcvd, protocol.close_sent, protocol.close_rcvd_then_sent)
+        seen.append((frames, messages.paused, protocol.state, closing))
+    return [*seen, b"".join(connection.transport.written)]
+
+
+@st.composite
+def chunked(draw: st.DrawFn) -> list[bytes]:
+    """What a client sends, as it might arrive."""
+    sizes = st.sampled_from([0, 1, 20, 125, 126, MOST, MOST + 1])
+    texts = sizes.map(lambda size: text(b"x" * size))
+    others = st.one_of(
+        sizes.map(lambda size: text(b"x" * size, fin=False)),
+        sizes.map(lambda size: frame(CONTINUATION, b"x" * size)),
+        sizes.map(lambda size: frame(BINARY, b"x" * size)),
+        st.sampled_from([frame(PING, b"ping"), frame(PONG), close(1000), text(b"\xff")]),
+        st.sampled_from([text(b"x", rsv=4), text(b"x", masked=False), text(b"", length=2**62)]),
+        st.binary(max_size=20),
+    )
+    data = b"".join(draw(st.lists(texts | texts | texts | others, min_size=1, max_size=24)))
+    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=8)))
+    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@given(chunks=chunked(), debug=st.booleans())
+@example(chunks=[text(b"a", fin=False), text(b"b")], debug=False)
+@example(chunks=[text(b"a")[:3], text(b"a")[3:] + text(b"b")], debug=False)
+@example(chunks=[b"\x81\x87\0\0\0\0", text(b"a")], debug=False)  # a frame in a frame
+@example(chunks=[text(b"a") * 40], debug=False)
+@example(chunks=[close(1000), text(b"after")], debug=False)
+def test_a_connection_reads_as_one_of_websockets(
+    runner: asyncio.Runner, chunks: list[bytes], debug: bool
+) -> None:
+    """Whatever comes, in whatever pieces."""
+
+    async def compare() -> tuple[list[Any], list[Any]]:
+        ours_, theirs = connected(ours(), debug=debug), connected(ServerConnection, debug=debug)
+        return received(ours_, chunks), received(theirs, chunks)
+
+    read, expected = runner.run(compare())
+    assert read == expected

@@ -1,0 +1,57 @@
+"""Frames that are a whole message: RFC 6455, section 5.2. Pure: no connection, no event loop."""
+
+import struct
+from typing import Final
+
+from websockets.frames import apply_mask
+
+__all__ = ["binary_frame", "read_text", "text_frame"]
+
+TEXT: Final = 0x81
+BINARY: Final = 0x82
+"""The first byte: the last frame of its message, without extensions, and its opcode."""
+
+MASKED: Final = 0x80
+MASK_SIZE: Final = 4
+SHORTEST: Final = 2 + MASK_SIZE
+"""Bytes of a frame of a client, without payload."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """A server's frame with this text."""
+    return _header(TEXT, len(payload)) + payload
+
+
+def binary_frame(payload: bytes) -> bytes:
+    """A server's frame with these bytes."""
+    return _header(BINARY, len(payload)) + payload
+
+
+def _header(first: int, size: int) -> bytes:
+    if size < 126:
+        return bytes((first, size))
+    if size < 1 << 16:
+        return struct.pack("!BBH", first, 126, size)
+    return struct.pack("!BBQ", first, 127, size)
+
+
+def read_text(data: bytes, at: int, most: float) -> tuple[bytes, int] | None:
+    """The text in the client's frame that begins at ``at``, and where the next frame begins.
+
+    ``None`` for anything but the whole frame of a whole text, of at most ``most`` bytes, and of
+    less than 64 KiB.
+    """
+    if len(data) - at < SHORTEST or data[at] != TEXT:
+        return None
+    size = data[at + 1] ^ MASKED
+    mask = at + 2
+    if size == 126:
+        size = data[mask] << 8 | data[mask + 1]
+        mask += 2
+    elif size > 126:  # of 64 bits, or not masked
+        return None
+    payload = mask + MASK_SIZE
+    end = payload + size
+    if end > len(data) or size > most:
+        return None
+    return apply_mask(data[payload:end], data[mask:payload]), end
