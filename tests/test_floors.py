@@ -25,6 +25,7 @@ FLOORS = [
         "redis.store",
         "transports",
         "transports.asgi",
+        "transports.frames",
         "transports.guard",
         "transports.guarded",
         "transports.handshake",
@@ -70,6 +71,7 @@ NEIGHBOURS = {
     "transports.memory": {"transports.guard", "transports.plain"},
     "transports.plain": {"transports.guard", "transports.handshake"},
     "transports.websockets_asyncio": {
+        "transports.frames",
         "transports.guard",
         "transports.guarded",
         "transports.handshake",

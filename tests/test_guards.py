@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websuckets import CommandGroup, Message
 from websuckets.di import FromDishka
 from websuckets.exc import ClientError, InvalidGuard, NotAuthorized
-from websuckets.security import CurrentUser, SecurityProvider
+from websuckets.security import CurrentUser, SecurityProvider, Token
 from websuckets.session import User
 from websuckets.testing import CommandError, TestClient
 
@@ -262,6 +262,32 @@ async def test_a_provider_of_current_user_replaces_the_security() -> None:
     async with talk(app_with(group, providers=[provider])) as client:
         assert (await client.call("name"))["error"] == "not authorized"
         assert (await client.call("name", token="please"))["payload"] == "anybody"
+
+
+async def test_the_user_may_stand_anywhere() -> None:
+    """What guards is built first, and handed over where it was asked for."""
+
+    class First: ...
+
+    class Last: ...
+
+    group = CommandGroup()
+
+    @group.command("be")
+    async def be(socket: ServerConnection, *, user: User) -> None:
+        user.id, user.token = 1, Token("secret")
+
+    @group.command("order")
+    async def order(
+        socket: ServerConnection, *, first: First, user: CurrentUser, last: Last
+    ) -> list[bool]:
+        return [isinstance(first, First), isinstance(user, User), isinstance(last, Last)]
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide_all(First, Last)
+    async with talk(app_with(group, providers=[SecurityProvider(), provider])) as client:
+        await client.call("be", id=0)
+        assert (await client.call("order", token="secret"))["payload"] == [True, True, True]
 
 
 async def test_a_guard_may_stand_in_a_component_or_behind_an_alias(journal: list[str]) -> None:

@@ -173,8 +173,13 @@ INVALID = [
     ("\ufeff{}", [problem("json_invalid")], None),
     ('{"event": "ok", "payload": NaN}', [problem("json_invalid")], None),
     ('{"event": "ok", "payload": -Infinity}', [problem("json_invalid")], None),
-    ('{"event": "ok", "payload": 1e400}', [problem("finite_number")], None),
-    ('{"event": "ok", "id": 3, "x": [{"y": [-1e400]}]}', [problem("finite_number")], 3),
+    ('{"event": "ok", "payload": 1e400}', [problem("finite_number", "payload")], None),
+    (
+        '{"event": "ok", "id": 3, "payload": [{"y": [-1e400]}]}',
+        [problem("finite_number", "payload")],
+        3,
+    ),
+    ('{"event": "ok", "nobody reads it": 1e400}', None, None),
     ('{"event": "ok", "payload": "\\ud800"}', [problem("json_invalid")], None),
     ('{"event": "ok", "payload": ' + "9" * 5000 + "}", [problem("json_invalid")], None),
     (

@@ -173,6 +173,17 @@ async def test_it_may_refuse(
     assert len(errors(caplog)) == isinstance(error, ValueError)
 
 
+async def test_it_may_be_silent_as_a_handler(group: CommandGroup) -> None:
+    """With ``None``, where no reply is asked for by an id."""
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        return None if message.event == "ping" else await call_next()
+
+    async with talk(app_with(group, middleware=[middleware])) as client:
+        await client.send("ping")
+        assert (await client.call("pong"))["error"] == "unknown command"
+
+
 async def test_it_may_take_the_place_of_an_answer(group: CommandGroup) -> None:
     """Of an unknown command, as of any other."""
 

@@ -8,24 +8,27 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 from typing_extensions import TypeForm
 
 from websuckets.di.plan import (
+    REQUIRED,
     Declaration,
     Plan,
     alternatives,
     bare_type,
-    caller,
     name_of,
     plain,
+    positional,
     read_plan,
     where,
 )
 from websuckets.di.providers import Injection, injection_of
 from websuckets.exc import (
+    ClientError,
     ConfigurationError,
     DuplicateCommand,
     InvalidGuard,
     report,
 )
 from websuckets.security import CurrentUser
+from websuckets.socket import Socket
 
 __all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
 
@@ -40,6 +43,11 @@ UNSET: Final = math.inf
 """Stands for a timeout that is not given."""
 
 
+Call: TypeAlias = Callable[[Socket, str | bytes | None, tuple[Any, ...]], Any]
+"""Calls a handler: with the socket, the payload that the frame carries, if there is one, and the
+dependencies. Raises a `ClientError` for a payload that is missing or invalid."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command, read and ready: nothing about it is worked out per message."""
@@ -47,11 +55,34 @@ class Command:
     name: str
     plan: Plan
     injection: Injection
-    call: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    call: Call
     timeout: float | None
     """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
     cancel_on_disconnect: bool
     is_stream: bool = False
+
+
+def _caller(plan: Plan) -> Call:
+    function, payload = positional(plan), plan.payload
+    if payload is None:
+
+        def call(socket: Socket, frame: str | bytes | None, dependencies: tuple[Any, ...]) -> Any:
+            return function(socket, *dependencies)
+
+        return call
+
+    validate, default = payload.validate, payload.default
+
+    def call_with_payload(
+        socket: Socket, frame: str | bytes | None, dependencies: tuple[Any, ...]
+    ) -> Any:
+        if frame is not None:
+            return function(socket, validate(frame), *dependencies)
+        if default is REQUIRED:
+            raise ClientError("payload required")
+        return function(socket, default, *dependencies)
+
+    return call_with_payload
 
 
 class CommandGroup:
@@ -145,7 +176,7 @@ class _Declaration(Declaration):
                 self.name,
                 plan,
                 injection,
-                caller(plan),
+                _caller(plan),
                 self.timeout,
                 self.cancel_on_disconnect,
                 is_stream=plan.is_stream,

@@ -31,6 +31,7 @@ class Conduct:
         "_steady",
         "_unknown",
         "_window_begins",
+        "is_spotless",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -42,6 +43,8 @@ class Conduct:
         self._over_rate = 0
         self._refused = 0
         self._unknown = 0
+        self.is_spotless = True
+        """Whether neither a streak of refusals nor one of unknown commands has begun."""
 
     def retry_after(self) -> float:
         """Another message has come: after how many seconds it may; 0 if it may now."""
@@ -72,19 +75,23 @@ class Conduct:
     def unknown(self) -> Farewell | None:
         """A message was no command."""
         self._unknown += 1
+        self.is_spotless = False
         most = self._limits.unknown_streak
         return NONSENSE if most is not None and self._unknown >= most else None
 
     def known(self) -> None:
         """A message was a command."""
         self._unknown = 0
+        self.is_spotless = not self._refused
 
     def refused(self) -> Farewell | None:
         """A protected command was refused."""
         self._refused += 1
+        self.is_spotless = False
         most = self._limits.auth_failures
         return TOO_MANY_REFUSALS if most is not None and self._refused >= most else None
 
     def authorized(self) -> None:
         """A protected command was not refused."""
         self._refused = 0
+        self.is_spotless = not self._unknown

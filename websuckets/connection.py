@@ -234,22 +234,23 @@ class Connection:
 
     async def _answer(self, frame: str | bytes) -> None:
         """Answer one message, or start what does."""
-        dispatcher, peer = self._setup.dispatcher, self._peer
+        dispatcher, peer, conduct = self._setup.dispatcher, self._peer, self._conduct
         call = dispatcher.read(frame)
-        retry_after = self._conduct.retry_after()
+        retry_after = conduct.retry_after()
         outcome: Outcome | None
         if retry_after > 0:
             outcome = await self._refuse_for_now(call, retry_after)
         elif isinstance(call, Cancel):
             self._calls.cancel(call.id)
             return
-        elif call.is_stream or (self._is_concurrent and call.route is not None):
+        elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
             outcome = await self._start(call)
         else:
             outcome = await dispatcher.answer(call, peer, peer.work)
-            self._farewell = self._farewell or self._judged(call, outcome)
-        if self._is_overdue:  # what ran might have verified it
-            self._farewell = self._farewell or NOT_VERIFIED
+            if route is None or outcome.exception is not None or not conduct.is_spotless:
+                self._farewell = self._farewell or self._judged(call, outcome)
+        if self._verify_by <= self._setup.clock.now and self._is_overdue:
+            self._farewell = self._farewell or NOT_VERIFIED  # what ran might have verified it
         if outcome is None or outcome.frame is None:
             return
         if peer.work.is_spent:  # the next one sends it

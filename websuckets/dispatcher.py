@@ -14,7 +14,6 @@ from dishka import AsyncContainer
 
 from websuckets.clock import Clock
 from websuckets.commands import UNSET, Command
-from websuckets.di.plan import REQUIRED
 from websuckets.di.work import Work
 from websuckets.envelope import (
     Cancel,
@@ -41,10 +40,14 @@ NO_COMMAND: Final = Message("")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A command, and the time that it has."""
+    """A command, the time that it has, and what is asked of it for each message."""
 
     command: Command
     allowance: float
+    is_stream: bool
+    needs_scope: bool
+    key: Any
+    """What stands for all that it needs of the container, see `Injection`."""
 
 
 @dataclass(slots=True)
@@ -53,14 +56,14 @@ class Call:
 
     message: Message
     route: Route | None = None
-    has_payload: bool = False
-    frame: str | bytes = b""
+    frame: str | bytes | None = None
+    """What carries the payload, if there is one."""
     error: str | None = None
     details: Any = None
 
     @property
     def is_stream(self) -> bool:
-        return self.route is not None and self.route.command.is_stream
+        return self.route is not None and self.route.is_stream
 
 
 @dataclass(slots=True)
@@ -87,7 +90,14 @@ class Dispatcher:
     ) -> None:
         def route(command: Command) -> Route:
             timeout = handler_timeout if command.timeout is UNSET else command.timeout
-            return Route(command, clock.allow(timeout))
+            injection = command.injection
+            return Route(
+                command,
+                clock.allow(timeout),
+                command.is_stream,
+                injection.needs_scope,
+                injection.key,
+            )
 
         self._routes = {name: route(command) for name, command in commands.items()}
         self._allowance = clock.allow(handler_timeout)
@@ -106,7 +116,7 @@ class Dispatcher:
         route = self._routes.get(message.event)
         if route is None:
             return Call(message, error="unknown command")
-        return Call(message, route, has_payload, frame)
+        return Call(message, route, frame if has_payload else None)
 
     def answer(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
@@ -159,18 +169,20 @@ class Dispatcher:
         if command.cancel_on_disconnect and wire.socket.close_code is not None:
             return Outcome(None, "connection closed")
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
-        if command.is_stream:
+        if route.is_stream:
             assert begun is not None
             stream = _Stream(call, command, wire, work, self._clock, route.allowance, begun)
             use = stream.send_items
         else:
-            use = partial(_run, call, command, wire)
-        self._begin(call, work)
+            use = partial(_run, call, command, wire.socket)
+        work.doing = message.event
+        work.due = self._clock.now + route.allowance
+        work.ends_on_disconnect = command.cancel_on_disconnect
         try:
-            if not command.injection.needs_scope:
+            if not route.needs_scope:
                 return Outcome(await use(()))
             reply, failure, incident = await work.in_scope(
-                peer.container, {Message: message}, command.injection.key, use, message.event
+                peer.container, {Message: message}, route.key, use, message.event
             )
             if failure is None:
                 return Outcome(reply)
@@ -211,7 +223,10 @@ class _Attempt:
         return outcome or self.explain(CommandTimeout())
 
     def told(self, result: Any) -> Outcome:
-        return Outcome(_reply(result, self.message))
+        message = self.message
+        if result is None and message.id is None:
+            return Outcome(None)
+        return Outcome(encode_result(message.event, result, message.id))
 
     def explain(self, error: BaseException) -> Outcome:
         if self.work.ends_with(error):
@@ -241,22 +256,18 @@ def failed(
 
 
 async def _run(
-    call: Call, command: Command, wire: Wire, dependencies: tuple[Any, ...]
+    call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
-    result = await command.call(_leading(call, command, wire), dependencies)
+    result = await command.call(socket, call.frame, dependencies)
+    message = call.message
+    if result is None and message.id is None:
+        return None
     try:
-        return _reply(result, call.message)
+        return encode_result(message.event, result, message.id)
     except Exception as error:
         error.add_note(f"while encoding what {command.plan.where} returned")
         raise
-
-
-def _reply(result: Any, message: Message) -> str | None:
-    """The last answer to a command: what its handler returned, or that it is done."""
-    if result is None and message.id is None:
-        return None
-    return encode_result(message.event, result, message.id)
 
 
 @dataclass(slots=True)
@@ -274,7 +285,7 @@ class _Stream:
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
         """Validate the payload, call the handler, send each item that it yields."""
         message = self.call.message
-        items = self.command.call(_leading(self.call, self.command, self.wire), dependencies)
+        items = self.command.call(self.wire.socket, self.call.frame, dependencies)
         self.begun()
         try:
             async for item in items:
@@ -311,18 +322,6 @@ async def _close(items: AsyncGenerator[Any, None]) -> None:
         failures = group.split(GeneratorExit)[1]  # which a task group makes a group of
         if failures is not None:
             raise failures from None
-
-
-def _leading(call: Call, command: Command, wire: Wire) -> tuple[Any, ...]:
-    """The arguments in front: the socket and, where it is asked for, the payload."""
-    payload = command.plan.payload
-    if payload is None:
-        return (wire.socket,)
-    if call.has_payload:
-        return (wire.socket, payload.validate(call.frame))
-    if payload.default is REQUIRED:
-        raise ClientError("payload required")
-    return (wire.socket, payload.default)
 
 
 def _explain(

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from dishka import AsyncContainer
 
-from websuckets.di.plan import Declaration, Plan, caller, name_of, read_hook
+from websuckets.di.plan import Declaration, Plan, name_of, positional, read_hook
 from websuckets.di.providers import Injection, WebSucketsProvider, injection_of
 from websuckets.di.work import Work
 from websuckets.exc import ConfigurationError, report
@@ -22,7 +22,8 @@ class Hook:
 
     name: str
     injection: Injection
-    call: Callable[[tuple[Any, ...], tuple[Any, ...]], Any]
+    function: Callable[..., Any]
+    """Called with its dependencies by position."""
 
     async def run(self, container: AsyncContainer, work: Work) -> None:
         """Call it, in a REQUEST scope of its own that is closed afterwards.
@@ -30,11 +31,11 @@ class Hook:
         Raises what it or one of its dependencies raised, or else their finalisers.
         """
         if not self.injection.needs_scope:
-            await self.call((), ())
+            await self.function()
             return
 
-        async def call(dependencies: tuple[Any, ...]) -> None:
-            await self.call((), dependencies)
+        def call(dependencies: tuple[Any, ...]) -> Any:
+            return self.function(*dependencies)
 
         _, failure, _ = await work.in_scope(container, {}, self.injection.key, call, self.name)
         if failure is not None:
@@ -112,7 +113,7 @@ class HookDeclarations:
                 absent = no_message | no_connection if kind == "startup" else no_message
                 injection = injection_of(plan, absent=absent)
                 name = f"on_{kind} {name_of(declaration.function)}"
-                hooks[kind].append(Hook(name, injection, caller(plan)))
+                hooks[kind].append(Hook(name, injection, positional(plan)))
         if errors:
             raise report(errors)
         return Hooks(**{kind: tuple(of_kind) for kind, of_kind in hooks.items()})

@@ -9,8 +9,9 @@ from typing import Any, Final
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close, frame, text
+from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, close, frame, text
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
@@ -68,6 +69,7 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written: list[bytes] = []
+        self.is_lost = False
 
     def write(self, data: Any) -> None:
         self.written.append(bytes(data))
@@ -82,11 +84,14 @@ class Transport(asyncio.Transport):
         return True
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_lost
 
     def pause_reading(self) -> None: ...
 
     def resume_reading(self) -> None: ...
+
+    def abort(self) -> None:
+        self.is_lost = True
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
 
@@ -116,16 +121,38 @@ def connected(connection_type: Any, *, debug: bool = False) -> Any:
     return connection
 
 
-def received(connection: Any, chunks: Sequence[bytes]) -> list[Any]:
-    """What is known after each chunk: messages that wait, what was answered, and how it stands."""
-    seen: list[Any] = []
+def seen(connection: Any) -> Any:
+    """Messages that wait, and how the connection stands."""
+    protocol, messages = connection.protocol, connection.recv_messages
+    frames = [(f.opcode, bytes(f.data), f.fin) for f in messages.frames.queue]
+    closing = (protocol.close_rcvd, protocol.close_sent, protocol.close_rcvd_then_sent)
+    return frames, messages.paused, protocol.state, closing
+
+
+async def received(connection: Any, receive: Any, chunks: Sequence[bytes]) -> list[Any]:
+    """What is known after each chunk and at last, when the connection is lost.
+
+    Without ``receive``, nobody receives what comes until then.
+    """
+    known: list[Any] = []
+
+    async def receive_all() -> None:
+        try:
+            while True:
+                known.append(await receive())
+        except ConnectionClosed as error:
+            known.append(str(error))
+
+    receiving = asyncio.create_task(receive_all()) if receive else None
     for chunk in chunks:
         connection.data_received(chunk)
-        protocol, messages = connection.protocol, connection.recv_messages
-        frames = [(f.opcode, bytes(f.data), f.fin) for f in messages.frames.queue]
-        closing = (protocol.close_rcvd, protocol.close_sent, protocol.close_rcvd_then_sent)
-        seen.append((frames, messages.paused, protocol.state, closing))
-    return [*seen, b"".join(connection.transport.written)]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        known.append(seen(connection))
+    connection.connection_lost(None)
+    receive = receive or connection.recv
+    await (receiving or receive_all())
+    return [*known, b"".join(connection.transport.written)]
 
 
 @st.composite
@@ -152,20 +179,110 @@ def runner() -> Iterator[asyncio.Runner]:
         yield runner
 
 
-@given(chunks=chunked(), debug=st.booleans())
-@example(chunks=[text(b"a", fin=False), text(b"b")], debug=False)
-@example(chunks=[text(b"a")[:3], text(b"a")[3:] + text(b"b")], debug=False)
-@example(chunks=[b"\x81\x87\0\0\0\0", text(b"a")], debug=False)  # a frame in a frame
-@example(chunks=[text(b"a") * 40], debug=False)
-@example(chunks=[close(1000), text(b"after")], debug=False)
+@given(chunks=chunked(), awaited=st.booleans(), debug=st.booleans())
+@example(chunks=[text(b"a", fin=False), text(b"b")], awaited=True, debug=False)
+@example(chunks=[text(b"a")[:3], text(b"a")[3:] + text(b"b")], awaited=True, debug=False)
+@example(chunks=[b"\x81\x87\0\0\0\0", text(b"a")], awaited=True, debug=False)  # a frame in a frame
+@example(chunks=[text(b"a") * 40], awaited=False, debug=False)
+@example(chunks=[text(b"a") * 40], awaited=True, debug=False)
+@example(chunks=[text(b"a"), frame(BINARY, b"b") + text(b"c")], awaited=True, debug=False)
+@example(chunks=[text(b"\xff"), text(b"a")], awaited=True, debug=False)
+@example(chunks=[close(1000), text(b"after")], awaited=True, debug=False)
 def test_a_connection_reads_as_one_of_websockets(
-    runner: asyncio.Runner, chunks: list[bytes], debug: bool
+    runner: asyncio.Runner, chunks: list[bytes], awaited: bool, debug: bool
 ) -> None:
-    """Whatever comes, in whatever pieces."""
+    """Whatever comes, in whatever pieces, whether somebody waits for it or not."""
 
     async def compare() -> tuple[list[Any], list[Any]]:
-        ours_, theirs = connected(ours(), debug=debug), connected(ServerConnection, debug=debug)
-        return received(ours_, chunks), received(theirs, chunks)
+        mine, theirs = connected(ours(), debug=debug), connected(ServerConnection, debug=debug)
+        return (
+            await received(mine, mine.receive if awaited else None, chunks),
+            await received(theirs, theirs.recv if awaited else None, chunks),
+        )
 
     read, expected = runner.run(compare())
     assert read == expected
+
+
+def test_what_comes_together_with_a_cancellation_is_not_lost(runner: asyncio.Runner) -> None:
+    """Whoever receives next gets it, and what came after it."""
+
+    async def receive() -> list[Any]:
+        connection = connected(ours())
+        receiving = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        connection.data_received(text("first"))
+        receiving.cancel()
+        connection.data_received(text("second"))
+        await asyncio.wait([receiving])
+        assert receiving.cancelled()
+        return [await connection.receive() for _ in range(2)]
+
+    assert runner.run(receive()) == ["first", "second"]
+
+
+def test_who_is_cancelled_before_anything_came_takes_nothing(runner: asyncio.Runner) -> None:
+    async def receive() -> Any:
+        connection = connected(ours())
+        receiving = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        connection.data_received(text("first"))
+        return await connection.receive()
+
+    assert runner.run(receive()) == "first"
+
+
+def test_who_is_cancelled_as_the_connection_is_lost_takes_nothing(runner: asyncio.Runner) -> None:
+    async def receive() -> Any:
+        connection = connected(ours())
+        receiving = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        connection.connection_lost(None)
+        receiving.cancel()
+        await asyncio.wait([receiving])
+        assert receiving.cancelled()
+        with pytest.raises(ConnectionClosed):
+            await connection.receive()
+
+    runner.run(receive())
+
+
+def test_only_one_receives(runner: asyncio.Runner) -> None:
+    """Others are refused, as by ``websockets`` itself, and take nothing away."""
+
+    async def receive() -> Any:
+        connection = connected(ours())
+        receiving = asyncio.create_task(connection.receive())
+        await asyncio.sleep(0)
+        for other in connection.recv, connection.receive:
+            with pytest.raises(ConcurrencyError):
+                await other()
+        connection.data_received(text("first"))
+        return await receiving
+
+    assert runner.run(receive()) == "first"
+
+
+@pytest.mark.parametrize("blocks", ["before", "by what is sent"])
+def test_sending_to_who_does_not_read_tells_of_a_connection_that_is_lost(
+    runner: asyncio.Runner, blocks: str
+) -> None:
+    """As `ConnectionClosed`, whatever it was that had to wait."""
+
+    async def send() -> None:
+        connection = connected(ours())
+        if blocks == "before":
+            connection.pause_writing()
+        else:
+            connection.transport.write = lambda data: connection.pause_writing()
+        sending = asyncio.create_task(connection.send("text"))
+        await asyncio.sleep(0)
+        assert not sending.done()
+        connection.transport.abort()
+        connection.connection_lost(ConnectionResetError())
+        with pytest.raises(ConnectionClosed):
+            await sending
+
+    runner.run(send())

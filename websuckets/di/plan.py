@@ -24,7 +24,7 @@ __all__ = [
     "Payload",
     "PayloadParameter",
     "Plan",
-    "caller",
+    "positional",
     "read_hook",
     "read_plan",
 ]
@@ -158,20 +158,18 @@ def component_of(hint: Any) -> str:
     return next((item.component for item in metadata if isinstance(item, _FromComponent)), "")
 
 
-def caller(plan: Plan) -> Callable[[tuple[Any, ...], tuple[Any, ...]], Any]:
-    """What calls the handler with ``(socket[, payload])`` and all its dependencies in order."""
+def positional(plan: Plan) -> Callable[..., Any]:
+    """The function of the plan, to be called with all its arguments by position."""
     function = plan.function
     keywords = [dependency.name for dependency in plan.dependencies if dependency.keyword]
-    positional = len(plan.dependencies) - len(keywords)
+    if not keywords:
+        return function
 
-    def call(leading: tuple[Any, ...], dependencies: tuple[Any, ...]) -> Any:
-        return function(*leading, *dependencies)
+    def call(*arguments: Any) -> Any:
+        by_name = dict(zip(keywords, arguments[-len(keywords) :], strict=True))
+        return function(*arguments[: -len(keywords)], **by_name)
 
-    def call_with_keywords(leading: tuple[Any, ...], dependencies: tuple[Any, ...]) -> Any:
-        by_name = dict(zip(keywords, dependencies[positional:], strict=True))
-        return function(*leading, *dependencies[:positional], **by_name)
-
-    return call_with_keywords if keywords else call
+    return call
 
 
 def name_of(thing: Any) -> str:

@@ -240,9 +240,6 @@ def injection_of(
     places: list[int] = []
     """Of each dependency, among what is resolved."""
 
-    def resolve(*resolved: Any) -> tuple[Any, ...]:
-        return tuple([resolved[place] for place in places])
-
     key = _new_type(
         getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
     )
@@ -264,11 +261,28 @@ def injection_of(
         inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
         for n, hint in enumerate(hints)
     )
-    providers[0].provide(_dressed(resolve, plan.function, parameters), provides=key)
+    resolve = _dressed(_picking(places), plan.function, parameters)
+    providers[0].provide(resolve, provides=key)
     needs_scope = bool(guards or plan.dependencies)
     return Injection(
         plan, guards, key, tuple(providers), frozenset(provided), needs_scope, absent or {}
     )
+
+
+def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:
+    """What gives, of its arguments, those in these places."""
+    first = places[0] if places else 0
+    if places == list(range(first, first + len(places))):  # as nearly always
+
+        def pick_from(*arguments: Any) -> tuple[Any, ...]:
+            return arguments[first : first + len(places)]
+
+        return pick_from
+
+    def pick(*arguments: Any) -> tuple[Any, ...]:
+        return tuple([arguments[place] for place in places])
+
+    return pick
 
 
 def _new_type(name: str, module: str) -> Any:

@@ -59,6 +59,7 @@ class Work:
     """
 
     __slots__ = (
+        "_clock",
         "_close_by",
         "_life",
         "_scope",
@@ -73,6 +74,7 @@ class Work:
 
     def __init__(self, works: Works, life: anyio.CancelScope) -> None:
         self._works = works
+        self._clock = works.clock
         self._life = life
         self._scope = anyio.CancelScope()
         self._close_by = math.inf
@@ -233,7 +235,7 @@ class Work:
         """
         interruption: BaseException | None = None
         self._scope.shield = True
-        self._close_by = self._works.clock.now + self._works._time_to_close
+        self._close_by = self._clock.now + self._works._time_to_close
         try:
             while True:
                 try:

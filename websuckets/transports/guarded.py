@@ -29,7 +29,7 @@ class GuardedConnection(Handshake):
         return Wire(
             self,
             path=path_of(self.request.path),
-            receive=self.recv,
+            receive=self.receive,
             discard=self.discard_frames,
             abort=self.abort,
             look=self.look,
@@ -55,6 +55,10 @@ class GuardedConnection(Handshake):
         """More is to be sent to the peer than may wait for it."""
         logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
         self._abort()
+
+    async def receive(self: Any) -> str | bytes:
+        """The next message."""
+        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
 
     @abstractmethod
     async def abort(self) -> None:

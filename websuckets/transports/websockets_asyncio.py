@@ -37,6 +37,7 @@ class _Connection(GuardedConnection):
     _task: asyncio.Task[None] | None = None  # that pings, or says farewell
     _unsent = 0  # frames, since the peer stopped reading
     _most = inf  # bytes of a message
+    _awaited: asyncio.Future[bytes | None] | None = None  # the next text, while it is received
 
     async def abort(self: Any) -> None:
         self.transport.abort()
@@ -115,8 +116,44 @@ class _Connection(GuardedConnection):
         at = 0
         while found := read_text(data, at, self._most):
             text, at = found
-            self.recv_messages.put(Frame(Opcode.TEXT, text))
+            awaited = self._awaited
+            if awaited is not None and not awaited.done():
+                awaited.set_result(text)
+            else:
+                self.recv_messages.put(Frame(Opcode.TEXT, text))
         return at
+
+    async def receive(self: Any) -> str | bytes:
+        """The same as `recv`, but a text that is waited for is not queued first."""
+        messages = self.recv_messages
+        if messages.frames.queue or messages.get_in_progress or messages.closed:
+            return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+        messages.get_in_progress = True  # so that nobody else may receive
+        self._awaited = awaited = self.loop.create_future()
+        try:
+            text = await awaited
+        except asyncio.CancelledError:
+            if awaited.done() and not awaited.cancelled():  # a text came at the same moment
+                self._put_back(awaited.result())
+            raise
+        finally:
+            messages.get_in_progress = False
+            self._awaited = None
+        if text is not None:
+            try:
+                return text.decode()  # type: ignore[no-any-return]  # of a future
+            except UnicodeDecodeError:
+                self._put_back(text)
+        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+
+    def _put_back(self: Any, text: bytes | None) -> None:
+        if text is not None:
+            self.recv_messages.frames.queue.appendleft(Frame(Opcode.TEXT, text))
+
+    def _look_into_queue(self: Any) -> None:
+        """Let who awaits a text see what came instead, or that nothing will."""
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_result(None)
 
     def offer(self: Any, frame: bytes) -> bool:
         """Send a text frame, if nothing has to be waited for. Whether it was sent, or nobody will
@@ -168,6 +205,8 @@ class _Connection(GuardedConnection):
         taken = self._take_texts(data)
         if taken < len(data):
             super().data_received(data[taken:] if taken else data)  # type: ignore[misc]  # of ServerConnection
+            if self.recv_messages.frames.queue:
+                self._look_into_queue()
 
     def pause_writing(self: Any) -> None:
         super().pause_writing()  # type: ignore[misc]  # of ServerConnection
@@ -185,6 +224,7 @@ class _Connection(GuardedConnection):
             self.guard.unblocked()
         super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
+        self._look_into_queue()
         if self.accepted is not None:
             self.accepted.disconnected()
 
