@@ -20,7 +20,6 @@ import pytest
 import trio
 import trustme
 import websockets.trio.server
-from anyio.lowlevel import checkpoint
 from dishka import Provider, Scope
 from harness import TIMEOUT, Client, Gate, app_with, connect, dial, get, on_trio, talk
 from websockets.asyncio.client import connect as connect_on_asyncio
@@ -45,7 +44,6 @@ from websuckets.hooks import Hooks
 from websuckets.program import LastResort, console_logging
 from websuckets.security import SecurityProvider
 from websuckets.session import Session, current_session
-from websuckets.socket import Wire
 from websuckets.tasks import Background
 
 pytestmark = pytest.mark.anyio
@@ -365,14 +363,18 @@ async def test_a_handshake_that_does_not_end_does_not_hold_up_the_stop() -> None
     await slow.aclose()
 
 
-class FakeSocket:
+class FakeWire:
     """For what a real socket only does in a moment that no test can choose."""
 
     id = uuid.uuid4()
     request = Request("/", Headers())
     remote_address = None
+    path = "/"
+    closed_errors = (EOFError,)
 
-    def __init__(self) -> None:
+    def __init__(self, receive: Any) -> None:
+        self.receive = receive
+        self.socket = self
         self.close_code: int | None = None
         self.sent: list[str] = []
 
@@ -382,10 +384,18 @@ class FakeSocket:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self.close_code = code
 
+    async def discard(self) -> None: ...
+
+    async def abort(self) -> None: ...
+
+    def look(self) -> None: ...
+
+    def failed(self, error: BaseException) -> None: ...
+
 
 @asynccontextmanager
-async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Wire]]:
-    wire = Wire(FakeSocket(), "/", receive, checkpoint, checkpoint, nothing, (EOFError,))
+async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Any]]:
+    wire: Any = FakeWire(receive)
     clock = Clock()
     async with Background(None) as background:
         setup = Setup(
@@ -403,9 +413,6 @@ async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections,
             background=background,
         )
         yield Connections(setup), wire
-
-
-def nothing() -> None: ...
 
 
 async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:

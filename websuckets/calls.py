@@ -32,21 +32,21 @@ class RunningCalls:
         "_dispatcher",
         "_limits",
         "_one_gone",
+        "_peer",
         "_running",
         "_works",
-        "peer",
     )
-
-    peer: Peer
 
     def __init__(
         self,
+        peer: Peer,
         dispatcher: Dispatcher,
         background: Background,
         works: Works,
         limits: Limits,
         answered: Callable[[Call, Outcome], Awaitable[None]],
     ) -> None:
+        self._peer = peer
         self._dispatcher = dispatcher
         self._background = background
         self._works = works
@@ -150,13 +150,13 @@ class RunningCalls:
     async def _run(self, running: "_Running") -> None:
         try:
             await self._answer(running)
-        except self.peer.wire.closed_errors:
-            logger.debug("%s is gone", self.peer.wire.socket.id)
+        except self._peer.wire.closed_errors:
+            logger.debug("%s is gone", self._peer.wire.socket.id)
         except BaseException as error:  # none that the dispatcher could tell
             if running.is_over or isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             log_incident(f"{running.call.message.event!r}", error)
-            await self.peer.wire.socket.close(CloseCode.INTERNAL_ERROR)
+            await self._peer.wire.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             running.begun.set()
             self._gone(running)
@@ -165,7 +165,7 @@ class RunningCalls:
         message, outcome = running.call.message, None
         with running.life, self._works.begin(running.life) as running.work:
             outcome = await self._dispatcher.answer(
-                running.call, self.peer, running.work, running.begun.set
+                running.call, self._peer, running.work, running.begun.set
             )
         if running.life.cancelled_caught and running.is_stream and message.id is not None:
             outcome = Outcome(encode_event(message.event, None, message.id))

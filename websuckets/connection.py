@@ -27,7 +27,15 @@ from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
-from websuckets.session import Session, User, as_current, connected, connecting, not_connecting
+from websuckets.session import (
+    Session,
+    User,
+    as_current,
+    connected,
+    connecting,
+    disconnected,
+    not_connecting,
+)
 from websuckets.socket import MAX_REASON, Socket, Wire
 from websuckets.tasks import Background, TaskSource
 
@@ -63,6 +71,28 @@ class Connection:
     handshake in any case; ``gone`` is told when it is.
     """
 
+    __slots__ = (
+        "_calls",
+        "_conduct",
+        "_farewell",
+        "_gone",
+        "_idle",
+        "_is_cancelled",
+        "_is_concurrent",
+        "_is_connected",
+        "_is_open",
+        "_is_over",
+        "_life",
+        "_peer",
+        "_refused",
+        "_reply",
+        "_setup",
+        "_tasks",
+        "_user",
+        "_verify_by",
+        "address",
+    )
+
     def __init__(
         self,
         wire: Wire,
@@ -76,12 +106,7 @@ class Connection:
         self.address: Any = wire.socket.remote_address
         """The client's."""
         self._user = User(wire.socket)
-        self._tasks = TaskSource(
-            f"connection {wire.socket.id}", self._means_that_it_is_closed, setup.background
-        )
-        self._calls = RunningCalls(
-            setup.dispatcher, setup.background, setup.works, setup.limits, self._answered
-        )
+        self._tasks = TaskSource(self, self._means_that_it_is_closed, setup.background)
         self._conduct = Conduct(setup.limits)
         context = {
             Socket: wire.socket,
@@ -91,12 +116,13 @@ class Connection:
             TaskSource: self._tasks,
         }
         self._is_concurrent = setup.limits.concurrency != 1
-        # Messages that come one after the other do without a lock; others run beside them.
-        lock = lock_factory if setup.has_streams or self._is_concurrent else None
+        some_run_beside = setup.has_streams or self._is_concurrent
+        # Messages that come one after the other do without a lock.
+        lock = lock_factory if some_run_beside else None
         container = setup.container(context, lock, Scope.SESSION)
         self._life = anyio.CancelScope()
         self._peer = Peer(wire, container, setup.works.begin(self._life))
-        self._calls.peer = self._peer
+        self._calls = self._calls_of(self._peer) if some_run_beside else None
         self._is_open = False
         self._is_connected = False
         self._idle = False
@@ -106,6 +132,15 @@ class Connection:
         """How it has to end, as soon as no command runs."""
         self._reply: str | None = None  # that has still to be sent
         self._verify_by = math.inf
+
+    def _calls_of(self, peer: Peer) -> RunningCalls:
+        setup = self._setup
+        return RunningCalls(
+            peer, setup.dispatcher, setup.background, setup.works, setup.limits, self._answered
+        )
+
+    def __str__(self) -> str:
+        return f"connection {self._peer.wire.socket.id}"
 
     async def opening(self) -> HandshakeRefused | None:
         """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
@@ -139,18 +174,20 @@ class Connection:
         """Answer messages until either side closes; then finalise what the connection held."""
         self._is_open = True
         try:
-            with as_current(self._setup.session), ExitStack() as record:
-                record.enter_context(connected(self._user, self._setup.session))
+            with as_current(self._setup.session):
+                connected(self._user, self._setup.session)
                 while not self._is_over:
-                    await self._live(record)
+                    await self._live()
         finally:
+            disconnected(self._user)
             self._gone(self)
 
     def disconnected(self) -> None:
         """The connection is closed: end what is for this client alone."""
         if self._peer.work.ends_on_disconnect:
             self._life.cancel()
-        self._calls.disconnected()
+        if self._calls is not None:
+            self._calls.disconnected()
 
     async def drain(self) -> None:
         """Let running commands finish and their replies go out, then close with 1012."""
@@ -160,7 +197,8 @@ class Connection:
         """Cancel running commands; their scopes are finalised, then the connection aborted."""
         self._is_cancelled = True
         self._life.cancel()
-        self._calls.cancel_all()
+        if self._calls is not None:
+            self._calls.cancel_all()
         if self._is_open:  # they may wait for the client to read
             self.abandon()
 
@@ -197,7 +235,7 @@ class Connection:
         if self._idle:
             await self._close(*self._farewell)
 
-    async def _live(self, record: ExitStack) -> None:
+    async def _live(self) -> None:
         """Until the connection is over, or until something has taken too long."""
         ended_by: BaseException | None = None
         with anyio.CancelScope(shield=True) as self._life:
@@ -208,7 +246,7 @@ class Connection:
                 except BaseException as error:
                     ended_by = error
                 if ended_by is not None or self._is_cancelled or not self._peer.work.is_spent:
-                    await self._end(record, ended_by)
+                    await self._end(ended_by)
 
     async def _answer_messages(self) -> None:
         wire = self._peer.wire
@@ -226,7 +264,7 @@ class Connection:
         except wire.closed_errors:
             logger.debug("%s is gone", wire.socket.id)
         except Exception as error:
-            log_incident(f"connection {wire.socket.id}", error)
+            log_incident(str(self), error)
             wire.failed(error)
             await wire.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
@@ -241,7 +279,8 @@ class Connection:
         if retry_after > 0:
             outcome = await self._refuse_for_now(call, retry_after)
         elif isinstance(call, Cancel):
-            self._calls.cancel(call.id)
+            if self._calls is not None:
+                self._calls.cancel(call.id)
             return
         elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
             outcome = await self._start(call)
@@ -260,6 +299,7 @@ class Connection:
 
     async def _start(self, call: Call) -> Outcome | None:
         """Answer it beside the reading of messages, if that can be."""
+        assert self._calls is not None
         error = await self._calls.start(call)
         if error is None:
             return None
@@ -353,7 +393,8 @@ class Connection:
     async def _close(self, code: int, reason: str) -> None:
         if (code, reason) != RESTART:  # whose reason may be the program's own text
             logger.info("closing %s with %d", self._peer.wire.socket.id, code)
-        await self._calls.finish()
+        if self._calls is not None:
+            await self._calls.finish()
         # The client's answer to the close stands behind the commands that it has sent.
         self._setup.background.start_soon(self._peer.wire.discard)
         await self._peer.wire.socket.close(code, reason)
@@ -365,18 +406,19 @@ class Connection:
     def _means_that_it_is_closed(self, error: BaseException) -> bool:
         return isinstance(alone(error), self._peer.wire.closed_errors) and self._is_closed
 
-    async def _end(self, record: ExitStack, ended_by: BaseException | None) -> None:
+    async def _end(self, ended_by: BaseException | None) -> None:
         """Finalise what the connection held. Each step is made, whatever becomes of the others."""
         self._is_over = True
         async with AsyncExitStack() as steps:
             steps.push_async_callback(self._close_scope, ended_by)
-            steps.callback(record.close)
+            steps.callback(disconnected, self._user)
             steps.push_async_callback(self._tasks.end)
             if self._is_connected:
                 for hook in reversed(self._setup.hooks.disconnect):
                     steps.push_async_callback(self._disconnect, hook)
-            at_once = ended_by is not None or self._is_cancelled
-            steps.push_async_callback(self._calls.end, at_once=at_once)
+            if self._calls is not None:
+                at_once = ended_by is not None or self._is_cancelled
+                steps.push_async_callback(self._calls.end, at_once=at_once)
             if not self._is_closed:
                 with anyio.CancelScope(shield=True):
                     await self._peer.wire.abort()
@@ -388,7 +430,7 @@ class Connection:
         others = (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit)
         if BaseExceptionGroup("", [error]).split(others)[0] is not None:
             raise error
-        log_incident(f"connection {self._peer.wire.socket.id}", error)
+        log_incident(str(self), error)
         self._peer.wire.failed(error)
 
     async def _disconnect(self, hook: Hook) -> None:
@@ -411,9 +453,9 @@ class Connection:
             try:
                 await peer.work.close(peer.container, ended_by)
             except ExitError as failures:
-                log_incident(f"finalisers of connection {peer.wire.socket.id}", failures)
+                log_incident(f"finalisers of {self}", failures)
             if peer.work.lateness is not None:
-                log_incident(f"finalisers of connection {peer.wire.socket.id}", peer.work.lateness)
+                log_incident(f"finalisers of {self}", peer.work.lateness)
 
     @contextmanager
     def _apart(self) -> Iterator[Work]:

@@ -1,7 +1,7 @@
 """Who is connected, and as whom."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import time
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -293,14 +293,19 @@ def running(session: Session) -> Iterator[None]:
         _running.remove(session)
 
 
-@contextmanager
-def as_current(session: Session) -> Iterator[None]:
+class as_current(AbstractContextManager[None]):
     """In this task, and in those that it starts, `Session` stands for this one."""
-    token = _current.set(session)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+
+    __slots__ = ("_session", "_token")  # each connection keeps one
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._session)
+
+    def __exit__(self, *error: object) -> None:
+        _current.reset(self._token)
 
 
 def connecting(user: User, session: Session) -> None:
@@ -312,23 +317,26 @@ def not_connecting(user: User, session: Session) -> None:
     session._connecting.discard(user)
 
 
-@contextmanager
-def connected(user: User, session: Session) -> Iterator[None]:
-    """While this client is connected to the app of this session."""
+def connected(user: User, session: Session) -> None:
+    """This client is connected to the app of this session, until it is `disconnected`."""
     session._connecting.discard(user)
     user._session = session
     session._online[user.socket.id] = user
     if user.id is not None:
         session._verify(user, user.id)
-    try:
-        yield
-    finally:
-        del session._online[user.socket.id]
-        if user.id is not None:
-            session._demote(user, user.id)
-        user._session = None
-        for watcher in session._watchers:
-            watcher.left(user)
+
+
+def disconnected(user: User) -> None:
+    """The client is gone; does nothing if that is known already."""
+    session = user._session
+    if session is None:
+        return
+    del session._online[user.socket.id]
+    if user.id is not None:
+        session._demote(user, user.id)
+    user._session = None
+    for watcher in session._watchers:
+        watcher.left(user)
 
 
 def may_be_added(name: str) -> bool:

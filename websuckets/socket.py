@@ -1,6 +1,6 @@
 """The connection: as handlers see it, and as transports hand it over."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -74,28 +74,47 @@ class Socket(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """What a transport hands over for each connection."""
+class Wire(Protocol):
+    """What a transport hands over for each connection: as a rule the connection itself."""
 
-    socket: Socket
-    """What handlers get."""
-    path: str
-    """Where it connected to, decoded: within what the app is mounted under, and without a query."""
-    receive: Callable[[], Awaitable[str | bytes]]
-    """Waits for the next frame, text or binary."""
-    discard: Callable[[], Coroutine[Any, Any, None]]
-    """Reads frames that nobody wants any more, until the connection is closed; leaves that to
-    whoever is waiting for a frame."""
-    abort: Callable[[], Coroutine[Any, Any, None]]
-    """Drops the connection without a closing handshake; does nothing when it is closed."""
-    look: Callable[[], None]
-    """Called with every step of the app's clock: drops the client if it does not read what is sent
-    to it, or answers no pings."""
-    closed_errors: tuple[type[Exception], ...]
-    """What ``receive`` and ``send`` raise once the connection is closed."""
-    failed: Callable[[BaseException], None] = lambda error: None
-    """Told of a failure of the server itself, which is logged and closes the connection."""
+    @property
+    def socket(self) -> Socket:
+        """What handlers get."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where it connected to, decoded: within what the app is mounted under, without a query."""
+        ...
+
+    @property
+    def closed_errors(self) -> tuple[type[Exception], ...]:
+        """What `receive` and `send` raise once the connection is closed."""
+        ...
+
+    async def receive(self) -> str | bytes:
+        """Wait for the next frame, text or binary."""
+        ...
+
+    async def discard(self) -> None:
+        """Read frames that nobody wants any more, until the connection is closed.
+
+        Leaves that to whoever is waiting for a frame.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Drop the connection without a closing handshake; does nothing when it is closed."""
+        ...
+
+    def look(self) -> None:
+        """With every step of the app's clock: drop the client if it does not read what is sent to
+        it, or answers no pings."""
+        ...
+
+    def failed(self, error: BaseException) -> None:
+        """Told of a failure of the server itself, which is logged and closes the connection."""
+        ...
 
 
 class Accepted(Protocol):

@@ -141,7 +141,7 @@ class TaskSource:
 
     def __init__(
         self,
-        whose: str,
+        whose: object,
         is_expected: Callable[[BaseException], bool] = lambda error: False,
         background: Background | None = None,
     ) -> None:
@@ -188,7 +188,7 @@ class TaskSource:
         ended = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
-                tasks = self._tasks or Tasks(self._whose, self._is_expected)
+                tasks = self._tasks or Tasks(str(self._whose), self._is_expected)
                 tasks.work_in(group, ended)
                 task_status.started(tasks)
                 await ending.wait()

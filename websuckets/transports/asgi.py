@@ -47,7 +47,7 @@ async def serve_asgi(
     """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
     socket = _AsgiSocket(scope, receive, send, door, limits.max_size, patience)
-    accepted = door.accept(socket.wire)
+    accepted = door.accept(socket)
     try:
         refusal = await accepted.opening()
         if refusal is None:

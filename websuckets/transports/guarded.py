@@ -10,7 +10,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from websuckets.entrance import path_of
-from websuckets.socket import Wire
 from websuckets.transports.guard import Alarm
 from websuckets.transports.handshake import Handshake
 
@@ -22,19 +21,22 @@ logger: logging.Logger = logging.getLogger("websuckets")
 class GuardedConnection(Handshake):
     """Does what its guard says: pings the peer, and drops one that does not read or is not there.
 
-    As a base class it stands before ``ServerConnection``.
+    It is the `Wire` of its connection. As a base class it stands before ``ServerConnection``.
     """
 
-    def wire(self: Any) -> Wire:
-        return Wire(
-            self,
-            path=path_of(self.request.path),
-            receive=self.receive,
-            discard=self.discard_frames,
-            abort=self.abort,
-            look=self.look,
-            closed_errors=(ConnectionClosed,),
-        )
+    __slots__ = ()
+
+    closed_errors = (ConnectionClosed,)
+
+    @property
+    def socket(self) -> Any:
+        return self
+
+    @property
+    def path(self: Any) -> str:
+        return path_of(self.request.path)
+
+    def failed(self, error: BaseException) -> None: ...
 
     def look(self: Any) -> None:
         match self.guard.look(is_reading=self._is_reading and self.state is State.OPEN):

@@ -1,9 +1,9 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from inspect import isawaitable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.http11 import Request, Response
@@ -13,7 +13,7 @@ from websuckets.clock import Clock
 from websuckets.entrance import path_of
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door, HttpAnswer, Wire
+from websuckets.socket import Accepted, Door, HttpAnswer
 from websuckets.transports.guard import Guard, Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -31,15 +31,17 @@ class Handshake:
     to a connection. As a base class it stands before ``ServerConnection``.
     """
 
+    # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more it
+    # would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each client.
+    __slots__ = ("_address", "accepted", "guard")
+
     door: Door
     patience: Patience
-    wire: Callable[[], Wire]
-    accepted: Accepted | None = None
-    guard: Guard
-    _address: tuple[Any] | None = None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.guard = Guard(self.patience)
+        self.accepted: Accepted | None = None
+        self._address: tuple[Any] | None = None
         super().__init__(*arguments, **keywords)
 
     @property
@@ -65,9 +67,8 @@ class Handshake:
             if response.status_code != 101:
                 return response
             self._address = (self.door.address_of(self._peer_address(), request.headers),)
-            self.accepted = self.door.accept(self.wire())
-            with self._unsendable():
-                refusal = await self.accepted.opening()
+            self.accepted = self.door.accept(self)
+            refusal = await self.accepted.opening()
             if refusal is None:
                 return response
             await self._give_up()  # the client may keep us waiting for the end of its connection
@@ -87,7 +88,7 @@ class Handshake:
         except OSError:  # it is gone already
             return None
 
-    async def discard_frames(self: Any) -> None:
+    async def discard(self: Any) -> None:
         """Read until the connection is closed, unless somebody else does."""
         with suppress(ConnectionClosed, ConcurrencyError):
             while True:
@@ -99,17 +100,18 @@ class Handshake:
         if accepted is not None:
             await accepted.discard()
 
-    @contextmanager
-    def _unsendable(self) -> Iterator[None]:
-        """What would wait for good, because the connection is not open, is an error meanwhile."""
-        names = ("send", "ping", "close")
-        for name in names:
-            setattr(self, name, _refuse_to_send)
-        try:
-            yield
-        finally:
-            for name in names:
-                delattr(self, name)
+    async def send(self: Any, *arguments: Any, **keywords: Any) -> None:
+        self._check_open()
+        await super().send(*arguments, **keywords)  # type: ignore[misc]  # of ServerConnection
+
+    async def ping(self: Any, *arguments: Any) -> Any:
+        self._check_open()
+        return await super().ping(*arguments)  # type: ignore[misc]  # of ServerConnection
+
+    def _check_open(self: Any) -> None:
+        """What would wait for good during the opening handshake, is an error."""
+        if self.state is State.CONNECTING:
+            raise RuntimeError(NOT_OPEN)
 
     def _response(self: Any, answer: HandshakeRefused | HttpAnswer) -> Response:
         response: Response = self.respond(answer.status, answer.text)
@@ -128,10 +130,6 @@ async def _result(process: Any, *arguments: Any) -> Any:
 
 def _wants_websocket(request: Request) -> bool:
     return any("websocket" in value.lower() for value in request.headers.get_all("Upgrade"))
-
-
-async def _refuse_to_send(*arguments: Any, **keywords: Any) -> NoReturn:
-    raise RuntimeError(NOT_OPEN)
 
 
 def options_with(

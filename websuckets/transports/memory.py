@@ -1,7 +1,6 @@
 """Connections without a network, for tests: both ends live in one event loop."""
 
 from collections.abc import Awaitable, Generator
-from dataclasses import replace
 from typing import Any, Final
 
 import anyio
@@ -86,7 +85,8 @@ class MemoryClient:
     async def serve(self) -> None:
         """Be the server: drive what the door gives until it is done. It does not raise."""
         try:
-            accepted = self._door.accept(replace(self._server.wire, failed=self.fail))
+            self._server.failed = self.fail
+            accepted = self._door.accept(self._server)
             try:
                 self._refusal = await accepted.opening()
             except BaseException:

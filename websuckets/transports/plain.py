@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.socket import MAX_REASON, Wire
+from websuckets.socket import MAX_REASON
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
 
@@ -92,8 +92,9 @@ def _size(frame: str | bytes) -> int:
 
 
 class PlainSocket(ABC):
-    """The server's side of one connection; a `Socket`, and what a transport does with it."""
+    """The server's side of one connection: a `Socket`, the `Wire` to it, and what transports do."""
 
+    closed_errors = (ConnectionClosed,)
     transport: str
     """What carries it, for errors."""
 
@@ -112,7 +113,9 @@ class PlainSocket(ABC):
         self.subprotocol: str | None = None
         self.ended: Callable[[], None] = lambda: None
         """Called as soon as the connection is closed."""
-        self._path = path
+        self.failed: Callable[[BaseException], None] = lambda error: None
+        """Called with a failure of the server itself."""
+        self.path: str = path
         self._guard = Guard(patience)
         self._frames = frames
         self._max_size = max_size
@@ -121,6 +124,10 @@ class PlainSocket(ABC):
         self._sent: Close | None = None
         self._is_closed = False
         self._has_said_goodbye = anyio.Event()
+
+    @property
+    def socket(self) -> "PlainSocket":
+        return self
 
     @property
     def close_code(self) -> int | None:
@@ -189,18 +196,6 @@ class PlainSocket(ABC):
 
     def __repr__(self) -> str:
         return f"<connection {self.id} by {self.transport}>"
-
-    @property
-    def wire(self) -> Wire:
-        return Wire(
-            self,
-            path=self._path,
-            receive=self.receive,
-            discard=self.discard,
-            abort=self.abort,
-            look=self.look,
-            closed_errors=(ConnectionClosed,),
-        )
 
     def open(self) -> None:
         """The opening handshake was answered; now frames can be sent."""

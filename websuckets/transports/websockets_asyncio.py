@@ -34,10 +34,18 @@ class _Connection(GuardedConnection):
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
     """
 
-    _task: asyncio.Task[None] | None = None  # that pings, or says farewell
-    _unsent = 0  # frames, since the peer stopped reading
-    _most = inf  # bytes of a message
-    _awaited: asyncio.Future[bytes | None] | None = None  # the next text, while it is received
+    __slots__ = ("_awaited", "_most", "_task", "_unsent")
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._task: asyncio.Task[None] | None = None  # that pings, or says farewell
+        self._unsent = 0  # frames, since the peer stopped reading
+        self._most = inf  # bytes of a message
+        self._awaited: asyncio.Future[bytes | None] | None = None  # a text, while it is received
+
+    async def close(self: Any, code: int = 1000, reason: str = "") -> None:
+        self._check_open()
+        await super().close(code, reason)  # type: ignore[misc]  # of ServerConnection
 
     async def abort(self: Any) -> None:
         self.transport.abort()
@@ -67,7 +75,7 @@ class _Connection(GuardedConnection):
                     with suppress(OSError):  # which sending itself will tell
                         await self.drain()
         if keywords or not self._write(message):
-            await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
+            await super().send(message, **keywords)
         elif self.paused or self.transport.is_closing():
             async with self.send_context():  # waits, and tells of a connection that is lost
                 pass

@@ -29,6 +29,8 @@ class _Connection(GuardedConnection):
     sending is not cancelled once it has begun; `Limits.send_timeout` bounds it.
     """
 
+    __slots__ = ("_turn",)
+
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._turn = trio.Lock()
@@ -37,7 +39,7 @@ class _Connection(GuardedConnection):
         await super().handshake(*arguments, **keywords)
         if self.response is not None and self.state is not State.OPEN:
             with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
-                await self.discard_frames()  # and what reads not have answered yet
+                await self.discard()  # and what reads not have answered yet
             await self.abort()
 
     async def abort(self: Any) -> None:
@@ -45,7 +47,7 @@ class _Connection(GuardedConnection):
         if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
             self.resume_reading()
         await self.close_stream()  # for it may have been cancelled
-        await self.discard_frames()
+        await self.discard()
 
     @property
     def _is_reading(self: Any) -> bool:
@@ -65,6 +67,7 @@ class _Connection(GuardedConnection):
         await trio.aclose_forcefully(self.stream)
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
+        self._check_open()
         await self.aclose(code, reason)
 
     async def send(self: Any, message: Any, **keywords: Any) -> None:
@@ -79,7 +82,7 @@ class _Connection(GuardedConnection):
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
             with trio.CancelScope(shield=True):
-                await super().send(message, **keywords)  # type: ignore[misc]  # of ServerConnection
+                await super().send(message, **keywords)
         finally:
             self._turn.release()
 
