@@ -1,5 +1,7 @@
 """Who is online, who is verified, and whose `Session` the class stands for."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +12,8 @@ from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.exc import NoCurrentSession
-from websuckets.session import Session, User, connected
+from websuckets.session import Session, User, disconnected
+from websuckets.session import connected as connect
 
 pytestmark = pytest.mark.anyio
 
@@ -20,6 +23,13 @@ class FakeSocket:
 
     def __init__(self) -> None:
         self.id = uuid4()
+
+
+@contextmanager
+def connected(user: User, session: Session) -> Iterator[None]:
+    connect(user, session)
+    yield
+    disconnected(user)
 
 
 def user() -> User:

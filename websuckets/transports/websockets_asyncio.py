@@ -81,20 +81,27 @@ class _Connection(GuardedConnection):
                 pass
 
     def _write(self: Any, message: Any) -> bool:
-        """Write the message as a frame, if nothing but that is to be done; whether it was.
-
-        Half of what an answer costs is how ``websockets`` reads and sends it. This and
-        `_take_texts` know, of its undocumented parts, where it stands (``protocol``) and that
-        nothing is left to be sent before.
-        """
+        """Write the message as a frame, if nothing but that is to be done; whether it was."""
         if isinstance(message, str):
             frame = text_frame(message.encode())
         elif type(message) is bytes:
             frame = binary_frame(message)
         else:
             return False
+        if not self._writes_directly:
+            return False
+        self.transport.write(frame)
+        return True
+
+    @property
+    def _writes_directly(self: Any) -> bool:
+        """Whether a frame can be written without ``websockets``, which costs half of an answer.
+
+        This and `_take_texts` know, of its undocumented parts, where it stands (``protocol``) and
+        that nothing is left to be sent before.
+        """
         protocol = self.protocol
-        if (
+        return not (
             protocol.state is not State.OPEN
             or self.transport.is_closing()
             or protocol.writes
@@ -102,10 +109,7 @@ class _Connection(GuardedConnection):
             or protocol.debug
             or protocol.expect_continuation_frame
             or self.send_in_progress is not None
-        ):
-            return False
-        self.transport.write(frame)
-        return True
+        )
 
     def _take_texts(self: Any, data: bytes) -> int:
         """Take the messages that are a frame each, up to anything else; how many bytes those are.
@@ -168,7 +172,10 @@ class _Connection(GuardedConnection):
         ever take it."""
         if self.paused or self.send_in_progress is not None:
             return False
-        broadcast((self,), frame, text=True)
+        if self._writes_directly:
+            self.transport.write(text_frame(frame))
+        else:
+            broadcast((self,), frame, text=True)
         return True
 
     def send_data(self: Any) -> None:
