@@ -98,7 +98,7 @@ async def test_a_user_is_reached_on_every_connection() -> None:
             assert await client.receive() == {"event": "told", "payload": None}
 
 
-@pytest.mark.parametrize("name", ["", "x" * 129, "я" * 65, 7, "\ud800"])
+@pytest.mark.parametrize("name", ["", "x" * 129, "я" * 65, "\ud800"])
 async def test_names_are_bounded(name: Any) -> None:
     """In bytes of UTF-8; the client is told, whoever thought of the name."""
     app = rooms.app()
@@ -112,6 +112,17 @@ async def test_names_are_bounded(name: Any) -> None:
             await channels.members(name)
         with pytest.raises(CommandError, match="invalid channel"):
             await client.call("join", "")
+
+
+async def test_what_is_no_name_is_a_bug() -> None:
+    """Of the program: no client is told that it was wrong."""
+    app = rooms.app()
+    async with TestClient(app) as client:
+        channels: Any = channels_of(app)
+        with pytest.raises(TypeError, match="name of a channel"):
+            await channels.subscribe("news", client.socket)
+        with pytest.raises(TypeError, match="name of a channel"):
+            await channels.members(7)
 
 
 async def test_names_may_be_of_any_length() -> None:

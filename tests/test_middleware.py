@@ -321,6 +321,17 @@ async def test_one_that_forgets_to_return_is_a_bug(
     assert len(errors(caplog)) == 3
 
 
+async def test_one_that_forgets_to_await_is_told_so(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def forgetful(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        return call_next()
+
+    async with talk(app_with(group, middleware=[forgetful])) as client:
+        assert (await client.call("ping", id=1))["error"] == "internal error"
+    assert "return await call_next()" in str(errors(caplog)[0].exc_info)
+
+
 async def test_what_cannot_be_started_comes_by_too(group: CommandGroup) -> None:
     """As what can."""
     seen = Seen()

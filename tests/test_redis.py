@@ -1,6 +1,8 @@
 """Redis comes and goes; nodes notice, tell their subscribers, and begin again by themselves."""
 
+import importlib
 import secrets
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -279,12 +281,30 @@ def redis_like(other: RedisBroker) -> RedisBroker:
 
 
 @pytest.mark.parametrize(
-    ("url", "heartbeat"), [("localhost", 1), (6379, 1), ("redis://localhost", 0)]
+    ("url", "heartbeat"),
+    [
+        ("localhost", 1),
+        (6379, 1),
+        ("redis://", 1),
+        ("redis://localhost:canary", 1),
+        ("redis://localhost:99999", 1),
+        ("redis://localhost", 0),
+    ],
 )
 def test_what_is_no_redis_is_told(url: Any, heartbeat: float) -> None:
     """Before the app starts."""
-    with pytest.raises(ConfigurationError, match="RedisProvider"):
+    with pytest.raises(ConfigurationError, match="RedisProvider") as caught:
         RedisProvider(url, heartbeat=heartbeat)
+    assert "canary" not in str(caught.value)
+
+
+def test_the_client_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not installed."""
+    for name in [name for name in sys.modules if name.startswith("websuckets.redis")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "coredis", None)
+    with pytest.raises(ImportError, match=r"websuckets\[redis\]"):
+        importlib.import_module("websuckets.redis")
 
 
 class Witness:

@@ -311,6 +311,35 @@ async def test_who_cannot_be_known_to_be_verified_has_to_go(
     assert bool(errors(caplog)) == (error is OSError)
 
 
+async def test_who_cannot_be_saved_has_not_entered() -> None:
+    """Or the client would be told that it had failed, and the user be there; who had been saved
+    before, stays."""
+
+    class Away(MemorySessionStore):
+        is_away = True
+
+        async def save(self, key: str, record: Record) -> bool:
+            if self.is_away:
+                raise Unavailable
+            return await super().save(key, record)
+
+    store = Away()
+    app = rooms.app(providers=[ResumeProvider(store)])
+    async with TestClient(app) as client:
+        await client.call("enter", "ann")
+        with pytest.raises(CommandError, match="unavailable"):
+            await client.call("keep", {})
+        await refused(client, ANN)
+        assert not app._session.verified
+        store.is_away = False
+        await client.call("enter", "ann")
+        await client.call("keep", {})
+        store.is_away = True
+        with pytest.raises(CommandError, match="unavailable"):
+            await client.call("keep", {"role": "editor"})
+        assert (await client.call("who am i", token=ANN)).payload == ["ann", None]
+
+
 # With anyio before 4.16, a lost connection of coredis leaves its socket to be collected on trio.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_without_redis_unknown_tokens_are_no_wrong_ones(own_redis: RedisServer) -> None:

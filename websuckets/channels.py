@@ -189,8 +189,10 @@ class _Node:
         await wait_through(self._ended, self._background.patience)
 
     def check(self, name: str) -> None:
-        """Raises `InvalidChannel`."""
-        if not isinstance(name, str) or not name:
+        """Raises `InvalidChannel`, and `TypeError` for what no client can have sent."""
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
+        if not name:
             raise InvalidChannel
         try:
             size = len(name.encode())

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from inspect import iscoroutinefunction, signature
+from inspect import iscoroutine, iscoroutinefunction, signature
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
@@ -94,6 +94,9 @@ def _layer(function: Middleware, inner: Around) -> Around:
             result = await function(attempt.socket, attempt.message, call_next)
             if result is None and has_called:
                 raise TypeError("a middleware returned None: return what call_next() gave")
+            if iscoroutine(result):
+                result.close()
+                raise TypeError("a middleware returned a coroutine: `return await call_next()`")
             return result if isinstance(result, Outcome) else attempt.told(result)
         except BaseException as error:
             return attempt.explain(error)

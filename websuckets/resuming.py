@@ -62,6 +62,14 @@ class Resuming:
 
     async def save(self, user: User, data: dict[str, Any]) -> None:
         """Raises `NotAuthorized` if the user is revoked meanwhile, and what the store does."""
+        try:
+            await self._save(user, data)
+        except BaseException:
+            if user._saved_as is None:
+                user.id = None  # it was about to enter, and its client is told that it could not
+            raise
+
+    async def _save(self, user: User, data: dict[str, Any]) -> None:
         id, token = user.id, user.token
         assert id is not None and token is not None
         key = key_of(token)

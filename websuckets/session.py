@@ -177,6 +177,9 @@ class Session:
         ``data`` are attributes of the user that are kept with it, beside those that were saved
         before; they are set now, and again when it goes on. They are what JSON can hold.
 
+        If it cannot be saved, a user who had not been before is verified no more: its client is
+        told that it could not enter.
+
         Raises `ValueError` for a user without id or token and for attributes that a `User` has
         itself, `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
         """

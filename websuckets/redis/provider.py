@@ -2,6 +2,7 @@
 
 import logging
 from typing import Final
+from urllib.parse import urlsplit
 
 from dishka import Provider, Scope
 
@@ -53,6 +54,10 @@ class RedisProvider(Provider):
                 'RedisProvider(url): write "redis://localhost:6379"; '
                 f"it begins with one of {', '.join(SCHEMES)}"
             )
+        if not _leads_somewhere(url):
+            raise ConfigurationError(
+                "RedisProvider(url): it has no host, or a port that is no number up to 65535"
+            )
         if not heartbeat >= 0.001:
             raise ConfigurationError(f"RedisProvider(heartbeat={heartbeat!r}): it is in seconds")
         _keep_quiet()
@@ -65,6 +70,14 @@ class RedisProvider(Provider):
 
             self.provide(store)
             self.provide(resumed_user, scope=Scope.REQUEST)
+
+
+def _leads_somewhere(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        return bool(parts.hostname or parts.path) and parts.port != 0
+    except ValueError:  # of a port; its text may hold a part of the password
+        return False
 
 
 def _keep_quiet() -> None:
