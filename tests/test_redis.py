@@ -191,7 +191,9 @@ async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
         b"websuckets/2 abc message\n{}",
         b"websuckets/1 abc other\n{}",
         b"websuckets/1 abc message\n[]",
-        b'websuckets/1 abc message\n{"event": 1}',
+        b'websuckets/1 abc message\n{"event": 1, "payload": 1}',
+        b'websuckets/1 abc message\n{"event": "news", "payload": NaN}',
+        b'websuckets/1 abc message\n{"event": "news", "payload": 1, "id": 1}',
         b"websuckets/1 abc message\n\x80\x04N.",
     ],
 )
@@ -209,10 +211,12 @@ async def test_foreign_messages_are_dropped_and_counted(
         shared_redis.command("PUBLISH", f"{prefix}:topic:{topic}", message)
         if topic == "users":
             shared_redis.command(
-                "PUBLISH", f"{prefix}:topic:users", b'websuckets/1 a message\n[]\n{"event":"a"}'
+                "PUBLISH",
+                f"{prefix}:topic:users",
+                b'websuckets/1 a message\n[]\n{"event":"a","payload":null}',
             )
         count = 1 + (topic == "users")
-        own = b'websuckets/1 a message\n{"event":"end"}'
+        own = b'websuckets/1 a message\n{"event":"end","payload":null}'
         shared_redis.command("PUBLISH", f"{prefix}:topic:channel/a", own)
         assert (await client.receive()).event == "end"
         node: Any = app._channels._node

@@ -163,8 +163,8 @@ class Slow(MemorySessionStore):
         await self._pass()
         return record
 
-    async def save(self, key: str, record: Record) -> bool:
-        done = await super().save(key, record)
+    async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
+        done = await super().save(key, record, again=again)
         await self._pass()
         return done
 
@@ -318,10 +318,10 @@ async def test_who_cannot_be_saved_has_not_entered() -> None:
     class Away(MemorySessionStore):
         is_away = True
 
-        async def save(self, key: str, record: Record) -> bool:
+        async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
             if self.is_away:
                 raise Unavailable
-            return await super().save(key, record)
+            return await super().save(key, record, again=again)
 
     store = Away()
     app = rooms.app(providers=[ResumeProvider(store)])

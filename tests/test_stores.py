@@ -132,7 +132,7 @@ async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer
             assert await store.save(key, Record("ann"))
             assert await store.load(key) == Record("ann")
         assert await store.revocations() == 0
-    assert redis.foreign.count == 2
+    assert redis.foreign.count == 3
 
 
 async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:

@@ -241,15 +241,19 @@ class _Node:
 def _id(text: bytes) -> UserId:
     """Raises `ValueError`."""
     id = from_json(text)
-    if not isinstance(id, str | int):
+    if not isinstance(id, str | int) or isinstance(id, bool):
         raise ValueError("no user's id")
     return id
 
 
 def _check(frame: bytes) -> None:
     """Raises `ValueError` for what is no event: clients are to get nothing else from us."""
-    content = from_json(frame, cache_strings="keys")
-    if not (isinstance(content, dict) and isinstance(content.get("event"), str)):
+    content = from_json(frame, allow_inf_nan=False, cache_strings="keys")
+    if not (
+        isinstance(content, dict)
+        and content.keys() == {"event", "payload"}
+        and isinstance(content["event"], str)
+    ):
         raise ValueError("no event")
 
 

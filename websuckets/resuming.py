@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Final
 
 import anyio
@@ -56,6 +57,7 @@ class Resuming:
         self._between_looks = min(self._lag / LOOKS, LONGEST_LOOK)
         self._unknown_tokens = limits.unknown_tokens
         self._unknown: Counter[object] = Counter()  # in this minute, by client
+        self._turns: dict[object, anyio.Semaphore] = {}
         self._minute_ends = -math.inf
         self._known: int | None = None  # revocations of which everybody here was told
         self._scope = anyio.CancelScope()
@@ -73,12 +75,17 @@ class Resuming:
         id, token = user.id, user.token
         assert id is not None and token is not None
         key = key_of(token)
+        again = user._saved_as == key
         while True:
-            old = await self._store.load(key) or Record(id, version=0)
+            found = await self._store.load(key)
+            if found is None and again and await self._store.revoked({key: id}):
+                self._part([user], REVOKED)
+                raise NotAuthorized
+            old = found or Record(id, version=0)
             if old.id != id:
                 raise ValueError("session.save(user): its token is that of another user")
-            kept = {**old.data, **data}
-            if await self._store.save(key, Record(id, user.expires_at, old.version + 1, kept)):
+            record = Record(id, user.expires_at, old.version + 1, {**old.data, **data})
+            if await self._store.save(key, record, again=again):
                 break
         if (user.id, user.token) != (id, token):
             await self._store.delete(key, id)
@@ -97,15 +104,18 @@ class Resuming:
 
     async def resume(self, user: User, token: str) -> None:
         client = client_of(user.socket.remote_address)
-        self._check_rate(client)
         key = key_of(token)
         record, before = None, -1
-        while before != self._session._revocations:  # one may have come since it was read
-            before = self._session._revocations
-            record = await self._store.load(key)
-        if record is None:
-            self._unknown[client] += 1
-        elif user.id is None:  # another message of this client may have been as fast
+        self._check_rate(client)
+        async with self._turn(client):
+            self._check_rate(client)
+            while before != self._session._revocations:  # one may have come since it was read
+                before = self._session._revocations
+                record = await self._store.load(key)
+            if record is None:
+                self._unknown[client] += 1
+        # Another message of this client may have been as fast.
+        if record is not None and user.id is None:
             for name, value in record.data.items():
                 if may_be_added(name):
                     setattr(user, name, value)
@@ -154,10 +164,17 @@ class Resuming:
             user.id = None
             self._start(user.socket.close, *farewell)
 
+    def _turn(self, client: object) -> AbstractAsyncContextManager[Any]:
+        """So that no more are looked for at once than may be unknown."""
+        if self._unknown_tokens is None:
+            return nullcontext()
+        return self._turns.setdefault(client, anyio.Semaphore(self._unknown_tokens))
+
     def _check_rate(self, client: object) -> None:
         now = anyio.current_time()
         if self._minute_ends <= now:
             self._unknown.clear()
+            self._turns = {}
             self._minute_ends = now + MINUTE
         if self._unknown_tokens is not None and self._unknown[client] >= self._unknown_tokens:
             raise ClientError("rate limited", {"retry_after": math.ceil(self._minute_ends - now)})

@@ -49,9 +49,12 @@ class User:
 
     @id.setter
     def id(self, id: UserId | None) -> None:
-        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``."""
+        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``, and `ValueError`
+        for a ``str`` that is no text (half of a surrogate pair)."""
         if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
             raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
+        if isinstance(id, str) and not id.isascii():
+            id.encode()
         if id == self._id:
             return
         if self._id is not None:

@@ -70,10 +70,11 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def save(self, key: str, record: Record) -> bool:
+    async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
         """Write it, if what is there is of the version before it, or (for the first) nothing.
 
-        Whether that was so.
+        ``again`` says that its user was known here before: where nothing is there any more because
+        of a revocation, nothing is written. Whether it was.
         """
         ...
 
@@ -114,13 +115,15 @@ class MemorySessionStore:
         if record is None or record.is_over:
             return None
         self._records[key] = (record, time() + self._lifetime)
-        return record
+        return _copied(record)
 
-    async def save(self, key: str, record: Record) -> bool:
+    async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
         self._forget_old()
-        record = Record.decode(record.encode())  # what is not JSON, is not for any store
+        record = _copied(record)
         old, _ = self._records.get(key, (None, 0.0))
         if (0 if old is None else old.version) != record.version - 1:
+            return False
+        if again and old is None and record.id in self._revoked:
             return False
         self._records.pop(key, None)
         self._records[key] = (record, time() + self._lifetime)
@@ -151,3 +154,8 @@ class MemorySessionStore:
             if until > now:
                 break
             del self._records[key]
+
+
+def _copied(record: Record) -> Record:
+    """As it comes from any other store: what is no JSON cannot be kept, and nothing is shared."""
+    return Record.decode(record.encode())

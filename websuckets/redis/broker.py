@@ -5,6 +5,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import anyio
@@ -41,6 +42,10 @@ MOST_LOST: Final = 1000
 
 AT_ONCE: Final = 500
 """Messages and commands in one go."""
+
+PATIENCE: Final = 3
+"""Heartbeats in which a subscription is confirmed, or never: that the connection is lost is noticed
+within two."""
 
 TIME_TO_PART: Final = 2.0
 """Seconds in which a node that ends can say so."""
@@ -122,7 +127,8 @@ class _Node:
             self._topics[topic] = anyio.Event()
             self._send_subscriptions([topic])
         if self._connection is not None:
-            await self._topics[topic].wait()
+            with anyio.move_on_after(PATIENCE * self._line.heartbeat):  # or Redis refuses it
+                await self._topics[topic].wait()
 
     def unsubscribe(self, topic: str) -> None:
         if self._topics.pop(topic, None) is not None and self._connection is not None:
@@ -168,7 +174,10 @@ class _Node:
         with self._foreign.tolerated():
             await self._presence.begin(connection)
         for event in list(self._topics.values()):
-            await event.wait()
+            with anyio.move_on_after(PATIENCE * self._line.heartbeat) as waiting:
+                await event.wait()
+            if waiting.cancelled_caught:
+                raise TimeoutError("it does not confirm subscriptions: they may be refused")
         if self._was_away:
             self._receiver.missed(None)
         self._tell_of_lost()
@@ -179,6 +188,7 @@ class _Node:
             assert self._connection is not None
             if self._has_to_beat:
                 self._has_to_beat = False
+                self._tell_of_lost()
                 with self._foreign.tolerated():
                     await self._presence.beat(self._connection)
             elif self._waiting:
@@ -209,7 +219,7 @@ class _Node:
     def lost(self) -> None:
         self._connection = None
         self._was_away = True
-        for event in self._topics.values():
+        for event in (*self._topics.values(), *chain.from_iterable(self._unconfirmed.values())):
             event.set()
         self._unconfirmed.clear()
         for item in self._waiting:
@@ -243,13 +253,15 @@ class _Node:
     async def _send_some(self, connection: BaseConnection) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(len(item.body) for item in batch if isinstance(item, _Message))
+        has_arrived = False
         try:
             with self._foreign.tolerated():
                 await asked(connection, [c for item in batch for c in self._told(item)])
-        except BaseException:  # some may have arrived
-            for item in batch:
-                self._lose_item(item)
-            raise
+                has_arrived = True
+        finally:
+            if not has_arrived:  # but for some, perhaps
+                for item in batch:
+                    self._lose_item(item)
 
     def _told(self, item: _Message | _Change) -> list[Command]:
         if isinstance(item, _Change):
@@ -265,13 +277,11 @@ class _Node:
             self._lose(item.topic)
 
     def _lose(self, topic: str) -> None:
-        """Others are told, when they can be."""
+        """Others are told with the next heartbeat, or when there is a connection again."""
         if len(self._lost) >= MOST_LOST or topic == EVERY_NODE:
             self._lost = {EVERY_NODE}
         elif EVERY_NODE not in self._lost:
             self._lost.add(topic)
-        if self._connection is not None:  # it is only that too much waits
-            self._tell_of_lost()
 
     def _tell_of_lost(self) -> None:
         lost, self._lost = self._lost, set()

@@ -35,7 +35,8 @@ class Foreign:
         except RedisError as error:
             self._refusals += 1
             if _is_power_of_two(self._refusals):
-                logger.error("Redis refuses: %s (%d)", error, self._refusals)
+                reason = str(error).partition(", with args")[0]  # which may be somebody's payload
+                logger.error("Redis refuses: %s (%d)", reason, self._refusals)
 
 
 def _is_power_of_two(number: int) -> bool:

@@ -2,21 +2,24 @@
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 from coredis import BaseConnection, ConnectionPool
 from coredis.exceptions import ConnectionError as NotConnected
+from coredis.exceptions import RedisError
 
 from websuckets.exc import Unavailable
 
-__all__ = ["Command", "Line", "LineUser"]
+__all__ = ["Command", "Line", "LineUser", "asked", "asked_each"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 Command: TypeAlias = tuple[Any, ...]
 """A command of Redis, and its arguments: bytes, texts, numbers."""
+
+Ask: TypeAlias = Callable[[BaseConnection, Iterable[Any]], Awaitable[list[Any]]]
 
 FIRST_PAUSE: Final = 0.05
 """Seconds before the first attempt to connect again; each next takes twice as long, up to a
@@ -90,10 +93,17 @@ class Line:
 
     async def ask_all(self, commands: Iterable[Any]) -> list[Any]:
         """The same for several at once."""
+        return await self._ask(asked, commands)
+
+    async def ask_each(self, commands: Iterable[Any]) -> list[Any]:
+        """The same, with what is wrong with one in the place of its answer."""
+        return await self._ask(asked_each, commands)
+
+    async def _ask(self, way: Ask, commands: Iterable[Any]) -> list[Any]:
         if self._connection is None:
             raise Unavailable
         try:
-            return await asked(self._connection, commands)
+            return await way(self._connection, commands)
         except NotConnected:
             raise Unavailable from None
 
@@ -143,6 +153,19 @@ class Line:
                 cause = cause.exceptions[0]
             # As text: whoever keeps the record, need not keep what the error is about.
             logger.error("Redis is away: %s: %s", type(cause).__name__, str(cause))
+
+
+async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
+    """The same, with what is wrong with one in the place of its answer."""
+    answers: list[Any] = []
+    for request in [connection.create_request(*command) for command in commands]:
+        try:
+            answers.append(await request)
+        except NotConnected:
+            raise
+        except RedisError as error:
+            answers.append(error)
+    return answers
 
 
 async def asked(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:

@@ -2,13 +2,15 @@
 
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, Final
 
 from coredis import BaseConnection
+from coredis.exceptions import RedisError
 from pydantic_core import from_json, to_json
 
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import Command, Line, asked
+from websuckets.redis.line import Command, Line, asked, asked_each
 from websuckets.session import UserId
 
 __all__ = ["Presence"]
@@ -80,9 +82,14 @@ class Presence:
         If it was taken for dead, because Redis was stopped or has forgotten it, it begins again.
         """
         mark: Command = (b"PEXPIRE", self._key("node", self._name), self._lifetime)
-        if await asked(connection, [mark]) == [0]:
+        listed: Command = (b"SADD", self._key("nodes"), self._name)
+        if await asked(connection, [mark, listed]) != [1, 0]:
             await self.begin(connection)
-        names = _texts((await asked(connection, [(b"SMEMBERS", self._key("nodes"))]))[0])
+        found = (await asked(connection, [(b"SMEMBERS", self._key("nodes"))]))[0]
+        names = _texts(found)
+        for alien in (name for name in found if not _texts([name])):
+            self._foreign.found(self._key("nodes"))
+            await asked(connection, [(b"SREM", self._key("nodes"), alien)])
         lives = await asked(connection, [(b"EXISTS", self._key("node", name)) for name in names])
         for name in (name for name, lives in zip(names, lives, strict=True) if not lives):
             await self._remove(connection, name)
@@ -98,13 +105,14 @@ class Presence:
         marks = await self._line.ask_all((b"EXISTS", self._key("node", name)) for name in others)
         living = [name for name, lives in zip(others, marks, strict=True) if lives]
         keys = [self._key("users", name, group) for name in living]
-        found = await self._line.ask_all((b"SMEMBERS", key) for key in keys)
-        return {
-            id
-            for key, users in zip(keys, found, strict=True)
-            for id in map(self._id, users, [key] * len(users))
-            if id is not None
-        }
+        found = await self._line.ask_each((b"SMEMBERS", key) for key in keys)
+        members: set[UserId | None] = set()
+        for key, users in zip(keys, found, strict=True):
+            if isinstance(users, RedisError):  # it is no set
+                self._foreign.found(key)
+            else:
+                members.update(self._id(user, key) for user in users)
+        return {id for id in members if id is not None}
 
     def _id(self, user: bytes, key: str) -> UserId | None:
         try:
@@ -120,7 +128,10 @@ class Presence:
         """All that is under this name; the name last, so that what fails is done once more."""
         groups = self._key("groups", name)
         some: Command = (b"SRANDMEMBER", groups, AT_ONCE)
-        while taken := (await asked(connection, [some]))[0]:
+        while taken := (await asked_each(connection, [some]))[0]:
+            if isinstance(taken, RedisError):  # it is no set
+                self._foreign.found(groups)
+                break
             users = [self._key("users", name, group) for group in _texts(taken)]
             await asked(connection, [(b"DEL", *users), (b"SREM", groups, *taken)])
         marks: Command = (b"DEL", self._key("node", name), groups)
@@ -137,5 +148,9 @@ class Presence:
 
 
 def _texts(names: Iterable[Any]) -> list[str]:
-    """Names that are no text belong to nobody."""
-    return [name.decode(errors="replace") for name in names]
+    """Without those that are no text: no node has written them."""
+    texts = []
+    for name in names:
+        with suppress(UnicodeDecodeError):
+            texts.append(name.decode())
+    return texts

@@ -56,7 +56,8 @@ class RedisProvider(Provider):
             )
         if not _leads_somewhere(url):
             raise ConfigurationError(
-                "RedisProvider(url): it has no host, or a port that is no number up to 65535"
+                "RedisProvider(url): it has no host, a port that is no number up to 65535, or a "
+                "password with characters that have to be quoted (urllib.parse.quote)"
             )
         if not heartbeat >= 0.001:
             raise ConfigurationError(f"RedisProvider(heartbeat={heartbeat!r}): it is in seconds")
@@ -74,6 +75,8 @@ class RedisProvider(Provider):
 
 def _leads_somewhere(url: str) -> bool:
     parts = urlsplit(url)
+    if "@" in parts.path + parts.query + parts.fragment:  # of a password that is not quoted
+        return False
     try:
         return bool(parts.hostname or parts.path) and parts.port != 0
     except ValueError:  # of a port; its text may hold a part of the password
