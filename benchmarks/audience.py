@@ -1,6 +1,7 @@
 """The load generator for channels: subscribers who count what they get, and one who publishes."""
 
 import select
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,9 @@ __all__ = ["Audience"]
 HEADER: Final = 2
 """Bytes of a frame before its text, which is a short one."""
 
+ATTENTION: Final = 1.0
+"""Seconds after which those who wait for their turn look if they were pinged."""
+
 SILENCE: Final = 0.3
 """Seconds without any message, after which none is on its way."""
 
@@ -25,7 +29,8 @@ class Audience:
     lasts.
 
     Each subscriber has to get every message once, in order, and nothing else. When the context is
-    entered, all of them have got something.
+    entered, all of them have got something. While others have their turn, a thread answers pings:
+    there may be so many connections that servers would drop the first ones.
     """
 
     def __init__(
@@ -40,23 +45,30 @@ class Audience:
         self._published = 0
         self._peers: dict[int, Peer] = {}
         self._epoll = select.epoll()
+        self._turn = threading.Lock()
+        self._is_over = threading.Event()
+        self._waiting = threading.Thread(target=self._wait_for_turns, daemon=True)
+        self._failure: Exception | None = None
 
     def __enter__(self) -> "Audience":
+        self._waiting.start()
         try:
             self._publisher = self._connect(self._publisher_port)
+            self._register(self._publisher)
             for _ in range(self._number_of_subscribers):
                 peer = self._connect(self._port)
                 self._check_reply(peer.ask(self._dialect.call(SUBSCRIBE, NEWS)), NEWS)
-            for peer in self._peers.values():
-                peer.socket.setblocking(False)
-                self._epoll.register(peer.socket, select.EPOLLIN)
-            self._wait_for_the_first()
+                self._register(peer)
+            with self._turn:
+                self._wait_for_the_first()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._waiting.join()
         self._epoll.close()
         for peer in self._peers.values():
             peer.socket.close()
@@ -68,7 +80,9 @@ class Audience:
         command to each delivery.
         """
         latencies = array("d")
-        with no_garbage_collection():
+        with self._turn, no_garbage_collection():
+            if self._failure is not None:
+                raise self._failure
             self._until(time.perf_counter() + warm_up, latencies)
             del latencies[:]
             cpu_before, start = cpu(), time.perf_counter()
@@ -82,6 +96,19 @@ class Audience:
         self._peers[peer.socket.fileno()] = peer
         return peer
 
+    def _register(self, peer: Peer) -> None:
+        peer.socket.setblocking(False)
+        self._epoll.register(peer.socket, select.EPOLLIN)
+
+    def _wait_for_turns(self) -> None:
+        while self._failure is None and not self._is_over.wait(ATTENTION):
+            with self._turn:
+                try:
+                    if self._whoever_gets_something(0):
+                        raise Unexpected("a message came that nobody had published")
+                except (Unexpected, OSError) as error:
+                    self._failure = error
+
     def _wait_for_the_first(self) -> None:
         """Nodes may need a while to hear of each other, and what was published is lost."""
         missing = {number for number, peer in self._peers.items() if peer is not self._publisher}
@@ -90,12 +117,12 @@ class Audience:
             if time.perf_counter() > deadline:
                 raise Unexpected(f"{len(missing)} subscribers get nothing")
             self._command(1)
-            missing -= self._whoever_gets_something()
+            missing -= self._whoever_gets_something(SILENCE)
 
-    def _whoever_gets_something(self) -> set[int]:
-        """Until nobody does any more."""
+    def _whoever_gets_something(self, silence: float) -> set[int]:
+        """Until for so long nobody does any more."""
         found: set[int] = set()
-        while events := self._epoll.poll(SILENCE):
+        while events := self._epoll.poll(silence):
             for descriptor, _ in events:
                 peer = self._peers[descriptor]
                 peer.received += _read(peer)

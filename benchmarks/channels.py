@@ -41,7 +41,7 @@ class FanOutBench(Bench):
     """A running subject with a publisher and many subscribers."""
 
     nodes: ClassVar = 1
-    messages: ClassVar = 5
+    messages: ClassVar = 4
     """How many one command publishes."""
 
     def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
