@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -173,6 +174,7 @@ MODES: Final = {
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are to end, too
     pin(LOAD_CORE)
     tables = MODES[args.mode](args)
     for title, rows in tables:
