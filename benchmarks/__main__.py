@@ -130,7 +130,10 @@ def run_growth(args: argparse.Namespace) -> Tables:
 def run_channels(args: argparse.Namespace) -> Tables:
     asked = args.subjects.split(",") if args.subjects else channels.FAN_OUT
     subjects = [name for name in asked if name in channels.FAN_OUT and SUBJECTS[name].is_installed]
-    numbers = channels.SUBSCRIBERS[:1] if args.quick else channels.SUBSCRIBERS
+    wanted = channels.SUBSCRIBERS[:1] if args.quick else channels.SUBSCRIBERS
+    numbers = channels.possible(wanted, len(subjects))
+    if len(numbers) < len(wanted):
+        progress("not so many files may be open (ulimit -Hn): less is measured")
     results = channels.fan_out(subjects, numbers, args.rounds, args.seconds, progress)
     write_json(args.output / "fan-out.json", settings(args), results)
     tables: Tables = [

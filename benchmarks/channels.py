@@ -23,6 +23,7 @@ __all__ = [
     "between_nodes",
     "fan_out",
     "fan_out_name",
+    "possible",
 ]
 
 FAN_OUT: Final = ("websockets/asyncio", "websuckets/asyncio", "socketio/sansio")
@@ -65,6 +66,12 @@ class NodesBench(FanOutBench):
     messages = 1
 
 
+def possible(subscribers: Sequence[int], subjects: int) -> list[int]:
+    """So many subscribers of each subject as this process may have files open."""
+    most = most_files()
+    return [number for number in subscribers if number * subjects + 200 < most]
+
+
 def fan_out(
     subjects: Sequence[str],
     subscribers: Sequence[int],
@@ -74,12 +81,7 @@ def fan_out(
 ) -> Results:
     """One process publishes to so many subscribers; the job is `fan_out_name` of the number."""
     entries: list[Entry] = [(name, SUBJECTS[name], Options()) for name in subjects]
-    most = most_files()
-    plan = [
-        (Job(fan_out_name(number), connections=number), entries)
-        for number in subscribers
-        if number * len(entries) + 200 < most
-    ]
+    plan = [(Job(fan_out_name(number), connections=number), entries) for number in subscribers]
     return compare(plan, rounds, seconds, progress, FanOutBench)
 
 
