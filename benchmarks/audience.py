@@ -20,7 +20,7 @@ HEADER: Final = 2
 ATTENTION: Final = 1.0
 """Seconds after which those who wait for their turn look if they were pinged."""
 
-SILENCE: Final = 0.3
+SILENCE: Final = 1.0
 """Seconds without any message, after which none is on its way."""
 
 
