@@ -1,7 +1,9 @@
-"""Measure the same job on every server; ``growth`` and ``guarantees`` measure what ours costs."""
+"""Measure the same job on every server. ``growth`` and ``guarantees`` measure what ours costs;
+``channels``, what it takes to publish."""
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,17 +11,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from benchmarks import growth, guarantees, plots
+from benchmarks import channels, growth, guarantees, plots
 from benchmarks.job import Job
 from benchmarks.jobs import BY_HAND, CLAIMS, JOBS, SHORT_LIST
 from benchmarks.measure import Entry, compare
 from benchmarks.report import (
     claims_table,
+    delivery_table,
     environment,
     growth_table,
     job_table,
     markdown,
     memory_table,
+    nodes_table,
     plain,
     put_into,
     write_json,
@@ -123,6 +127,31 @@ def run_growth(args: argparse.Namespace) -> Tables:
     return [*tables, ("Memory of an idle connection", memory_table(memory, BY_HAND))]
 
 
+def run_channels(args: argparse.Namespace) -> Tables:
+    asked = args.subjects.split(",") if args.subjects else channels.FAN_OUT
+    subjects = [name for name in asked if name in channels.FAN_OUT and SUBJECTS[name].is_installed]
+    wanted = channels.SUBSCRIBERS[:1] if args.quick else channels.SUBSCRIBERS
+    numbers = channels.possible(wanted, len(subjects))
+    if len(numbers) < len(wanted):
+        progress("not so many files may be open (ulimit -Hn): less is measured")
+    results = channels.fan_out(subjects, numbers, args.rounds, args.seconds, progress)
+    write_json(args.output / "fan-out.json", settings(args), results)
+    tables: Tables = [
+        (
+            f"One process, {number:,} subscribers",
+            delivery_table(results, channels.fan_out_name(number), subjects, BY_HAND),
+        )
+        for number in numbers
+    ]
+    nodes = [name for name in subjects if name in channels.BETWEEN_NODES]
+    between = channels.between_nodes(nodes, args.rounds, args.seconds, progress)
+    if between is None:
+        progress("nothing between nodes: that needs redis-server, and '.[bench]'")
+        return tables
+    write_json(args.output / "between-nodes.json", settings(args), between)
+    return [*tables, ("From one node to another", nodes_table(between, channels.NODES, nodes))]
+
+
 def settings(args: argparse.Namespace) -> dict[str, object]:
     return {"rounds": args.rounds, "seconds": args.seconds}
 
@@ -138,11 +167,17 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-MODES: Final = {"compare": run_compare, "guarantees": run_guarantees, "growth": run_growth}
+MODES: Final = {
+    "compare": run_compare,
+    "guarantees": run_guarantees,
+    "growth": run_growth,
+    "channels": run_channels,
+}
 
 
 def main() -> None:
     args = arguments()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are to end, too
     pin(LOAD_CORE)
     tables = MODES[args.mode](args)
     for title, rows in tables:

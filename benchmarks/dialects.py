@@ -18,6 +18,14 @@ class Dialect(Protocol):
 
     def command(self, job: Job) -> str: ...
 
+    def call(self, event: str, payload: Any) -> str:
+        """A command of any name."""
+        ...
+
+    def event(self, event: str, payload: Any) -> str:
+        """What the server sends unasked, to the letter."""
+        ...
+
     def payload(self, reply: str) -> Any:
         """What the reply carries. Raises `ValueError` or `KeyError` for what is no such reply."""
         ...
@@ -30,7 +38,13 @@ class Events:
     opening: Sequence[tuple[str | None, str]] = ()
 
     def command(self, job: Job) -> str:
-        return json.dumps({"event": job.event, "payload": job.post, "token": TOKEN})
+        return self.call(job.event, job.post)
+
+    def call(self, event: str, payload: Any) -> str:
+        return json.dumps({"event": event, "payload": payload, "token": TOKEN})
+
+    def event(self, event: str, payload: Any) -> str:
+        return json.dumps({"event": event, "payload": payload}, separators=(",", ":"))
 
     def payload(self, reply: str) -> Any:
         return json.loads(reply)["payload"]
@@ -39,9 +53,9 @@ class Events:
 class Actions(Events):
     """The same under other names, as chanx has it; it knows no key for a token."""
 
-    def command(self, job: Job) -> str:
-        action = job.event.replace(" ", "_")
-        return json.dumps({"action": action, "payload": {**job.post, "token": TOKEN}})
+    def call(self, event: str, payload: Any) -> str:
+        action = event.replace(" ", "_")
+        return json.dumps({"action": action, "payload": {**payload, "token": TOKEN}})
 
 
 class SocketIO:
@@ -55,7 +69,13 @@ class SocketIO:
     opening: Sequence[tuple[str | None, str]] = ((None, "0{"), ("40", "40{"))
 
     def command(self, job: Job) -> str:
-        return "420" + json.dumps([job.event, {"payload": job.post, "token": TOKEN}])
+        return self.call(job.event, job.post)
+
+    def call(self, event: str, payload: Any) -> str:
+        return "420" + json.dumps([event, {"payload": payload, "token": TOKEN}])
+
+    def event(self, event: str, payload: Any) -> str:
+        return "42" + json.dumps([event, payload], separators=(",", ":"))
 
     def payload(self, reply: str) -> Any:
         return json.loads(reply.removeprefix("430"))[0]["payload"]

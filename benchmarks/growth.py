@@ -1,17 +1,16 @@
 """How cost grows: with commands, the depth of the dependency graph, connections and payloads."""
 
 import json
-import resource
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from benchmarks.dialects import DIALECTS
 from benchmarks.job import Job
 from benchmarks.load import Load
 from benchmarks.measure import Entry, Results, compare
-from benchmarks.servers import running
+from benchmarks.servers import most_files, running
 from benchmarks.subjects import SUBJECTS, Options
 
 __all__ = ["Growth", "curves", "memory_per_connection", "start_seconds"]
@@ -103,27 +102,29 @@ def _points(results: Results, named: Sequence[tuple[int, str, str]]) -> list[tup
 
 def _possible() -> list[int]:
     """So many connections as this process, and each server, may have files open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return [number for number in CONNECTIONS if number * 2 + 200 < hard]
+    most = most_files()
+    return [number for number in CONNECTIONS if number * 2 + 200 < most]
 
 
 def memory_per_connection(subjects: Sequence[str], idle: int = IDLE) -> dict[str, float]:
-    """Bytes that a connection takes that has sent one protected command."""
-    found: dict[str, float] = {}
-    for name in subjects:
-        subject = SUBJECTS[name]
-        dialect = DIALECTS[subject.dialect]
-        with running(subject) as server, Load(server.port, dialect, _idle(SETTLED)):
-            before = server.memory()
-            with Load(server.port, dialect, _idle(idle)):
-                found[name] = (server.memory() - before) / idle
-    return found
+    """Bytes that a connection takes that has sent one protected command.
+
+    Ours is there once more, with connections that are subscribed to a channel.
+    """
+    jobs = [(name, name, Job("idle")) for name in subjects]
+    if OURS in subjects:
+        subscribed = (f"{OURS}, subscribed", OURS, Job("idle", is_subscribed=True))
+        jobs.insert(subjects.index(OURS) + 1, subscribed)
+    return {label: _memory(name, job, idle) for label, name, job in jobs}
 
 
-def _idle(connections: int) -> Job:
-    return Job("idle", connections=connections)
+def _memory(name: str, job: Job, idle: int) -> float:
+    subject = SUBJECTS[name]
+    dialect = DIALECTS[subject.dialect]
+    with running(subject) as server, Load(server.port, dialect, replace(job, connections=SETTLED)):
+        before = server.memory()
+        with Load(server.port, dialect, replace(job, connections=idle)):
+            return (server.memory() - before) / idle
 
 
 def start_seconds(rounds: int) -> Growth:

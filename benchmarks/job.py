@@ -68,6 +68,8 @@ class Job:
     depth: int = 1
     """Messages of one connection that are on their way at once."""
     connections: int = 32
+    is_subscribed: bool = False
+    """Whether each connection subscribes to a channel before it sends anything else."""
 
     @property
     def post(self) -> dict[str, str]:

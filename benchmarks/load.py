@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from benchmarks.dialects import Dialect
 from benchmarks.job import Job
-from benchmarks.peer import PATIENCE, TEXT, Peer, Unexpected, masked
+from benchmarks.news import NEWS, SUBSCRIBE
+from benchmarks.peer import PATIENCE, TEXT, Peer, Unexpected, connected, masked
 
-__all__ = ["Load", "Sample", "Unexpected"]
+__all__ = ["Load", "Sample", "Unexpected", "no_garbage_collection"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,10 @@ class Load:
             peer.socket.close()
 
     def _connect(self) -> None:
-        peer = Peer(self._port, self._dialect.path)
+        peer = connected(self._port, self._dialect)
         self._peers[peer.socket.fileno()] = peer
-        for text, beginning in self._dialect.opening:
-            if not (answer := peer.ask(text)).startswith(beginning):
-                raise Unexpected(f"{answer!r} where {beginning}... was expected")
+        if self._job.is_subscribed:
+            peer.ask(self._dialect.call(SUBSCRIBE, NEWS))
         self._start = self._checked(peer.ask(self._text))
         peer.socket.setblocking(False)
         self._epoll.register(peer.socket, select.EPOLLIN)
@@ -112,7 +112,7 @@ class Load:
         now = time.perf_counter()
         for peer in self._peers.values():
             self._send(peer, self._job.depth, now)
-        with _no_garbage_collection():
+        with no_garbage_collection():
             self._until(now + warm_up, latencies)
             del latencies[:]
             cpu_before, start = cpu(), time.perf_counter()
@@ -211,7 +211,7 @@ class Load:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A pause of ours would look like one of the server."""
     gc.collect()
     gc.disable()

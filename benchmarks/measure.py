@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from benchmarks.dialects import DIALECTS
 from benchmarks.job import Job
@@ -14,7 +14,7 @@ from benchmarks.load import Load, Sample, Unexpected
 from benchmarks.servers import running
 from benchmarks.subjects import Options, Subject
 
-__all__ = ["Bench", "Entry", "Figures", "Results", "Spread", "compare"]
+__all__ = ["Bench", "Clients", "Entry", "Figures", "Results", "Spread", "compare"]
 
 TURN: Final = 0.2
 """Seconds for which a subject works until it is the turn of the next one."""
@@ -76,6 +76,12 @@ class Results:
         return Spread.of(found) if found else None
 
 
+class Clients(Protocol):
+    """Who gives a running subject something to do, as `Load` does."""
+
+    def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample: ...
+
+
 class Bench:
     """A running subject and its clients; the subject is right if the bench can be entered."""
 
@@ -88,19 +94,22 @@ class Bench:
 
     def __enter__(self) -> "Bench":
         with self._stack:
-            server = self._stack.enter_context(running(self._subject, self._options))
-            load = Load(server.port, DIALECTS[self._subject.dialect], self._job)
-            self._load = self._stack.enter_context(load)
-            self._cpu = server.cpu
+            self._clients, self._cpu = self._start(self._stack)
             self._stack = self._stack.pop_all()
         return self
+
+    def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
+        """All clients, and what tells how many seconds the subject has computed."""
+        server = stack.enter_context(running(self._subject, self._options))
+        load = Load(server.port, DIALECTS[self._subject.dialect], self._job)
+        return stack.enter_context(load), server.cpu
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
 
     def turn(self, warm_up: float, seconds: float) -> None:
         """Work for a while. Raises `Unexpected` for wrong answers."""
-        self._samples.append(self._load.run(warm_up, seconds, self._cpu))
+        self._samples.append(self._clients.run(warm_up, seconds, self._cpu))
 
     def figures(self) -> Figures:
         """Of all turns; the first is for warming up and does not count."""
@@ -112,6 +121,7 @@ def compare(
     rounds: int,
     seconds: float,
     progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    bench: type[Bench] = Bench,
 ) -> Results:
     """Measure as planned: which subjects do a job, how they are called, and with what options."""
     results = Results()
@@ -120,7 +130,7 @@ def compare(
         figures: dict[tuple[str, str], Figures] = {}
         results.rounds.append(figures)
         for job, entries in plan:
-            found, failed = _round(job, entries, seconds)
+            found, failed = _round(job, entries, seconds, bench)
             figures |= {(job.name, name): value for name, value in found.items()}
             results.failures |= {(job.name, name): why for name, why in failed.items()}
             for name, why in failed.items():
@@ -130,7 +140,7 @@ def compare(
 
 
 def _round(
-    job: Job, entries: Sequence[Entry], seconds: float
+    job: Job, entries: Sequence[Entry], seconds: float, bench: type[Bench]
 ) -> tuple[dict[str, Figures], dict[str, str]]:
     """The figures of all entries, and why those that have none failed.
 
@@ -142,7 +152,7 @@ def _round(
     with ExitStack() as stack:
         for name, subject, options in entries:
             with _noting(failed, name):
-                benches[name] = stack.enter_context(Bench(subject, job, options))
+                benches[name] = stack.enter_context(bench(subject, job, options))
         names = list(benches)
         for turn in range(1 + max(1, round(seconds / TURN))):
             random.shuffle(names)  # so that a neighbour is not always the same

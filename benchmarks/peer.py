@@ -8,9 +8,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from benchmarks.dialects import Dialect
 from benchmarks.job import HOST
 
-__all__ = ["PATIENCE", "TEXT", "Peer", "Unexpected", "masked"]
+__all__ = ["PATIENCE", "TEXT", "Peer", "Unexpected", "connected", "masked"]
 
 PATIENCE: Final = 20.0
 """Seconds without any answer, after which a server is given up."""
@@ -89,6 +90,15 @@ class Peer:
         if not data:
             raise Unexpected("the server has closed the connection")
         self.received += data
+
+
+def connected(port: int, dialect: Dialect) -> Peer:
+    """A client that has said what has to be said before its first command."""
+    peer = Peer(port, dialect.path)
+    for text, beginning in dialect.opening:
+        if not (answer := peer.ask(text)).startswith(beginning):
+            raise Unexpected(f"{answer!r} where {beginning}... was expected")
+    return peer
 
 
 def _frame_at(data: bytes, at: int) -> tuple[int, int, int] | None:

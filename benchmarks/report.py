@@ -16,11 +16,13 @@ from benchmarks.measure import Results, Spread
 
 __all__ = [
     "claims_table",
+    "delivery_table",
     "environment",
     "growth_table",
     "job_table",
     "markdown",
     "memory_table",
+    "nodes_table",
     "plain",
     "put_into",
     "write_json",
@@ -36,7 +38,7 @@ HEADINGS: Final = (
 )
 PACKAGES: Final = (
     "websuckets websockets dishka pydantic pydantic_core anyio trio uvloop uvicorn wsproto granian "
-    "fastapi starlette litestar python-socketio chanx fast-channels picows"
+    "fastapi starlette litestar python-socketio chanx fast-channels picows coredis redis"
 ).split()
 
 Rows = Sequence[Sequence[str]]
@@ -59,6 +61,31 @@ def job_table(
         rows.append((ratio.median if ratio else cpu.median, row))
     headings = [*HEADINGS[:2], ratio_to, *HEADINGS[2:]]
     return [headings, *(row for _, row in sorted(rows, key=lambda row: row[0]))]
+
+
+def delivery_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:
+    """What publishing costs: a row for each subject that has figures."""
+    rows = [["subject", "CPU us/delivery", "x by hand", "deliveries/s"]]
+    for subject in subjects:
+        cpu = results.spread(job, subject, "cpu_us")
+        per_second = results.spread(job, subject, "per_second")
+        if cpu is None or per_second is None:
+            continue
+        ratio = results.ratio((job, subject), (job, base))
+        times = spread_text(ratio, 2) if ratio else "-"
+        rows.append([subject, spread_text(cpu, 2), times, spread_text(per_second, 0)])
+    return rows
+
+
+def nodes_table(results: Results, job: str, subjects: Iterable[str]) -> Rows:
+    """How long publishing takes: a row for each subject that has figures."""
+    rows = [["subject", "p50 us", "p99 us"]]
+    for subject in subjects:
+        found = [results.spread(job, subject, figure) for figure in ("p50_us", "p99_us")]
+        times = [spread_text(spread, 0) for spread in found if spread is not None]
+        if times:
+            rows.append([subject, *times])
+    return rows
 
 
 def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
@@ -90,7 +117,10 @@ def memory_table(memory: dict[str, float], base: str) -> Rows:
 
 
 def spread_text(spread: Spread, digits: int) -> str:
-    return f"{spread.median:.{digits}f} ({spread.least:.{digits}f}-{spread.most:.{digits}f})"
+    median, least, most = (
+        f"{value:,.{digits}f}" for value in (spread.median, spread.least, spread.most)
+    )
+    return f"{median} ({least}-{most})"
 
 
 def plain(rows: Rows) -> str:

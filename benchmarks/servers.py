@@ -1,6 +1,7 @@
 """Servers as processes of their own, and what they take of the machine."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Final
 from benchmarks.job import HOST
 from benchmarks.subjects import Options, Subject
 
-__all__ = ["LOAD_CORE", "SERVER_CORE", "Server", "pin", "running"]
+__all__ = ["LOAD_CORE", "SERVER_CORE", "Server", "free_port", "most_files", "pin", "running"]
 
 ROOT: Final = Path(__file__).parent.parent
 SERVER_CORE: Final = 0
@@ -27,6 +28,14 @@ def pin(core: int) -> None:
     if len(os.sched_getaffinity(0)) > 1 or core in os.sched_getaffinity(0):
         with suppress(OSError):  # there is no such core
             os.sched_setaffinity(0, {core})
+
+
+def most_files() -> int:
+    """Allow this process, and those that it starts, as many open files as may be; how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 class Server:
@@ -69,7 +78,7 @@ def _descendants(pid: int) -> list[int]:
 @contextmanager
 def running(subject: Subject, options: Options | None = None) -> Iterator[Server]:
     """Start the subject, and end it after the context."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "benchmarks.subjects", subject.name, str(port)]
     command += [str(SERVER_CORE), (options or Options()).to_json()]
     with tempfile.TemporaryFile("w+") as output:
@@ -86,7 +95,7 @@ def running(subject: Subject, options: Options | None = None) -> Iterator[Server
             _end(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server((HOST, 0)) as server:
         port: int = server.getsockname()[1]
         return port

@@ -22,6 +22,8 @@ class Options:
     """Objects that the dependency of the protected command depends on, each on the next one."""
     without: str = ""
     """A guarantee of websuckets that is taken away; see `benchmarks.guarantees`."""
+    redis: str = ""
+    """The URL of what connects several nodes; see `benchmarks.channels`."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

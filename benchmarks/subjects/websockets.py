@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json, to_json
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.asyncio.server import serve as listen
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Store, Transaction, preview
+from benchmarks.news import NEWS, PUBLISH, SUBSCRIBE, Edition, publish_all
 from benchmarks.subjects import Options
 from benchmarks.subjects.loops import run, until_told_to_end
 
@@ -23,11 +24,13 @@ store = Store()
 class User:
     """One client."""
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, connection: ServerConnection) -> None:
         self.token = token.encode()
+        self.connection = connection
 
 
 online: dict[Any, User] = {}
+subscribers: set[ServerConnection] = set()
 
 
 def check_token(user: User, message: dict[str, Any]) -> None:
@@ -49,9 +52,23 @@ async def show(user: User, message: dict[str, Any]) -> Any:
     return preview(Post.model_validate(message["payload"]))
 
 
+async def subscribe(user: User, message: dict[str, Any]) -> Any:
+    subscribers.add(user.connection)
+    return message["payload"]
+
+
+async def publish(user: User, message: dict[str, Any]) -> int:
+    async def send(payload: dict[str, Any]) -> None:
+        broadcast(subscribers, to_json({"event": NEWS, "payload": payload}), text=True)
+
+    return await publish_all(Edition.model_validate(message["payload"]), send)
+
+
 commands: dict[str, Callable[[User, dict[str, Any]], Awaitable[Any]]] = {
     CREATE: create,
     PREVIEW: show,
+    SUBSCRIBE: subscribe,
+    PUBLISH: publish,
 }
 
 
@@ -72,7 +89,7 @@ async def answer(user: User, frame: bytes) -> bytes:
 
 
 async def talk(connection: ServerConnection) -> None:
-    user = online[connection.id] = User(TOKEN)
+    user = online[connection.id] = User(TOKEN, connection)
     try:
         while True:
             frame = await connection.recv(decode=False)
@@ -80,6 +97,7 @@ async def talk(connection: ServerConnection) -> None:
     except ConnectionClosed:
         pass
     finally:
+        subscribers.discard(connection)
         del online[connection.id]
 
 

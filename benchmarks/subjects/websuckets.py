@@ -2,14 +2,17 @@
 
 from typing import Any, Final
 
+from dishka import Provider
 from websockets.asyncio.server import ServerConnection
 
 from benchmarks.job import CREATE, HOST, PREVIEW, TOKEN, Post, Store, Transaction, preview
+from benchmarks.news import NEWS, PUBLISH, SUBSCRIBE, Edition, publish_all
 from benchmarks.subjects import Options
 from benchmarks.subjects.hosts import serve_asgi
 from benchmarks.subjects.loops import run
 from benchmarks.subjects.providers import providers
-from websuckets import CommandGroup, Limits, WebSuckets
+from websuckets import ClientEvent, CommandGroup, Limits, Payload, WebSuckets
+from websuckets.channels import Channels
 from websuckets.security import Token
 from websuckets.session import User
 
@@ -59,9 +62,30 @@ async def show(socket: ServerConnection, post: Post) -> dict[str, Any]:
     return preview(post)
 
 
+async def subscribe(socket: ServerConnection, name: Payload[str], channels: Channels) -> str:
+    await channels.subscribe(socket, name)
+    return name
+
+
+async def publish(socket: ServerConnection, edition: Edition, channels: Channels) -> int:
+    async def send(payload: dict[str, Any]) -> None:
+        await channels.publish(NEWS, ClientEvent(NEWS, payload))
+
+    return await publish_all(edition, send)
+
+
 async def enter(user: User) -> None:
     user.id = str(user.socket.id)
     user.token = Token(TOKEN)
+
+
+def nodes(options: Options) -> list[Provider]:
+    """What connects this node to others, if anything does."""
+    if not options.redis:
+        return []
+    from websuckets.redis import RedisProvider  # not everybody has what it needs
+
+    return [RedisProvider(options.redis)]
 
 
 def build(options: Options) -> WebSuckets:
@@ -69,10 +93,12 @@ def build(options: Options) -> WebSuckets:
     handler = create_by_hand if options.without == "dependency" else create
     group.command(CREATE, protected=options.without != "guard")(handler)
     group.command(PREVIEW)(show)
+    group.command(SUBSCRIBE)(subscribe)
+    group.command(PUBLISH)(publish)
     for number in range(options.commands):
         group.command(f"command {number}")(show)
     limits = Limits(**{**PLENTY, **limits_without(options.without)})
-    app = WebSuckets(providers=providers(options.depth), limits=limits)
+    app = WebSuckets(providers=[*providers(options.depth), *nodes(options)], limits=limits)
     app.include_command_group(group)
     app.on_connect(enter)
     return app
