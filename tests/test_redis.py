@@ -12,12 +12,14 @@ import pytest
 import rooms
 from brokers import Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
+from coredis.exceptions import RedisError
 from harness import TIMEOUT, errors
 from redis_server import Proxy, RedisServer, free_port
 
 from websuckets.exc import ConfigurationError
 from websuckets.redis import RedisProvider, broker
 from websuckets.redis.broker import RedisBroker
+from websuckets.redis.foreign import Foreign
 from websuckets.redis.line import Line
 from websuckets.testing import TestClient
 
@@ -354,3 +356,100 @@ async def test_messages_that_just_end_are_a_failure() -> None:
     connection: Any = Silent()
     with pytest.raises(NotConnected, match="have ended"):
         await Line("redis://localhost", 1)._listen(connection, Witness())
+
+
+def refuse(server: RedisServer, *rules: str) -> None:
+    """Take rights away from whoever has no name."""
+    server.command("ACL", "SETUSER", "default", *rules)
+
+
+async def test_an_app_starts_where_redis_refuses_subscriptions(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And serves its own clients, as without Redis; it says why."""
+    refuse(own_redis, "resetchannels")
+    provider = RedisProvider(own_redis.url, heartbeat=0.1)
+    with anyio.fail_after(PATIENCE):
+        async with TestClient(rooms.app(providers=[provider])) as client:
+            await client.call("enter", "ann")
+            await client.call("join", "a")
+            await client.call("publish", {"channel": "a", "what": 1})
+            assert (await client.receive()).payload == 1
+    assert "may be refused" in caplog.text
+
+
+async def test_a_channel_that_redis_refuses_keeps_nobody_waiting(own_redis: RedisServer) -> None:
+    """Who subscribes gets what this node publishes."""
+    async with linked(broker_at(own_redis.url, 0.2)) as node:
+        refuse(own_redis, "resetchannels", "&test:topic:a")
+        with anyio.fail_after(PATIENCE):
+            await node.link.subscribe("refused")
+
+
+async def test_what_redis_refuses_to_publish_is_told_when_it_can_be(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is in no log."""
+    async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
+        await two.link.subscribe("a")
+        refuse(own_redis, "-publish")
+        one.link.publish("a", b"canary")
+        with anyio.fail_after(PATIENCE):
+            while "Redis refuses" not in caplog.text:
+                await anyio.sleep(0.01)
+        refuse(own_redis, "+publish")
+        await two.until(lambda: ["a"] in two.gaps, PATIENCE)
+        assert two.got == []
+    assert "canary" not in caplog.text
+
+
+def test_errors_of_redis_quote_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """As those of commands that it does not know would."""
+    foreign = Foreign()
+    with foreign.tolerated():
+        raise RedisError("unknown command 'PUBLISH', with args beginning with: 'canary'")
+    assert "PUBLISH" in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_who_unsubscribes_from_what_is_not_confirmed_waits_no_longer_than_the_link(
+    own_redis: RedisServer,
+) -> None:
+    """Nor does who waited for the confirmation."""
+    async with linked(broker_at(own_redis.url, 0.5)) as node:
+        own_redis.pause()
+        with anyio.fail_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(node.link.subscribe, "a")
+                await anyio.wait_all_tasks_blocked()
+                node.link.unsubscribe("a")
+        own_redis.go_on()
+        await node.until(with_gap(node), PATIENCE)
+
+
+@pytest.mark.parametrize("key", ["nodes", "users", "groups", "alien"])
+async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key: str) -> None:
+    """What is of another kind is passed over, and what Redis has lost is written anew."""
+    async with (
+        linked(broker_at(own_redis.url, 0.2)) as one,
+        linked(broker_at(own_redis.url, 0.2)) as two,
+    ):
+        two.link.enter("a", "ann")
+        if key == "nodes":
+            own_redis.command("DEL", "test:nodes")
+        elif key == "users":
+            own_redis.command("SET", "test:node:other", "1")
+            own_redis.command("SADD", "test:nodes", "other")
+            own_redis.command("SET", "test:users:other:a", "none")
+        elif key == "groups":
+            own_redis.command("SADD", "test:nodes", "dead")
+            own_redis.command("SET", "test:groups:dead", "none")
+        else:
+            own_redis.command("SADD", "test:nodes", b"\xff")
+        with anyio.fail_after(PATIENCE):
+            while await one.link.members("a") != {"ann"}:
+                await anyio.sleep(0.01)
+            while own_redis.command("SCARD", "test:nodes") != (
+                b":3\r\n" if key == "users" else b":2\r\n"
+            ):
+                await anyio.sleep(0.01)

@@ -1,6 +1,7 @@
 """Users that were saved go on with their tokens, on any node, until somebody revokes them."""
 
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -309,6 +310,46 @@ async def test_who_cannot_be_known_to_be_verified_has_to_go(
         assert (client.close_code, client.close_reason) == (1013, "sessions unavailable")
         assert (await unsaved.call("who am i", token="secret of bob")).payload == ["bob", None]
     assert bool(errors(caplog)) == (error is OSError)
+
+
+async def test_who_was_revoked_while_its_node_was_cut_off_is_not_saved_again() -> None:
+    """Whoever saves first would hide the revocation from all who look for it."""
+    store = MemorySessionStore()
+    app = rooms.app(providers=[ResumeProvider(store)])
+    async with TestClient(app) as ann, ann.connect() as other:
+        await ann.call("enter", "ann")
+        await ann.call("keep", {})
+        await store.revoke("ann")  # by a node that could not tell this one
+        with pytest.raises(CommandError, match="not authorized"):
+            await ann.call("keep", {"role": "editor"})
+        await ann.wait_closed()
+        assert (ann.close_code, ann.close_reason) == (4401, "revoked")
+        await refused(other, ANN)
+
+
+async def test_guesses_at_once_are_bounded_too() -> None:
+    """As many as one after the other."""
+    guesses = 20
+
+    class Slow(MemorySessionStore):
+        async def load(self, key: str) -> Record | None:
+            await anyio.sleep(0.01)
+            return await super().load(key)
+
+    app = rooms.app(providers=[ResumeProvider(Slow())], limits=Limits(unknown_tokens=5))
+    told: Counter[str] = Counter()
+
+    async def guess(client: TestClient, number: int) -> None:
+        async with client.connect() as other:
+            with pytest.raises(CommandError) as caught:
+                await other.call("who am i", token=str(number))
+            told[caught.value.error] += 1
+
+    async with TestClient(app) as client:
+        async with anyio.create_task_group() as tasks:
+            for number in range(guesses):
+                tasks.start_soon(guess, client, number)
+    assert told == {"not authorized": 5, "rate limited": guesses - 5}
 
 
 async def test_who_cannot_be_saved_has_not_entered() -> None:

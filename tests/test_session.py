@@ -146,6 +146,15 @@ def test_a_token_is_a_string(token: Any) -> None:
         user().token = token
 
 
+def test_an_id_is_text() -> None:
+    """Nothing else can be told to other nodes."""
+    someone = user()
+    with pytest.raises(ValueError, match="surrogates"):
+        someone.id = "\ud800"
+    assert someone.id is None
+    someone.id = "я"
+
+
 def test_reprs_tell_no_secrets() -> None:
     """Neither the token nor anything that the program added."""
     someone = user()

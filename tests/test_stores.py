@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -147,3 +148,112 @@ async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
             while True:
                 await store.load(ANN)
         own_redis.start()
+
+
+async def test_nothing_is_shared_with_what_is_kept(stores: Stores) -> None:
+    """What is changed without being saved, is not changed for others."""
+    store = stores.make(LONG)
+    assert await store.save(ANN, Record("ann", data={"rooms": [1]}))
+    for _ in range(2):
+        record = await store.load(ANN)
+        assert record is not None
+        assert record.data == {"rooms": [1]}
+        record.data["rooms"].append(2)
+
+
+async def test_who_was_revoked_is_not_saved_again(stores: Stores) -> None:
+    """Where it was known before; a new login may have the same token."""
+    store = stores.make(LONG)
+    assert await store.save(ANN, Record("ann"))
+    await store.revoke("ann")
+    assert not await store.save(ANN, Record("ann"), again=True)
+    assert await store.load(ANN) is None
+    assert await store.save(ANN, Record("ann"))
+    assert await store.save(ANN, Record("ann", version=2), again=True)
+    assert await store.save(BOB, Record("bob"), again=True)  # lost, but not by a revocation
+
+
+@pytest.fixture
+async def redis_store(shared_redis: RedisServer) -> AsyncIterator[RedisSessionStore]:
+    """Its keys begin with ``test``."""
+    prefix = f"test {secrets.token_hex(8)}"
+    redis = RedisBroker(Line(shared_redis.url, 5), prefix)
+    async with linked(redis):
+        yield RedisSessionStore(redis.line, prefix, redis.foreign, LONG)
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "value"),
+    [
+        ("HSET", "session:{ANN}", ("version", "99")),
+        ("HSET", "session:{ANN}", ("record", "none")),
+        ("HSET", "session:{ANN}", ("version", "none", "record", "none")),
+        ("HSET", "session:{ANN}", ("version", "1", "record", "\x80\x04N.")),
+        ("RPUSH", "session:{ANN}", ("a",)),
+        ("SET", 'keys:"ann"', ("a",)),
+        ("RPUSH", "revocations", ("a",)),
+        ("SET", "revocations", ("9" * 5000,)),
+        ("SET", "revocations", ("none",)),
+    ],
+)
+async def test_what_is_in_the_way_is_removed_and_counted(
+    redis_store: RedisSessionStore,
+    shared_redis: RedisServer,
+    command: str,
+    key: str,
+    value: tuple[str, ...],
+) -> None:
+    """Everything goes on."""
+    store = redis_store
+    shared_redis.command(command, f"{store._prefix}:{key.format(ANN=ANN)}", *value)
+    assert await store.load(ANN) is None
+    assert await store.save(ANN, Record("ann"))
+    assert await store.load(ANN) == Record("ann")
+    before = await store.revocations()
+    await store.revoke("ann")
+    assert await store.revocations() not in (before, 0)
+    assert await store.load(ANN) is None
+    assert await store.revoked({ANN: "ann"}) == {ANN}
+    assert store._foreign.count >= 1
+
+
+async def test_a_field_of_another_version_is_what_counts(
+    redis_store: RedisSessionStore, shared_redis: RedisServer
+) -> None:
+    """Or who compares would never find it right."""
+    store = redis_store
+    assert await store.save(ANN, Record("ann"))
+    shared_redis.command("HSET", f"{store._prefix}:session:{ANN}", "version", "7")
+    assert await store.load(ANN) == Record("ann", version=7)
+    assert await store.save(ANN, Record("ann", version=8))
+
+
+async def test_tokens_that_have_ended_are_taken_off_the_list(
+    redis_store: RedisSessionStore, shared_redis: RedisServer
+) -> None:
+    """A user who enters often, leaves nothing behind."""
+    store = redis_store
+    for key in (ANN, BOB, ANN_AGAIN):
+        assert await store.save(key, Record("ann"))
+        shared_redis.command("DEL", f"{store._prefix}:session:{key}")
+    assert await store.save(ANN, Record("ann"))
+    assert shared_redis.command("SCARD", f'{store._prefix}:keys:"ann"') == b":1\r\n"
+
+
+async def test_of_two_first_ones_at_once_none_is_lost(
+    redis_store: RedisSessionStore,
+) -> None:
+    """Who looks, removes nothing that somebody has just written."""
+    store = redis_store
+
+    async def look() -> None:
+        for _ in range(50):
+            await store.load(key)
+
+    for number in range(20):
+        key = f"{number:064}"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(look)
+            tasks.start_soon(look)
+            assert await store.save(key, Record("ann"))
+        assert await store.load(key) == Record("ann")
