@@ -1,9 +1,11 @@
 """How a program stops: what it still does, what it says meanwhile, and that it does end."""
 
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -320,3 +322,28 @@ async def test_after_that_stop_the_app_may_be_served_again(app: WebSuckets) -> N
 @pytest.fixture
 def app() -> WebSuckets:
     return app_with(stubborn.group, providers=[stubborn.Late()])
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+async def test_a_signal_that_comes_as_soon_as_the_port_is_open(
+    start: str, number: signal.Signals
+) -> None:
+    """It is minded before: everything is finalised."""
+    program = (
+        "import sys\nfrom stubborn import STARTS\nfrom websuckets import WebSuckets\n"
+        "from websuckets.transports import websockets_asyncio, websockets_trio\n"
+        "def signalled(open):\n"
+        "    def listen(*arguments):\n"
+        f"        signal.raise_signal({int(number)})\n"
+        "        return open(*arguments)\n"
+        "    return listen\n"
+        "import signal\n"
+        "for transport in (websockets_asyncio, websockets_trio):\n"
+        "    transport.listen = signalled(transport.listen)\n"
+        f"STARTS[{start!r}](WebSuckets())\n"
+    )
+    here = str(Path(__file__).parent)
+    with anyio.fail_after(TIMEOUT):
+        done = await anyio.run_process([sys.executable, "-c", program], check=False, cwd=here)
+    assert b"stopping" in done.stderr
+    assert done.returncode == 0

@@ -23,7 +23,7 @@ from websuckets.hooks import Kind
 from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
-from websuckets.program import LastResort, console_logging, told_to_stop
+from websuckets.program import LastResort, StopSignals, console_logging
 from websuckets.session import Session
 from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport
@@ -206,14 +206,15 @@ class WebSuckets:
             raise ConfigurationError("WebSuckets is no ASGI application, but has one: app.asgi")
         # An app without groups, started as the program, serves what the program included in others.
         theirs = () if self._composition.groups else groups_of_the_program()
-        with console_logging(), LastResort() as last_resort:
+        with console_logging(), LastResort() as last_resort, StopSignals() as signals:
             try:
-                async with self._serve(theirs or None, host, port, options):
+                # From before the port opens: who can connect to it, may also want it to end.
+                async with self._serve(theirs or None, host, port, options, signals.receive):
                     if theirs:
                         logger.warning(_SERVES_OTHERS, len(theirs))
                     assert self._running is not None
                     running = self._running
-                    await told_to_stop()
+                    await signals.wait()
                     logger.info("stopping")
                     last_resort.on_signal()
                     connections = running.connections
@@ -273,11 +274,13 @@ class WebSuckets:
         host: str | None,
         port: int | None,
         options: dict[str, Any],
+        about_to_listen: Callable[[], None] = lambda: None,
     ) -> AsyncIterator["Server"]:
         # What websockets calls as we call our limits is one of these, whoever names it.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
         async with self._started(limits, groups) as app:
+            about_to_listen()
             listener = running_transport().listen(
                 app.connections,
                 partial(stop, app.connections, limits.drain_timeout),

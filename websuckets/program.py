@@ -5,13 +5,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 import anyio
 
-__all__ = ["LastResort", "console_logging", "told_to_stop"]
+__all__ = ["LastResort", "StopSignals", "console_logging"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -36,20 +36,36 @@ def console_logging() -> Iterator[None]:
         logger.setLevel(level)
 
 
-async def told_to_stop() -> None:
-    """Wait for SIGINT or SIGTERM. Afterwards both do again what they did before.
+class StopSignals:
+    """SIGINT and SIGTERM, from `receive` until the first; then both do what they did before.
 
-    Where signals cannot be received, outside of the main thread and on Windows, it waits until it
-    is cancelled.
+    Where signals cannot be received, outside of the main thread and on Windows, none comes. It is
+    used as a context.
     """
-    with ExitStack() as stack:
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._signals: AsyncIterator[signal.Signals] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def receive(self) -> None:
+        """From now on."""
         receiver = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-        try:
-            signals = stack.enter_context(receiver)
-        except (NotImplementedError, RuntimeError, ValueError):
+        with suppress(NotImplementedError, RuntimeError, ValueError):
+            self._signals = self._stack.enter_context(receiver)
+
+    async def wait(self) -> None:
+        """Until one has come."""
+        if self._signals is None:
             await anyio.sleep_forever()
         else:
-            await anext(aiter(signals))
+            await anext(self._signals)
+            self._stack.close()
 
 
 class LastResort:
