@@ -460,3 +460,10 @@ async def test_whatever_comes_the_next_command_is_answered(incoming: list[str | 
                 assert reply.get("error") != "internal error"
                 reply = await client.receive()
             assert reply["id"] == f"after {number}"
+
+
+async def test_who_cancels_what_cannot_run_gets_no_answer(app: WebSuckets) -> None:
+    """As who cancels what is over."""
+    async with talk(app) as client:
+        await client.connection.send('{"cancel": 1}')
+        assert await client.call("ok", id=2) == {"event": "ok", "payload": "ok", "id": 2}

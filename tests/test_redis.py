@@ -294,6 +294,7 @@ def redis_like(other: RedisBroker) -> RedisBroker:
         ("redis://", 1),
         ("redis://localhost:canary", 1),
         ("redis://localhost:99999", 1),
+        ("redis://user:1#canary@localhost", 1),
         ("redis://localhost", 0),
     ],
 )
@@ -453,3 +454,11 @@ async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key
                 b":3\r\n" if key == "users" else b":2\r\n"
             ):
                 await anyio.sleep(0.01)
+
+
+async def test_a_node_ends_though_redis_does_not_answer(own_redis: RedisServer) -> None:
+    """Others find out by themselves that nobody is there."""
+    async with linked(broker_at(own_redis.url, 0.2)) as node:
+        node.link.enter("a", "ann")
+        own_redis.pause()
+    own_redis.go_on()

@@ -188,14 +188,16 @@ async def test_who_is_revoked_while_its_record_is_read_does_not_go_on() -> None:
             gate.opened.set()
 
 
-async def test_who_is_revoked_while_it_is_saved_is_not() -> None:
-    """Or it would go on after all."""
+@pytest.mark.parametrize("before", [True, False])
+async def test_who_is_revoked_while_it_is_saved_is_not(before: bool) -> None:
+    """Or it would go on after all, whether it had been saved before or not."""
     store = Slow()
     app = rooms.app(providers=[ResumeProvider(store)])
     async with TestClient(app) as client, client.connect() as ann:
         await ann.call("enter", "ann")
         user = app._session.online[ann.socket.id]
-        await app._session.save(user)
+        if before:
+            await app._session.save(user)
         gate = store.gate = Gate()
 
         async def save() -> None:

@@ -1,9 +1,8 @@
 """Users who go on with their tokens after their connections, and revocations that reach them."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import anyio
@@ -56,8 +55,7 @@ class Resuming:
         self._lag = seconds(limits.revocation_lag)
         self._between_looks = min(self._lag / LOOKS, LONGEST_LOOK)
         self._unknown_tokens = limits.unknown_tokens
-        self._unknown: Counter[object] = Counter()  # in this minute, by client
-        self._turns: dict[object, anyio.Semaphore] = {}
+        self._guesses: dict[object, _Guesses] = {}  # in this minute, by client
         self._minute_ends = -math.inf
         self._known: int | None = None  # revocations of which everybody here was told
         self._scope = anyio.CancelScope()
@@ -103,17 +101,15 @@ class Resuming:
         await self._store.revoke(id)
 
     async def resume(self, user: User, token: str) -> None:
-        client = client_of(user.socket.remote_address)
         key = key_of(token)
         record, before = None, -1
-        self._check_rate(client)
-        async with self._turn(client):
-            self._check_rate(client)
+        guesses = self._guesses_of(client_of(user.socket.remote_address))
+        async with guesses.one():
             while before != self._session._revocations:  # one may have come since it was read
                 before = self._session._revocations
                 record = await self._store.load(key)
             if record is None:
-                self._unknown[client] += 1
+                guesses.was_unknown()
         # Another message of this client may have been as fast.
         if record is not None and user.id is None:
             for name, value in record.data.items():
@@ -164,17 +160,43 @@ class Resuming:
             user.id = None
             self._start(user.socket.close, *farewell)
 
-    def _turn(self, client: object) -> AbstractAsyncContextManager[Any]:
-        """So that no more are looked for at once than may be unknown."""
-        if self._unknown_tokens is None:
-            return nullcontext()
-        return self._turns.setdefault(client, anyio.Semaphore(self._unknown_tokens))
-
-    def _check_rate(self, client: object) -> None:
+    def _guesses_of(self, client: object) -> "_Guesses":
         now = anyio.current_time()
         if self._minute_ends <= now:
-            self._unknown.clear()
-            self._turns = {}
+            self._guesses.clear()
             self._minute_ends = now + MINUTE
-        if self._unknown_tokens is not None and self._unknown[client] >= self._unknown_tokens:
-            raise ClientError("rate limited", {"retry_after": math.ceil(self._minute_ends - now)})
+        if client not in self._guesses:
+            self._guesses[client] = _Guesses(self._unknown_tokens, self._minute_ends)
+        return self._guesses[client]
+
+
+class _Guesses:
+    """Tokens that one client tries within a minute, of which so many may be unknown."""
+
+    def __init__(self, most: int | None, minute_ends: float) -> None:
+        self._left = math.inf if most is None else most
+        self._minute_ends = minute_ends
+        self._looking = 0
+        self._one_less = anyio.Event()
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        """While one is looked for; waits while those that are might all be unknown.
+
+        Raises a `ClientError` where too many were.
+        """
+        while self._looking >= self._left:
+            if self._left <= 0:
+                after = self._minute_ends - anyio.current_time()
+                raise ClientError("rate limited", {"retry_after": max(1, math.ceil(after))})
+            await self._one_less.wait()
+        self._looking += 1
+        try:
+            yield
+        finally:
+            self._looking -= 1
+            self._one_less.set()
+            self._one_less = anyio.Event()
+
+    def was_unknown(self) -> None:
+        self._left -= 1

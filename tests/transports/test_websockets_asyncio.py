@@ -10,6 +10,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import ClientEvent, CommandGroup, Limits, Payload, Socket
+from websuckets.channels import Channels
 
 pytestmark = pytest.mark.anyio
 
@@ -126,3 +127,18 @@ async def test_what_cannot_be_sent_is_an_error_of_websockets(
         await user.socket.close()
         with pytest.raises(ConnectionClosed):
             await user.socket.send(message)
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+async def test_what_is_published_is_written_as_what_is_sent(compression: str | None) -> None:
+    """Whether frames are compressed or not."""
+    group = CommandGroup()
+
+    @group.command("publish")
+    async def publish(socket: Socket, *, channels: Channels) -> None:
+        await channels.subscribe(socket, "news")
+        await channels.publish("news", ClientEvent("news", "x" * 200))
+
+    async with talk(app_with(group, limits=Limits(compression=compression))) as client:
+        await client.send("publish")
+        assert await client.receive() == {"event": "news", "payload": "x" * 200}
