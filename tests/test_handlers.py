@@ -725,6 +725,24 @@ async def test_missing_providers_are_refused_at_start_all_at_once() -> None:
         assert f"({__file__}, line " in problem
 
 
+@pytest.mark.parametrize("keyword", [True, False])
+async def test_who_meant_a_parameter_for_the_payload_is_told_how(keyword: bool) -> None:
+    """Where it stands, and that there is one payload."""
+    group = CommandGroup()
+
+    @group.command("keyword")
+    async def only(socket: ServerConnection, *, model: Model) -> None: ...
+
+    @group.command("two")
+    async def two(socket: ServerConnection, first: Model, second: Model) -> None: ...
+
+    with pytest.raises(MissingProvider) as caught:
+        await start(group)
+    text = next(problem for problem in caught.value.problems if (".only" in problem) == keyword)
+    expected = "put it second, before the `*`" if keyword else "a command has one payload"
+    assert expected in text
+
+
 async def test_a_provider_that_misses_something_is_refused_at_start() -> None:
     """Also when no handler asks for it."""
     provider = Provider(scope=Scope.APP)

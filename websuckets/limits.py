@@ -117,7 +117,9 @@ class Limits:
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and value >= least):
-                raise ValueError(f"Limits({name}={value!r}): it is at least {least}, or None")
+                raise ValueError(
+                    f"Limits({name}={value!r}): it is a number, at least {least}, or None"
+                )
         outbox: Any = self.outbox
         if outbox is not None and not (
             isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))

@@ -19,10 +19,11 @@ from dishka.entities.factory_type import FactoryType
 from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
 from dishka.provider import BaseProvider
 from dishka.registry import Registry
+from pydantic import BaseModel
 
 from websuckets.backend import on_trio
 from websuckets.di.lock import lock_factory
-from websuckets.di.plan import REQUIRED, bare_type, component_of, name_of
+from websuckets.di.plan import REQUIRED, Dependency, Plan, bare_type, component_of, name_of
 from websuckets.di.providers import Injection, accepted, values_provider
 from websuckets.exc import (
     ConfigurationError,
@@ -204,12 +205,22 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
         if dependency.type in asked:
             what = f"parameter `{dependency.name}: {name_of(dependency.hint)}`"
             is_last = dependency.type == error.requested.type_hint
-            if is_last and plan.payload is None and not plan.is_hook:
-                remedy = " (if it is what the client sends, put it second, as Payload[...])"
+            if is_last and not plan.is_hook:
+                remedy = _remedy(plan, dependency)
     return (
         f"{plan.where}: {what} cannot be provided; give a provider of what is missing to "
         f"WebSuckets(providers=[...]){remedy}. {error}"
     )
+
+
+def _remedy(plan: Plan, dependency: Dependency) -> str:
+    """What to do with a parameter that may have been meant for what the client sends."""
+    if plan.payload is None:
+        place = "second, before the `*`" if dependency.keyword else "second"
+        return f" (if it is what the client sends, put it {place}, as Payload[...])"
+    if isinstance(dependency.type, type) and issubclass(dependency.type, BaseModel):
+        return " (a command has one payload: put all that the client sends into one model)"
+    return ""
 
 
 def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[ConfigurationError]:
