@@ -136,27 +136,35 @@ class _Connection(GuardedConnection):
         return at
 
     async def receive(self: Any) -> str | bytes:
-        """The same as `recv`, but a text that is waited for is not queued first."""
-        messages = self.recv_messages
-        if messages.frames.queue or messages.get_in_progress or messages.closed:
-            return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
-        messages.get_in_progress = True  # so that nobody else may receive
+        """The same as `recv`, by a shorter way for a text in one frame."""
+        messages, queue = self.recv_messages, self.recv_messages.frames.queue
+        text: bytes | None = None
+        if not messages.get_in_progress:
+            if not queue and not messages.closed:
+                text = await self._next_text()
+            elif queue and queue[0].opcode is Opcode.TEXT and queue[0].fin:
+                text = queue.popleft().data
+                messages.maybe_resume()
+        if text is not None:
+            try:
+                return text.decode()
+            except UnicodeDecodeError:
+                self._put_back(text)
+        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+
+    async def _next_text(self: Any) -> bytes | None:
+        """It as soon as it comes, without being queued; ``None`` if something else has come."""
+        self.recv_messages.get_in_progress = True  # so that nobody else may receive
         self._awaited = awaited = self.loop.create_future()
         try:
-            text = await awaited
+            return await awaited  # type: ignore[no-any-return]  # of a future
         except asyncio.CancelledError:
             if awaited.done() and not awaited.cancelled():  # a text came at the same moment
                 self._put_back(awaited.result())
             raise
         finally:
-            messages.get_in_progress = False
+            self.recv_messages.get_in_progress = False
             self._awaited = None
-        if text is not None:
-            try:
-                return text.decode()  # type: ignore[no-any-return]  # of a future
-            except UnicodeDecodeError:
-                self._put_back(text)
-        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
 
     def _put_back(self: Any, text: bytes | None) -> None:
         if text is not None:
