@@ -131,14 +131,17 @@ async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: Redis
     """It may have come, and is not sent again; who may have missed it is told."""
     async with Proxy(own_redis.port).running() as proxy:
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
-            await one.link.subscribe("a")
+            for topic in ("a", "b"):
+                await one.link.subscribe(topic)
             proxy.swallow()
             two.link.publish("a", b"[0]")
             two.link.enter("", "ann")
+            await anyio.wait_all_tasks_blocked()  # for the answer
+            two.link.publish("b", b"[0]")
             with anyio.fail_after(PATIENCE):
                 await two.link.subscribe("noticed")
             proxy.let_through()
-            await one.until(lambda: ["a"] in one.gaps, PATIENCE)
+            await one.until(lambda: ["a"] in one.gaps and ["b"] in one.gaps, PATIENCE)
             assert one.got in ([], [("a", b"[0]")])
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 import anyio
 from coredis import BaseConnection, ConnectionPool
 from coredis.exceptions import ConnectionError as NotConnected
-from coredis.exceptions import RedisError
+from coredis.exceptions import ResponseError
 
 from websuckets.exc import Unavailable
 
@@ -161,9 +161,7 @@ async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> lis
     for request in [connection.create_request(*command) for command in commands]:
         try:
             answers.append(await request)
-        except NotConnected:
-            raise
-        except RedisError as error:
+        except ResponseError as error:
             answers.append(error)
     return answers
 
