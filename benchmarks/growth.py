@@ -101,9 +101,9 @@ def _points(results: Results, named: Sequence[tuple[int, str, str]]) -> list[tup
 
 
 def _possible() -> list[int]:
-    """So many connections as this process, and each server, may have files open."""
-    most = most_files()
-    return [number for number in CONNECTIONS if number * 2 + 200 < most]
+    """So many connections as this process may have files open, which has those of both subjects."""
+    most = (most_files() - 200) // 200 * 100
+    return sorted({min(number, most) for number in CONNECTIONS})
 
 
 def memory_per_connection(subjects: Sequence[str], idle: int = IDLE) -> dict[str, float]:
