@@ -26,6 +26,7 @@ from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 __all__ = ["ServerConnection", "listen"]
 
 AT_EOF: Final = StreamReader.at_eof.__code__
+"""What the parser of ``websockets`` runs while it waits for the first byte of something."""
 
 
 class _Connection(GuardedConnection):
