@@ -384,6 +384,9 @@ class FakeWire:
     async def close(self, code: int = 1000, reason: str = "") -> None:
         self.close_code = code
 
+    async def reply(self, text: str) -> None:
+        await self.send(text)
+
     async def discard(self) -> None: ...
 
     async def abort(self) -> None: ...

@@ -295,7 +295,7 @@ class Connection:
         if peer.work.is_spent:  # the next one sends it
             self._reply = outcome.frame
         else:
-            await peer.wire.socket.send(outcome.frame)
+            await peer.wire.reply(outcome.frame)
 
     async def _start(self, call: Call) -> Outcome | None:
         """Answer it beside the reading of messages, if that can be."""

@@ -96,6 +96,10 @@ class Wire(Protocol):
         """Wait for the next frame, text or binary."""
         ...
 
+    async def reply(self, text: str) -> None:
+        """Send the reply to a message, as `Socket.send` does; the next one is received after it."""
+        ...
+
     async def discard(self) -> None:
         """Read frames that nobody wants any more, until the connection is closed.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Final
 
@@ -286,3 +286,90 @@ def test_sending_to_who_does_not_read_tells_of_a_connection_that_is_lost(
             await sending
 
     runner.run(send())
+
+
+Step = Callable[[Any], Awaitable[Any]]
+
+
+async def replying(connection: Any, count: int) -> None:
+    """To so many messages of three that have come at once."""
+    connection.data_received(text("1") + text("2") + text("3"))
+    for _ in range(count):
+        await connection.reply(f"reply to {await connection.receive()}")
+
+
+def replies(count: int) -> bytes:
+    return b"".join(text_frame(b"reply to %d" % number) for number in range(1, count + 1))
+
+
+def test_replies_to_what_has_come_leave_together(runner: asyncio.Runner) -> None:
+    """In one write; nobody waits for that of the last message."""
+
+    async def reply() -> Any:
+        connection = connected(ours())
+        await replying(connection, 3)
+        return connection.transport.written
+
+    assert runner.run(reply()) == [replies(3)]
+
+
+@pytest.mark.parametrize(
+    ("step", "written"),
+    [
+        (lambda connection: asyncio.sleep(0), b""),
+        (lambda connection: connection.send("text"), text_frame(b"text")),
+        (lambda connection: connection.send(b"bytes"), binary_frame(b"bytes")),
+        (lambda connection: connection.send(bytearray(b"bytes")), binary_frame(b"bytes")),
+        (lambda connection: connection.ping(b"ping"), b"\x89\x04ping"),
+        (lambda connection: asyncio.to_thread(str), b""),
+    ],
+)
+def test_nothing_gets_before_replies(runner: asyncio.Runner, step: Step, written: bytes) -> None:
+    """And they wait for nothing."""
+
+    async def reply() -> Any:
+        connection = connected(ours())
+        await replying(connection, 2)
+        assert connection.transport.written == []
+        await step(connection)
+        return b"".join(connection.transport.written)
+
+    assert runner.run(reply()) == replies(2) + written
+
+
+def test_what_is_offered_comes_after_replies(runner: asyncio.Runner) -> None:
+    async def reply() -> Any:
+        connection = connected(ours())
+        await replying(connection, 2)
+        assert connection.offer(b"offered")
+        return connection.transport.written
+
+    assert runner.run(reply()) == [replies(2) + text_frame(b"offered")]
+
+
+def test_replies_do_not_pile_up(runner: asyncio.Runner) -> None:
+    """Much of them leaves at once."""
+
+    async def reply() -> Any:
+        connection = connected(ours())
+        connection.data_received(text("1") + text("2") + text("3"))
+        for _ in range(2):
+            await connection.receive()
+            await connection.reply("x" * 40_000)
+        return connection.transport.written
+
+    assert runner.run(reply()) == [text_frame(b"x" * 40_000) * 2]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_replies_to_who_is_gone_are_thrown_away(runner: asyncio.Runner, is_lost: bool) -> None:
+    async def reply() -> Any:
+        connection = connected(ours())
+        await replying(connection, 2)
+        connection.transport.abort()
+        if is_lost:
+            connection.connection_lost(None)
+        await asyncio.sleep(0)
+        return connection.transport.written
+
+    assert runner.run(reply()) == []

@@ -62,6 +62,10 @@ class GuardedConnection(Handshake):
         """The next message."""
         return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
 
+    async def reply(self: Any, text: str) -> None:
+        """Send a reply; more may follow."""
+        await self.send(text)
+
     @abstractmethod
     async def abort(self) -> None:
         """Drop the connection without a closing handshake, and wait until it is closed."""

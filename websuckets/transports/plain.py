@@ -233,6 +233,9 @@ class PlainSocket(ABC):
             raise self._closed_error()
         return frame
 
+    async def reply(self, text: str) -> None:
+        await self.send(text)
+
     async def discard(self) -> None:
         try:
             while True:

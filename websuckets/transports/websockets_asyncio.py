@@ -25,6 +25,9 @@ from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
+ENOUGH: Final = 64 * 1024
+"""Bytes of replies that leave at once: so much the transport takes before it tells to wait."""
+
 AT_EOF: Final = StreamReader.at_eof.__code__
 """What the parser of ``websockets`` runs while it waits for the first byte of something."""
 
@@ -35,13 +38,14 @@ class _Connection(GuardedConnection):
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
     """
 
-    __slots__ = ("_awaited", "_most", "_task", "_unsent")
+    __slots__ = ("_awaited", "_most", "_replies", "_task", "_unsent")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._task: asyncio.Task[None] | None = None  # that pings, or says farewell
         self._unsent = 0  # frames, since the peer stopped reading
         self._most = inf  # bytes of a message
+        self._replies: bytearray | None = None  # frames that leave together, as soon as may be
         self._awaited: asyncio.Future[bytes | None] | None = None  # a text, while it is received
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
@@ -81,6 +85,24 @@ class _Connection(GuardedConnection):
             async with self.send_context():  # waits, and tells of a connection that is lost
                 pass
 
+    async def reply(self: Any, text: str) -> None:
+        """Send a reply, together with those to the messages that have come already."""
+        if not self.recv_messages.frames.queue or self.paused or not self._writes_directly:
+            await self.send(text)
+            return
+        if self._replies is None:
+            self._replies = bytearray()
+            self.loop.call_soon(self._write_replies)
+        self._replies += text_frame(text.encode())
+        if len(self._replies) >= ENOUGH:
+            self._write_replies()
+
+    def _write_replies(self: Any) -> None:
+        """Whatever else is written, comes after them."""
+        replies, self._replies = self._replies, None
+        if replies and not self.transport.is_closing():
+            self.transport.write(replies)
+
     def _write(self: Any, message: Any) -> bool:
         """Write the message as a frame, if nothing but that is to be done; whether it was."""
         if isinstance(message, str):
@@ -91,8 +113,15 @@ class _Connection(GuardedConnection):
             return False
         if not self._writes_directly:
             return False
-        self.transport.write(frame)
+        self._write_frame(frame)
         return True
+
+    def _write_frame(self: Any, frame: bytes) -> None:
+        if self._replies is None:
+            self.transport.write(frame)
+        else:
+            self._replies += frame
+            self._write_replies()
 
     @property
     def _writes_directly(self: Any) -> bool:
@@ -182,13 +211,15 @@ class _Connection(GuardedConnection):
         if self.paused or self.send_in_progress is not None:
             return False
         if self._writes_directly:
-            self.transport.write(text_frame(frame))
+            self._write_frame(text_frame(frame))
         else:
             broadcast((self,), frame, text=True)
         return True
 
     def send_data(self: Any) -> None:
         """``broadcast`` sends without waiting."""
+        if self._replies is not None:
+            self._write_replies()
         if not self.protocol.writes:  # as after most of what is read
             return
         if self.paused:
@@ -249,6 +280,7 @@ class _Connection(GuardedConnection):
         super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         self._look_into_queue()
+        self._replies = None
         if self.accepted is not None:
             self.accepted.disconnected()
 
