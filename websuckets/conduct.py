@@ -43,7 +43,7 @@ class Conduct:
         self._over_rate = 0
         self._refused = 0
         self._unknown = 0
-        self.is_spotless = True
+        self.is_spotless: bool = True
         """Whether neither a streak of refusals nor one of unknown commands has begun."""
 
     def retry_after(self) -> float:

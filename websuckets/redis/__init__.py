@@ -1,12 +1,10 @@
 """Many nodes of one app, connected by Redis; needs the extra ``redis``."""
 
-try:
-    import coredis
-except ImportError as error:
-    raise ImportError('websuckets.redis needs coredis: pip install "websuckets[redis]"') from error
+from importlib.util import find_spec
+
+if find_spec("coredis") is None:
+    raise ImportError('websuckets.redis needs coredis: pip install "websuckets[redis]"')
 
 from websuckets.redis.provider import RedisProvider
 
 __all__ = ["RedisProvider"]
-
-del coredis

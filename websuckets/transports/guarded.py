@@ -26,7 +26,7 @@ class GuardedConnection(Handshake):
 
     __slots__ = ()
 
-    closed_errors = (ConnectionClosed,)
+    closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
 
     @property
     def socket(self) -> Any:

@@ -39,7 +39,7 @@ class Handshake:
     patience: Patience
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.guard = Guard(self.patience)
+        self.guard: Guard = Guard(self.patience)
         self.accepted: Accepted | None = None
         self._address: tuple[Any] | None = None
         super().__init__(*arguments, **keywords)

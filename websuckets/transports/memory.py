@@ -85,7 +85,7 @@ class MemoryClient:
     async def serve(self) -> None:
         """Be the server: drive what the door gives until it is done. It does not raise."""
         try:
-            self._server.failed = self.fail
+            self._server.on_failure = self.fail
             accepted = self._door.accept(self._server)
             try:
                 self._refusal = await accepted.opening()

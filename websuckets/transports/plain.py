@@ -94,7 +94,7 @@ def _size(frame: str | bytes) -> int:
 class PlainSocket(ABC):
     """The server's side of one connection: a `Socket`, the `Wire` to it, and what transports do."""
 
-    closed_errors = (ConnectionClosed,)
+    closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
     transport: str
     """What carries it, for errors."""
 
@@ -113,7 +113,7 @@ class PlainSocket(ABC):
         self.subprotocol: str | None = None
         self.ended: Callable[[], None] = lambda: None
         """Called as soon as the connection is closed."""
-        self.failed: Callable[[BaseException], None] = lambda error: None
+        self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called with a failure of the server itself."""
         self.path: str = path
         self._guard = Guard(patience)
@@ -232,6 +232,9 @@ class PlainSocket(ABC):
         if self._sent is not None:  # what comes after our close is not read any more
             raise self._closed_error()
         return frame
+
+    def failed(self, error: BaseException) -> None:
+        self.on_failure(error)
 
     async def reply(self, text: str) -> None:
         await self.send(text)
