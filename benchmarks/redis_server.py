@@ -49,7 +49,7 @@ def _wait_until_it_answers(process: "subprocess.Popen[bytes]", port: int) -> Non
             connection.sendall(b"PING\r\n")
             if connection.recv(100) == b"+PONG\r\n":
                 return
-        time.sleep(0.02)
+        time.sleep(0.02)  # it tells nobody when it is ready
     raise RuntimeError(f"redis-server did not start within {TIME_TO_START:.0f} seconds")
 
 
