@@ -32,7 +32,7 @@ from websockets.exceptions import (
 )
 from websockets.http11 import Request
 
-from websuckets import AppTasks, CommandGroup, Limits, Payload, Socket, WebSuckets
+from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
 from websuckets.di import lock_factory, provide_context, setup_dishka
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.session import Session, User
@@ -408,6 +408,8 @@ class AsgiServer:
     async def send(self, event: Any) -> None:
         self.sent.append(event)
         self.to_client.send_nowait(event)
+        if event["type"] == "websocket.close":
+            self.leaves()
 
     def says(self, command: str) -> None:
         self.from_client.send_nowait({"type": "websocket.receive", "text": command})
@@ -422,6 +424,12 @@ class AsgiServer:
     async def next(self) -> Any:
         with anyio.fail_after(TIMEOUT):
             return await self.from_app.receive()
+
+    async def greet(self) -> None:
+        """Send the first message, and wait for its reply."""
+        self.says('{"event": "greeting"}')
+        while (await self.next())["type"] == "websocket.accept":
+            pass
 
 
 NewServer = Callable[..., AsgiServer]
@@ -550,7 +558,8 @@ async def test_how_the_client_has_closed(
 
     @group.command("send")
     async def send(socket: Socket) -> None:
-        await anyio.wait_all_tasks_blocked()  # all events are read by now
+        while socket.close_code is None:
+            await anyio.sleep(0.001)
         try:
             await socket.send("x")
         except ConnectionClosed as raised:
@@ -653,8 +662,9 @@ async def test_a_server_that_cancels(
 
 
 @pytest.mark.on_asyncio
+@pytest.mark.parametrize("is_idle", [False, True])
 async def test_a_server_that_cancels_natively(
-    new_server: NewServer, group: CommandGroup, journal: list[str]
+    new_server: NewServer, group: CommandGroup, journal: list[str], is_idle: bool
 ) -> None:
     """As uvicorn does when clients do not leave in time."""
     gate = Gate()
@@ -667,13 +677,31 @@ async def test_a_server_that_cancels_natively(
             journal.append("wait ended")
 
     server = new_server()
-    server.says('{"event": "wait"}')
     task = asyncio.create_task(server(app_with(group).asgi))
-    await gate.reached.wait()
+    await server.greet()
+    if is_idle:
+        await anyio.wait_all_tasks_blocked()
+    else:
+        server.says('{"event": "wait"}')
+        await gate.reached.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert journal == ["wait ended"] and Session.online == {}
+    assert journal == ([] if is_idle else ["wait ended"]) and Session.online == {}
+
+
+async def test_a_handler_that_ends_the_program(new_server: NewServer, group: CommandGroup) -> None:
+    """Does so, whatever runs it."""
+
+    @group.command("exit")
+    async def exit(socket: Socket) -> None:
+        sys.exit(3)
+
+    server = new_server()
+    server.says('{"event": "exit"}')
+    with pytest.raises(SystemExit):
+        await server(app_with(group).asgi)
+    assert Session.online == {}
 
 
 async def test_a_handler_that_raises_what_is_no_exception(
@@ -782,6 +810,7 @@ async def test_a_handler_that_sends_without_ever_waiting(
 
     async with serving(app_with(group)) as server, dial(server) as other:
         async with dial(server) as client:
+            await client.call("say", payload="hello")
             await client.send("flood")
             await client.receive_frame()
             await client.vanish()
@@ -833,6 +862,192 @@ async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: 
         assert (await server.next())["code"] == 4401
 
 
+# After its first message, a connection on asyncio receives without the task that reads
+
+
+async def test_a_client_that_leaves_during_a_command(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """It is noticed, and what is for this client alone ends."""
+    gate = Gate()
+
+    @group.command("wait", cancel_on_disconnect=True)
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("wait ended")
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app_with(group).asgi)
+        await server.greet()
+        server.says('{"event": "wait"}')
+        await gate.reached.wait()
+        server.leaves()
+    assert journal == ["wait ended"]
+
+
+async def test_commands_that_come_during_a_slow_one(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """Are run in order, and bounded by what is read ahead; so again and again."""
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+
+    @group.command("write")
+    async def write(socket: Socket, text: Payload[str]) -> None:
+        journal.append(text[:2])
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app_with(group, limits=Limits(max_size=None)).asgi)
+        for _ in range(2):
+            await server.greet()
+            gate.reached, gate.opened = anyio.Event(), anyio.Event()
+            journal.clear()
+            server.says('{"event": "wait"}')
+            for number in range(10, 20):
+                server.says(f'{{"event": "write", "payload": "{number}{"x" * 20_000}"}}')
+            await gate.reached.wait()
+            while server.to_app.statistics().current_buffer_used > 6:
+                await anyio.sleep(0.001)
+            gate.opened.set()
+            await until(journal, "19")
+            assert journal == [str(number) for number in range(10, 20)]
+        server.leaves()
+
+
+async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: WebSuckets) -> None:
+    """As granian asks for. What the connection held learns of no error."""
+    server, endings, receiving = new_server(), list[object](), 0
+
+    class Held(Provider):
+        @provide(scope=Scope.SESSION)
+        async def thing(self) -> AsyncIterator[Thing]:
+            endings.append((yield Thing()))
+
+    group = CommandGroup()
+
+    @group.command("hold")
+    async def hold(socket: Socket, *, thing: Thing) -> str:
+        return "held"
+
+    async def receive() -> Any:
+        nonlocal receiving
+        receiving += 1
+        try:
+            return await server.receive()
+        finally:
+            receiving -= 1
+
+    async def send(event: Any) -> None:
+        assert event["type"] != "websocket.close" or receiving == 0
+        await server.send(event)
+
+    app = app_with(group, providers=[Held()])
+    async with app.lifespan(), anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, receive, send)
+        assert (await server.next())["type"] == "websocket.accept"
+        for _ in range(2):
+            server.says('{"event": "hold"}')
+            await server.next()
+        await anyio.wait_all_tasks_blocked()
+        assert receiving == 1
+        [user] = Session.online.values()
+        await user.socket.close(4000, "enough")
+        assert (await server.next())["code"] == 4000
+    assert endings == [None]
+
+
+async def test_a_client_that_does_not_read_its_second_reply(
+    new_server: NewServer, journal: list[str]
+) -> None:
+    """Is given up with what waits for it."""
+    app = app_with(CommandGroup(), limits=Limits(drain_timeout=0.01))
+    stuck = anyio.Event()
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code}")
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send" and len(server.sent) == 2:
+            stuck.set()
+            await anyio.sleep_forever()
+        await server.send(event)
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        with anyio.fail_after(TIMEOUT):
+            async with app.lifespan():
+                connections.start_soon(app.asgi, server.scope, server.receive, send)
+                await server.greet()
+                server.says('{"event": "unknown"}')
+                await stuck.wait()
+    assert journal == ["disconnect 1011"]
+
+
+async def test_a_second_message_that_is_too_long(new_server: NewServer, app: WebSuckets) -> None:
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app_with(CommandGroup(), limits=Limits(max_size=50)).asgi)
+        await server.greet()
+        server.says("x" * 51)
+        assert (await server.next())["code"] == 1009
+
+
+async def test_a_reply_behind_what_waits_to_be_sent(
+    new_server: NewServer, group: CommandGroup, journal: list[str]
+) -> None:
+    """Counts as what else waits for a client that does not read."""
+    stuck = Gate()
+
+    @group.command("start")
+    async def start(socket: Socket, *, tasks: ConnectionTasks) -> None:
+        tasks.start_soon(socket.send, "x")
+        await stuck.reached.wait()
+
+    async def send(event: Any) -> None:
+        if event.get("text") == "x":
+            await stuck()
+        await server.send(event)
+
+    server = new_server()
+    app = app_with(group, limits=Limits(outbox=(1, 100)))
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code}")
+
+    async with app.lifespan(), anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, server.receive, send)
+        await server.greet()
+        server.says('{"event": "start", "id": 1}')
+        assert (await server.next())["text"] == '{"event":"start","payload":null,"id":1}'
+        server.says(f'{{"event": "say", "payload": "{"x" * 100}"}}')
+    assert journal == ["disconnect 1006"]
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_server_that_cancels_who_waits_for_a_message(
+    new_server: NewServer, app: WebSuckets, is_late: bool
+) -> None:
+    """Nothing is left, also when it has told of the end at the same moment."""
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app.asgi)
+        await server.greet()
+        await anyio.wait_all_tasks_blocked()
+        if is_late:
+            server.leaves()
+        connections.cancel_scope.cancel()
+    assert Session.online == {}
+
+
 async def test_what_is_sent_after_a_close_is_not_read(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
@@ -840,7 +1055,8 @@ async def test_what_is_sent_after_a_close_is_not_read(
 
     @group.command("close")
     async def close(socket: Socket) -> None:
-        await anyio.wait_all_tasks_blocked()  # all frames are read by now
+        while server.to_app.statistics().current_buffer_used > 0:  # the next one is read ahead
+            await anyio.sleep(0.001)
         await socket.close()
 
     @group.command("write")
@@ -896,6 +1112,8 @@ async def test_commands_that_wait_are_bounded(new_server: NewServer, group: Comm
     async with anyio.create_task_group() as connections:
         connections.start_soon(server, app.asgi)
         await gate.reached.wait()
+        while server.to_app.statistics().current_buffer_used > 5:
+            await anyio.sleep(0.001)
         await anyio.wait_all_tasks_blocked()
         assert server.to_app.statistics().current_buffer_used == 5
         gate.opened.set()

@@ -66,6 +66,7 @@ SUBJECTS: Final = {
     for subject in (
         _subject("websockets/asyncio", "websockets by hand"),
         _subject("websockets/uvloop", "websockets by hand, on uvloop", "uvloop"),
+        _subject("websockets/trio", "websockets by hand, on trio", "trio"),
         _subject("dishka/asyncio", "websockets and dishka by hand"),
         _subject("picows/asyncio", "picows by hand", "picows"),
         _subject("picows/uvloop", "picows by hand, on uvloop", "picows uvloop"),

@@ -4,7 +4,9 @@ JSON is that of pydantic-core, a dictionary has the commands, and objects are ma
 """
 
 import hmac
+import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -88,7 +90,8 @@ async def answer(user: User, frame: bytes) -> bytes:
     return to_json({"event": event, "payload": payload})
 
 
-async def talk(connection: ServerConnection) -> None:
+async def talk(connection: Any) -> None:
+    """``connection`` is that of asyncio or that of trio, which have the same methods."""
     user = online[connection.id] = User(TOKEN, connection)
     try:
         while True:
@@ -108,4 +111,24 @@ def serve(port: int, variant: str, options: Options) -> None:
         async with listen(talk, HOST, port, compression=None, max_size=64 * 1024):
             await until_told_to_end()
 
-    run(variant, main)
+    if variant == "trio":
+        _serve_on_trio(port)
+    else:
+        run(variant, main)
+
+
+def _serve_on_trio(port: int) -> None:
+    import trio  # not everybody has it
+    from websockets.trio.server import serve as listen_on_trio
+
+    async def main() -> None:
+        async with trio.open_nursery() as tasks:
+            with trio.open_signal_receiver(signal.SIGTERM) as signals:
+                listening = partial(
+                    listen_on_trio, talk, port, host=HOST, compression=None, max_size=64 * 1024
+                )
+                tasks.start_soon(listening)
+                await anext(signals)
+            tasks.cancel_scope.cancel()
+
+    trio.run(main)

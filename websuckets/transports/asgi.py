@@ -1,5 +1,6 @@
 """One WebSocket connection of an ASGI server."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, NoReturn, TypeAlias
@@ -11,6 +12,7 @@ from websockets.datastructures import Headers
 from websockets.frames import Close
 from websockets.http11 import Request
 
+from websuckets.backend import on_trio
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
 from websuckets.socket import Accepted, Door
@@ -29,8 +31,14 @@ AsgiSend: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 READ_AHEAD: Final = 64 * 1024
 """Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
 
+TIME_TO_READ_ON: Final = 0.05
+"""Seconds after which one reads on beside a command; not much later than twice that."""
+
 CLOSE_TIMEOUT: Final = 10
 """Seconds in which a client may take its close frame: what ``websockets`` gives it."""
+
+SILENCE: Final = 1
+"""Seconds in which nothing comes after our close, until no more is expected."""
 
 ABORT_TIMEOUT: Final = 1
 """Seconds in which a client that is given up may take its close frame."""
@@ -46,7 +54,8 @@ async def serve_asgi(
 ) -> None:
     """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
-    socket = _AsgiSocket(scope, receive, send, door, limits.max_size, patience)
+    kind = _AsgiSocket if on_trio() else _AsyncioSocket
+    socket = kind(scope, receive, send, door, limits.max_size, patience)
     accepted = door.accept(socket)
     try:
         refusal = await accepted.opening()
@@ -72,6 +81,7 @@ async def _serve(accepted: Accepted, socket: "_AsgiSocket") -> None:
         try:
             await accepted.serve()
             await socket.wait_closed()  # somebody else may be closing it
+            await socket.leave_nothing()
         except BaseException as raised:
             error = raised
         socket.closed_by_peer(None)  # unless it is known to be closed
@@ -110,8 +120,11 @@ class _AsgiSocket(PlainSocket):
         self._asgi_receive = receive
         self._asgi_send = send
         self._reading = anyio.CancelScope()
-        self._has_stopped_reading = anyio.Event()
         self._is_receiving = False
+        self._is_gone = False
+        """Whether the server has said that the client has left."""
+        self._has_received = anyio.Event()
+        """Set when nobody receives any more, once it is closed."""
         self._sending: set[anyio.CancelScope] = set()
 
     @property
@@ -122,14 +135,17 @@ class _AsgiSocket(PlainSocket):
 
     async def read(self) -> None:
         """Take frames from the server until either side closes the connection."""
-        try:
-            with self._reading:
-                while not self._is_closed:
-                    await self._read_event()
-        finally:
-            self._has_stopped_reading.set()
+        with self._reading:
+            while not self._is_closed:
+                await self._read_ahead()
 
-    async def _read_event(self) -> None:
+    async def _read_ahead(self) -> None:
+        frame = await self._next_frame()
+        if frame is not None:
+            await self.arrived(frame)
+
+    async def _next_frame(self) -> str | bytes | None:
+        """From the server, unless the client has left."""
         self._is_receiving = True
         event: MutableMapping[str, Any]
         try:
@@ -139,11 +155,24 @@ class _AsgiSocket(PlainSocket):
             event = {"type": "websocket.disconnect"}
         finally:
             self._is_receiving = False
+            if self._is_closed:
+                self._has_received.set()
         if event["type"] == "websocket.disconnect":
+            self._is_gone = True
             self.closed_by_peer(event.get("code"), event.get("reason") or "")
-        else:
-            frame = event.get("text")
-            await self.arrived(event["bytes"] if frame is None else frame)
+            return None
+        text = event.get("text")
+        return event["bytes"] if text is None else text  # type: ignore[no-any-return]
+
+    async def leave_nothing(self) -> None:
+        """After our close, take what the client has sent before it: hypercorn 0.18 does not go on,
+        to see the client's answer or that it is gone, before that is done."""
+        if self._sent is None or self._is_gone:
+            return
+        end = anyio.current_time() + CLOSE_TIMEOUT
+        with anyio.move_on_after(SILENCE) as waiting:
+            while await self._next_frame() is not None:
+                waiting.deadline = min(anyio.current_time() + SILENCE, end)
 
     async def abort(self) -> None:
         """ASGI has no way to just drop a connection: close it, if the client takes that."""
@@ -171,7 +200,7 @@ class _AsgiSocket(PlainSocket):
         if self._is_receiving:  # granian 2.8 closes nothing while somebody receives
             self._reading.cancel()
             with anyio.CancelScope(shield=True):
-                await self._has_stopped_reading.wait()
+                await self._has_received.wait()
         with anyio.move_on_after(CLOSE_TIMEOUT):
             await self._tell(
                 {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
@@ -190,10 +219,98 @@ class _AsgiSocket(PlainSocket):
             await self._asgi_send(event)
         except Exception as error:
             self._log_loss(error)
+            self._is_gone = True
             self.closed_by_peer(None)
 
     def _log_loss(self, error: Exception) -> None:
         logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
+
+
+class _AsyncioSocket(_AsgiSocket):
+    """Takes a shorter way than a task that reads, and a cancel scope around each reply.
+
+    Who waits for a message receives it from the server. The task that reads goes on when a command
+    takes its time, or sends something, so that one learns of a client that has left.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._loop = asyncio.get_running_loop()
+        self._read_on: asyncio.Event | None = None  # while the task that reads has nothing to do
+        self._messages = 0
+        self._is_watched = False
+
+    async def _read_ahead(self) -> None:
+        await super()._read_ahead()
+        if self._frames.are_awaited:
+            self._read_on = asyncio.Event()
+            await self._read_on.wait()
+
+    async def receive(self) -> str | bytes:
+        if self._read_on is None or self._frames.are_there or self._is_closed:
+            frame = await super().receive()
+        else:
+            frame = await self._receive()
+        self._messages += 1
+        if not self._is_watched:
+            self._watch()
+        return frame
+
+    async def _receive(self) -> str | bytes:
+        """Without the task that reads."""
+        self.has_to_be_cancelled = True
+        try:
+            frame = await self._next_frame()
+        except asyncio.CancelledError:
+            self._check_open()
+            raise
+        finally:
+            self.has_to_be_cancelled = False
+        if frame is not None and self._is_too_long(frame):
+            await self._close_for_size()
+        if frame is None or self._is_closed:
+            raise self._closed_error()
+        return frame
+
+    def _watch(self) -> None:
+        self._is_watched = True
+        self._loop.call_later(TIME_TO_READ_ON, self._look_at, self._messages)
+
+    def _look_at(self, message: int) -> None:
+        """Whether the client still waits for the answer to this message."""
+        self._is_watched = False
+        if self._read_on is None or self._is_receiving or self._is_closed:
+            return
+        if message == self._messages:
+            self._go_on_reading()
+        else:
+            self._watch()
+
+    def _go_on_reading(self) -> None:
+        if self._read_on is not None and not self._is_receiving:
+            self._read_on.set()
+            self._read_on = None
+
+    async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
+        self._go_on_reading()
+        await super().send(message, text=text)
+
+    async def reply(self, text: str) -> None:
+        """What a server for asyncio sends, it hands over as a whole: this may be cancelled."""
+        if self._guard.is_blocked:
+            await super().reply(text)
+            return
+        self._check_open()
+        self._guard.blocked()
+        self.has_to_be_cancelled = True
+        try:
+            await self._tell({"type": "websocket.send", "text": text})
+        except asyncio.CancelledError:
+            self._check_open()
+            raise
+        finally:
+            self.has_to_be_cancelled = False
+            self._guard.unblocked()
 
 
 def _request(scope: AsgiScope) -> Request:

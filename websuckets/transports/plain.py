@@ -71,6 +71,16 @@ class Frames:
         self._wake()
         return frame
 
+    @property
+    def are_there(self) -> bool:
+        """Whether the next one can be had without waiting."""
+        return bool(self._frames)
+
+    @property
+    def are_awaited(self) -> bool:
+        """Whether somebody waits for one."""
+        return self._is_reading
+
     def end(self) -> None:
         """Nothing is added any more."""
         self._has_ended = True
@@ -95,6 +105,7 @@ class PlainSocket(ABC):
     """The server's side of one connection: a `Socket`, the `Wire` to it, and what transports do."""
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
+    has_to_be_cancelled: bool = False
     transport: str
     """What carries it, for errors."""
 
@@ -138,6 +149,13 @@ class PlainSocket(ABC):
         return self._closed_with.reason if self._is_closed else None
 
     async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
+        await self._send_message(message, text)
+        # Or who sends in a loop would never learn that the client has left, and nobody else would
+        # be served: servers take what is sent to such a client without waiting.
+        await anyio.lowlevel.checkpoint()
+        self._check_open()
+
+    async def _send_message(self, message: str | bytes, text: bool | None) -> None:
         self._check_open()
         if isinstance(message, str):
             frame: str | bytes = message.encode() if text is False else message
@@ -156,10 +174,6 @@ class PlainSocket(ABC):
                 await self._send_guarded(frame)
         else:
             await self._send_guarded(frame)
-        # Or who sends in a loop would never learn that the client has left, and nobody else would
-        # be served: servers take what is sent to such a client without waiting.
-        await anyio.lowlevel.checkpoint()
-        self._check_open()
 
     async def _send_guarded(self, frame: str | bytes) -> None:
         self._guard.blocked()
@@ -203,9 +217,15 @@ class PlainSocket(ABC):
 
     async def arrived(self, frame: str | bytes) -> None:
         """A frame has come; waits while those before it take too much memory."""
-        if self._max_size is not None and _is_longer(frame, self._max_size):
-            await self.close(CloseCode.MESSAGE_TOO_BIG, f"over {self._max_size} bytes")
+        if self._is_too_long(frame):
+            await self._close_for_size()
         await self._frames.put(frame)
+
+    def _is_too_long(self, frame: str | bytes) -> bool:
+        return self._max_size is not None and _is_longer(frame, self._max_size)
+
+    async def _close_for_size(self) -> None:
+        await self.close(CloseCode.MESSAGE_TOO_BIG, f"over {self._max_size} bytes")
 
     def closed_by_peer(self, code: int | None, reason: str = "") -> None:
         """The client has closed the connection, or else (no code) it is lost."""
@@ -237,7 +257,7 @@ class PlainSocket(ABC):
         self.on_failure(error)
 
     async def reply(self, text: str) -> None:
-        await self.send(text)
+        await self._send_message(text, None)  # others have their turn while the next is received
 
     async def discard(self) -> None:
         try:
