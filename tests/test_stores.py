@@ -93,6 +93,8 @@ async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
     users: dict[str, str | int] = {ANN: "7", ANN_AGAIN: "7", BOB: 7}
     assert await store.revoked(users) == {ANN}
     assert await store.load(BOB) == Record(7)
+    many = {f"{number:064}": "7" for number in range(1001)}  # more than one is asked for at once
+    assert await store.revoked({**many, **users}) == {*many, ANN}
 
 
 def test_a_key_is_not_the_token() -> None:

@@ -16,7 +16,7 @@ from coredis.exceptions import RedisError
 from websuckets.broker import Link, Receiver
 from websuckets.exc import Unavailable
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import Command, Line, asked
+from websuckets.redis.line import AT_ONCE, Command, Line, asked
 from websuckets.redis.presence import Presence
 from websuckets.session import UserId
 
@@ -39,9 +39,6 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 MOST_LOST: Final = 1000
 """Topics of lost messages that are told one by one; when there are more, all are."""
-
-AT_ONCE: Final = 500
-"""Messages and commands in one go."""
 
 PATIENCE: Final = 3
 """Heartbeats in which a subscription is confirmed, or never: that the connection is lost is noticed

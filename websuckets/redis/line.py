@@ -12,7 +12,7 @@ from coredis.exceptions import ResponseError
 
 from websuckets.exc import Unavailable
 
-__all__ = ["Command", "Line", "LineUser", "asked", "asked_each"]
+__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "asked", "asked_each"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -24,6 +24,9 @@ Ask: TypeAlias = Callable[[BaseConnection, Iterable[Any]], Awaitable[list[Any]]]
 FIRST_PAUSE: Final = 0.05
 """Seconds before the first attempt to connect again; each next takes twice as long, up to a
 heartbeat."""
+
+AT_ONCE: Final = 500
+"""Commands, or what they are about, in one go: others have their turn in between."""
 
 STEPS: Final = 4
 """In how many an answer is waited for: while the event loop is held up, only one of them passes."""

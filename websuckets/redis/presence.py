@@ -10,16 +10,13 @@ from coredis.exceptions import RedisError
 from pydantic_core import from_json, to_json
 
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import Command, Line, asked, asked_each
+from websuckets.redis.line import AT_ONCE, Command, Line, asked, asked_each
 from websuckets.session import UserId
 
 __all__ = ["Presence"]
 
 LIFETIME: Final = 2.5
 """Heartbeats for which a node is taken to live after the last one."""
-
-AT_ONCE: Final = 500
-"""Members in one command: others have their turn in between."""
 
 
 class Presence:

@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic_core import to_json
 
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import Line
+from websuckets.redis.line import AT_ONCE, Line
 from websuckets.session import UserId
 from websuckets.store import Record
 
@@ -127,11 +127,14 @@ class RedisSessionStore:
         return 0
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
-        keys = list(users)
-        kept = await self._line.ask_all((b"EXISTS", self._record(key)) for key in keys)
-        lost = [key for key, is_kept in zip(keys, kept, strict=True) if not is_kept]
-        marks = await self._line.ask_all((b"EXISTS", self._mark(users[key])) for key in lost)
-        return {key for key, is_marked in zip(lost, marks, strict=True) if is_marked}
+        keys, gone = list(users), set[str]()
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            kept = await self._line.ask_all((b"EXISTS", self._record(key)) for key in some)
+            lost = [key for key, is_kept in zip(some, kept, strict=True) if not is_kept]
+            marks = await self._line.ask_all((b"EXISTS", self._mark(users[key])) for key in lost)
+            gone.update(key for key, is_marked in zip(lost, marks, strict=True) if is_marked)
+        return gone
 
     async def _run(self, script: str, names: Sequence[str], *values: Any) -> Any:
         return await self._line.ask(b"EVAL", OF_KIND + script, len(names), *names, *values)
