@@ -921,6 +921,30 @@ async def test_commands_that_come_during_a_slow_one(
         server.leaves()
 
 
+async def test_commands_that_come_during_many_short_ones(
+    new_server: NewServer, group: CommandGroup
+) -> None:
+    """Are read ahead, too: a pong may stand behind them."""
+    left: list[int] = []
+
+    @group.command("work")
+    async def work(socket: Socket) -> bool:
+        left.append(server.to_app.statistics().current_buffer_used)
+        await anyio.sleep(0.02)
+        return True
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app_with(group).asgi)
+        await server.greet()
+        for _ in range(20):
+            server.says('{"event": "work"}')
+        for _ in range(20):
+            await server.next()
+        server.leaves()
+    assert left[10] == 0
+
+
 async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: WebSuckets) -> None:
     """As granian asks for. What the connection held learns of no error."""
     server, endings, receiving = new_server(), list[object](), 0

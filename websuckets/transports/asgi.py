@@ -32,7 +32,7 @@ READ_AHEAD: Final = 64 * 1024
 """Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
 
 TIME_TO_READ_ON: Final = 0.05
-"""Seconds after which one reads on beside a command; not much later than twice that."""
+"""Seconds after which one reads on beside commands, if then any runs."""
 
 CLOSE_TIMEOUT: Final = 10
 """Seconds in which a client may take its close frame: what ``websockets`` gives it."""
@@ -237,7 +237,6 @@ class _AsyncioSocket(_AsgiSocket):
         super().__init__(*arguments)
         self._loop = asyncio.get_running_loop()
         self._read_on: asyncio.Event | None = None  # while the task that reads has nothing to do
-        self._messages = 0
         self._is_watched = False
 
     async def _read_ahead(self) -> None:
@@ -251,9 +250,9 @@ class _AsyncioSocket(_AsgiSocket):
             frame = await super().receive()
         else:
             frame = await self._receive()
-        self._messages += 1
         if not self._is_watched:
-            self._watch()
+            self._is_watched = True
+            self._loop.call_later(TIME_TO_READ_ON, self._look_again)
         return frame
 
     async def _receive(self) -> str | bytes:
@@ -272,21 +271,12 @@ class _AsyncioSocket(_AsgiSocket):
             raise self._closed_error()
         return frame
 
-    def _watch(self) -> None:
-        self._is_watched = True
-        self._loop.call_later(TIME_TO_READ_ON, self._look_at, self._messages)
-
-    def _look_at(self, message: int) -> None:
-        """Whether the client still waits for the answer to this message."""
+    def _look_again(self) -> None:
         self._is_watched = False
-        if self._read_on is None or self._is_receiving or self._is_closed:
-            return
-        if message == self._messages:
-            self._go_on_reading()
-        else:
-            self._watch()
+        self._go_on_reading()
 
     def _go_on_reading(self) -> None:
+        """Unless somebody receives already."""
         if self._read_on is not None and not self._is_receiving:
             self._read_on.set()
             self._read_on = None
