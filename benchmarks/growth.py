@@ -121,9 +121,11 @@ def memory_per_connection(subjects: Sequence[str], idle: int = IDLE) -> dict[str
 def _memory(name: str, job: Job, idle: int) -> float:
     subject = SUBJECTS[name]
     dialect = DIALECTS[subject.dialect]
-    with running(subject) as server, Load(server.port, dialect, replace(job, connections=SETTLED)):
+    few, many = replace(job, connections=SETTLED), replace(job, connections=idle)
+    # What is kept for later would count as that of a connection.
+    with running(subject, environment={}) as server, Load(server.port, dialect, few):
         before = server.memory()
-        with Load(server.port, dialect, replace(job, connections=idle)):
+        with Load(server.port, dialect, many):
             return (server.memory() - before) / idle
 
 

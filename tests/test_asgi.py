@@ -945,6 +945,46 @@ async def test_commands_that_come_during_many_short_ones(
     assert left[10] == 0
 
 
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+async def test_commands_behind_a_reply_that_cannot_be_sent(
+    new_server: NewServer, group: CommandGroup, journal: list[str], error: type[Exception]
+) -> None:
+    """Are not begun. Nothing is cancelled: what ends then, does so as ever."""
+    gate = Gate()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> str:
+        await gate()
+        return "done"
+
+    @group.command("write")
+    async def write(socket: Socket) -> None:
+        journal.append("begun")
+
+    async def send(event: Any) -> None:
+        if "done" in event.get("text", ""):
+            raise error("gone")
+        await server.send(event)
+
+    app = app_with(group)
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        journal.append(f"disconnect {socket.close_code}")
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, server.receive, send)
+        await server.greet()
+        for command in ("wait", "write", "write"):
+            server.says(f'{{"event": "{command}"}}')
+        await gate.reached.wait()
+        while server.to_app.statistics().current_buffer_used:  # they are read ahead
+            await anyio.sleep(0.001)
+        gate.opened.set()
+    assert journal == ["disconnect 1006"]
+
+
 async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: WebSuckets) -> None:
     """As granian asks for. What the connection held learns of no error."""
     server, endings, receiving = new_server(), list[object](), 0

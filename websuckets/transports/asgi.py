@@ -146,17 +146,21 @@ class _AsgiSocket(PlainSocket):
 
     async def _next_frame(self) -> str | bytes | None:
         """From the server, unless the client has left."""
+        return self._frame_in(await self._next_event())
+
+    async def _next_event(self) -> MutableMapping[str, Any]:
         self._is_receiving = True
-        event: MutableMapping[str, Any]
         try:
-            event = await self._asgi_receive()
+            return await self._asgi_receive()
         except Exception as error:
             self._log_loss(error)
-            event = {"type": "websocket.disconnect"}
+            return {"type": "websocket.disconnect"}
         finally:
             self._is_receiving = False
             if self._is_closed:
                 self._has_received.set()
+
+    def _frame_in(self, event: MutableMapping[str, Any]) -> str | bytes | None:
         if event["type"] == "websocket.disconnect":
             self._is_gone = True
             self.closed_by_peer(event.get("code"), event.get("reason") or "")
@@ -218,9 +222,12 @@ class _AsgiSocket(PlainSocket):
         try:
             await self._asgi_send(event)
         except Exception as error:
-            self._log_loss(error)
-            self._is_gone = True
-            self.closed_by_peer(None)
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        self._log_loss(error)
+        self._is_gone = True
+        self.closed_by_peer(None)
 
     def _log_loss(self, error: Exception) -> None:
         logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
@@ -259,12 +266,13 @@ class _AsyncioSocket(_AsgiSocket):
         """Without the task that reads."""
         self.has_to_be_cancelled = True
         try:
-            frame = await self._next_frame()
+            event = await self._next_event()
         except asyncio.CancelledError:
             self._check_open()
             raise
         finally:
             self.has_to_be_cancelled = False
+        frame = self._frame_in(event)
         if frame is not None and self._is_too_long(frame):
             await self._close_for_size()
         if frame is None or self._is_closed:
@@ -294,13 +302,17 @@ class _AsyncioSocket(_AsgiSocket):
         self._guard.blocked()
         self.has_to_be_cancelled = True
         try:
-            await self._tell({"type": "websocket.send", "text": text})
+            await self._asgi_send({"type": "websocket.send", "text": text})
+        except Exception as error:
+            self.has_to_be_cancelled = False
+            self._lost(error)
         except asyncio.CancelledError:
             self._check_open()
             raise
         finally:
             self.has_to_be_cancelled = False
             self._guard.unblocked()
+        self._check_open()
 
 
 def _request(scope: AsgiScope) -> Request:

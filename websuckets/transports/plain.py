@@ -258,6 +258,7 @@ class PlainSocket(ABC):
 
     async def reply(self, text: str) -> None:
         await self._send_message(text, None)  # others have their turn while the next is received
+        self._check_open()
 
     async def discard(self) -> None:
         try:
