@@ -1027,6 +1027,52 @@ async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: Web
     assert endings == [None]
 
 
+@pytest.mark.parametrize("who", ["client", "server", "nobody says"])
+async def test_nothing_is_left_with_the_server(
+    new_server: NewServer, group: CommandGroup, who: str
+) -> None:
+    """Of what the client has sent: hypercorn waits until it is taken, for good."""
+    gate = Gate()
+
+    @group.command("close")
+    async def close(socket: Socket) -> str:
+        await gate()
+        if who == "server":
+            await socket.close()
+        return "done"
+
+    async def send(event: Any) -> None:
+        if who == "nobody says" and "done" in event.get("text", ""):
+            raise OSError
+        await server.send(event)
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app_with(group).asgi, server.scope, server.receive, send)
+        await server.greet()
+        server.says('{"event": "close"}')
+        if who == "client":
+            server.leaves()
+        await gate.reached.wait()
+        gate.opened.set()
+        for _ in range(5):
+            server.says('{"event": "close"}')
+        if who == "server":
+            server.leaves()
+    assert server.to_app.statistics().current_buffer_used == 0
+
+
+async def test_a_server_that_fails_when_it_is_asked_for_more(
+    new_server: NewServer, app: WebSuckets
+) -> None:
+    server = new_server()
+    server.leaves()
+    for _ in range(2):
+        server.from_client.send_nowait(RuntimeError("it is gone"))
+    await server(app.asgi)
+    assert server.to_app.statistics().current_buffer_used == 1
+
+
 async def test_a_client_that_does_not_read_its_second_reply(
     new_server: NewServer, journal: list[str]
 ) -> None:

@@ -38,7 +38,9 @@ CLOSE_TIMEOUT: Final = 10
 """Seconds in which a client may take its close frame: what ``websockets`` gives it."""
 
 SILENCE: Final = 1
-"""Seconds in which nothing comes after our close, until no more is expected."""
+SILENCE_OF_NOBODY: Final = 0.01
+"""Seconds in which nothing comes after the end, until no more is expected; the latter when the
+client is known to have left: what it sent before may come after that."""
 
 ABORT_TIMEOUT: Final = 1
 """Seconds in which a client that is given up may take its close frame."""
@@ -122,7 +124,7 @@ class _AsgiSocket(PlainSocket):
         self._reading = anyio.CancelScope()
         self._is_receiving = False
         self._is_gone = False
-        """Whether the server has said that the client has left."""
+        """Whether the server has told that the client has left."""
         self._has_received = anyio.Event()
         """Set when nobody receives any more, once it is closed."""
         self._sending: set[anyio.CancelScope] = set()
@@ -169,14 +171,20 @@ class _AsgiSocket(PlainSocket):
         return event["bytes"] if text is None else text  # type: ignore[no-any-return]
 
     async def leave_nothing(self) -> None:
-        """After our close, take what the client has sent before it: hypercorn 0.18 does not go on,
-        to see the client's answer or that it is gone, before that is done."""
-        if self._sent is None or self._is_gone:
-            return
+        """Take what the client has sent and nobody wants: hypercorn 0.18 does not go on, to see
+        that it has answered our close or is gone, before that is done."""
         end = anyio.current_time() + CLOSE_TIMEOUT
-        with anyio.move_on_after(SILENCE) as waiting:
-            while await self._next_frame() is not None:
-                waiting.deadline = min(anyio.current_time() + SILENCE, end)
+        with anyio.move_on_after(self._silence) as waiting:
+            while True:
+                is_over = self._is_gone
+                if await self._next_frame() is None and is_over:
+                    break
+                waiting.deadline = min(anyio.current_time() + self._silence, end)
+
+    @property
+    def _silence(self) -> float:
+        """Seconds in which nothing comes, until no more is expected."""
+        return SILENCE_OF_NOBODY if self._is_gone else SILENCE
 
     async def abort(self) -> None:
         """ASGI has no way to just drop a connection: close it, if the client takes that."""
@@ -226,7 +234,6 @@ class _AsgiSocket(PlainSocket):
 
     def _lost(self, error: Exception) -> None:
         self._log_loss(error)
-        self._is_gone = True
         self.closed_by_peer(None)
 
     def _log_loss(self, error: Exception) -> None:
