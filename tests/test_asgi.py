@@ -1,12 +1,15 @@
 """`app.asgi`: by an ASGI server, and mounted in another application."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1071,6 +1074,85 @@ async def test_a_server_that_fails_when_it_is_asked_for_more(
         server.from_client.send_nowait(RuntimeError("it is gone"))
     await server(app.asgi)
     assert server.to_app.statistics().current_buffer_used == 1
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("who", ["server", "client", "reply"])
+async def test_hooks_do_not_run_in_a_task_that_is_cancelled(
+    new_server: NewServer, journal: list[Any], who: str
+) -> None:
+    """Whoever closes a connection that waits for a message, or to reply."""
+    app = app_with(CommandGroup())
+    stuck = anyio.Event()
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        journal.append(task.cancelling())
+        await asyncio.sleep(0.001)
+        journal.append(socket.close_code)
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send" and len(server.sent) == 2 and who == "reply":
+            stuck.set()
+            await anyio.sleep_forever()
+        await server.send(event)
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, server.receive, send)
+        await server.greet()
+        if who == "reply":
+            server.says('{"event": "unknown"}')
+            await stuck.wait()
+        await anyio.wait_all_tasks_blocked()
+        if who == "client":
+            server.leaves()
+        else:
+            [user] = Session.online.values()
+            await user.socket.close(1000)
+    assert journal == [0, 1000]
+
+
+async def test_many_messages_at_once_leave_others_their_turn(
+    new_server: NewServer, group: CommandGroup
+) -> None:
+    """Also where neither receiving nor sending waits for anything."""
+    others = [0]
+
+    @group.command("turns")
+    async def turns(socket: Socket) -> int:
+        return others[0]
+
+    async def other() -> None:
+        while True:
+            others[0] += 1
+            await anyio.lowlevel.checkpoint()
+
+    server = new_server()
+    events = deque({"type": "websocket.receive", "text": '{"event": "turns"}'} for _ in range(80))
+
+    async def receive() -> Any:
+        if server.to_app.statistics().current_buffer_used or not events:
+            return await server.receive()
+        return events.popleft()
+
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(other)
+        await app_with(group, limits=Limits(rate=None)).asgi(
+            server.scope, receive, partial(server_sends, server)
+        )
+        connections.cancel_scope.cancel()
+    replies = [json.loads(event["text"])["payload"] for event in server.sent if "text" in event]
+    assert len(replies) == 80
+    assert max(Counter(replies).values()) <= 20
+
+
+async def server_sends(server: AsgiServer, event: Any) -> None:
+    server.sent.append(event)
+    if len(server.sent) == 81:
+        server.leaves()
 
 
 async def test_a_client_that_does_not_read_its_second_reply(

@@ -184,7 +184,7 @@ class Connection:
 
     def disconnected(self) -> None:
         """The connection is closed: end what is for this client alone."""
-        if self._peer.work.ends_on_disconnect or self._peer.wire.has_to_be_cancelled:
+        if self._peer.work.ends_on_disconnect:
             self._life.cancel()
         if self._calls is not None:
             self._calls.disconnected()

@@ -92,12 +92,6 @@ class Wire(Protocol):
         """What `receive` and `send` raise once the connection is closed."""
         ...
 
-    @property
-    def has_to_be_cancelled(self) -> bool:
-        """Whether `receive` or `reply` waits for what may never come now that the connection is
-        closed; cancelled then, they raise one of the ``closed_errors``."""
-        ...
-
     async def receive(self) -> str | bytes:
         """Wait for the next frame, text or binary."""
         ...

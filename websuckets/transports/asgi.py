@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import anyio
 from websockets import CloseCode
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close
 from websockets.http11 import Request
 
@@ -20,6 +21,8 @@ from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket
 
 __all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "path_within", "serve_asgi"]
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -252,6 +255,9 @@ class _AsyncioSocket(_AsgiSocket):
         self._loop = asyncio.get_running_loop()
         self._read_on: asyncio.Event | None = None  # while the task that reads has nothing to do
         self._is_watched = False
+        self._task: asyncio.Task[Any] | None = None  # that serves
+        self._is_waiting = False  # for what may never come once it is closed
+        self._was_interrupted = False
 
     async def _read_ahead(self) -> None:
         await super()._read_ahead()
@@ -260,8 +266,9 @@ class _AsyncioSocket(_AsgiSocket):
             await self._read_on.wait()
 
     async def receive(self) -> str | bytes:
+        await self._give_way()
         if self._read_on is None or self._frames.are_there or self._is_closed:
-            frame = await super().receive()
+            frame = await self._receive_queued()
         else:
             frame = await self._receive()
         if not self._is_watched:
@@ -271,20 +278,40 @@ class _AsyncioSocket(_AsgiSocket):
 
     async def _receive(self) -> str | bytes:
         """Without the task that reads."""
-        self.has_to_be_cancelled = True
-        try:
-            event = await self._next_event()
-        except asyncio.CancelledError:
-            self._check_open()
-            raise
-        finally:
-            self.has_to_be_cancelled = False
-        frame = self._frame_in(event)
+        frame = self._frame_in(await self._while_open(self._next_event()))
         if frame is not None and self._is_too_long(frame):
             await self._close_for_size()
         if frame is None or self._is_closed:
             raise self._closed_error()
         return frame
+
+    async def _while_open(self, waiting: Awaitable[T]) -> T:
+        """Wait for it until the connection is closed, which raises what tells of that.
+
+        No scope of the task is cancelled for it, and ``cancelling()`` is what it was: whatever the
+        task does next, is not taken for cancelled.
+        """
+        self._task = task = self._task or asyncio.current_task()
+        assert task is not None
+        before = task.cancelling()
+        self._is_waiting = True
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if self._was_interrupted and task.cancelling() - 1 <= before:
+                raise self._closed_error() from None
+            raise
+        finally:
+            self._is_waiting = False
+            if self._was_interrupted:
+                self._was_interrupted = False
+                task.uncancel()
+
+    def _end(self) -> None:
+        super()._end()
+        if self._is_waiting and self._task is not None and not self._was_interrupted:
+            self._was_interrupted = True
+            self._task.cancel()
 
     def _look_again(self) -> None:
         self._is_watched = False
@@ -307,17 +334,13 @@ class _AsyncioSocket(_AsgiSocket):
             return
         self._check_open()
         self._guard.blocked()
-        self.has_to_be_cancelled = True
         try:
-            await self._asgi_send({"type": "websocket.send", "text": text})
-        except Exception as error:
-            self.has_to_be_cancelled = False
-            self._lost(error)
-        except asyncio.CancelledError:
-            self._check_open()
+            await self._while_open(self._asgi_send({"type": "websocket.send", "text": text}))
+        except ConnectionClosed:
             raise
+        except Exception as error:
+            self._lost(error)
         finally:
-            self.has_to_be_cancelled = False
             self._guard.unblocked()
         self._check_open()
 

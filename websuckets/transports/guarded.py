@@ -27,7 +27,6 @@ class GuardedConnection(Handshake):
     __slots__ = ()
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
-    has_to_be_cancelled: bool = False
 
     @property
     def socket(self) -> Any:

@@ -22,6 +22,9 @@ __all__ = ["Frames", "PlainSocket", "closed_error"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
+TURN: Final = 16
+"""Frames that a connection may have, one after the other, until others have their turn."""
+
 FRAME_OVERHEAD: Final = 100
 """Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
 
@@ -105,7 +108,6 @@ class PlainSocket(ABC):
     """The server's side of one connection: a `Socket`, the `Wire` to it, and what transports do."""
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
-    has_to_be_cancelled: bool = False
     transport: str
     """What carries it, for errors."""
 
@@ -130,6 +132,7 @@ class PlainSocket(ABC):
         self._guard = Guard(patience)
         self._frames = frames
         self._max_size = max_size
+        self._taken = 0
         self._is_open = False
         self._received: Close | None = None
         self._sent: Close | None = None
@@ -245,6 +248,16 @@ class PlainSocket(ABC):
             await self._has_said_goodbye.wait()
 
     async def receive(self) -> str | bytes:
+        await self._give_way()
+        return await self._receive_queued()
+
+    async def _give_way(self) -> None:
+        """Now and then: taking what has come already, and answering it, waits for nothing."""
+        self._taken += 1
+        if self._taken % TURN == 0:
+            await anyio.lowlevel.checkpoint()
+
+    async def _receive_queued(self) -> str | bytes:
         try:
             frame = await self._frames.get()
         except anyio.EndOfStream:
