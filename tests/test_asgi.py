@@ -40,6 +40,7 @@ from websuckets.di import lock_factory, provide_context, setup_dishka
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.session import Session, User
 from websuckets.testing import TestClient
+from websuckets.transports.plain import TURN
 
 pytestmark = pytest.mark.anyio
 
@@ -438,6 +439,29 @@ class AsgiServer:
 NewServer = Callable[..., AsgiServer]
 
 
+def tell_of_the_end(app: WebSuckets, journal: list[Any]) -> None:
+    """Once hooks have run, which may wait for something."""
+
+    @app.on_disconnect
+    async def disconnect(socket: Socket) -> None:
+        await anyio.lowlevel.checkpoint()
+        journal.append(f"disconnect {socket.close_code}")
+
+
+def waiting(group: CommandGroup, journal: list[str], **options: Any) -> Gate:
+    """What the command ``wait`` waits for, whose end is told."""
+    gate = Gate()
+
+    @group.command("wait", **options)
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("wait ended")
+
+    return gate
+
+
 @pytest.fixture
 def new_server() -> Iterator[NewServer]:
     """Makes servers that are closed after the test."""
@@ -614,10 +638,7 @@ async def test_a_client_that_is_gone_when_it_is_sent_to(
             journal.append("stream ended")
 
     app = app_with(group)
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     server = new_server()
 
@@ -637,21 +658,9 @@ async def test_a_server_that_cancels(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """What runs is cancelled and finalised; nothing is left."""
-    gate = Gate()
-
-    @group.command("wait")
-    async def wait(socket: Socket) -> None:
-        try:
-            await gate()
-        finally:
-            journal.append("wait ended")
-
+    gate = waiting(group, journal)
     app = app_with(group)
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        await anyio.lowlevel.checkpoint()
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     for command in ("wait", "say"):
         server, gate.reached = new_server(), anyio.Event()
@@ -670,15 +679,7 @@ async def test_a_server_that_cancels_natively(
     new_server: NewServer, group: CommandGroup, journal: list[str], is_idle: bool
 ) -> None:
     """As uvicorn does when clients do not leave in time."""
-    gate = Gate()
-
-    @group.command("wait")
-    async def wait(socket: Socket) -> None:
-        try:
-            await gate()
-        finally:
-            journal.append("wait ended")
-
+    gate = waiting(group, journal)
     server = new_server()
     task = asyncio.create_task(server(app_with(group).asgi))
     await server.greet()
@@ -742,10 +743,7 @@ async def test_a_client_that_does_not_take_its_close(
         await gate()
 
     app = app_with(group, limits=Limits(drain_timeout=0))
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     async def send(event: Any) -> None:
         if event["type"] == "websocket.close":
@@ -872,15 +870,7 @@ async def test_a_client_that_leaves_during_a_command(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """It is noticed, and what is for this client alone ends."""
-    gate = Gate()
-
-    @group.command("wait", cancel_on_disconnect=True)
-    async def wait(socket: Socket) -> None:
-        try:
-            await gate()
-        finally:
-            journal.append("wait ended")
-
+    gate = waiting(group, journal, cancel_on_disconnect=True)
     server = new_server()
     async with anyio.create_task_group() as connections:
         connections.start_soon(server, app_with(group).asgi)
@@ -970,10 +960,7 @@ async def test_commands_behind_a_reply_that_cannot_be_sent(
         await server.send(event)
 
     app = app_with(group)
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     server = new_server()
     async with anyio.create_task_group() as connections:
@@ -1146,7 +1133,7 @@ async def test_many_messages_at_once_leave_others_their_turn(
         connections.cancel_scope.cancel()
     replies = [json.loads(event["text"])["payload"] for event in server.sent if "text" in event]
     assert len(replies) == 80
-    assert max(Counter(replies).values()) <= 20
+    assert max(Counter(replies).values()) <= 2 * TURN  # trio has the order of turns by chance
 
 
 async def server_sends(server: AsgiServer, event: Any) -> None:
@@ -1155,32 +1142,39 @@ async def server_sends(server: AsgiServer, event: Any) -> None:
         server.leaves()
 
 
+@pytest.mark.parametrize("is_slow", [False, True])
 async def test_a_client_that_does_not_read_its_second_reply(
-    new_server: NewServer, journal: list[str]
+    new_server: NewServer, journal: list[str], is_slow: bool
 ) -> None:
     """Is given up with what waits for it."""
     app = app_with(CommandGroup(), limits=Limits(drain_timeout=0.01))
     stuck = anyio.Event()
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     async def send(event: Any) -> None:
         if event["type"] == "websocket.send" and len(server.sent) == 2:
             stuck.set()
-            await anyio.sleep_forever()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                if is_slow:  # so that the connection is closed while it is being cancelled
+                    with anyio.CancelScope(shield=True):
+                        await anyio.sleep(0.01)
         await server.send(event)
+
+    async def connect() -> None:
+        await app.asgi(server.scope, server.receive, send)
+        journal.append("returned")
 
     server = new_server()
     async with anyio.create_task_group() as connections:
         with anyio.fail_after(TIMEOUT):
             async with app.lifespan():
-                connections.start_soon(app.asgi, server.scope, server.receive, send)
+                connections.start_soon(connect)
                 await server.greet()
                 server.says('{"event": "unknown"}')
                 await stuck.wait()
-    assert journal == ["disconnect 1011"]
+    assert journal == ["disconnect 1011", "returned"]
 
 
 async def test_a_second_message_that_is_too_long(new_server: NewServer, app: WebSuckets) -> None:
@@ -1210,10 +1204,7 @@ async def test_a_reply_behind_what_waits_to_be_sent(
 
     server = new_server()
     app = app_with(group, limits=Limits(outbox=(1, 100)))
-
-    @app.on_disconnect
-    async def disconnect(socket: Socket) -> None:
-        journal.append(f"disconnect {socket.close_code}")
+    tell_of_the_end(app, journal)
 
     async with app.lifespan(), anyio.create_task_group() as connections:
         connections.start_soon(app.asgi, server.scope, server.receive, send)

@@ -9,7 +9,6 @@ from urllib.parse import quote
 import anyio
 from websockets import CloseCode
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
 from websockets.frames import Close
 from websockets.http11 import Request
 
@@ -151,31 +150,29 @@ class _AsgiSocket(PlainSocket):
 
     async def _next_frame(self) -> str | bytes | None:
         """From the server, unless the client has left."""
-        return self._frame_in(await self._next_event())
-
-    async def _next_event(self) -> MutableMapping[str, Any]:
         self._is_receiving = True
+        event: MutableMapping[str, Any]
         try:
-            return await self._asgi_receive()
+            event = await self._asgi_receive()
         except Exception as error:
             self._log_loss(error)
-            return {"type": "websocket.disconnect"}
+            event = {"type": "websocket.disconnect"}
         finally:
             self._is_receiving = False
             if self._is_closed:
                 self._has_received.set()
-
-    def _frame_in(self, event: MutableMapping[str, Any]) -> str | bytes | None:
         if event["type"] == "websocket.disconnect":
             self._is_gone = True
             self.closed_by_peer(event.get("code"), event.get("reason") or "")
             return None
-        text = event.get("text")
-        return event["bytes"] if text is None else text  # type: ignore[no-any-return]
+        text: str | None = event.get("text")
+        data: bytes | None = event.get("bytes")
+        return data if text is None else text
 
     async def leave_nothing(self) -> None:
         """Take what the client has sent and nobody wants: hypercorn 0.18 does not go on, to see
         that it has answered our close or is gone, before that is done."""
+        await self._stop_receiving()
         end = anyio.current_time() + CLOSE_TIMEOUT
         with anyio.move_on_after(self._silence) as waiting:
             while True:
@@ -212,14 +209,18 @@ class _AsgiSocket(PlainSocket):
         raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
 
     async def _close(self, close: Close) -> None:
-        if self._is_receiving:  # granian 2.8 closes nothing while somebody receives
-            self._reading.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._has_received.wait()
+        await self._stop_receiving()  # granian 2.8 closes nothing while somebody receives
         with anyio.move_on_after(CLOSE_TIMEOUT):
             await self._tell(
                 {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
             )
+
+    async def _stop_receiving(self) -> None:
+        """It is closed: nobody wants what comes."""
+        if self._is_receiving:
+            self._reading.cancel()
+            with anyio.CancelScope(shield=True):
+                await self._has_received.wait()
 
     def _end(self) -> None:
         """Whoever waits for a client that does not read, waits no more."""
@@ -233,11 +234,8 @@ class _AsgiSocket(PlainSocket):
         try:
             await self._asgi_send(event)
         except Exception as error:
-            self._lost(error)
-
-    def _lost(self, error: Exception) -> None:
-        self._log_loss(error)
-        self.closed_by_peer(None)
+            self._log_loss(error)
+            self.closed_by_peer(None)
 
     def _log_loss(self, error: Exception) -> None:
         logger.debug("the ASGI server lost %s: %s", self.id, type(error).__name__)
@@ -255,9 +253,9 @@ class _AsyncioSocket(_AsgiSocket):
         self._loop = asyncio.get_running_loop()
         self._read_on: asyncio.Event | None = None  # while the task that reads has nothing to do
         self._is_watched = False
-        self._task: asyncio.Task[Any] | None = None  # that serves
-        self._is_waiting = False  # for what may never come once it is closed
-        self._was_interrupted = False
+        self._task: Any = asyncio.current_task()  # that serves
+        self._waits: int | None = None  # in `_while_open`: its ``cancelling()`` until then
+        self._is_interrupted = False
 
     async def _read_ahead(self) -> None:
         await super()._read_ahead()
@@ -278,7 +276,7 @@ class _AsyncioSocket(_AsgiSocket):
 
     async def _receive(self) -> str | bytes:
         """Without the task that reads."""
-        frame = self._frame_in(await self._while_open(self._next_event()))
+        frame = await self._while_open(self._next_frame())
         if frame is not None and self._is_too_long(frame):
             await self._close_for_size()
         if frame is None or self._is_closed:
@@ -286,31 +284,29 @@ class _AsyncioSocket(_AsgiSocket):
         return frame
 
     async def _while_open(self, waiting: Awaitable[T]) -> T:
-        """Wait for it until the connection is closed, which raises what tells of that.
+        """Wait for it in the task that serves, until somebody else closes the connection.
 
-        No scope of the task is cancelled for it, and ``cancelling()`` is what it was: whatever the
-        task does next, is not taken for cancelled.
+        Then it raises what tells of that. It cancels no scope of the task, and leaves its
+        ``cancelling()`` as it was: hooks that follow are not taken for cancelled.
         """
-        self._task = task = self._task or asyncio.current_task()
-        assert task is not None
-        before = task.cancelling()
-        self._is_waiting = True
+        self._waits = self._task.cancelling()
         try:
             return await waiting
         except asyncio.CancelledError:
-            if self._was_interrupted and task.cancelling() - 1 <= before:
+            if self._is_interrupted and self._task.cancelling() == self._waits + 1:
                 raise self._closed_error() from None
             raise
         finally:
-            self._is_waiting = False
-            if self._was_interrupted:
-                self._was_interrupted = False
-                task.uncancel()
+            self._waits = None
+            if self._is_interrupted:
+                self._is_interrupted = False
+                self._task.uncancel()
 
     def _end(self) -> None:
         super()._end()
-        if self._is_waiting and self._task is not None and not self._was_interrupted:
-            self._was_interrupted = True
+        # Who is cancelled already, by anyio perhaps, has to see that and nothing else.
+        if self._waits == self._task.cancelling() and asyncio.current_task() is not self._task:
+            self._is_interrupted = True
             self._task.cancel()
 
     def _look_again(self) -> None:
@@ -335,11 +331,7 @@ class _AsyncioSocket(_AsgiSocket):
         self._check_open()
         self._guard.blocked()
         try:
-            await self._while_open(self._asgi_send({"type": "websocket.send", "text": text}))
-        except ConnectionClosed:
-            raise
-        except Exception as error:
-            self._lost(error)
+            await self._while_open(self._tell({"type": "websocket.send", "text": text}))
         finally:
             self._guard.unblocked()
         self._check_open()

@@ -270,7 +270,7 @@ class PlainSocket(ABC):
         self.on_failure(error)
 
     async def reply(self, text: str) -> None:
-        await self._send_message(text, None)  # others have their turn while the next is received
+        await self._send_message(text, None)
         self._check_open()
 
     async def discard(self) -> None:
