@@ -289,11 +289,11 @@ class _AsyncioSocket(_AsgiSocket):
         Then it raises what tells of that. It cancels no scope of the task, and leaves its
         ``cancelling()`` as it was: hooks that follow are not taken for cancelled.
         """
-        self._waits = self._task.cancelling()
+        before = self._waits = self._task.cancelling()
         try:
             return await waiting
         except asyncio.CancelledError:
-            if self._is_interrupted and self._task.cancelling() == self._waits + 1:
+            if self._is_interrupted and self._task.cancelling() == before + 1:
                 raise self._closed_error() from None
             raise
         finally:
