@@ -119,8 +119,8 @@ class InMemory:
         self._running = running
 
     @asynccontextmanager
-    async def dial(self) -> AsyncIterator[Client]:
-        client = TestClient(self._app)
+    async def dial(self, additional_headers: Any = ()) -> AsyncIterator[Client]:
+        client = TestClient(self._app, headers=additional_headers)
         client._running = self._running
         async with client:
             yield MemoryClient(client, self)

@@ -80,6 +80,8 @@ async def test_members_are_the_verified_users_among_subscribers() -> None:
         await ann.call("leave", payload="a", id=1)
         assert (await ann.call("members", payload="a"))["payload"] == ["ann"]
         await again.call("enter", payload=7, id=1)
+        assert (await ann.call("members", payload="a"))["payload"] == []
+        await again.call("join", payload="a", id=1)
         assert (await ann.call("members", payload="a"))["payload"] == [7]
         assert (await ann.call("online"))["payload"] == [7, "ann"]
         await again.call("enter", payload=None, id=1)

@@ -97,7 +97,7 @@ def make_app(journal: list[str], gate: Gate, **arguments: Any) -> WebSuckets:
 
     @group.command("who", protected=True)
     async def who(socket: Socket, *, user: CurrentUser, session: Session) -> list[Any]:
-        return [user.id, session.verified[user.id] is user, user.socket is socket]
+        return [user.id, session.verified[user.id] == user, user.socket is socket]
 
     @group.command("close")
     async def close(socket: Socket, *, transaction: Transaction) -> None:

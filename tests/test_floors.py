@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
-    {"backend", "clock", "closing", "exc", "incidents", "limits", "socket"},
+    {"backend", "clock", "closing", "exc", "incidents", "limits", "revocations", "socket"},
     {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
     {"channels", "hub", "resuming", "security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
@@ -46,7 +46,7 @@ FLOORS = [
 # Between modules of one floor, who may import whom.
 NEIGHBOURS = {
     "broker": {"session"},
-    "channels": {"hub"},
+    "channels": {"hub", "security"},
     "clock": {"incidents"},
     "di": {"di.container", "di.lock", "di.providers"},
     "di.container": {"di.lock", "di.plan", "di.providers"},

@@ -321,8 +321,8 @@ async def test_our_context_by_itself() -> None:
         context = {User: user, Socket: client.socket}
         async with container(context, scope=Scope.SESSION) as session:
             async with session({Message: Message("any", token="please")}) as request:
-                assert await request.get(CurrentUser) is user
-                assert await request.get(CurrentUser | None) is user
+                assert await request.get(CurrentUser) == user
+                assert await request.get(CurrentUser | None) == user
             async with session({Message: Message("any")}) as request:
                 assert await request.get(CurrentUser | None) is None
 

@@ -7,8 +7,9 @@ import anyio
 from websockets import CloseCode
 
 from websuckets.di.work import Work, Works
-from websuckets.dispatcher import Call, Dispatcher, Peer
+from websuckets.dispatcher import Call, Dispatcher, Peer, failed
 from websuckets.envelope import encode_event
+from websuckets.exc import NotAuthorized
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
@@ -87,6 +88,18 @@ class RunningCalls:
             if running.work is not None and running.work.ends_on_disconnect:
                 running.life.cancel()
 
+    def verification_ended(self) -> None:
+        """End the streams that were authorised by it, with an error for their last reply."""
+        for running in self._streams:
+            if running.is_protected:
+                running.error = str(NotAuthorized())
+                running.life.cancel()
+
+    @property
+    def are_none(self) -> bool:
+        """Whether nothing runs."""
+        return not self._running
+
     def cancel_all(self) -> None:
         """Cancel all, without a last reply."""
         self._end_streams()
@@ -162,13 +175,13 @@ class RunningCalls:
             self._gone(running)
 
     async def _answer(self, running: "_Running") -> None:
-        message, outcome = running.call.message, None
+        outcome: Outcome | None = None
         with running.life, self._works.begin(running.life) as running.work:
             outcome = await self._dispatcher.answer(
                 running.call, self._peer, running.work, running.begun.set
             )
-        if running.life.cancelled_caught and running.is_stream and message.id is not None:
-            outcome = Outcome(encode_event(message.event, None, message.id))
+        if running.life.cancelled_caught and running.is_stream:
+            outcome = running.cancelled()
         if outcome is not None and not running.is_over:
             running.is_over = True  # its id is free before the client knows
             await self._answered(running.call, outcome)
@@ -183,7 +196,23 @@ class _Running:
         self.life = anyio.CancelScope()
         self.work: Work | None = None
         self.begun = anyio.Event()
+        self.error: str | None = None
+        """For the last reply of a stream that is cancelled; ``None`` if its client cancelled it."""
         self.is_over = False
+
+    @property
+    def is_protected(self) -> bool:
+        route = self.call.route
+        return route is not None and bool(route.command.injection.guards)
+
+    def cancelled(self) -> Outcome | None:
+        """The outcome of a stream that is cancelled."""
+        message = self.call.message
+        if self.error is not None:
+            return failed(self.error, None, message.id)
+        return (
+            None if message.id is None else Outcome(encode_event(message.event, None, message.id))
+        )
 
     def answers(self, id: str | int) -> bool:
         """Whether it still has to answer the command ``id``."""

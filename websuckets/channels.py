@@ -9,12 +9,14 @@ from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
 from websuckets.broker import Broker, Link
+from websuckets.closing import REVOKED
 from websuckets.envelope import ClientEvent
 from websuckets.exc import InvalidChannel
 from websuckets.hub import ONLINE, Hub
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.outbox import Outboxes
+from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
 from websuckets.tasks import Background, wait_through
@@ -56,11 +58,16 @@ class Channels:
         self._node: _Node | None = None
         watch(session, self)
 
-    async def subscribe(self, socket: Socket, name: str) -> None:
+    async def subscribe(self, socket: Socket, name: str, *, public: bool = False) -> None:
         """From now on this connection gets what is published to the channel.
 
-        Does nothing if it is subscribed already, or closed. Raises `TooManySubscriptions`, and
-        `ValueError` for a connection that is not open yet.
+        Until it is unsubscribed or gone, or until its user is not verified any more: what a user
+        was subscribed to ends with the log-out, the revocation, or the next user of the connection.
+        A ``public`` subscription stays, and so does one that was made while nobody was verified.
+
+        Does nothing if it is subscribed already, or closed. Raises `TooManySubscriptions`,
+        `NotAuthorized` for a command whose `CurrentUser` is not verified any more, and `ValueError`
+        for a connection that is not open yet.
         """
         node = self._running
         node.check(name)
@@ -69,7 +76,9 @@ class Channels:
             if socket.close_code is None:
                 raise ValueError(f"{socket!r} is no open connection of this app")
             return
-        node.hub.subscribe(user, name)
+        if not public:
+            check_still_authorised(socket)
+        node.hub.subscribe(user, name, None if public else user.id)
         await node.link.subscribe(CHANNEL + name)
 
     async def unsubscribe(self, socket: Socket, name: str) -> None:
@@ -141,7 +150,8 @@ class Channels:
 
     def demoted(self, user: User, id: UserId) -> None:
         if self._node is not None:
-            self._node.hub.demoted(user, id)
+            for name in self._node.hub.demoted(user, id):
+                self._node.link.unsubscribe(CHANNEL + name)
 
     def left(self, user: User) -> None:
         if self._node is not None:
@@ -216,7 +226,8 @@ class _Node:
             _check(message)
             self.hub.deliver_to(_id(user_id), message)
         elif topic == REVOCATIONS:
-            self._background.start_soon(self._session._revoke_here, _id(message))
+            for user in self._session._revoke_here(_id(message)):
+                self._background.start_soon(user.socket.close, *REVOKED)
         else:
             _check(message)
             self.hub.deliver(topic.removeprefix(CHANNEL), message)

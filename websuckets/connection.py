@@ -76,6 +76,7 @@ class Connection:
         "_conduct",
         "_farewell",
         "_gone",
+        "_handling_since",
         "_idle",
         "_is_cancelled",
         "_is_concurrent",
@@ -105,7 +106,7 @@ class Connection:
         self._gone = gone
         self.address: Any = wire.socket.remote_address
         """The client's."""
-        self._user = User(wire.socket)
+        self._user = User(wire.socket, self)
         self._tasks = TaskSource(self, self._means_that_it_is_closed, setup.background)
         self._conduct = Conduct(setup.limits)
         context = {
@@ -126,6 +127,7 @@ class Connection:
         self._is_open = False
         self._is_connected = False
         self._idle = False
+        self._handling_since = setup.session._revocations.count
         self._is_over = False
         self._is_cancelled = False
         self._farewell: Farewell | None = None
@@ -192,6 +194,16 @@ class Connection:
     async def drain(self) -> None:
         """Let running commands finish and their replies go out, then close with 1012."""
         await self._part(RESTART)
+
+    @property
+    def handling_since(self) -> int | None:
+        """The number of the last revocation from before what is handled now, if anything is."""
+        return None if self._idle else self._handling_since
+
+    def verification_ended(self) -> None:
+        """The user is not verified any more as it was: end what runs for that user."""
+        if self._calls is not None:
+            self._calls.verification_ended()
 
     def cancel(self) -> None:
         """Cancel running commands; their scopes are finalised, then the connection aborted."""
@@ -273,6 +285,8 @@ class Connection:
     async def _answer(self, frame: str | bytes) -> None:
         """Answer one message, or start what does."""
         dispatcher, peer, conduct = self._setup.dispatcher, self._peer, self._conduct
+        if self._calls is None or self._calls.are_none:
+            self._handling_since = self._setup.session._revocations.count
         call = dispatcher.read(frame)
         retry_after = conduct.retry_after()
         outcome: Outcome | None

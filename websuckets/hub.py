@@ -24,7 +24,8 @@ class _Subscriber:
     def __init__(self, user: User, outbox: Outbox) -> None:
         self.user = user
         self.outbox = outbox
-        self.channels: set[str] = set()
+        self.channels: dict[str, UserId | None] = {}
+        """Those to which it is subscribed, each with the user that the subscription ends with."""
 
 
 class Hub:
@@ -56,14 +57,19 @@ class Hub:
         """Those with subscribers."""
         return list(self._channels)
 
-    def subscribe(self, user: User, channel: str) -> None:
-        """Raises `TooManySubscriptions`."""
+    def subscribe(self, user: User, channel: str, owner: UserId | None = None) -> None:
+        """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
+
+        A subscription that has no owner keeps none. Raises `TooManySubscriptions`.
+        """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
+            if owner is None:
+                subscriber.channels[channel] = None
             return
         if self._most is not None and len(subscriber.channels) >= self._most:
             raise TooManySubscriptions
-        subscriber.channels.add(channel)
+        subscriber.channels[channel] = owner
         self._channels.setdefault(channel, {})[user.socket.id] = subscriber
         if user.id is not None:
             self._enter(channel, user.id)
@@ -73,7 +79,7 @@ class Hub:
         subscriber = self._subscribers.get(connection)
         if subscriber is None or channel not in subscriber.channels:
             return False
-        subscriber.channels.discard(channel)
+        del subscriber.channels[channel]
         if subscriber.user.id is not None:
             self._exit(channel, subscriber.user.id)
         return self._forget(connection, channel)
@@ -115,10 +121,17 @@ class Hub:
         for channel in self._channels_of(user):
             self._enter(channel, id)
 
-    def demoted(self, user: User, id: UserId) -> None:
+    def demoted(self, user: User, id: UserId) -> list[str]:
+        """End what this connection subscribed to as that user.
+
+        Return the channels that have lost their last subscriber by that.
+        """
+        owned = [name for name, owner in self._channels_of(user).items() if owner == id]
+        empty = [name for name in owned if self.unsubscribe(user.socket.id, name)]
         self._exit(ONLINE, id)
         for channel in self._channels_of(user):
             self._exit(channel, id)
+        return empty
 
     def left(self, user: User) -> list[str]:
         """The channels that have lost their last subscriber by that."""
@@ -135,9 +148,9 @@ class Hub:
             self._subscribers[user.socket.id] = subscriber
         return subscriber
 
-    def _channels_of(self, user: User) -> set[str]:
+    def _channels_of(self, user: User) -> dict[str, UserId | None]:
         subscriber = self._subscribers.get(user.socket.id)
-        return set() if subscriber is None else subscriber.channels
+        return {} if subscriber is None else subscriber.channels
 
     def _forget(self, connection: UUID, channel: str) -> bool:
         subscribers = self._channels[channel]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import anyio
@@ -58,6 +59,8 @@ class Resuming:
         self._guesses: dict[object, _Guesses] = {}  # in this minute, by client
         self._minute_ends = -math.inf
         self._known: int | None = None  # revocations of which everybody here was told
+        self._removals: dict[_Removal, None] = {}  # that the store is not known to have done
+        self._begun = 0  # removals
         self._scope = anyio.CancelScope()
 
     async def save(self, user: User, data: dict[str, Any]) -> None:
@@ -94,24 +97,42 @@ class Resuming:
 
     async def forget(self, user: User) -> None:
         id, token, user.id = user.id, user.token, None
-        if id is not None and token is not None:
-            await self._store.delete(key_of(token), id)
+        if id is None or token is None:
+            return
+        key = key_of(token)
+        for other in [other for other, its_key in self._saved().items() if its_key == key]:
+            other.id = None
+        await self._remove(_Removal(id, key))
 
     async def revoke(self, id: UserId) -> None:
-        await self._store.revoke(id)
+        await self._remove(_Removal(id))
+
+    async def _remove(self, removal: "_Removal") -> None:
+        """Until the store has done it, nobody here goes on by what is to be removed."""
+        self._begun += 1
+        self._removals[removal] = None
+        await self._do(removal)
+
+    async def _do(self, removal: "_Removal") -> None:
+        if removal.key is None:
+            await self._store.revoke(removal.user_id)
+        else:
+            await self._store.delete(removal.key, removal.user_id)
+        self._removals.pop(removal, None)
 
     async def resume(self, user: User, token: str) -> None:
         key = key_of(token)
-        record, before = None, -1
+        record, before = None, (-1, -1)
         guesses = self._guesses_of(client_of(user.socket.remote_address))
         async with guesses.one():
-            while before != self._session._revocations:  # one may have come since it was read
-                before = self._session._revocations
+            while before != self._so_far:  # one may have come since it was read
+                before = self._so_far
                 record = await self._store.load(key)
             if record is None:
                 guesses.was_unknown()
-        # Another message of this client may have been as fast.
-        if record is not None and user.id is None:
+        if record is None or any(removal.is_of(record, key) for removal in self._removals):
+            return
+        if user.id is None:  # another message of this client may have been as fast
             for name, value in record.data.items():
                 if may_be_added(name):
                     setattr(user, name, value)
@@ -136,6 +157,7 @@ class Resuming:
         """Whether the store is there."""
         try:
             with anyio.fail_after(self._between_looks):
+                await self._tell_store()
                 count = await self._store.revocations()
                 if count != self._known:
                     saved = self._saved()
@@ -148,6 +170,16 @@ class Resuming:
                 log_incident("looking for revocations", error)
             self._known = None  # we may miss one
         return self._known is not None
+
+    async def _tell_store(self) -> None:
+        """Repeat what the store has not confirmed: it may have been away at that moment."""
+        for removal in list(self._removals):
+            await self._do(removal)
+
+    @property
+    def _so_far(self) -> tuple[int, int]:
+        """A value that changes with each revocation and with each token that is forgotten."""
+        return self._session._revocations.count, self._begun
 
     def _saved(self) -> dict[User, str]:
         """Those here who have a record, and its key."""
@@ -168,6 +200,18 @@ class Resuming:
         if client not in self._guesses:
             self._guesses[client] = _Guesses(self._unknown_tokens, self._minute_ends)
         return self._guesses[client]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Removal:
+    """A removal of one record from the store, or of all records of a user (no key)."""
+
+    user_id: UserId
+    key: str | None = None
+
+    def is_of(self, record: Record, key: str) -> bool:
+        """Return whether it removes this record, which is kept by ``key``."""
+        return self.user_id == record.id if self.key is None else self.key == key
 
 
 class _Guesses:

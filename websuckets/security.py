@@ -7,14 +7,16 @@ else, and whose error is the reply. To authenticate differently, provide `Curren
 import hmac
 import secrets
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final, NewType
+from typing import Any, Final
 
 from dishka import Provider, Scope, provide
 
 from websuckets.envelope import Message
 from websuckets.exc import Expired, NotAuthorized
 from websuckets.session import Session, User, UserId
+from websuckets.socket import Socket
 
 __all__ = [
     "CurrentUser",
@@ -22,6 +24,7 @@ __all__ = [
     "Identity",
     "SecurityProvider",
     "Token",
+    "check_still_authorised",
     "identify",
     "resumed_user",
 ]
@@ -44,11 +47,104 @@ class Token(str):
         return "Token(...)"
 
 
-CurrentUser = NewType("CurrentUser", User)
-"""The verified user who sent this message (REQUEST scope). Resolving it raises `NotAuthorized`.
+class CurrentUser(User):
+    """The verified user who sent this message, as it was when that was checked (REQUEST scope).
 
-``CurrentUser | None`` is the same or ``None``, and guards nothing.
-"""
+    Resolving it raises `NotAuthorized`. ``id``, ``token`` and ``expires_at`` stay what they were:
+    a command that was authorised as one user goes on as that user, whoever the connection belongs
+    to meanwhile. What is set here is set on the connection's `User`, and other attributes are those
+    of that one; the two are equal. Once another user, or nobody, is verified on the connection,
+    setting ``id``, ``token`` or ``expires_at`` raises `NotAuthorized`, but for ``id = None``, which
+    does nothing then.
+
+    ``CurrentUser(user)`` is what providers of it return. ``CurrentUser | None`` stands for the user
+    or ``None``, and guards nothing.
+    """
+
+    def __init__(self, user: User) -> None:
+        record = user._record
+        own = vars(self)  # and not one call with all of them, which takes twice as long
+        own["_of"] = record
+        own["_verified_by"] = record._verifications
+        own["socket"] = record.socket
+        own["_id"] = record._id
+        own["_token"] = record._token
+        own["_expires_at"] = record._expires_at
+        _authorised.set(self)
+
+    @property
+    def id(self) -> UserId | None:
+        return self._id
+
+    @id.setter
+    def id(self, id: UserId | None) -> None:
+        if id is None and self._is_over:
+            vars(self)["_id"] = None
+            return
+        self._set("id", id)
+        vars(self)["_verified_by"] = self._record._verifications
+
+    @property
+    def token(self) -> str | None:
+        return self._token
+
+    @token.setter
+    def token(self, token: str | None) -> None:
+        self._set("token", token)
+
+    @property
+    def expires_at(self) -> float | None:
+        return self._expires_at
+
+    @expires_at.setter
+    def expires_at(self, moment: float | None) -> None:
+        self._set("expires_at", moment)
+
+    @property
+    def _is_over(self) -> bool:
+        verified_by: int = vars(self)["_verified_by"]
+        return self._record._verifications != verified_by
+
+    @property
+    def _record(self) -> User:
+        record: User = vars(self)["_of"]
+        return record
+
+    def _set(self, name: str, value: Any) -> None:
+        if self._is_over:
+            raise NotAuthorized
+        setattr(self._record, name, value)
+        record = self._record
+        vars(self).update(_id=record._id, _token=record._token, _expires_at=record._expires_at)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["_of"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _KEPT_HERE:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self._record, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._record, name)
+
+
+_KEPT_HERE: Final = {"id", "token", "expires_at"}
+"""Attributes of a `CurrentUser` that have a setter of its own."""
+
+_authorised: ContextVar[CurrentUser | None] = ContextVar("websuckets.current_user", default=None)
+
+
+def check_still_authorised(socket: Socket) -> None:
+    """Raise `NotAuthorized` in a message whose user is not verified on this connection any more.
+
+    Tasks that the message started belong to it. A message that was not authorised, or that came by
+    another connection, has nothing to lose.
+    """
+    user = _authorised.get()
+    if user is not None and user.socket is socket and user._is_over:
+        raise NotAuthorized
 
 
 class SecurityProvider(Provider):
@@ -111,7 +207,10 @@ class HandshakeSecurityProvider(Provider):
 async def identify(user: User, identity: Identity | None = None) -> None:
     """The hook by which a handshake verifies its user, if anything provides an `Identity`."""
     if identity is not None:
-        user.id = identity.id
+        try:
+            user.id = identity.id
+        except NotAuthorized:  # revoked since the identity was looked for
+            return
         user.expires_at = identity.expires_at
         if user.has_expired:
             raise Expired

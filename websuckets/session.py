@@ -10,13 +10,28 @@ from uuid import UUID
 import anyio
 
 from websuckets.closing import REVOKED
-from websuckets.exc import NoCurrentSession
+from websuckets.exc import NoCurrentSession, NotAuthorized
+from websuckets.revocations import Revocations
 from websuckets.socket import Socket
 
 __all__ = ["Session", "User"]
 
 UserId = str | int
 Key = TypeVar("Key")
+
+
+class UserConnection(Protocol):
+    """The connection of a `User`, as far as the verification of that user concerns it."""
+
+    @property
+    def handling_since(self) -> int | None:
+        """The number of the last revocation from before the connection began what it handles now;
+        ``None`` while the connection handles nothing."""
+        ...
+
+    def verification_ended(self) -> None:
+        """End what the connection runs for the user that it was verified as."""
+        ...
 
 
 class User:
@@ -30,17 +45,25 @@ class User:
 
     Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing it from
     one value to another clears the token and the time; ``None`` clears all and takes the user out
-    again. When its time is over the connection is closed with 4401, as soon as no command runs.
+    again. Either ends the protected streams of the connection, and the subscriptions to channels
+    that it made as that user. When its time is over the connection is closed with 4401, as soon as
+    no command runs.
+
+    Setting ``id`` raises `NotAuthorized` if that user was revoked since the handler or hook of this
+    connection began: what it has read of the user may be older than the revocation.
     """
 
     socket: Socket
 
-    def __init__(self, socket: Socket) -> None:
+    def __init__(self, socket: Socket, connection: UserConnection | None = None) -> None:
         self.socket = socket
+        self._connection = connection
         self._id: UserId | None = None
         self._token: str | None = None
         self._expires_at: float | None = None
-        self._session: Session | None = None
+        self._session: Session | None = None  # while it is connected
+        self._revocations: Revocations | None = None
+        self._verifications = 0  # how often the id has changed
         self._saved_as: str | None = None  # the key of its record, if it has one
 
     @property
@@ -49,22 +72,38 @@ class User:
 
     @id.setter
     def id(self, id: UserId | None) -> None:
-        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``, and `ValueError`
-        for a ``str`` that is no text (half of a surrogate pair)."""
+        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``, `ValueError` for a
+        ``str`` that is no text (half of a surrogate pair), and `NotAuthorized` as said above."""
         if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
             raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
         if isinstance(id, str) and not id.isascii():
             id.encode()
         if id == self._id:
             return
+        if id is not None and self._was_revoked_meanwhile(id):
+            self._change_id(None)
+            raise NotAuthorized
+        self._change_id(id)
+
+    def _was_revoked_meanwhile(self, id: UserId) -> bool:
+        if self._revocations is None or self._connection is None:
+            return False
+        since = self._connection.handling_since
+        return since is not None and self._revocations.came_after(since, id)
+
+    def _change_id(self, id: UserId | None) -> None:
+        was_verified = self._id is not None
         if self._id is not None:
             self.token = None
             self.expires_at = None
             if self._session is not None:
                 self._session._demote(self, self._id)
         self._id = id
+        self._verifications += 1
         if id is not None and self._session is not None:
             self._session._verify(self, id)
+        if was_verified and self._connection is not None:
+            self._connection.verification_ended()
 
     @property
     def token(self) -> str | None:
@@ -96,8 +135,25 @@ class User:
         """Whether it was verified for a time that is over."""
         return self._expires_at is not None and self._expires_at <= time()
 
+    @property
+    def _record(self) -> "User":
+        """The record itself, for what may be a `CurrentUser`."""
+        return self
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether this stands for a user as which the connection is not verified any more."""
+        return False
+
+    def __eq__(self, other: object) -> bool:
+        """A `CurrentUser` equals the record that it was made of."""
+        return isinstance(other, User) and self._record is other._record
+
+    def __hash__(self) -> int:
+        return object.__hash__(self._record)
+
     def __repr__(self) -> str:
-        return f"User(socket={self.socket.id}, id={self._id!r})"
+        return f"{type(self).__name__}(socket={self.socket.id}, id={self._id!r})"
 
     if TYPE_CHECKING:  # a program may add attributes of its own
 
@@ -168,11 +224,11 @@ class Session:
     def __init__(self) -> None:
         self._online: dict[UUID, User] = {}
         self._verified: dict[UserId, User] = {}
-        self._connections_of: dict[UserId, list[User]] = {}  # in the order of verification
+        self._connections_of: dict[UserId, dict[User, None]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
         self._watchers: list[Watcher] = []
         self._keeper: Keeper | None = None
-        self._revocations = 0  # that came to this node
+        self._revocations = Revocations()
 
     async def save(self, user: User, **data: Any) -> None:
         """Let this user go on with its token after its connection, here or on another node.
@@ -184,14 +240,17 @@ class Session:
         told that it could not enter.
 
         Raises `ValueError` for a user without id or token and for attributes that a `User` has
-        itself, `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        itself, `RuntimeError` in an app without a `SessionStore`, `NotAuthorized` for a
+        `CurrentUser` that is not verified any more, and `Unavailable`.
         """
         if user.id is None or not user.token:
             raise ValueError("session.save(user): it has no id or no token, and cannot go on")
         for name in data:
             if not may_be_added(name):
                 raise ValueError(f"session.save(user, {name}=...): that is an attribute of its own")
-        await self._kept.save(user, data)
+        if user._is_over:
+            raise NotAuthorized
+        await self._kept.save(user._record, data)
 
     async def resume(self, user: User, token: str) -> None:
         """Verify a user by the token of one that was saved, if there is one.
@@ -199,12 +258,14 @@ class Session:
         For whoever provides `CurrentUser`, as ``resumed_user`` in `websuckets.security`. Raises
         `Unavailable`, and a `ClientError` where too many tokens were unknown.
         """
-        await self._kept.resume(user, token)
+        await self._kept.resume(user._record, token)
 
     async def forget(self, user: User) -> None:
         """Take back that it may go on with its token, and that it is verified.
 
-        Raises `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        From this moment on the token is good for nothing on this node, on whichever connection.
+        Raises `RuntimeError` in an app without a `SessionStore`, and `Unavailable` if the token
+        could not be forgotten elsewhere, which then is done as soon as it can be.
         """
         await self._kept.forget(user)
 
@@ -223,16 +284,20 @@ class Session:
         What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, and
         other nodes may not have heard of it; on this one it is done in any case.
 
-        From this moment on no protected command of theirs is accepted; who is still in its
-        handshake enters without being verified. Returns when all are closed: a client that does not
-        answer the closing handshake is waited for as long as the transport does (``close_timeout``,
-        10 seconds by default under ``websockets``).
+        From this moment on no protected command of theirs is accepted, whatever still waits for an
+        answer that was given before; who is still in its handshake enters without being verified.
+        Returns when all are closed: a client that does not answer the closing handshake is waited
+        for as long as the transport does (``close_timeout``, 10 seconds by default under
+        ``websockets``).
         """
+        users = self._end_verification(user_id)
+        self._revocations.add_own(user_id)
         for watcher in self._watchers:
             watcher.revoked(user_id)
         error: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._revoke_here, user_id)
+        async with anyio.create_task_group() as closing:
+            for user in users:
+                closing.start_soon(user.socket.close, *REVOKED)
             if self._keeper is not None:
                 try:
                     await self._keeper.revoke(user_id)
@@ -241,30 +306,36 @@ class Session:
         if error is not None:
             raise error
 
-    async def _revoke_here(self, user_id: UserId) -> None:
-        """On this node."""
-        self._revocations += 1
+    def _revoke_here(self, user_id: UserId) -> list[User]:
+        """Take note of a revocation that another node made.
+
+        Return the users whose connections the caller has to close.
+        """
+        users = self._end_verification(user_id)
+        self._revocations.add(user_id)
+        return users
+
+    def _end_verification(self, user_id: UserId) -> list[User]:
+        """Verify nobody as this user any more; return the records of those who are connected."""
         users = list(self._connections_of.get(user_id, ()))
         for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
-        async with anyio.create_task_group() as closing:
-            for user in users:
-                closing.start_soon(user.socket.close, *REVOKED)
+        return users
 
     def __repr__(self) -> str:
         return f"Session(online={len(self._online)}, verified={len(self._verified)})"
 
     def _verify(self, user: User, id: UserId) -> None:
-        self._connections_of.setdefault(id, []).append(user)
+        self._connections_of.setdefault(id, {})[user] = None
         self._verified[id] = user
         for watcher in self._watchers:
             watcher.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
         connections = self._connections_of[id]
-        connections.remove(user)
+        del connections[user]
         if connections:
-            self._verified[id] = connections[-1]
+            self._verified[id] = next(reversed(connections))
         else:
             del self._connections_of[id], self._verified[id]
         for watcher in self._watchers:
@@ -316,6 +387,7 @@ class as_current(AbstractContextManager[None]):
 
 def connecting(user: User, session: Session) -> None:
     """From now on this client may become `connected`, or else `not_connecting`."""
+    user._revocations = session._revocations
     session._connecting.add(user)
 
 
@@ -327,6 +399,7 @@ def connected(user: User, session: Session) -> None:
     """This client is connected to the app of this session, until it is `disconnected`."""
     session._connecting.discard(user)
     user._session = session
+    user._revocations = session._revocations
     session._online[user.socket.id] = user
     if user.id is not None:
         session._verify(user, user.id)

@@ -1,0 +1,52 @@
+"""Revocations on this node, in their order.
+
+A user may be revoked while code that is about to verify that user still waits: for a query that was
+answered before, the hash of a password, a handshake. Such code must not undo the revocation. So
+each revocation has a number, and each connection remembers the number of the last one from before
+it began what it handles; see `User.id`.
+"""
+
+from contextvars import ContextVar
+from typing import Final
+
+__all__ = ["Revocations"]
+
+REMEMBERED: Final = 10_000
+"""Users whose last revocation is remembered: more than are revoked while one message is handled."""
+
+_own: ContextVar[int] = ContextVar("websuckets.own_revocation", default=0)
+
+
+class Revocations:
+    """Counts the revocations that reached this node; it lives as long as the session."""
+
+    def __init__(self) -> None:
+        self.count: int = 0
+        """The number of the last revocation; 0 before the first."""
+        self._last: dict[str | int, int] = {}  # by user; the oldest come first
+        self._not_remembered = 0  # the number up to which revocations may be missing in `_last`
+
+    def add(self, user_id: str | int) -> None:
+        """Count one more revocation of this user."""
+        self.count += 1
+        self._last.pop(user_id, None)
+        self._last[user_id] = self.count
+        if len(self._last) > REMEMBERED:
+            self._not_remembered = self._last.pop(next(iter(self._last)))
+
+    def add_own(self, user_id: str | int) -> None:
+        """Count a revocation that the current message itself asks for.
+
+        A message that revokes a user may verify the same user afterwards: "log me in here, and out
+        everywhere else".
+        """
+        self.add(user_id)
+        _own.set(self.count)
+
+    def came_after(self, number: int, user_id: str | int) -> bool:
+        """Return whether somebody else revoked the user after the revocation with this number.
+
+        True also where that is not remembered any more.
+        """
+        last = self._last.get(user_id, self._not_remembered)
+        return last > number and last != _own.get()
