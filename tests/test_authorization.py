@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from dishka import Provider, Scope
 from harness import Gate, app_with, dial, until
 from serving import Serving
 from websockets.http11 import Request
@@ -214,6 +215,45 @@ async def test_a_command_goes_on_as_the_user_that_it_was_authorised_as(commands:
         user.id = None  # it is over already: bob stays
         assert user.id is None
         assert (await client.call("whoami", token="secret of bob")).payload == "bob"
+
+
+class Checked:
+    """A guard that takes its time."""
+
+
+@pytest.mark.parametrize("event", ["checked", "checked feed"])
+async def test_a_user_who_changes_while_guards_are_checked_is_refused(event: str) -> None:
+    """The handler does not begin: a guard that passed before does not hold any more."""
+    gate, ran = Gate(), list[str]()
+
+    async def checked(user: CurrentUser) -> Checked:
+        await gate()
+        return Checked()
+
+    guards = Provider(scope=Scope.REQUEST)
+    guards.provide(checked)
+    commands = Commands([])
+
+    @commands.command("checked", protected=Checked)
+    async def command(socket: Socket) -> None:
+        ran.append("command")
+
+    @commands.command("checked feed", protected=Checked)
+    async def feed(socket: Socket) -> AsyncIterator[int]:
+        ran.append("feed")
+        yield 1
+
+    app = app_with(commands, providers=[guards], limits=Limits(concurrency=2))
+    async with TestClient(app) as client:
+        await ann_of(client)
+        await client.send(event, token="secret of ann", id=1)
+        await gate.reached.wait()
+        user = app._session.online[client.socket.id]
+        user.id = "bob"
+        gate.opened.set()
+        with pytest.raises(CommandError, match="not authorized"):
+            await client.receive()
+    assert ran == []
 
 
 async def test_a_revoked_users_command_goes_on_but_can_save_nothing(journal: list[str]) -> None:

@@ -26,6 +26,7 @@ from websuckets.envelope import (
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage, NotAuthorized, alone
 from websuckets.incidents import log_incident
 from websuckets.middleware import Around, Middleware, Outcome, composed
+from websuckets.security import check_still_authorised
 from websuckets.socket import Socket, Wire
 
 __all__ = ["Call", "Dispatcher", "Peer", "Route"]
@@ -259,6 +260,7 @@ async def _run(
     call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
+    _check_authorisation(command, socket)
     result = await command.call(socket, call.frame, dependencies)
     message = call.message
     if result is None and message.id is None:
@@ -268,6 +270,12 @@ async def _run(
     except Exception as error:
         error.add_note(f"while encoding what {command.plan.where} returned")
         raise
+
+
+def _check_authorisation(command: Command, socket: Socket) -> None:
+    """Raise `NotAuthorized` if the user was revoked, or changed, while dependencies were built."""
+    if command.injection.guards:
+        check_still_authorised(socket)
 
 
 @dataclass(slots=True)
@@ -285,6 +293,7 @@ class _Stream:
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
         """Validate the payload, call the handler, send each item that it yields."""
         message = self.call.message
+        _check_authorisation(self.command, self.wire.socket)
         items = self.command.call(self.wire.socket, self.call.frame, dependencies)
         self.begun()
         try:
