@@ -46,3 +46,16 @@ async def test_the_reply_to_a_wrong_payload_is_short(serving: Serving, group: Co
         ]
         good = [{"sku": "s", "title": "t", "amount": 1}] * 1000
         assert (await client.call("order", payload=good))["payload"] == 1000
+
+
+@pytest.mark.parametrize("payload", ['"great \\ud83d"', "[" * 300 + "]" * 300, "[NaN]"])
+async def test_a_message_that_cannot_be_read_is_answered_with_its_id(
+    serving: Serving, group: CommandGroup, payload: str
+) -> None:
+    """So that who waits for that reply, gets it."""
+    async with serving(app_with(group)) as server, dial(server) as client:
+        frame = f'{{"event": "order", "payload": {payload}, "id": 7}}'
+        await client.connection.send(frame)
+        reply = await client.receive()
+        assert (reply["error"], reply["id"]) == ("invalid message", 7)
+        assert (await client.call("order", payload=[]))["payload"] == 0

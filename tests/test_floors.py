@@ -8,7 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
-    {"backend", "clock", "closing", "exc", "incidents", "limits", "origins", "socket"},
+    {
+        "backend",
+        "clock",
+        "closing",
+        "exc",
+        "incidents",
+        "limits",
+        "origins",
+        "refused_json",
+        "socket",
+    },
     {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
     {"channels", "hub", "resuming", "security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},

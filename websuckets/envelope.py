@@ -11,6 +11,7 @@ from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator, from_json, 
 from typing_extensions import TypedDict
 
 from websuckets.exc import ClientError, InvalidMessage
+from websuckets.refused_json import value_of
 
 __all__ = [
     "Cancel",
@@ -116,7 +117,9 @@ def decode(frame: str | bytes) -> tuple[Message | Cancel, bool]:
     try:
         content = from_json(frame, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
     except ValueError as error:
-        raise InvalidMessage([_problem("json_invalid", f"Invalid JSON: {error}")]) from None
+        problem = _problem("json_invalid", f"Invalid JSON: {error}")
+        id = value_of(frame, "id", MAX_ID_LENGTH)
+        raise InvalidMessage([problem], id if _is_command_id(id) else None) from None
     if type(content) is not dict:
         raise InvalidMessage([_problem("dict_type", "Input should be an object")])
 
@@ -130,7 +133,7 @@ def decode(frame: str | bytes) -> tuple[Message | Cancel, bool]:
     ):
         return Message(event, token, id), payload is not None
     if event is None and "event" not in content and content.get("cancel") is not None:
-        return _cancel(content["cancel"]), False
+        return _cancel(content), False
     raise _invalid(content)
 
 
@@ -153,10 +156,11 @@ def _invalid(content: dict[str, Any]) -> InvalidMessage:
     return InvalidMessage(problems, id)
 
 
-def _cancel(id: Any) -> Cancel:
-    if not _is_command_id(id):
-        raise InvalidMessage([_no_command_id("cancel")])
-    return Cancel(id)
+def _cancel(content: dict[str, Any]) -> Cancel:
+    cancelled, id = content["cancel"], content.get("id")
+    if not _is_command_id(cancelled):
+        raise InvalidMessage([_no_command_id("cancel")], id if _is_command_id(id) else None)
+    return Cancel(cancelled)
 
 
 def _no_command_id(field: str) -> dict[str, Any]:
