@@ -1,20 +1,26 @@
 """Who may connect: from which page, to which path, through which proxy."""
 
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Any
 
 import anyio
 import pytest
-from harness import TIMEOUT, app_with, dial, get
+from harness import TIMEOUT, app_with, dial, errors, get
+from peers import Gone, tcp
 from serving import Serving, uvicorn_running
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
+from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
 from websuckets.entrance import Entrance, client_of
-from websuckets.exc import ConfigurationError
+from websuckets.exc import ConfigurationError, HandshakeRefused
+from websuckets.socket import path_of
 from websuckets.testing import TestClient
+from websuckets.transports.asgi import path_within
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +172,129 @@ async def test_health_while_the_app_stops(group: CommandGroup) -> None:
             assert (await client.closed())[0] == 1012
 
 
+class Hooked:
+    """Keeps what an ``on_handshake`` hook has seen."""
+
+    def __init__(self, group: CommandGroup, **options: Any) -> None:
+        self.paths: list[str] = []
+        self.cookies: list[str] = []
+        self.app = app_with(group, **options)
+
+        @self.app.on_handshake
+        async def look(request: Request) -> None:
+            self.paths.append(path_of(request))
+            self.cookies.append(request.headers.get("Cookie", ""))
+
+
+@pytest.mark.parametrize(
+    "target", ["/secret", "/secret?", "/secret?a=%2F", "/%73ecret", "/secret#", "/secret#?/"]
+)
+async def test_a_path_has_one_name_however_it_is_written(
+    on_sockets: Serving, group: CommandGroup, target: str
+) -> None:
+    """So that a hook cannot be evaded by writing it in another way; servers that find it wrong
+    answer it themselves."""
+    hooked = Hooked(group)
+    async with on_sockets(hooked.app) as server, tcp(server.port) as peer:
+        with suppress(Gone):
+            head = await peer.open(target)
+            assert hooked.paths == (["/secret"] if " 101 " in head.splitlines()[0] else [])
+    assert hooked.paths in (["/secret"], [])
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a/b", "/a/b"),
+        ("//a", "//a"),
+        ("/%2e%2e/a", "/../a"),
+        ("/%ff", "/\ufffd"),
+        ("http://example.org/a?b", "/a"),
+        ("http://example.org", "/"),
+        ("*", "*"),
+        ("", ""),
+    ],
+)
+def test_the_path_of_a_request(target: str, path: str) -> None:
+    """In the absolute form, too, which is no way around a comparison."""
+    assert path_of(Request(target, Headers())) == path
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "within"),
+    [
+        ("", "/ws", "/ws"),
+        ("/", "/ws", "/ws"),
+        ("/chat", "/chat/ws", "/ws"),
+        ("/chat/", "/chat/ws", "/ws"),
+        ("/chat", "/chat", "/"),
+        ("/chat", "/chat/", "/"),
+        ("/chat", "/chats", "/chats"),
+        ("/chat", "/ws", "/ws"),
+        ("/chat", "/", "/"),
+    ],
+)
+def test_an_app_is_mounted_under_whole_names(root: str, path: str, within: str) -> None:
+    """Not under the beginning of one; a proxy may have removed it already."""
+    assert path_within({"path": path, "root_path": root}) == within
+
+
+COOKIES = [("Cookie", "theme=dark"), ("Cookie", "session=ann; a=1"), ("X-Other", "1")]
+
+
+async def test_cookies_in_several_headers_are_one(on_sockets: Serving, group: CommandGroup) -> None:
+    """As browsers send them over HTTP/2, and any client may."""
+    hooked = Hooked(group)
+    async with on_sockets(hooked.app) as server:
+        async with dial(server, additional_headers=COOKIES) as client:
+            await client.call("subprotocol", id=1)
+        async with dial(server) as client:
+            await client.call("subprotocol", id=1)
+    assert hooked.cookies == ["theme=dark; session=ann; a=1", ""]
+
+
+async def test_cookies_in_several_headers_in_memory(group: CommandGroup) -> None:
+    """The same."""
+    hooked = Hooked(group)
+    async with TestClient(hooked.app, headers=COOKIES):
+        assert hooked.cookies == ["theme=dark; session=ann; a=1"]
+
+
+async def test_more_cookies_than_anybody_needs_are_refused(
+    on_sockets: Serving, group: CommandGroup
+) -> None:
+    """Before any hook parses them, which may take it long."""
+    hooked = Hooked(group)
+    async with on_sockets(hooked.app) as server:
+        for times, expected in ((1, 101), (2, 101), (3, 431)):
+            headers = [("Cookie", "a=" + "1" * 7000)] * times
+            try:
+                async with dial(server, additional_headers=headers):
+                    assert expected == 101
+            except InvalidStatus as refused:
+                assert refused.response.status_code == expected
+    assert len(hooked.cookies) == 2
+
+
+async def test_a_header_that_should_come_once_is_the_clients_mistake(
+    on_sockets: Serving, group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not a failure of the hook that reads it: strangers do not fill the log."""
+    app = app_with(group)
+
+    @app.on_handshake
+    async def read(request: Request) -> None:
+        request.headers["X-Account"]
+
+    async with on_sockets(app) as server:
+        assert await status(server, X_Account="1") == 101
+        with pytest.raises(InvalidStatus) as refused:
+            async with dial(server, additional_headers=[("X-Account", "1"), ("X-Account", "2")]):
+                pass
+        assert refused.value.response.status_code == 400
+    assert errors(caplog) == []
+
+
 async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
     """The app's first that the client offers; none is as good."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
@@ -235,6 +364,12 @@ TRUSTED = Entrance.of(None, ["10.0.0.0/8", "unix", "2001:db8::/32"], (), None, N
         (("10.0.0.1", 5), ["203.0.113.9, unknown"], ("10.0.0.1", 5)),
         (("10.0.0.1", 5), ["203.0.113.9, ", ","], ("203.0.113.9", 0)),
         (("10.0.0.1", 5), ["10.2.2.2"], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), ["1," * 4000 + "203.0.113.9"], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["1," * 4000] * 60 + ["203.0.113.9"], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["203.0.113.9" + ",10.2.2.2" * 31], ("203.0.113.9", 0)),
+        (("10.0.0.1", 5), ["203.0.113.9" + ",10.2.2.2" * 32], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), ["203.0.113.9", "," * 8000], ("10.0.0.1", 5)),
+        (("10.0.0.1", 5), ["1" * 8000], ("10.0.0.1", 5)),
         (("::ffff:10.0.0.1", 5, 0, 0), ["203.0.113.9"], ("203.0.113.9", 0)),
         (("2001:db8::1%eth0", 5, 0, 0), ["203.0.113.9"], ("203.0.113.9", 0)),
         ("", ["203.0.113.9"], ("203.0.113.9", 0)),
@@ -246,6 +381,28 @@ def test_what_a_proxy_is_believed(peer: Any, forwarded: list[str], client: Any) 
     """The last address that is no trusted proxy; nothing that is no address."""
     headers = Headers([("X-Forwarded-For", value) for value in forwarded])
     assert TRUSTED.address_of(peer, headers) == client
+
+
+def test_addresses_before_the_clients_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may send any number of them."""
+    looked_at: list[str] = []
+
+    def recorded(host: str) -> Any:
+        looked_at.append(host)
+        return ip_address(host)
+
+    monkeypatch.setattr("websuckets.entrance.ip_address", recorded)
+    headers = Headers([("X-Forwarded-For", "198.51.100.1, " * 500 + "203.0.113.9, 10.2.2.2")])
+    assert TRUSTED.address_of(("10.0.0.1", 5), headers) == ("203.0.113.9", 0)
+    assert set(looked_at) == {"10.0.0.1", "10.2.2.2", "203.0.113.9"}
+
+
+def test_proxies_may_be_written_as_mapped_addresses() -> None:
+    """They are those of IPv4."""
+    entrance = Entrance.of(None, ["::ffff:10.0.0.0/104"], (), None, None)
+    headers = Headers([("X-Forwarded-For", "203.0.113.9")])
+    assert entrance.address_of(("10.1.2.3", 5), headers) == ("203.0.113.9", 0)
+    assert entrance.address_of(("11.1.2.3", 5), headers) == ("11.1.2.3", 5)
 
 
 def test_a_unix_socket_is_not_trusted_by_itself() -> None:
@@ -267,19 +424,111 @@ def test_what_tells_clients_apart() -> None:
 
 
 @pytest.mark.parametrize(
+    "origin",
+    [
+        "null",
+        "file://",
+        "capacitor://localhost",
+        "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+        "http://[::1]:8000",
+        "http://127.0.0.1:8000",
+        "HTTPS://Example.org",
+        "https://example.org.",
+        "https://xn--bcher-kva.example",
+        "http://my_host",
+    ],
+)
+async def test_origins_that_clients_send_may_be_listed(group: CommandGroup, origin: str) -> None:
+    """Whatever their scheme; the case of letters does not matter."""
+    app = app_with(group, origins=[origin])
+    for sent in (origin, origin.upper()):
+        async with TestClient(app, headers={"Origin": sent}) as client:
+            assert (await client.call("subprotocol")).payload is None
+    for other in ({"Origin": "https://evil.example"}, {}):
+        with pytest.raises(HandshakeRefused):
+            async with TestClient(app, headers=other):
+                pass
+
+
+async def test_clients_without_a_page_do_not_stand_for_pages_without_an_origin(
+    group: CommandGroup,
+) -> None:
+    """``None`` lets no sandboxed frame in."""
+    with pytest.raises(HandshakeRefused):
+        async with TestClient(app_with(group, origins=[None]), headers={"Origin": "null"}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("origin", "remedy"),
+    [
+        ("https://*.example.org", "there are no patterns: list every origin"),
+        ("https://example.org:*", "there are no patterns: list every origin"),
+        ("*", "to let every page connect, leave out origins="),
+        ("https://example.org:443", 'write "https://example.org"'),
+        ("http://example.org:80", 'write "http://example.org"'),
+        ("http://example.org:", 'write "http://example.org"'),
+        ("https://example.org:08443", 'write "https://example.org:8443"'),
+        ("https://example.org:99999", 'write "https://example.org"; None'),
+        ("https://example.org ", 'write "https://example.org"'),
+        (" null", 'write "null"'),
+        ("https://user:password@example.org", 'write "https://example.org"'),
+        ("https://example.org/app", 'write "https://example.org"'),
+        ("https://example.org?x", 'write "https://example.org"'),
+        ("https://example.org#x", 'write "https://example.org"'),
+        ("file:///", 'write "file://"'),
+        ("wss://example.org:443", 'write "https://example.org"'),
+        ("ws://localhost:8000", 'write "http://localhost:8000"'),
+        ("https://bücher.example", 'write "https://xn--bcher-kva.example"'),
+        ("http://[0:0::1]:8000", 'write "http://[::1]:8000"'),
+        ("http://[::1:8000", 'write "https://example.org"; None'),
+        ("http://[:::1]", 'write "https://example.org"; None'),
+        ("http://127.1", 'write "https://example.org"; None'),
+        ("https://.example.org", 'write "https://example.org"; None'),
+        ("https://" + "ü" * 100, 'write "https://example.org"; None'),
+        ("https://", 'write "https://example.org"; None'),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str, remedy: str) -> None:
+    """It would lock the page out without a word; the error says what to write."""
+    with pytest.raises(ConfigurationError) as refused:
+        WebSuckets(origins=[origin])
+    assert remedy in str(refused.value)
+
+
+@pytest.mark.parametrize(
     ("wrong", "remedy"),
     [
         ({"origins": PAGE}, "write a list"),
         ({"origins": ["example.org"]}, "scheme, host and port"),
         ({"origins": [f"{PAGE}/"]}, "scheme, host and port"),
-        ({"origins": ["*"]}, "scheme, host and port"),
         ({"origins": [5]}, "scheme, host and port"),
+        ({"origins": 5}, "write a list"),
+        ({"origins": b"null"}, "write a list"),
         ({"trusted_proxies": "10.0.0.1"}, "write a list"),
         ({"trusted_proxies": ["10.0.0.1/8"]}, "host bits set"),
         ({"trusted_proxies": ["proxy.example.org"]}, "addresses, networks"),
+        ({"trusted_proxies": [" 10.0.0.1"]}, "addresses, networks"),
+        ({"trusted_proxies": ["*"]}, "addresses, networks"),
+        ({"trusted_proxies": [10]}, "a str, not int"),
+        ({"trusted_proxies": ["0.0.0.0/0"]}, "nobody is a client"),
+        ({"trusted_proxies": ["::/0"]}, "nobody is a client"),
+        ({"trusted_proxies": ["::ffff:0.0.0.0/96"]}, "nobody is a client"),
         ({"subprotocols": "chat"}, "write a list"),
+        ({"subprotocols": ["chat, v2"]}, "a token of RFC 9110"),
+        ({"subprotocols": ["chat v2"]}, "a token of RFC 9110"),
+        ({"subprotocols": [""]}, "a token of RFC 9110"),
+        ({"subprotocols": ["чат"]}, "a token of RFC 9110"),
+        ({"subprotocols": [2]}, "a token of RFC 9110"),
+        ({"subprotocols": ["chat", "chat"]}, "stands there twice"),
         ({"path": "ws"}, 'begins with a "/"'),
         ({"path": 5}, 'begins with a "/"'),
+        ({"path": "/ws?room=1"}, "write '/ws'"),
+        ({"path": "/ws#room"}, "write '/ws'"),
+        ({"path": "/%D1%87%D0%B0%D1%82"}, "write '/чат'"),
+        ({"path": "/a/../ws"}, "without them"),
+        ({"health": "/./health"}, "without them"),
+        ({"health": "/health?"}, "write '/health'"),
         ({"health": "health"}, 'begins with a "/"'),
     ],
 )

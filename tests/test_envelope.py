@@ -4,14 +4,25 @@ import copy
 import json
 import math
 import pickle
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import AnyUrl, Base64Bytes, BaseModel, ByteSize, ImportString
+from pydantic import (
+    AfterValidator,
+    AnyUrl,
+    Base64Bytes,
+    BaseModel,
+    ByteSize,
+    ImportString,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
 
 from websuckets import ClientEvent, Message
@@ -204,3 +215,123 @@ def test_what_was_sent_does_not_stay_in_memory() -> None:
     assert first is not second
     validate = PayloadValidator(str)
     assert validate(frame) is not validate(frame)
+
+
+class Item(BaseModel):
+    sku: str
+    amount: int
+
+
+class Folder(BaseModel):
+    folders: "dict[str, Folder]" = {}
+    items: list[Item] = []
+    kind: Literal["a", "b"] = "a"
+
+
+def problems_of(payload_type: Any, payload: Any) -> list[dict[str, Any]]:
+    with pytest.raises(ClientError) as caught:
+        PayloadValidator(payload_type)(json.dumps({"payload": payload}))
+    assert caught.value.__context__ is None  # it would keep every problem in memory
+    problems: list[dict[str, Any]] = caught.value.details
+    return problems
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_every_problem_of_a_small_payload_is_told(binary: bool) -> None:
+    """In every item of a list, and of lists within lists."""
+    payload = {"items": [{}, {"sku": "s", "amount": "x"}], "folders": {"f": {"items": [{}]}}}
+    text = json.dumps({"payload": payload})
+    with pytest.raises(ClientError) as caught:
+        PayloadValidator(Folder)(text.encode() if binary else text)
+    assert [problem["loc"] for problem in caught.value.details] == [
+        ["folders", "f", "items", 0, "sku"],
+        ["folders", "f", "items", 0, "amount"],
+        ["items", 0, "sku"],
+        ["items", 0, "amount"],
+        ["items", 1, "amount"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("payload_type", "payload"),
+    [
+        (list[Item], [{}] * 20_000),
+        (tuple[Item, ...], [{}] * 20_000),
+        (set[int], [[]] * 20_000),
+        (dict[str, Item], {str(number): {} for number in range(5_000)}),
+        (dict[int, int], {f"no {number}": 0 for number in range(5_000)}),
+        (Folder, {"folders": {str(number): {"items": [{}]} for number in range(3_000)}}),
+    ],
+)
+def test_of_a_large_payload_the_first_problems_are_told(payload_type: Any, payload: Any) -> None:
+    """With one more that says so: a strange client pays for its own message only."""
+    *problems, last = problems_of(payload_type, payload)
+    assert 1 <= len(problems) <= 2
+    assert (last["loc"], last["type"]) == ([], "more_problems")
+
+
+def test_more_problems_than_anybody_reads_are_not_told() -> None:
+    """Whether they are those of items or of keys that should not be there."""
+
+    class Closed(BaseModel, extra="forbid"):
+        pass
+
+    for payload_type, payload in (
+        (list[Item], [{}] * 100),
+        (Closed, {str(number): 1 for number in range(5_000)}),
+    ):
+        problems = problems_of(payload_type, payload)
+        assert len(problems) == 33
+        assert {problem["type"] for problem in problems[:32]} <= {"missing", "extra_forbidden"}
+        assert problems[32]["type"] == "more_problems"
+
+
+def test_problems_do_not_repeat_long_keys_and_locations() -> None:
+    """They are cut: what is sent back is not a multiple of what was sent."""
+
+    class Node(BaseModel):
+        nodes: "dict[str, Node]" = {}
+        refused: Any = None
+
+        @field_validator("refused")
+        @classmethod
+        def refuse(cls, value: str) -> None:
+            raise ValueError("no " * 1000)
+
+    payload: dict[str, Any] = {"refused": 1}
+    for _ in range(50):
+        payload = {"nodes": {"k" * 1000: payload}}
+    (problem,) = problems_of(Node, payload)
+    assert problem["loc"] == ["nodes", "k" * 64] * 16
+    assert len(problem["msg"]) == 512
+
+
+def test_a_wrap_validator_sees_every_problem_of_what_it_wraps() -> None:
+    """So that it can leave out whatever does not fit."""
+
+    def leave_out(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError as error:
+            wrong = {problem["loc"][0] for problem in error.errors()}
+            return handler([item for at, item in enumerate(value) if at not in wrong])
+
+    validate = PayloadValidator(dict[str, Annotated[list[int], WrapValidator(leave_out)]])
+    assert validate('{"payload": {"a": ["x", 1, "y", 2]}}') == {"a": [1, 2]}
+
+
+def test_a_validator_that_changes_its_mind_is_answered_with_its_first_word() -> None:
+    """What did not fit once, does not reach the handler."""
+    asked = []
+
+    def refuse_once(value: int) -> int:
+        asked.append(value)
+        if len(asked) == 1:
+            raise ValueError("not yet")
+        return value
+
+    payload_type = list[Annotated[int, AfterValidator(refuse_once)]]
+    assert [problem["msg"] for problem in problems_of(payload_type, [1])] == [
+        "Value error, not yet"
+    ]
+    assert asked == [1, 1]

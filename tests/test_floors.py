@@ -8,7 +8,18 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
-    {"backend", "clock", "closing", "exc", "incidents", "limits", "revocations", "socket"},
+    {
+        "backend",
+        "clock",
+        "closing",
+        "exc",
+        "incidents",
+        "limits",
+        "origins",
+        "refused_json",
+        "revocations",
+        "socket",
+    },
     {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
     {"channels", "hub", "resuming", "security"},
     {"di", "di.container", "di.lock", "di.plan", "di.providers", "di.work"},
@@ -51,6 +62,7 @@ NEIGHBOURS = {
     "di": {"di.container", "di.lock", "di.providers"},
     "di.container": {"di.lock", "di.plan", "di.providers"},
     "di.providers": {"di.plan"},
+    "origins": {"exc"},
     "socket": {"exc"},
     "calls": {"dispatcher"},
     "connection": {"calls", "dispatcher"},

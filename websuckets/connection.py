@@ -11,6 +11,7 @@ import anyio
 from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
 from websockets import CloseCode
+from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request
 
 from websuckets.calls import RunningCalls
@@ -386,6 +387,8 @@ class Connection:
             refusal = cause
         elif isinstance(cause, ClientError):
             refusal = HandshakeRefused(403, str(cause))
+        elif isinstance(cause, MultipleValuesError):  # the hook asked for one, the client sent two
+            refusal = HandshakeRefused(400, f"the header {cause} came more than once")
         else:
             return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
         logger.info("%s refused %s: HTTP %d", hook.name, self._peer.wire.socket.id, refusal.status)

@@ -1,6 +1,6 @@
 """Who may connect: from which page, to which path, through which proxy, and how many."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -9,10 +9,11 @@ from urllib.parse import unquote
 
 from websockets.datastructures import Headers
 
-from websuckets.exc import ConfigurationError, HandshakeRefused
+from websuckets.exc import HEADER_NAME, ConfigurationError, HandshakeRefused
+from websuckets.origins import origin_of
 from websuckets.socket import HttpAnswer
 
-__all__ = ["Entrance", "client_of", "path_of"]
+__all__ = ["Entrance", "client_of", "join_cookies"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -22,6 +23,16 @@ UNIX: Final = "unix"
 IPV6_CLIENT: Final = 64
 """Bits of an IPv6 address that tell clients apart: the rest is the client's own choice
 (RFC 6177, RIPE-690)."""
+
+MAX_HOPS: Final = 32
+"""Items of ``X-Forwarded-For`` that are looked at, from the last one on."""
+
+MAX_HOP: Final = 100
+"""Characters of such an item: an address, with its port perhaps, and blanks around it."""
+
+MAX_COOKIES: Final = 16 * 1024
+"""Characters of all cookies. Parsers of cookies may take time that grows with their square, as that
+of Python does before 3.11.10, 3.12.6 and 3.13."""
 
 UPGRADE_REQUIRED: Final = "This address serves WebSocket; connect with a WebSocket client.\n"
 
@@ -48,34 +59,25 @@ class Entrance:
         health: str | None,
     ) -> "Entrance":
         """Raises `ConfigurationError` for what would let nobody in, or not whom it seems to."""
-        for name, value in (
-            ("origins", origins),
-            ("trusted_proxies", trusted_proxies),
-            ("subprotocols", subprotocols),
-        ):
-            if isinstance(value, str):
-                raise ConfigurationError(f"{name}={value!r}: write a list, [{value!r}]")
-        for name, value in (("path", path), ("health", health)):
-            if value is not None and not (isinstance(value, str) and value.startswith("/")):
-                raise ConfigurationError(f'{name}={value!r}: a path begins with a "/"')
         return cls(
-            None if origins is None else frozenset(map(_origin, origins)),
-            tuple(map(_proxy, trusted_proxies)),
-            tuple(subprotocols),
-            path,
-            health,
+            None if origins is None else frozenset(map(origin_of, _list("origins", origins))),
+            tuple(map(_proxy, _list("trusted_proxies", trusted_proxies))),
+            _subprotocols(_list("subprotocols", subprotocols)),
+            _path("path", path),
+            _path("health", health),
         )
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
         """The client's ``(host, port)``, which proxies that are trusted may say.
 
         It is the last one that ``X-Forwarded-For`` names and that is no trusted proxy itself: what
-        stands before it may be the client's own invention. Its port is 0, for nobody says it.
+        stands before it may be the client's own invention, of any length, and is not looked at. Its
+        port is 0, for nobody says it.
         """
         if not self.trusted_proxies or not self._trusts(_host_of(peer)):
             return peer
-        named = ",".join(headers.get_all("X-Forwarded-For")).split(",")
-        for host in reversed([_without_port(name.strip()) for name in named if name.strip()]):
+        for name in _from_the_last(headers.get_all("X-Forwarded-For")):
+            host = _without_port(name)
             if host is None:
                 return peer
             if not self._trusts(host):
@@ -88,6 +90,10 @@ class Entrance:
             return HandshakeRefused(HTTPStatus.NOT_FOUND, "Not Found\n")
         if not self._is_from_our_pages(headers):
             return HandshakeRefused(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
+        if sum(map(len, headers.get_all("Cookie"))) > MAX_COOKIES:
+            return HandshakeRefused(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "There are too many cookies.\n"
+            )
         return None
 
     def answer(self, path: str, *, closing: bool) -> HttpAnswer:
@@ -128,23 +134,14 @@ class Entrance:
         return (origins[0].lower() if origins else None) in self.origins
 
 
-def _origin(origin: Any) -> str | None:
-    if origin is None:
-        return None
-    if not isinstance(origin, str) or origin.count("/") != 2 or "://" not in origin:
-        raise ConfigurationError(
-            f'origins=[{origin!r}]: an origin is scheme, host and port alone, "https://example.org"'
-            "; None stands for clients that are no browsers"
-        )
-    return origin.lower()
-
-
 def _host_of(peer: Any) -> str:
     return str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else UNIX
 
 
 def _without_port(name: str) -> str | None:
     """The address in an item of ``X-Forwarded-For``, to which some proxies add the port."""
+    if len(name) > MAX_HOP:
+        return None
     for host in (name, name.rpartition(":")[0].strip("[]"), name.strip("[]")):
         try:
             return str(ip_address(host))
@@ -153,20 +150,89 @@ def _without_port(name: str) -> str | None:
     return None
 
 
+def _from_the_last(lines: Sequence[str]) -> Iterator[str]:
+    """Give the items of a list header, the last one first; several lines of it are one list (RFC
+    9110, section 5.3). At most `MAX_HOPS` are looked at."""
+    left = MAX_HOPS
+    for line in reversed(lines):
+        end = len(line)
+        while end >= 0 and left > 0:
+            comma = line.rfind(",", 0, end)
+            if item := line[comma + 1 : end].strip():
+                yield item
+            end = comma
+            left -= 1
+
+
+def _list(name: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{name}={value!r}: write a list, [{value!r}]")
+    return value
+
+
 def _proxy(proxy: Any) -> Network | str:
     if proxy == UNIX:
         return UNIX
     try:
-        return ip_network(proxy)
+        if isinstance(proxy, int | bytes):
+            raise ValueError(f"it is a str, not {type(proxy).__name__}")
+        network = ip_network(proxy)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None:
+            network = ip_network((mapped, network.prefixlen - 96))
+        if network.prefixlen == 0:
+            raise ValueError("where everybody is a proxy, nobody is a client")
     except ValueError as error:
         raise ConfigurationError(
             f'trusted_proxies=[{proxy!r}]: {error}; write addresses, networks, or "{UNIX}"'
         ) from None
+    return network
 
 
-def path_of(target: str) -> str:
-    """The path that a request's target names, decoded and without its query."""
-    return unquote(target.partition("?")[0])
+def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
+    """Return the names, once each is one that a client can offer."""
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"subprotocols=[{name!r}]: a subprotocol is a token of RFC 9110: letters, digits "
+                "and !#$%&'*+-.^_`|~, without blanks and commas"
+            )
+        if names.count(name) > 1:
+            raise ConfigurationError(f"subprotocols: {name!r} stands there twice")
+    return names
+
+
+def _path(name: str, path: Any) -> str | None:
+    """Return it, once it is a path that a client can ask for."""
+    if path is None:
+        return None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ConfigurationError(f'{name}={path!r}: a path begins with a "/"')
+    alone = path.partition("#")[0].partition("?")[0]
+    if alone != path:
+        raise ConfigurationError(
+            f"{name}={path!r}: it is compared with a path that has no query; write {alone!r}"
+        )
+    if unquote(path) != path:
+        raise ConfigurationError(
+            f"{name}={path!r}: it is compared with a decoded path; write {unquote(path)!r}"
+        )
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        raise ConfigurationError(
+            f'{name}={path!r}: clients resolve "." and ".." before they connect; write the path '
+            "without them"
+        )
+    return path
+
+
+def join_cookies(headers: Headers) -> None:
+    """Make one header of several with cookies, into which HTTP/2 may split it (RFC 9113, section
+    8.2.3)."""
+    cookies = headers.get_all("Cookie")
+    if len(cookies) > 1:
+        del headers["Cookie"]
+        headers["Cookie"] = "; ".join(cookies)
 
 
 def client_of(address: Any) -> object:

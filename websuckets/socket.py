@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 from uuid import UUID
 
 from websockets.datastructures import Headers
@@ -10,10 +11,24 @@ from websockets.http11 import Request
 
 from websuckets.exc import HandshakeRefused
 
-__all__ = ["MAX_REASON", "Accepted", "Door", "HttpAnswer", "Socket", "Wire"]
+__all__ = ["MAX_REASON", "Accepted", "Door", "HttpAnswer", "Socket", "Wire", "path_of"]
 
 MAX_REASON: Final = 123
 """Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
+
+
+def path_of(request: Request) -> str:
+    """Return the path that an opening handshake asks for, decoded and without its query.
+
+    ``request.path`` is what the client wrote: it names one path in many ways, as ``/a``, ``/a?``,
+    ``/%61`` and ``http://example.org/a``. So this is what to compare. It is the whole path, also
+    where the app is mounted.
+    """
+    target = request.path.partition("#")[0].partition("?")[0]
+    if not target.startswith("/"):  # RFC 9112, section 3.2.2
+        _, has_host, rest = target.partition("://")
+        target = "/" + rest.partition("/")[2] if has_host else target
+    return unquote(target)
 
 
 class Socket(Protocol):

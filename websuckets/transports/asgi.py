@@ -13,6 +13,7 @@ from websockets.frames import Close
 from websockets.http11 import Request
 
 from websuckets.backend import on_trio
+from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
 from websuckets.socket import Accepted, Door
@@ -346,13 +347,16 @@ def _request(scope: AsgiScope) -> Request:
     headers = Headers(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     )
+    join_cookies(headers)
     return Request(f"{path}?{query}" if query else path, headers)
 
 
 def path_within(scope: AsgiScope) -> str:
     """The path within what the application is mounted under."""
-    path, root = str(scope["path"]), str(scope.get("root_path", ""))
-    return path.removeprefix(root.rstrip("/")) or "/"
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    if path != root and not path.startswith(f"{root}/"):  # only the beginning of a name
+        return path
+    return path[len(root) :] or "/"
 
 
 async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
-from websuckets.entrance import path_of
+from websuckets.socket import path_of
 from websuckets.transports.guard import Alarm
 from websuckets.transports.handshake import Handshake
 
@@ -34,7 +34,7 @@ class GuardedConnection(Handshake):
 
     @property
     def path(self: Any) -> str:
-        return path_of(self.request.path)
+        return path_of(self.request)
 
     def failed(self, error: BaseException) -> None: ...
 

@@ -10,10 +10,10 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from websuckets.clock import Clock
-from websuckets.entrance import path_of
+from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door, HttpAnswer
+from websuckets.socket import Accepted, Door, HttpAnswer, path_of
 from websuckets.transports.guard import Guard, Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -57,9 +57,10 @@ class Handshake:
         original: Any = super()
 
         async def answer_http(_: Any, request: Request) -> Any:
+            join_cookies(request.headers)
             response = await _result(process_request, self, request)
             if response is None and not _wants_websocket(request):
-                return self._response(self.door.answer(path_of(request.path)))
+                return self._response(self.door.answer(path_of(request)))
             return response
 
         async def process(_: Any, request: Request, response: Any) -> Any:

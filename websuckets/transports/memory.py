@@ -8,9 +8,9 @@ from websockets import CloseCode
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.entrance import path_of
+from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Door, Socket
+from websuckets.socket import Door, Socket, path_of
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket, closed_error
 
@@ -134,7 +134,8 @@ class _MemorySocket(PlainSocket):
         max_size: int | None,
         patience: Patience,
     ) -> None:
-        frames, path = Frames(CAPACITY), path_of(request.path)
+        join_cookies(request.headers)
+        frames, path = Frames(CAPACITY), path_of(request)
         address = door.address_of(REMOTE_ADDRESS, request.headers)
         super().__init__(request, address, frames, max_size, patience, path)
         offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(",")

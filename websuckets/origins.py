@@ -1,0 +1,89 @@
+"""Origins of pages, in the form in which browsers send them (RFC 6454, section 6.2)."""
+
+import re
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+from websuckets.exc import ConfigurationError
+
+__all__ = ["origin_of"]
+
+NULL: Final = "null"
+"""The origin of pages that have none: from files, in sandboxed frames, in some mobile apps."""
+
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+"""Of the schemes whose hosts are names or addresses; a browser leaves these ports out."""
+
+PAGES_OF: Final = {"ws": "http", "wss": "https"}
+"""Schemes of pages, by those that they connect with."""
+
+PARTS: Final = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^/?#\\]*@)?"
+    r"(?P<host>\[[0-9a-f:.]+\]|[^/?#\\:@\[\]]*)(?::(?P<port>[0-9]*))?(?:[/?#\\].*)?"
+)
+"""What people write as an origin, lower case and without blanks."""
+
+NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
+
+NUMERIC: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
+"""Hosts that browsers take for IPv4 addresses (WHATWG URL, section 3.5)."""
+
+
+def origin_of(origin: Any) -> str | None:
+    """Return an item of ``origins`` in lower case, as a client's is compared with it.
+
+    Raises `ConfigurationError` for what no browser sends, with what it sends instead.
+    """
+    if origin is None:
+        return None
+    if isinstance(origin, str):
+        text = origin.lower()
+        sent = NULL if text.strip() == NULL else _as_sent("".join(text.split()))
+        if text == sent:
+            return text
+    else:
+        sent = None
+    raise ConfigurationError(
+        f"origins=[{origin!r}]: an origin is scheme, host and port alone, as browsers send it; "
+        + _remedy(origin, sent)
+    )
+
+
+def _remedy(origin: Any, sent: str | None) -> str:
+    if sent is not None:
+        return f'write "{sent}"'
+    if origin == "*":
+        return "to let every page connect, leave out origins="
+    if isinstance(origin, str) and "*" in origin:
+        return "there are no patterns: list every origin"
+    return 'write "https://example.org"; None stands for clients that are no browsers'
+
+
+def _as_sent(text: str) -> str | None:
+    """Return the origin that a browser makes of it; ``None`` if it cannot make one."""
+    parts = PARTS.fullmatch(text)
+    if parts is None:
+        return None
+    scheme = PAGES_OF.get(parts["scheme"], parts["scheme"])
+    host: str | None = parts["host"]
+    port = int(parts["port"] or 0)
+    if scheme in DEFAULT_PORTS:
+        host = _host_as_sent(parts["host"])
+    if host is None or "*" in host or port > 65535:
+        return None
+    if port in (0, DEFAULT_PORTS.get(scheme)):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{port}"
+
+
+def _host_as_sent(host: str) -> str | None:
+    try:
+        if host.startswith("["):
+            return f"[{IPv6Address(host[1:-1]).compressed}]"
+        if NUMERIC.fullmatch(host):
+            return str(IPv4Address(host))
+        if not host.isascii():
+            host = host.encode("idna").decode()
+    except ValueError:
+        return None
+    return host if NAME.fullmatch(host) else None
