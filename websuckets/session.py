@@ -1,6 +1,6 @@
 """Who is connected, and as whom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import time
@@ -40,6 +40,7 @@ class User:
         self._id: UserId | None = None
         self._token: str | None = None
         self._expires_at: float | None = None
+        self._expiry_was_set: Callable[[], None] = _do_nothing
         self._session: Session | None = None
         self._saved_as: str | None = None  # the key of its record, if it has one
 
@@ -90,6 +91,7 @@ class User:
         if moment is not None and not is_number:
             raise TypeError(f"User.expires_at is a number or None, not {type(moment).__name__}")
         self._expires_at = moment
+        self._expiry_was_set()
 
     @property
     def has_expired(self) -> bool:
@@ -103,6 +105,9 @@ class User:
 
         def __getattr__(self, name: str) -> Any: ...
         def __setattr__(self, name: str, value: Any) -> None: ...
+
+
+def _do_nothing() -> None: ...
 
 
 class Watcher(Protocol):
