@@ -1,5 +1,5 @@
 """Measure the same job on every server. ``growth`` and ``guarantees`` measure what ours costs;
-``channels``, what it takes to publish."""
+``channels``, what it takes to publish; ``--against``, whether it has become slower."""
 
 import argparse
 import json
@@ -11,15 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from benchmarks import channels, growth, guarantees, plots
+from benchmarks import against, channels, growth, guarantees, plots
 from benchmarks.job import Job
 from benchmarks.jobs import BY_HAND, CLAIMS, JOBS, SHORT_LIST
-from benchmarks.measure import Entry, compare
+from benchmarks.measure import Entry, Results, compare
 from benchmarks.report import (
+    against_table,
     claims_table,
     delivery_table,
     environment,
     growth_table,
+    idle_table,
     job_table,
     markdown,
     memory_table,
@@ -42,21 +44,32 @@ MEMORY_OF: Final = (
     "fastapi/sansio",
 )
 
-Tables = list[tuple[str, Sequence[Sequence[str]]]]
+Rows = Sequence[Sequence[str]]
+Tables = list[tuple[str, Rows]]
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("mode", nargs="?", default="compare", choices=MODES)
-    parser.add_argument("--rounds", type=int, help="5 unless told otherwise")
+    parser.add_argument("--rounds", type=int, help="5 unless told otherwise; against, 15 at least")
     parser.add_argument("--seconds", type=float, help="of each subject in a round; 1")
     parser.add_argument("--subjects", help=f"some of: {','.join(SUBJECTS)}")
     parser.add_argument("--jobs", help=f"some of: {','.join(JOBS)}")
     parser.add_argument("--quick", action="store_true", help="short rounds, two jobs: for a look")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="a folder for the results")
+    parser.add_argument("--output", type=Path, help="a folder for the results")
     parser.add_argument("--readme", action="store_true", help="write the tables to README.md, too")
+    parser.add_argument("--against", metavar="REV", help="compare with websuckets at a revision")
+    parser.add_argument("--bar", type=float, help="fail where the ratio is surely above this one")
     args = parser.parse_args(given)
-    args.rounds = args.rounds or (3 if args.quick else 5)
+    if args.against is None:
+        args.rounds = args.rounds or (3 if args.quick else 5)
+        args.output = args.output or RESULTS
+    else:
+        args.rounds = args.rounds or against.ROUNDS
+        if args.mode != "compare" or args.readme or args.rounds < against.ROUNDS:
+            parser.error(f"--against: no mode, no --readme, {against.ROUNDS} rounds or more")
+    if args.bar is not None and args.against is None:
+        parser.error("--bar goes with --against REV")
     args.seconds = args.seconds or (0.4 if args.quick else 1.0)
     return args
 
@@ -76,9 +89,29 @@ def run_compare(args: argparse.Namespace) -> Tables:
             plots.bars(args.output / f"{job}.png", job, results, job, subjects)
     tables: Tables = [("Ratios", claims_table(results, CLAIMS))]
     return tables + [
-        (f"Job `{job}`: {describe(JOBS[job])}", job_table(results, job, subjects, BY_HAND))
+        (f"Job `{job}`: {describe(JOBS[job])}", table_of(JOBS[job], results, subjects))
         for job in jobs
     ]
+
+
+def table_of(job: Job, results: Results, subjects: Sequence[str]) -> Rows:
+    table = idle_table if job.is_idle else job_table
+    return table(results, job.name, subjects, BY_HAND)
+
+
+def run_against(args: argparse.Namespace) -> bool:
+    """Print how the working tree compares with a revision; whether it is held to the bar."""
+    names = args.jobs.split(",") if args.jobs else [*JOBS]
+    asked = args.subjects.split(",") if args.subjects else []
+    jobs = [(JOBS[job], asked or against.subjects_of(job)) for job in names]
+    with against.trees(args.against) as both:
+        results = against.measure(both, jobs, args.rounds, args.seconds, progress)
+    if args.output is not None:
+        write_json(args.output / "against.json", settings(args), results)
+    pairs = [(job.name, name) for job, names in jobs for name in names]
+    rows, all_held = against_table(results, pairs, args.bar)
+    print(f"\nCPU per message, working tree / {args.against}: median of rounds\n{plain(rows)}")
+    return all_held
 
 
 def entries(job: str, subjects: Sequence[str], all_do_it: bool) -> list[Entry]:
@@ -90,6 +123,8 @@ def entries(job: str, subjects: Sequence[str], all_do_it: bool) -> list[Entry]:
 
 
 def describe(job: Job) -> str:
+    if job.is_idle:
+        return f"{job.connections:,} connections that send nothing"
     size = f"{job.text_size:,} bytes of text"
     return f"{job.event!r}, {size}, depth {job.depth}, {job.connections:,} connections"
 
@@ -179,6 +214,11 @@ def main() -> None:
     args = arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are to end, too
     pin(LOAD_CORE)
+    if args.against is not None:
+        try:
+            sys.exit(0 if run_against(args) else 1)
+        except against.NoComparison as error:
+            sys.exit(f"--against {error}")
     tables = MODES[args.mode](args)
     for title, rows in tables:
         print(f"\n{title}\n{plain(rows)}")

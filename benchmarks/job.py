@@ -70,6 +70,9 @@ class Job:
     connections: int = 32
     is_subscribed: bool = False
     """Whether each connection subscribes to a channel before it sends anything else."""
+    is_idle: bool = False
+    """Whether clients send nothing after their first message; what is measured then is the
+    server's processor time for a connection and a second."""
 
     @property
     def post(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ JOBS: Final = {
         Job("depth16", depth=16),
         Job("c1000", connections=1000),
         Job("c1000-depth16", connections=1000, depth=16),
+        Job("idle", connections=1000, is_idle=True),
     )
 }
 

@@ -122,6 +122,14 @@ class Load:
         self._finish()
         return Sample(len(measured), end - start, cpu_after - cpu_before, measured)
 
+    def rest(self, seconds: float) -> None:
+        """Send nothing for so many seconds, but answer pings. Raises `Unexpected` for a message."""
+        end = time.perf_counter() + seconds
+        while (left := end - time.perf_counter()) > 0:
+            for descriptor, _ in self._epoll.poll(left):
+                if self._receive(self._peers[descriptor], self._start):
+                    raise Unexpected("a message came that nobody had asked for")
+
     def _until(self, deadline: float, latencies: "array[float]") -> None:
         clock, poll, note = time.perf_counter, self._epoll.poll, latencies.append
         peers, start = self._peers, self._start

@@ -1,23 +1,32 @@
 """Rounds: every subject does every job, in turns, so that what disturbs one disturbs all."""
 
+import math
 import random
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from benchmarks.dialects import DIALECTS
 from benchmarks.job import Job
 from benchmarks.load import Load, Sample, Unexpected
-from benchmarks.servers import running
+from benchmarks.servers import most_files, running
 from benchmarks.subjects import Options, Subject
 
-__all__ = ["Bench", "Clients", "Entry", "Figures", "Results", "Spread", "compare"]
+__all__ = ["Bench", "Clients", "Entry", "Figures", "IdleBench", "Results", "Spread", "compare"]
 
 TURN: Final = 0.2
 """Seconds for which a subject works until it is the turn of the next one."""
+
+IDLE_SECONDS: Final = 6.0
+"""Seconds that idle connections are measured at least. It is less than the 20 seconds between two
+pings: those of 1,000 connections that were opened together would all fall into it, or none."""
+
+IDLE_WARM_UP: Final = 1.0
+"""Seconds until a server has done what comes after opening connections."""
 
 Entry = tuple[str, Subject, Options]
 """A subject, how it is called in the results, and what it is asked for."""
@@ -28,11 +37,11 @@ class Figures:
     """What one subject needed for one job in one round; times in microseconds."""
 
     cpu_us: float
-    """The server's processor time for a message."""
-    per_second: float
-    p50_us: float
-    p99_us: float
-    p999_us: float
+    """The server's processor time for a message, or for an idle connection and a second."""
+    per_second: float | None = None
+    p50_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
 
     @classmethod
     def of(cls, sample: Sample) -> "Figures":
@@ -61,19 +70,34 @@ class Results:
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def spread(self, job: str, subject: str, figure: str) -> Spread | None:
-        found = [getattr(r[job, subject], figure) for r in self.rounds if (job, subject) in r]
+        figures = [r[job, subject] for r in self.rounds if (job, subject) in r]
+        found = [value for one in figures if (value := getattr(one, figure)) is not None]
         return Spread.of(found) if found else None
 
     def ratio(
         self, one: tuple[str, str], other: tuple[str, str], figure: str = "cpu_us"
     ) -> Spread | None:
         """Of two figures of the same round, for each (job, subject)."""
-        found = [
-            getattr(r[one], figure) / getattr(r[other], figure)
+        found = self.ratios(one, other, figure)
+        return Spread.of(found) if found else None
+
+    def ratios(
+        self, one: tuple[str, str], other: tuple[str, str], figure: str = "cpu_us"
+    ) -> list[float]:
+        """Return `ratio` of each round that has both."""
+        pairs = [
+            (getattr(r[one], figure), getattr(r[other], figure))
             for r in self.rounds
             if one in r and other in r
         ]
-        return Spread.of(found) if found else None
+        return [_quotient(*pair) for pair in pairs]
+
+
+def _quotient(one: float, other: float) -> float:
+    """An idle server may have computed nothing at all."""
+    if other:
+        return one / other
+    return math.inf if one else 1.0
 
 
 class Clients(Protocol):
@@ -92,7 +116,7 @@ class Bench:
         self._options = options
         self._samples: list[Sample] = []
 
-    def __enter__(self) -> "Bench":
+    def __enter__(self) -> Self:
         with self._stack:
             self._clients, self._cpu = self._start(self._stack)
             self._stack = self._stack.pop_all()
@@ -116,6 +140,30 @@ class Bench:
         return Figures.of(Sample.joined(self._samples[1:]))
 
 
+class IdleBench(Bench):
+    """A running subject whose clients send nothing after their first message."""
+
+    def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
+        load, cpu = super()._start(stack)
+        assert isinstance(load, Load)
+        self._load = load
+        return load, cpu
+
+    def begin(self) -> None:
+        """Measure from now on."""
+        self._begun = time.perf_counter(), self._cpu()
+
+    def rest(self, seconds: float) -> None:
+        """Let so many seconds pass; pings are answered. Raises `Unexpected` for a message."""
+        self._load.rest(seconds)
+
+    def figures(self) -> Figures:
+        """Return the processor time per connection and second since `begin`, in microseconds."""
+        begun, cpu = self._begun
+        seconds = time.perf_counter() - begun
+        return Figures((self._cpu() - cpu) / seconds / self._job.connections * 1e6)
+
+
 def compare(
     plan: Iterable[tuple[Job, Sequence[Entry]]],
     rounds: int,
@@ -130,7 +178,10 @@ def compare(
         figures: dict[tuple[str, str], Figures] = {}
         results.rounds.append(figures)
         for job, entries in plan:
-            found, failed = _round(job, entries, seconds, bench)
+            if job.is_idle:
+                found, failed = _idle_round(job, entries, max(seconds, IDLE_SECONDS))
+            else:
+                found, failed = _round(job, entries, seconds, bench)
             figures |= {(job.name, name): value for name, value in found.items()}
             results.failures |= {(job.name, name): why for name, why in failed.items()}
             for name, why in failed.items():
@@ -163,6 +214,34 @@ def _round(
                         benches[name].turn(length / 5 if turn else length, length)
         found = {name: benches[name].figures() for name in benches if name not in failed}
     return found, failed
+
+
+def _idle_round(
+    job: Job, entries: Sequence[Entry], seconds: float
+) -> tuple[dict[str, Figures], dict[str, str]]:
+    """Return the same as `_round`, of servers that are idle all at once, for so many seconds."""
+    benches: dict[str, IdleBench] = {}
+    failed: dict[str, str] = {}
+    most_files()
+    with ExitStack() as stack:
+        for name, subject, options in entries:
+            with _noting(failed, name):
+                benches[name] = stack.enter_context(IdleBench(subject, job, options))
+        _rest(benches, failed, IDLE_WARM_UP)
+        for idle in benches.values():
+            idle.begin()
+        _rest(benches, failed, seconds)
+        found = {name: benches[name].figures() for name in benches if name not in failed}
+    return found, failed
+
+
+def _rest(benches: Mapping[str, IdleBench], failed: dict[str, str], seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end and not failed.keys() >= benches.keys():
+        for name, bench in benches.items():
+            if name not in failed:
+                with _noting(failed, name):
+                    bench.rest(TURN / len(benches))
 
 
 @contextmanager

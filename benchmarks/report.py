@@ -1,6 +1,7 @@
 """What was measured, as a table to read, as JSON, and as text for README.md."""
 
 import json
+import math
 import os
 import platform
 import re
@@ -10,15 +11,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.against import NEW, OLD, interval_of_median
 from benchmarks.growth import Growth
 from benchmarks.jobs import Claim
 from benchmarks.measure import Results, Spread
 
 __all__ = [
+    "against_table",
     "claims_table",
     "delivery_table",
     "environment",
     "growth_table",
+    "idle_table",
     "job_table",
     "markdown",
     "memory_table",
@@ -61,6 +65,45 @@ def job_table(
         rows.append((ratio.median if ratio else cpu.median, row))
     headings = [*HEADINGS[:2], ratio_to, *HEADINGS[2:]]
     return [headings, *(row for _, row in sorted(rows, key=lambda row: row[0]))]
+
+
+def against_table(
+    results: Results, pairs: Iterable[tuple[str, str]], bar: float | None
+) -> tuple[Rows, bool]:
+    """Return a row for each (job, subject), and whether all of them are held to the bar.
+
+    One is, where the interval of its ratio begins at the bar or below; what failed is not.
+    """
+    rows = [["job", "subject", "new/old", "interval", "confidence", "rounds", "held"]]
+    all_held = True
+    for job, subject in pairs:
+        ratios = results.ratios((job, f"{NEW} {subject}"), (job, f"{OLD} {subject}"))
+        if not ratios:
+            rows.append([job, subject, "-", "failed", "-", "0", "no"])
+            all_held = False
+            continue
+        found = interval_of_median(ratios)
+        is_held = bar is None or found.low <= bar
+        all_held = all_held and is_held
+        interval = f"{found.low:.3f}-{found.high:.3f}"
+        confidence = f"{found.confidence * 100:.1f} %"
+        held = "" if bar is None else "yes" if is_held else "no"
+        median = f"{found.median:.3f}"
+        rows.append([job, subject, median, interval, confidence, str(len(ratios)), held])
+    return rows, all_held
+
+
+def idle_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:
+    """Return what idle connections cost: a row for each subject that has figures."""
+    rows = [["subject", "CPU ms/s for 1,000", "% of a core", "x by hand"]]
+    for subject in subjects:
+        cpu = results.spread(job, subject, "cpu_us")
+        if cpu is None:
+            continue
+        ratio = results.ratio((job, subject), (job, base))
+        times = spread_text(ratio, 2) if ratio and math.isfinite(ratio.most) else "-"
+        rows.append([subject, spread_text(cpu, 2), f"{cpu.median / 10:.2f}", times])
+    return rows
 
 
 def delivery_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:

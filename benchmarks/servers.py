@@ -17,7 +17,6 @@ from benchmarks.subjects import Options, Subject
 
 __all__ = ["LOAD_CORE", "SERVER_CORE", "Server", "free_port", "most_files", "pin", "running"]
 
-ROOT: Final = Path(__file__).parent.parent
 SERVER_CORE: Final = 0
 LOAD_CORE: Final = 1
 TIME_TO_START: Final = 60.0
@@ -94,7 +93,11 @@ def running(
     with tempfile.TemporaryFile("w+") as output:
         begun = time.perf_counter()
         process = subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, env={**os.environ, **environment}
+            command,
+            cwd=subject.root,  # from where Python imports first
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environment},
         )
         try:
             _wait_until_it_accepts(process, port)

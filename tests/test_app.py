@@ -391,8 +391,6 @@ class FakeWire:
 
     async def abort(self) -> None: ...
 
-    def look(self) -> None: ...
-
     def failed(self, error: BaseException) -> None: ...
 
 
@@ -411,7 +409,7 @@ async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections,
             session=Session(),
             limits=Limits(),
             clock=clock,
-            time_to_verify=math.inf,
+            time_to_verify=clock.timeout(None),
             works=Works(clock, None),
             background=background,
         )

@@ -1,15 +1,22 @@
 """The benchmarks measure servers that give the right answers; how fast is not tested."""
 
-from typing import Final
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
-from benchmarks import audience
+from benchmarks import __main__ as program
+from benchmarks import against, audience, measure
+from benchmarks.against import NoComparison, interval_of_median
 from benchmarks.channels import FAN_OUT, FanOutBench, NodesBench
 from benchmarks.job import PREVIEW, Job
 from benchmarks.load import Unexpected
-from benchmarks.measure import Bench
+from benchmarks.measure import Bench, Figures, Results, compare
 from benchmarks.redis_server import find_redis, running_redis
+from benchmarks.report import against_table, idle_table
 from benchmarks.subjects import SUBJECTS, Options
 
 pytestmark: Final = pytest.mark.skipif(
@@ -69,3 +76,121 @@ def test_messages_come_from_one_node_to_the_other() -> None:
         bench.turn(warm_up=0, seconds=0.1)
     figures = bench.figures()
     assert 0 < figures.p50_us <= figures.p99_us
+
+
+def test_idle_connections_are_measured_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pings are answered meanwhile; the figure is the processor time for a connection."""
+    monkeypatch.setattr(measure, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(measure, "IDLE_WARM_UP", 0.01)
+    name = "websuckets/asyncio"
+    job = Job("idle", connections=2, is_idle=True)
+    results = compare([(job, [(name, SUBJECTS[name], Options())])], 1, 0.05, lambda line: None)
+    assert results.failures == {}
+    (figures,) = results.rounds
+    assert figures["idle", name].cpu_us >= 0
+    assert figures["idle", name].p50_us is None
+    assert results.spread("idle", name, "p50_us") is None
+    assert [row[0] for row in idle_table(results, "idle", [name], name)] == ["subject", name]
+
+
+@pytest.mark.parametrize("bounds", [(1, 1.0), (5, 0.9375), (6, 0.96875)])
+def test_few_values_are_enclosed_by_the_least_and_the_greatest(bounds: tuple[int, float]) -> None:
+    """Of fewer than six, that is less sure than 95 %; of one it says nothing."""
+    n, confidence = bounds
+    values = [float(value) for value in range(n)]
+    found = interval_of_median(values)
+    assert (found.low, found.high) == (values[0], values[-1])
+    assert found.confidence == (0 if n == 1 else confidence)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "confidence"), [(8, 1, 0.9922), (15, 4, 0.9648), (20, 6, 0.9586), (50, 18, 0.9672)]
+)
+def test_the_interval_is_that_of_published_tables(n: int, k: int, confidence: float) -> None:
+    """k and the confidence stand in tables of the sign test's interval of a median."""
+    values = [float(value) for value in range(1, n + 1)]
+    found = interval_of_median(list(reversed(values)))
+    assert (found.low, found.high) == (k, n + 1 - k)
+    assert found.confidence == pytest.approx(confidence, abs=0.0001)
+    assert found.median == (n + 1) / 2
+
+
+def results_with(*ratios: float) -> Results:
+    """Return rounds in which the new one of a subject takes so many times the old one's time."""
+    return Results(
+        [{("job", "old a"): Figures(2.0), ("job", "new a"): Figures(2 * x)} for x in ratios]
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratios", "is_held"), [([1.0] * 15 + [1.1], True), ([1.04] * 15, False), ([], False)]
+)
+def test_a_ratio_is_held_where_its_interval_begins_at_the_bar_or_below(
+    ratios: Sequence[float], is_held: bool
+) -> None:
+    """What was not measured is not held."""
+    rows, all_held = against_table(results_with(*ratios), [("job", "a")], bar=1.03)
+    assert all_held is is_held
+    assert rows[1][-1] == ("yes" if is_held else "no")
+
+
+def test_an_idle_server_that_computes_nothing_has_a_ratio() -> None:
+    """Nothing to nothing is one, something to nothing is infinite."""
+    figures = [
+        {("job", "old a"): Figures(0.0), ("job", "new a"): Figures(0.0)},
+        {("job", "old a"): Figures(0.0), ("job", "new a"): Figures(1.0)},
+    ]
+    assert Results(figures).ratios(("job", "new a"), ("job", "old a")) == [1, math.inf]
+
+
+needs_history: Final = pytest.mark.skipif(
+    not (Path(__file__).parent.parent / ".git").exists(), reason="it needs the repository"
+)
+
+
+@needs_history
+def test_the_working_tree_is_compared_with_a_revision(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Each server runs the websuckets of its own tree; figures are kept where that is asked for."""
+    monkeypatch.setattr(against, "ROUNDS", 2)
+    monkeypatch.setattr(measure, "TURN", 0.05)
+    given = ["--against", "HEAD", "--jobs", "plain", "--seconds", "0.05", "--bar", "1000"]
+    assert program.run_against(program.arguments([*given, "--output", str(tmp_path)]))
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row[:2] == ["plain", "websuckets/asyncio"] and row[-1] == "yes"
+    content: dict[str, Any] = json.loads((tmp_path / "against.json").read_text())
+    assert {entry["subject"][:3] for entry in content["results"]} == {"old", "new"}
+
+
+@needs_history
+def test_each_tree_has_its_own_copy() -> None:
+    """The revision's is what was committed, the other one what is there now."""
+    with against.trees("HEAD") as both:
+        for root in (both.old, both.new):
+            assert (root / "websuckets" / "__init__.py").is_file()
+        ours = Path(program.__file__).read_text()
+        assert (both.new / "benchmarks" / "__main__.py").read_text() == ours
+    assert not both.old.exists()
+
+
+@needs_history
+def test_what_is_not_a_revision_is_told() -> None:
+    """In git's own words."""
+    with pytest.raises(NoComparison, match="no-such-revision"), against.trees("no-such-revision"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["growth", "--against", "HEAD"],
+        ["--against", "HEAD", "--readme"],
+        ["--against", "HEAD", "--rounds", "14"],
+        ["--bar", "1.03"],
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused(given: list[str]) -> None:
+    """A comparison has one mode, and enough rounds."""
+    with pytest.raises(SystemExit):
+        program.arguments(given)

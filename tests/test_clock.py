@@ -2,64 +2,194 @@
 
 import math
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 
-from websuckets.clock import LONGEST_STEP, SHORTEST_STEP, Clock
+from websuckets import clock as module
+from websuckets.clock import FEW, LONGEST_STEP, SHORTEST_STEP, Clock, Timer
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.mark.parametrize(
-    ("timeout", "step"), [(4, 0.5), (100, LONGEST_STEP), (0.001, SHORTEST_STEP)]
-)
-def test_a_timeout_takes_at_most_a_quarter_longer(timeout: float, step: float) -> None:
-    """Two steps, of which it consists of eight."""
-    assert Clock().allow(timeout) == timeout + step
-
-
-def test_no_timeout_is_for_ever() -> None:
-    """And asks for no fineness."""
-    clock = Clock()
-    assert clock.allow(None) == math.inf
-    assert clock.allow(8) == 9
-
-
-async def test_time_goes_on_in_steps_and_listeners_are_told() -> None:
-    """However long the event loop is held up: nobody is late because of others."""
-    clock = Clock()
-    clock.allow(0.08)
-    seen: list[float] = []
-    enough = anyio.Event()
-
-    def listen() -> None:
-        time.sleep(0.05)  # holds the loop up
-        seen.append(clock.now)
-        if len(seen) == 3:
-            enough.set()
-
-    clock.listen(listen)
+@asynccontextmanager
+async def running(clock: Clock) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(clock.run)
-        await enough.wait()
+        yield
         tasks.cancel_scope.cancel()
-    assert seen[:3] == pytest.approx([0.01, 0.02, 0.03])
 
 
-async def test_it_goes_on_when_a_listener_fails(caplog: pytest.LogCaptureFixture) -> None:
+def go_on(clock: Clock, seconds: float) -> None:
+    """Let so much time pass, in one step."""
+    clock.now += seconds
+    clock.ring()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "due", "step"),
+    [
+        (100, 100 + LONGEST_STEP, LONGEST_STEP),
+        (4, 4 + LONGEST_STEP, LONGEST_STEP),
+        (2, 2, 0.25),
+        (0.001, 0.001, SHORTEST_STEP),
+    ],
+)
+def test_a_timeout_takes_at_most_a_quarter_longer(seconds: float, due: float, step: float) -> None:
+    """For a long one the clock may be a step late, before and after it; for a short one, after."""
+    timeout = Clock().timeout(seconds)
+    assert timeout.due() == due
+    assert timeout.step == step
+    assert due >= seconds
+    assert due + step <= max(seconds * 1.25, seconds + SHORTEST_STEP)
+
+
+def test_no_timeout_never_passes() -> None:
+    """A timer that is started with it is not set."""
+    clock = Clock()
+    timer = clock.timer(lambda: None)
+    timer.start(clock.timeout(None))
+    assert timer.moment == math.inf
+
+
+def test_a_timer_rings_once_at_the_earliest_moment_that_it_was_set_to() -> None:
+    """A later one is no news; after it has rung, it may be set again."""
+    clock = Clock()
+    rung: list[float] = []
+    timer = clock.timer(lambda: rung.append(clock.now))
+    timer.by(5, 0.5)
+    timer.by(3, 0.5)
+    timer.by(4, 0.5)
+    go_on(clock, 2.5)
+    assert rung == []
+    go_on(clock, 1)
+    go_on(clock, 3)
+    assert rung == [3.5]
+    timer.by(7, 0.5)
+    go_on(clock, 1)
+    assert rung == [3.5, 7.5]
+
+
+def test_a_timer_that_was_stopped_does_not_ring_and_is_not_set_any_more() -> None:
+    """Not even if another one stops it in the moment in which both ring."""
+    clock = Clock()
+    rung: list[str] = []
+    first = clock.timer(lambda: second.stop())
+    second = clock.timer(lambda: rung.append("second"))
+    for timer in (first, second):
+        timer.by(1, 0.5)
+    go_on(clock, 1)
+    second.by(1.5, 0.5)
+    second.stop()
+    go_on(clock, 1)
+    assert rung == []
+
+
+def test_a_timer_may_be_set_to_a_moment_that_is_over() -> None:
+    """It rings with the next step, not in an endless loop."""
+    clock = Clock()
+    rung: list[float] = []
+
+    def ring() -> None:
+        rung.append(clock.now)
+        timer.by(0, 0.5)
+
+    timer: Timer = clock.timer(ring)
+    timer.by(0, 0.5)
+    for _ in range(3):
+        go_on(clock, 1)
+    assert rung == [1, 2, 3]
+
+
+def test_what_does_not_ring_any_more_is_cleared_away() -> None:
+    """Connections and messages come and go: what they leave behind is bounded by those there."""
+    clock = Clock()
+    lasting = [clock.timer(lambda: None) for _ in range(10)]
+    for timer in lasting:
+        timer.by(1e6, 0.01)
+    for number in range(10 * FEW):
+        timer = clock.timer(lambda: None)
+        timer.by(20 + number, 0.01)
+        timer.by(10 + number, 0.5)
+        timer.stop()
+        assert len(clock._timers) <= len(lasting) + 2 * (FEW + 1)
+    assert clock._short[0.01] < len(lasting) + 2 * (FEW + 1)
+    go_on(clock, 1e6)
+    assert clock._timers == []
+    assert clock._short == {}
+    assert clock._outdated == 0
+
+
+async def test_steps_are_as_short_as_what_runs_needs() -> None:
+    """And long again afterwards: who has waited for long, and waits on, costs nothing meanwhile."""
+    clock = Clock()
+    patient, quick = clock.timer(lambda: None), anyio.Event()
+    patient.start(clock.timeout(30))
+    async with running(clock):
+        await anyio.wait_all_tasks_blocked()
+        assert clock._step == LONGEST_STEP
+        clock.timer(quick.set).start(clock.timeout(0.04))
+        await anyio.wait_all_tasks_blocked()
+        assert clock._step == 0.005
+        await quick.wait()
+        await anyio.wait_all_tasks_blocked()
+        assert clock._step == LONGEST_STEP
+    assert patient.moment < math.inf
+
+
+async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None:
+    """It never ends early."""
+    clock = Clock()
+    rung = anyio.Event()
+    async with running(clock):
+        await anyio.sleep(0.05)
+        last_step = clock.now
+        timeout = clock.timeout(0.02)
+        begun = time.monotonic()
+        clock.timer(rung.set).start(timeout)
+        assert clock.now > last_step
+        await rung.wait()
+        assert time.monotonic() - begun >= 0.02
+
+
+async def test_no_time_passes_while_the_event_loop_is_held_up() -> None:
+    """But one step: nobody is late because of others."""
+    clock = Clock()
+    clock.timer(lambda: None).by(1, 0.01)
+    async with running(clock):
+        await anyio.wait_all_tasks_blocked()
+        before = clock.read()
+        time.sleep(0.1)
+        assert clock.read() - before <= 0.01 + 1e-9
+        await anyio.sleep(0)
+        assert clock.now - before <= 0.01 + 1e-9
+
+
+async def test_it_goes_on_when_a_timer_fails(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody else is to wait for ever because of that."""
     clock = Clock()
-    clock.allow(0.01)
     enough = anyio.Event()
 
     def fail() -> None:
         raise ValueError("bug")
 
-    clock.listen(fail)
-    clock.listen(lambda: enough.set() if clock.now > 0.01 else None)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(clock.run)
+    clock.timer(fail).start(clock.timeout(0.01))
+    clock.timer(enough.set).start(clock.timeout(0.02))
+    async with running(clock):
         await enough.wait()
-        tasks.cancel_scope.cancel()
     assert "a look at what is late failed" in caplog.text
+
+
+def test_listeners_are_told_when_the_wall_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each jump, whichever way; that it is a little off is no jump."""
+    wall = 1e9
+    monkeypatch.setattr(module, "time", lambda: wall)
+    clock = Clock()
+    told: list[float] = []
+    clock.on_jump(lambda: told.append(wall))
+    for seconds, jump in ((1, 0), (1, 0.5), (1, 3600), (1, 0), (1, -7200), (1, 0)):
+        wall += seconds + jump
+        go_on(clock, seconds)
+    assert [round(moment - 1e9, 1) for moment in told] == [3603.5, -3594.5]

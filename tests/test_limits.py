@@ -217,6 +217,43 @@ async def test_the_time_of_a_stream_begins_anew_with_each_item() -> None:
         assert (await client.call("stream", id=1))["payload"] == 0
 
 
+async def test_each_command_has_its_own_time(group: CommandGroup) -> None:
+    """Also if one with more time ran before it, and whether one with less did."""
+
+    @group.command("patient", timeout=60)
+    async def patient(socket: Socket) -> str:
+        return "done"
+
+    @group.command("slow", timeout=10)
+    async def slow(socket: Socket) -> str:
+        await anyio.sleep(0.1)  # longer than `hang` may take
+        return "done"
+
+    async with talk(app_with(group)) as client:
+        for _ in range(2):
+            assert (await client.call("patient"))["payload"] == "done"
+            assert (await client.call("hang"))["error"] == "timeout"
+            assert (await client.call("slow"))["payload"] == "done"
+
+
+async def test_a_short_time_does_not_make_the_clock_fine_for_those_who_are_idle(
+    group: CommandGroup,
+) -> None:
+    """Nothing is left of a command that has ended in time, once its time has passed."""
+    app = app_with(group)
+
+    @group.command("quick", timeout=0.02)
+    async def quick(socket: Socket) -> str:
+        return "done"
+
+    async with talk(app) as client:
+        assert (await client.call("quick"))["payload"] == "done"
+        clock = app._running.clock  # type: ignore[union-attr]  # it runs
+        with anyio.fail_after(TIMEOUT):
+            while clock._short:
+                await anyio.sleep(0.001)
+
+
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_a_timeout_is_some_time(timeout: float) -> None:
     """Nothing can be done in none."""
@@ -564,7 +601,8 @@ async def test_a_user_whose_time_is_over_is_sent_away(
 
 async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the connection is closed, which is not done in the same moment."""
-    monkeypatch.setattr("websuckets.clock.LONGEST_STEP", 3600)  # it is not done at all
+    for step in ("LONGEST_STEP", "SHORTEST_STEP"):
+        monkeypatch.setattr(f"websuckets.clock.{step}", 3600)  # it is not done at all
     group = CommandGroup()
 
     @group.command("log in")
@@ -608,6 +646,54 @@ async def test_another_user_has_time_of_its_own(group: CommandGroup) -> None:
         assert (await client.call("whoami", token="secret"))["payload"] == "Bob"
 
 
+async def test_a_user_whose_time_is_put_off_stays(group: CommandGroup) -> None:
+    """Until the new moment, though it was looked at at the old one."""
+    async with talk(app_with(group)) as client:
+        await client.call("log in", payload="Ann", id=1)
+        await client.call("expire in", payload=0.05, id=2)
+        await client.call("expire in", payload=0.2, id=3)
+        await anyio.sleep(0.1)
+        assert (await client.call("whoami", token="secret"))["payload"] == "Ann"
+        assert await client.closed() == (4401, "expired")
+
+
+@pytest.mark.parametrize("never", [1e400, 10**400, float("nan")])
+async def test_a_time_that_does_not_come_is_not_waited_for(never: float) -> None:
+    """However great a number it is."""
+    group = CommandGroup()
+
+    @group.command("log in")
+    async def log_in(socket: Socket, *, user: User) -> None:
+        user.id, user.token, user.expires_at = "Ann", "secret", never
+
+    @group.command("whoami", protected=True)
+    async def whoami(socket: Socket, *, user: CurrentUser) -> Any:
+        return user.id
+
+    async with talk(app_with(group)) as client:
+        await client.call("log in", id=1)
+        assert (await client.call("whoami", token="secret"))["payload"] == "Ann"
+
+
+async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_away(
+    group: CommandGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour has not passed, but it is an hour later."""
+    ahead = 0.0
+
+    def wall_clock() -> float:
+        return time.time() + ahead
+
+    for module in ("clock", "connection", "session"):
+        monkeypatch.setattr(f"websuckets.{module}.time", wall_clock)
+    async with talk(app_with(group)) as client:
+        await client.call("log in", payload="Ann", id=1)
+        await client.call("expire in", payload=3600, id=2)
+        assert (await client.call("whoami", token="secret"))["payload"] == "Ann"
+        ahead = 7200.0
+        assert await client.closed() == (4401, "expired")
+
+
 @pytest.mark.parametrize("wrong", ["tomorrow", True])
 async def test_when_it_expires_is_a_time(wrong: Any) -> None:
     """In seconds, or never."""
@@ -648,6 +734,31 @@ async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
         with suppress(ConnectionClosed):
             for id in range(100):
                 await client.send("work", id=id)
+        assert await client.closed() == (4408, "not verified in time")
+
+
+async def test_who_is_late_while_a_hook_runs_is_sent_away_after_it(group: CommandGroup) -> None:
+    """The hook might have verified it; the client need not send anything."""
+    app = app_with(group, limits=Limits(auth_timeout=0.03))
+
+    @app.on_connect
+    async def think() -> None:
+        await anyio.sleep(0.1)
+
+    async with talk(app) as client:
+        assert await client.closed() == (4408, "not verified in time")
+
+
+async def test_being_verified_for_longer_does_not_take_the_time_to_be_verified(
+    group: CommandGroup,
+) -> None:
+    """Only who is not verified any more has to hurry."""
+    async with talk(app_with(group, limits=Limits(auth_timeout=0.1))) as client:
+        await client.call("log in", payload="Ann", id=1)
+        await client.call("expire in", payload=3600, id=2)
+        await anyio.sleep(0.2)
+        assert (await client.call("whoami", token="secret"))["payload"] == "Ann"
+        await client.call("log out", id=3)
         assert await client.closed() == (4408, "not verified in time")
 
 

@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from time import time
+from typing import Any, Final
 
 import anyio
 from dishka import AsyncContainer, Scope
@@ -15,7 +16,7 @@ from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request
 
 from websuckets.calls import RunningCalls
-from websuckets.clock import Clock
+from websuckets.clock import Clock, Timeout
 from websuckets.closing import EXPIRED, NOT_VERIFIED, RESTART, Farewell
 from websuckets.conduct import Conduct
 from websuckets.di.lock import lock_factory
@@ -44,6 +45,9 @@ __all__ = ["Connection", "Setup"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
+FAR: Final = 1e12
+"""Seconds since the epoch: a time that does not come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:
@@ -59,8 +63,7 @@ class Setup:
     session: Session
     limits: Limits
     clock: Clock
-    time_to_verify: float
-    """On the clock."""
+    time_to_verify: Timeout
     works: Works
     background: Background
 
@@ -90,6 +93,7 @@ class Connection:
         "_reply",
         "_setup",
         "_tasks",
+        "_timer",
         "_user",
         "_verify_by",
         "address",
@@ -134,7 +138,9 @@ class Connection:
         self._farewell: Farewell | None = None
         """How it has to end, as soon as no command runs."""
         self._reply: str | None = None  # that has still to be sent
-        self._verify_by = math.inf
+        self._timer = setup.clock.timer(self.look)
+        self._verify_by = setup.time_to_verify.due()
+        self._timer.by(self._verify_by, setup.time_to_verify.step)
 
     def _calls_of(self, peer: Peer) -> RunningCalls:
         setup = self._setup
@@ -171,7 +177,7 @@ class Connection:
                     await self._close_scope(None)
         finally:
             not_connecting(self._user, self._setup.session)
-            self._gone(self)
+            self._leave()
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
@@ -183,7 +189,11 @@ class Connection:
                     await self._live()
         finally:
             disconnected(self._user)
-            self._gone(self)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._timer.stop()
+        self._gone(self)
 
     def disconnected(self) -> None:
         """The connection is closed: end what is for this client alone."""
@@ -220,21 +230,38 @@ class Connection:
         self._setup.background.start_soon(self._peer.wire.abort)
 
     def look(self) -> None:
-        """With every step of the app's clock: whether the client may stay."""
-        self._peer.wire.look()
-        if self._farewell is None:
-            farewell = self._time_is_over()
-            if farewell is not None:
-                self._setup.background.start_soon(self._part, farewell)
+        """Part from the client if it may not stay; else look again when that may have changed."""
+        if self._farewell is not None:
+            return
+        if self._user.id is not None:
+            self._verify_by = math.inf
+        farewell = self._time_is_over()
+        if farewell is None:
+            self._look_later()
+        else:
+            self._setup.background.start_soon(self._part, farewell)
+
+    def _look_later(self) -> None:
+        user, clock = self._user, self._setup.clock
+        if user.expires_at is not None:
+            left = min(user.expires_at, FAR) - time()
+            self._timer.start(clock.timeout(max(left, 0)))
+        if user.id is None:
+            # If it is overdue already, something runs that may verify it.
+            step = self._setup.time_to_verify.step
+            self._timer.by(max(self._verify_by, clock.now + step), step)
+
+    def expiry_was_set(self) -> None:
+        """The user will be verified for another time; or will not be any more, from now on."""
+        if self._user.id is not None:
+            self._verify_by = self._setup.time_to_verify.due()
+            self._timer.by(self._verify_by, self._setup.time_to_verify.step)
+        self._look_later()
 
     def _time_is_over(self) -> Farewell | None:
         if self._user.has_expired:
             self._user.id = None
             return EXPIRED
-        if self._user.id is not None:
-            self._verify_by = math.inf
-        elif self._verify_by == math.inf:
-            self._verify_by = self._setup.clock.now + self._setup.time_to_verify
         return NOT_VERIFIED if self._idle and self._is_overdue else None
 
     @property

@@ -40,7 +40,7 @@ class Connections:
         self._from: Counter[object] = Counter()
         self._closing = False
         self._all_gone = anyio.Event()
-        setup.clock.listen(self._look)
+        setup.clock.on_jump(self._look)
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
         return self._setup.entrance.address_of(peer, headers)
@@ -81,6 +81,7 @@ class Connections:
             self._all_gone.set()
 
     def _look(self) -> None:
+        """See whose time is over by the wall clock, which was set."""
         for connection in list(self._open):
             connection.look()
 

@@ -12,7 +12,7 @@ import anyio
 import anyio.lowlevel
 from dishka import AsyncContainer
 
-from websuckets.clock import Clock
+from websuckets.clock import Clock, Timeout
 from websuckets.commands import UNSET, Command
 from websuckets.di.work import Work
 from websuckets.envelope import (
@@ -44,7 +44,7 @@ class Route:
     """A command, the time that it has, and what is asked of it for each message."""
 
     command: Command
-    allowance: float
+    timeout: Timeout
     is_stream: bool
     needs_scope: bool
     key: Any
@@ -94,15 +94,14 @@ class Dispatcher:
             injection = command.injection
             return Route(
                 command,
-                clock.allow(timeout),
+                clock.timeout(timeout),
                 command.is_stream,
                 injection.needs_scope,
                 injection.key,
             )
 
         self._routes = {name: route(command) for name, command in commands.items()}
-        self._allowance = clock.allow(handler_timeout)
-        self._clock = clock
+        self._timeout = clock.timeout(handler_timeout)
         self._around = composed(middleware)
 
     def read(self, frame: str | bytes) -> Call | Cancel:
@@ -151,13 +150,9 @@ class Dispatcher:
 
     def _begin(self, call: Call, work: Work) -> None:
         work.doing = call.message.event
-        work.due = self._due(call)
+        work.limit(self._timeout if call.route is None else call.route.timeout)
         if call.route is not None:
             work.ends_on_disconnect = call.route.command.cancel_on_disconnect
-
-    def _due(self, call: Call) -> float:
-        allowance = self._allowance if call.route is None else call.route.allowance
-        return self._clock.now + allowance
 
     async def _run(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
@@ -172,12 +167,12 @@ class Dispatcher:
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         if route.is_stream:
             assert begun is not None
-            stream = _Stream(call, command, wire, work, self._clock, route.allowance, begun)
+            stream = _Stream(call, command, wire, work, route.timeout, begun)
             use = stream.send_items
         else:
             use = partial(_run, call, command, wire.socket)
         work.doing = message.event
-        work.due = self._clock.now + route.allowance
+        work.limit(route.timeout)
         work.ends_on_disconnect = command.cancel_on_disconnect
         try:
             if not route.needs_scope:
@@ -286,8 +281,7 @@ class _Stream:
     command: Command
     wire: Wire
     work: Work
-    clock: Clock
-    allowance: float
+    timeout: Timeout
     begun: Callable[[], None]
 
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
@@ -300,7 +294,7 @@ class _Stream:
             async for item in items:
                 self.work.due = math.inf
                 await self._send(item)
-                self.work.due = self.clock.now + self.allowance
+                self.work.limit(self.timeout)
         except BaseException:
             await _close(items)
             raise

@@ -88,7 +88,7 @@ async def started(
         session=session,
         limits=limits,
         clock=clock,
-        time_to_verify=clock.allow(limits.auth_timeout),
+        time_to_verify=clock.timeout(limits.auth_timeout),
         works=works,
         background=background,
     )

@@ -33,6 +33,10 @@ class UserConnection(Protocol):
         """End what the connection runs for the user that it was verified as."""
         ...
 
+    def expiry_was_set(self) -> None:
+        """Take note of `User.expires_at`."""
+        ...
+
 
 class User:
     """The record of one client, from the end of its handshake until it disconnects.
@@ -129,6 +133,8 @@ class User:
         if moment is not None and not is_number:
             raise TypeError(f"User.expires_at is a number or None, not {type(moment).__name__}")
         self._expires_at = moment
+        if self._connection is not None:
+            self._connection.expiry_was_set()
 
     @property
     def has_expired(self) -> bool:

@@ -126,11 +126,6 @@ class Wire(Protocol):
         """Drop the connection without a closing handshake; does nothing when it is closed."""
         ...
 
-    def look(self) -> None:
-        """With every step of the app's clock: drop the client if it does not read what is sent to
-        it, or answers no pings."""
-        ...
-
     def failed(self, error: BaseException) -> None:
         """Told of a failure of the server itself, which is logged and closes the connection."""
         ...

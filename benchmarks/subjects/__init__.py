@@ -7,9 +7,12 @@ end, and is imported only in the process that serves.
 import json
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["SUBJECTS", "Options", "Subject"]
+
+ROOT: Final = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class Options:
     """The URL of what connects several nodes; see `benchmarks.channels`."""
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self))
+        """Only what is asked for: another revision's servers may not know the rest."""
+        asked = {name: value for name, value in asdict(self).items() if value}
+        return json.dumps(asked)
 
     @classmethod
     def from_json(cls, text: str) -> "Options":
@@ -46,6 +51,8 @@ class Subject:
     """What has to be installed for it."""
     dialect: str = "events"
     is_ours: bool = False
+    root: Path = ROOT
+    """The folder with the ``benchmarks`` and the ``websuckets`` that its process imports."""
 
     @property
     def is_installed(self) -> bool:

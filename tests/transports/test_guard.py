@@ -13,7 +13,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
-from websuckets.clock import Clock
+from websuckets.clock import LONGEST_STEP, Clock
 from websuckets.session import Session
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.memory import MemoryClient
@@ -26,88 +26,147 @@ pytestmark = pytest.mark.anyio
 class Watched:
     """A guard, and the time that it goes by."""
 
-    def __init__(self, limits: Limits | None = None, **options: Any) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, is_pinged: bool = True, **options: Any
+    ) -> None:
         self.clock = Clock()
-        self.guard = Guard(Patience.of(self.clock, limits or Limits(), dict(options)))
+        self.is_reading = True
         self.has_pong = False
+        self._alarms: list[Alarm] = []
+        self.guard = Guard(
+            Patience.of(self.clock, limits or Limits(), dict(options)),
+            self._alarms.append,
+            (lambda: self.is_reading) if is_pinged else None,
+        )
 
-    def look(self, seconds: float = 0, *, is_reading: bool = True) -> Alarm | None:
-        self.clock.now += seconds
-        return self.guard.look(is_reading=is_reading)
+    def after(self, seconds: float) -> list[Alarm]:
+        """Let so much time pass, in steps, and return what the guard has told meanwhile."""
+        end = self.clock.now + seconds
+        while self.clock.now < end:
+            self.clock.now = min(self.clock.now + LONGEST_STEP, end)
+            self.clock.ring()
+        told, self._alarms[:] = [*self._alarms], ()
+        return told
 
     def pinged(self) -> None:
         self.has_pong = False
         self.guard.pinged(lambda: self.has_pong)
 
 
-PINGS = {"ping_interval": 8, "ping_timeout": 8}  # on the clock, 9 at most
+PINGS = {"ping_interval": 8, "ping_timeout": 8}  # on the clock, between 8 and 9
 
 
 def test_pings_go_out_at_their_interval() -> None:
     """The next one counts from the answer to the last; there is never a second one on its way."""
     peer = Watched(**PINGS)
-    assert peer.look(8.9) is None
-    assert peer.look(0.2) is Alarm.PING
-    assert peer.look(0.1) is None
+    assert peer.after(8) == []
+    assert peer.after(1) == [Alarm.PING]
+    assert peer.after(100) == []
     peer.pinged()
-    assert peer.look(7) is None
+    assert peer.after(7) == []
     peer.has_pong = True
-    assert peer.look(1) is None
-    assert peer.look(8.9) is None
-    assert peer.look(0.2) is Alarm.PING
+    assert peer.after(8) == []
+    assert peer.after(1.5) == [Alarm.PING]
 
 
 def test_a_peer_that_does_not_answer_is_told_of_once() -> None:
     """At its timeout."""
     peer = Watched(**PINGS)
-    peer.look(10)
+    assert peer.after(9) == [Alarm.PING]
     peer.pinged()
-    assert peer.look(8.9) is None
-    assert peer.look(0.2) is Alarm.NO_PONG
-    assert peer.look(100) is None
+    assert peer.after(7.5) == []
+    assert peer.after(1) == [Alarm.NO_PONG]
+    assert peer.after(100) == []
 
 
 def test_only_the_time_counts_in_which_it_is_read_from() -> None:
     """Its answer stands behind what it sent before; and it is not asked meanwhile."""
     peer = Watched(**PINGS)
-    assert peer.look(100, is_reading=False) is None
-    assert peer.look(1) is Alarm.PING
+    peer.is_reading = False
+    assert peer.after(100) == []
+    peer.is_reading = True
+    assert peer.after(1) == [Alarm.PING]
     peer.pinged()
-    assert peer.look(8) is None
-    assert peer.look(1000, is_reading=False) is None
-    assert peer.look(0.9) is None
-    assert peer.look(0.2) is Alarm.NO_PONG
+    assert peer.after(7) == []
+    peer.is_reading = False
+    assert peer.after(1000) == []
+    peer.is_reading = True
+    assert peer.after(0.5) == []
+    assert peer.after(2) == [Alarm.NO_PONG]
 
 
 @pytest.mark.parametrize(
     ("options", "alarms"),
     [
-        ({"ping_interval": None, "ping_timeout": 8}, [None, None]),
-        ({"ping_interval": 8, "ping_timeout": None}, [Alarm.PING, None]),
+        ({"ping_interval": None, "ping_timeout": 8}, []),
+        ({"ping_interval": 8, "ping_timeout": None}, [Alarm.PING]),
     ],
 )
-def test_pings_may_be_off(options: dict[str, Any], alarms: list[Alarm | None]) -> None:
+def test_pings_may_be_off(options: dict[str, Any], alarms: list[Alarm]) -> None:
     """Or their answers not be missed, as with `websockets`."""
     peer = Watched(**options)
-    assert peer.look(1e6) is alarms[0]
-    peer.pinged()
-    assert (peer.look(1e6) if alarms[0] else None) is alarms[1]
+    assert peer.after(100) == alarms
+    if alarms:
+        peer.pinged()
+    assert peer.after(1000) == []
+
+
+def test_who_is_pinged_by_somebody_else_is_not_looked_at() -> None:
+    """A server for ASGI does that itself."""
+    peer = Watched(is_pinged=False)
+    assert peer.clock._timers == []
+    assert peer.after(100) == []
+
+
+def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
+    """Once to ping it, once for its answer: however fine the clock is because of others."""
+    looks = pings = 0
+
+    class Counting(Guard):
+        def _look(self) -> None:
+            nonlocal looks
+            looks += 1
+            super()._look()
+
+    def ping(alarm: Alarm) -> None:
+        nonlocal pings
+        pings += 1
+        guard.pinged(lambda: True)
+
+    clock = Clock()
+    guard = Counting(Patience.of(clock, Limits(), {}), ping, lambda: True)
+    while pings < 10 or looks < 20:
+        clock.now += 0.01
+        clock.ring()
+    assert (pings, looks) == (10, 20)
 
 
 def test_a_peer_that_does_not_read() -> None:
     """Its time begins with what waits first, and anew with each that gets through."""
-    peer = Watched(Limits(send_timeout=8))
+    peer = Watched(Limits(send_timeout=8), ping_interval=None)
     peer.guard.blocked()
-    assert peer.look(5) is None
+    assert peer.after(5) == []
     peer.guard.blocked()
-    assert peer.look(3.9) is None
+    assert peer.after(3) == []
     peer.guard.unblocked()
     assert peer.guard.is_blocked
-    assert peer.look(8.9) is None
-    assert peer.look(0.2) is Alarm.STALLED
+    assert peer.after(8) == []
+    assert peer.after(1) == [Alarm.STALLED]
     peer.guard.unblocked()
     assert not peer.guard.is_blocked
-    assert peer.look(100) is not Alarm.STALLED
+    assert peer.after(100) == []
+
+
+def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
+    """Whatever was on its way."""
+    peer = Watched(Limits(send_timeout=8), **PINGS)
+    peer.guard.blocked()
+    peer.guard.end()
+    peer.guard.unblocked()
+    peer.guard.blocked()
+    peer.guard.pinged(lambda: False)
+    assert peer.after(100) == []
+    assert peer.clock._timers == []
 
 
 def test_what_may_wait_for_it() -> None:

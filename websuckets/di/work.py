@@ -11,7 +11,7 @@ from dishka import AsyncContainer, Scope
 from dishka.exceptions import ExitError
 
 from websuckets.backend import cancellations
-from websuckets.clock import Clock
+from websuckets.clock import Clock, Timeout
 from websuckets.exc import CommandTimeout
 from websuckets.incidents import log_incident
 
@@ -28,9 +28,8 @@ class Works:
     def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
         self.clock = clock
         self.finalize_timeout = finalize_timeout
-        self._time_to_close = clock.allow(finalize_timeout)
+        self._time_to_close = clock.timeout(finalize_timeout)
         self._open: set[Work] = set()
-        clock.listen(self._look)
 
     def begin(self, life: anyio.CancelScope) -> "Work":
         """Work that ends early when ``life``, which is entered around it, is cancelled."""
@@ -40,11 +39,6 @@ class Works:
     def running(self) -> list[str]:
         """What is being done at the moment, by name."""
         return [work.doing for work in self._open if work.doing is not None]
-
-    def _look(self) -> None:
-        now = self.clock.now
-        for work in list(self._open):
-            work.look(now)
 
 
 class Work:
@@ -63,6 +57,8 @@ class Work:
         "_close_by",
         "_life",
         "_scope",
+        "_step",
+        "_timer",
         "_works",
         "doing",
         "due",
@@ -78,10 +74,12 @@ class Work:
         self._life = life
         self._scope = anyio.CancelScope()
         self._close_by = math.inf
+        self._timer = works.clock.timer(self._look)
+        self._step: float = math.inf  # of the clock, while what is done has a deadline
         self.doing: str | None = None
         """What is done, for the log."""
         self.due: float = math.inf
-        """The moment, of the app's clock, at which what is done takes too long."""
+        """The moment, of the app's clock, at which what is done takes too long; see `limit`."""
         self.ends_on_disconnect: bool = False
         """Whether it is cancelled when the client has left."""
         self.has_timed_out: bool = False
@@ -107,7 +105,22 @@ class Work:
         traceback: TracebackType | None,
     ) -> bool:
         self._works._open.discard(self)
+        self._timer.stop()
         return bool(self._scope.__exit__(exc_type, exc, traceback))
+
+    def limit(self, timeout: Timeout) -> None:
+        """Cancel what is done if it takes longer than this, from now on."""
+        self._step = timeout.step
+        self.due = due = timeout.due()
+        if due < self._timer.moment:
+            self._timer.by(due, timeout.step)
+
+    def _look(self) -> None:
+        """See what is late, and do so again when something else may be."""
+        self.look(self._clock.now)
+        self._timer.by(self.due, self._step)
+        if not self.is_late:
+            self._timer.by(self._close_by, self._works._time_to_close.step)
 
     def look(self, now: float) -> None:
         """Cancel what takes too long."""
@@ -235,7 +248,10 @@ class Work:
         """
         interruption: BaseException | None = None
         self._scope.shield = True
-        self._close_by = self._clock.now + self._works._time_to_close
+        time_to_close = self._works._time_to_close
+        self._close_by = close_by = time_to_close.due()
+        if close_by < self._timer.moment:
+            self._timer.by(close_by, time_to_close.step)
         try:
             while True:
                 try:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websuckets.clock import Clock
-from websuckets.limits import Limits
+from websuckets.clock import Clock, Timeout
+from websuckets.limits import Limits, seconds
 
 __all__ = ["FAREWELL_TIME", "Alarm", "Guard", "Patience"]
 
@@ -25,9 +25,12 @@ class Patience:
     """How long peers are waited for, on the clock of the app; all of a server share it."""
 
     clock: Clock
-    to_read: float
-    between_pings: float
-    for_pong: float
+    to_read: Timeout
+    between_pings: Timeout
+    ping_timeout: float
+    """Seconds until a ping is answered."""
+    for_pong: Timeout
+    """The same, on the clock."""
     outbox: tuple[float, float]
 
     @classmethod
@@ -37,9 +40,10 @@ class Patience:
         timeout = options.pop("ping_timeout", PING_TIMEOUT)
         return cls(
             clock,
-            to_read=clock.allow(limits.send_timeout),
-            between_pings=clock.allow(interval),
-            for_pong=clock.allow(timeout),
+            to_read=clock.timeout(limits.send_timeout),
+            between_pings=clock.timeout(interval),
+            ping_timeout=seconds(timeout),
+            for_pong=clock.timeout(timeout),
             outbox=(math.inf, math.inf) if limits.outbox is None else limits.outbox,
         )
 
@@ -53,30 +57,57 @@ class Alarm(enum.Enum):
 
 
 class Guard:
-    """Watches one peer, from the opening of its connection on."""
+    """Watches one peer, from the opening of its connection on.
+
+    It tells ``alarm`` what is to be done about the peer, until `end`. Nothing is looked at before
+    it may be time for that: while the peer answers pings, and takes what is sent to it, its guard
+    costs two looks for each ping. ``is_reading`` tells whether the connection is open, and what the
+    peer sends is read; without it, the peer is not pinged.
+    """
 
     __slots__ = (
+        "_alarm",
         "_bytes",
         "_frames",
         "_has_pong",
+        "_is_reading",
         "_looked_at",
         "_patience",
         "_ping_at",
         "_read_by",
         "_silent",
+        "_timer",
         "_waiting",
+        "_was_reading",
     )
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(
+        self,
+        patience: Patience,
+        alarm: Callable[[Alarm], None],
+        is_reading: Callable[[], bool] | None = None,
+    ) -> None:
         self._patience = patience
+        self._alarm = alarm
+        self._is_reading = is_reading
         self._waiting = 0
         self._frames = 0
         self._bytes = 0
+        self._timer = patience.clock.timer(self._look)
         self._read_by = math.inf
-        self._looked_at = patience.clock.now
-        self._ping_at = self._looked_at + patience.between_pings
+        self._ping_at = math.inf
         self._has_pong: Callable[[], bool] | None = None  # while a ping is on its way
         self._silent = 0.0  # for so long it could have been answered
+        self._looked_at = 0.0
+        self._was_reading = False
+        if is_reading is not None:
+            self._ping_later()
+
+    def end(self) -> None:
+        """The connection is gone: tell nothing any more, and refer to nobody."""
+        self._timer.stop()
+        self._alarm = _say_nothing
+        self._is_reading = None
 
     @property
     def is_blocked(self) -> bool:
@@ -87,14 +118,20 @@ class Guard:
         """Something begins to wait for the peer to read."""
         self._waiting += 1
         if self._waiting == 1:
-            self._read_by = self._patience.clock.now + self._patience.to_read
+            self._wait_for_reading()
 
     def unblocked(self) -> None:
         """The peer has read it; others may still wait, but have all the time again."""
         self._waiting -= 1
         self._read_by = math.inf
         if self._waiting:
-            self._read_by = self._patience.clock.now + self._patience.to_read
+            self._wait_for_reading()
+
+    def _wait_for_reading(self) -> None:
+        to_read = self._patience.to_read
+        self._read_by = read_by = to_read.due()
+        if read_by < self._timer.moment:
+            self._timer.by(read_by, to_read.step)
 
     @contextmanager
     def queued(self, message: Any) -> Iterator[bool]:
@@ -113,36 +150,61 @@ class Guard:
         """A ping is on its way; ``has_pong`` tells whether it was answered."""
         self._has_pong = has_pong
         self._silent = 0.0
+        self._looked_at = self._patience.clock.read()
+        self._was_reading = self._reads()
+        self._look_for_pong_later()
 
-    def look(self, *, is_reading: bool) -> Alarm | None:
-        """What there is to be done, at this step of the clock.
+    def _look(self) -> None:
+        if self._has_pong is not None:
+            self._look_for_pong(self._has_pong)
+        elif self._ping_at < math.inf:
+            self._ping_if_due()
+        if self._read_by <= self._patience.clock.now:
+            self._read_by = math.inf  # once is enough
+            self._alarm(Alarm.STALLED)
+        self._timer.by(self._read_by, self._patience.to_read.step)
 
-        Pongs stand behind the commands that the peer sent before. So the time until one comes
-        counts only while the connection ``is_reading``.
-        """
+    def _ping_later(self) -> None:
+        between_pings = self._patience.between_pings
+        self._ping_at = between_pings.due()
+        self._timer.by(self._ping_at, between_pings.step)
+
+    def _ping_if_due(self) -> None:
+        """A peer that is not read from is not asked meanwhile."""
+        now, step = self._patience.clock.now, self._patience.between_pings.step
+        if self._ping_at <= now and self._reads():
+            self._ping_at = math.inf  # until it is answered
+            self._alarm(Alarm.PING)
+        else:
+            self._timer.by(max(self._ping_at, now + step), step)
+
+    def _look_for_pong(self, has_pong: Callable[[], bool]) -> None:
+        """Pongs stand behind the commands that the peer sent before. So the time until one comes
+        counts only while the connection is reading."""
         now = self._patience.clock.now
         since_last, self._looked_at = now - self._looked_at, now
-        if self._read_by <= now:
-            self._read_by = math.inf  # once is enough
-            return Alarm.STALLED
-        if self._has_pong is not None:
-            return self._wait_for_pong(since_last if is_reading else 0.0)
-        if is_reading and self._ping_at <= now:
-            self._ping_at = math.inf  # until it is answered
-            return Alarm.PING
-        return None
-
-    def _wait_for_pong(self, seconds: float) -> Alarm | None:
-        assert self._has_pong is not None
-        if self._has_pong():
+        was_reading, self._was_reading = self._was_reading, self._reads()
+        if has_pong():
             self._has_pong = None
-            self._ping_at = self._looked_at + self._patience.between_pings
-            return None
-        self._silent += seconds
-        if self._silent < self._patience.for_pong:
-            return None
-        self._silent = -math.inf  # once is enough
-        return Alarm.NO_PONG
+            self._ping_later()
+            return
+        if was_reading and self._was_reading:
+            self._silent += since_last
+        if self._silent < self._patience.ping_timeout:
+            self._look_for_pong_later()
+        else:
+            self._has_pong = None  # once is enough
+            self._alarm(Alarm.NO_PONG)
+
+    def _look_for_pong_later(self) -> None:
+        step = self._patience.for_pong.step
+        self._timer.by(self._looked_at + step, step)
+
+    def _reads(self) -> bool:
+        return self._is_reading is not None and self._is_reading()
+
+
+def _say_nothing(alarm: Alarm) -> None: ...
 
 
 def _size(message: Any) -> int:

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
 from websuckets.socket import path_of
-from websuckets.transports.guard import Alarm
+from websuckets.transports.guard import Alarm, Guard
 from websuckets.transports.handshake import Handshake
 
 __all__ = ["GuardedConnection"]
@@ -24,9 +24,13 @@ class GuardedConnection(Handshake):
     It is the `Wire` of its connection. As a base class it stands before ``ServerConnection``.
     """
 
-    __slots__ = ()
+    __slots__ = ("guard",)
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        self.guard: Guard = Guard(self.patience, self._alarmed, self._can_be_pinged)
+        super().__init__(*arguments, **keywords)
 
     @property
     def socket(self) -> Any:
@@ -38,8 +42,11 @@ class GuardedConnection(Handshake):
 
     def failed(self, error: BaseException) -> None: ...
 
-    def look(self: Any) -> None:
-        match self.guard.look(is_reading=self._is_reading and self.state is State.OPEN):
+    def _can_be_pinged(self: Any) -> bool:
+        return self.state is State.OPEN and self._is_reading
+
+    def _alarmed(self: Any, alarm: Alarm) -> None:
+        match alarm:
             case Alarm.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
                 self._abort()

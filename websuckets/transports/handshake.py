@@ -14,7 +14,7 @@ from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
 from websuckets.socket import Accepted, Door, HttpAnswer, path_of
-from websuckets.transports.guard import Guard, Patience
+from websuckets.transports.guard import Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
 
@@ -33,13 +33,12 @@ class Handshake:
 
     # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more it
     # would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each client.
-    __slots__ = ("_address", "accepted", "guard")
+    __slots__ = ("_address", "accepted")
 
     door: Door
     patience: Patience
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.guard: Guard = Guard(self.patience)
         self.accepted: Accepted | None = None
         self._address: tuple[Any] | None = None
         super().__init__(*arguments, **keywords)

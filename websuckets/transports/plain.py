@@ -129,7 +129,8 @@ class PlainSocket(ABC):
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called with a failure of the server itself."""
         self.path: str = path
-        self._guard = Guard(patience)
+        # Pings are the business of whoever is below.
+        self._guard = Guard(patience, self._alarmed)
         self._frames = frames
         self._max_size = max_size
         self._taken = 0
@@ -236,11 +237,10 @@ class PlainSocket(ABC):
             self._received = None if code is None else Close(code, reason)
             self._end()
 
-    def look(self) -> None:
-        # Pings are the business of whoever is below.
-        if self._guard.look(is_reading=False) is Alarm.STALLED:
-            logger.info("%s does not read what is sent to it: dropped", self.id)
-            self.drop()
+    def _alarmed(self, alarm: Alarm) -> None:
+        assert alarm is Alarm.STALLED
+        logger.info("%s does not read what is sent to it: dropped", self.id)
+        self.drop()
 
     async def wait_closed(self) -> None:
         """Wait until our own close, if there was one, is on its way to the client."""
@@ -298,6 +298,7 @@ class PlainSocket(ABC):
 
     def _end(self) -> None:
         self._is_closed = True
+        self._guard.end()
         self._frames.end()
         self.ended()
 

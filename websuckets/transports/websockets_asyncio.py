@@ -277,6 +277,7 @@ class _Connection(GuardedConnection):
     def connection_lost(self: Any, error: Exception | None) -> None:
         if self.paused:  # nobody resumes what is lost
             self.guard.unblocked()
+        self.guard.end()
         super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         self._look_into_queue()

@@ -101,7 +101,10 @@ class _Connection(GuardedConnection):
             super().process_event(event)  # type: ignore[misc]  # of ServerConnection
 
     async def close_stream(self: Any) -> None:
-        await super().close_stream()  # type: ignore[misc]  # of ServerConnection
+        try:
+            await super().close_stream()  # type: ignore[misc]  # of ServerConnection
+        finally:
+            self.guard.end()
         if self.accepted is not None:
             self.accepted.disconnected()
 
