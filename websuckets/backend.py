@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["cancellations", "on_trio", "spawn"]
+__all__ = ["EventLoop", "cancellations", "on_trio", "spawn"]
 
 
 def on_trio() -> bool:
@@ -20,6 +20,29 @@ def cancellations() -> int:
         return 0
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
+
+
+class EventLoop:
+    """The event loop in which this was made, for what no other event loop can use.
+
+    In another one, or in another thread, who waits would wait for good.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self) -> None:
+        self._loop = _running_loop()
+
+    def check(self, error: str) -> None:
+        """Raise `RuntimeError` with this text in any other event loop."""
+        if _running_loop() is not self._loop:
+            raise RuntimeError(error)
+
+
+def _running_loop() -> object:
+    if on_trio():
+        return sys.modules["trio"].lowlevel.current_trio_token()
+    return asyncio.get_running_loop()
 
 
 def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
