@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from dishka import Provider, Scope
 from harness import TIMEOUT, Gate, app_with, errors, in_another_loop, until
@@ -420,6 +421,8 @@ async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -
             with pytest.raises(RuntimeError, match="in another event loop"):
                 await in_another_loop(attempt)
         assert await in_another_loop(lambda: client.close_code) is None
+        with pytest.raises(RuntimeError, match="in another event loop"):
+            await anyio.to_thread.run_sync(client.stream, "count", 1)  # in none
         assert [item.payload async for item in stream] == [0]
         lost = [client.stream("count for good")]
         await in_another_loop(lost.clear)  # nothing can be done about it from there

@@ -28,21 +28,22 @@ class EventLoop:
     In another one, or in another thread, who waits would wait for good.
     """
 
-    __slots__ = ("_loop",)
+    __slots__ = ("_loop", "_running")
 
     def __init__(self) -> None:
-        self._loop = _running_loop()
+        self._running: Callable[[], object] = asyncio.get_running_loop
+        if on_trio():
+            self._running = sys.modules["trio"].lowlevel.current_trio_token
+        self._loop = self._running()
 
     def check(self, error: str) -> None:
-        """Raise `RuntimeError` with this text in any other event loop."""
-        if _running_loop() is not self._loop:
+        """Raise `RuntimeError` with this text in any other event loop, and where none runs."""
+        try:
+            loop: object = self._running()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
             raise RuntimeError(error)
-
-
-def _running_loop() -> object:
-    if on_trio():
-        return sys.modules["trio"].lowlevel.current_trio_token()
-    return asyncio.get_running_loop()
 
 
 def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
