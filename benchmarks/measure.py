@@ -224,9 +224,10 @@ def _idle_round(
     failed: dict[str, str] = {}
     most_files()
     with ExitStack() as stack:
-        for name, subject, options in entries:
+        for name, subject, options in random.sample(entries, len(entries)):
             with _noting(failed, name):
                 benches[name] = stack.enter_context(IdleBench(subject, job, options))
+            _rest(benches, failed, TURN)  # others may have been pinged
         _rest(benches, failed, IDLE_WARM_UP)
         for idle in benches.values():
             idle.begin()

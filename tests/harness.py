@@ -3,13 +3,16 @@
 import json
 import logging
 import runpy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from inspect import isawaitable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import httpx2
 import pytest
 import trio
@@ -84,6 +87,17 @@ async def dial(server: Any, **options: Any) -> AsyncIterator[Client]:
         return
     async with connect(server.urls[0], **options) as connection:
         yield Client(connection, server)
+
+
+async def in_another_loop(function: Callable[..., Any], *args: Any) -> Any:
+    """Run the function, async or not, in an event loop of its own, in a thread."""
+
+    async def main() -> Any:
+        result = function(*args)
+        return await result if isawaitable(result) else result
+
+    run = partial(anyio.run, main, backend="trio" if on_trio() else "asyncio")
+    return await anyio.to_thread.run_sync(run)
 
 
 def connect(url: str, **options: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import anyio
 import pytest
 import rooms
-from harness import TIMEOUT, Gate, dial, errors, talk
+from harness import TIMEOUT, Gate, dial, errors, in_another_loop, talk
 from peers import SMALL, opened
 from serving import Serving
 from websockets.exceptions import ConnectionClosed
@@ -346,3 +347,19 @@ async def test_idle_connections_have_no_outbox() -> None:
 def test_a_session_is_made_for_channels() -> None:
     """`Channels` is made of one."""
     assert repr(Channels(Session())) == "Channels(0)"
+
+
+async def test_channels_are_used_in_the_loop_of_their_app() -> None:
+    """Who publishes from a thread, by a loop of its own, is told so: there are no connections."""
+    app = rooms.app()
+    channels = channels_of(app)
+    async with TestClient(app) as client:
+        for attempt in (
+            partial(channels.publish, "a", ClientEvent("news", 1)),
+            partial(channels.send_to, "ann", ClientEvent("news", 1)),
+            partial(channels.subscribe, client.socket, "a"),
+            partial(channels.members, "a"),
+            channels.online,
+        ):
+            with pytest.raises(RuntimeError, match="Channels: the app runs in another event loop"):
+                await in_another_loop(attempt)

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
 import anyio
 import pytest
-from harness import app_with, dial, talk
+from harness import app_with, dial, in_another_loop, talk
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.exc import NoCurrentSession
 from websuckets.session import Session, User, disconnected
 from websuckets.session import connected as connect
+from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
 
@@ -231,3 +233,18 @@ async def test_an_app_that_stopped_is_nobodys() -> None:
         assert Session.online == {}
     with pytest.raises(NoCurrentSession):
         _ = Session.online
+
+
+async def test_users_are_revoked_in_the_loop_of_their_app() -> None:
+    """Their connections are there; what is only read, is read anywhere."""
+    app = WebSuckets()
+    session = app._session
+    async with TestClient(app) as client:
+        for attempt in (
+            partial(session.revoke, "ann"),
+            partial(session.forget, session.online[client.socket.id]),
+        ):
+            with pytest.raises(RuntimeError, match="Session: the app runs in another event loop"):
+                await in_another_loop(attempt)
+        assert client.socket.id in await in_another_loop(lambda: session.online)
+    await in_another_loop(session.revoke, "ann")  # it does not run any more

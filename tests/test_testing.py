@@ -3,12 +3,14 @@
 import copy
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from dishka import Provider, Scope
-from harness import TIMEOUT, Gate, app_with, errors, until
+from harness import TIMEOUT, Gate, app_with, errors, in_another_loop, until
 from pydantic import BaseModel
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from websockets.http11 import Request
@@ -19,6 +21,7 @@ from websuckets.exc import ClientError, ConfigurationError, HandshakeRefused, Mi
 from websuckets.security import Token
 from websuckets.session import Session, User
 from websuckets.testing import CommandError, TestClient
+from websuckets.transports.memory import CAPACITY
 
 pytestmark = pytest.mark.anyio
 
@@ -314,6 +317,115 @@ async def test_streams(app: WebSuckets, journal: list[str]) -> None:
         assert (await client.receive()).event == "told"
         await until_counted(journal)
         assert (await client.call("count", 3)).payload is None  # the last reply
+
+
+async def test_a_stream_is_sent_when_it_is_opened() -> None:
+    """So a test opens it, does something, and then looks at what comes of that."""
+    group, begun = CommandGroup(), []
+
+    @group.command("live")
+    async def live(socket: Socket) -> AsyncIterator[int]:
+        begun.append("live")
+        yield 1
+        yield 2
+
+    @group.command("begun")
+    async def tell(socket: Socket) -> list[str]:
+        return begun
+
+    async with TestClient(app_with(group)) as client:
+        stream = client.stream("live")
+        assert (await client.call("begun")).payload == ["live"]
+        assert [item.payload async for item in stream] == [1, 2]
+        assert [item async for item in stream] == []
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("how", ["closed", "thrown away", "thrown into"])
+async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
+    app: WebSuckets, journal: list[str], how: str
+) -> None:
+    """And what came of it meanwhile is not kept."""
+    async with TestClient(app) as client:
+        stream = client.stream("count for good")
+        await client.call("tell", 1)
+        assert (await client.receive()).event == "told"
+        if how == "closed":
+            async with aclosing(stream):
+                pass
+        elif how == "thrown into":
+            with pytest.raises(ValueError, match="for a reason"):
+                await stream.athrow(ValueError("for a reason"))
+        del stream
+        await until_counted(journal)
+        await client.call("tell", 2)
+        assert (await client.receive()).payload == 2
+        inbox = client._inbox
+        assert (inbox._frames, inbox._claimed) == ([], set())
+
+
+async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> None:
+    """The server has too much to read: then it is sent when the first item is asked for."""
+    group = CommandGroup()
+
+    @group.command("wait")
+    async def wait(socket: Socket, model: Payload[str]) -> None:
+        await gate()
+
+    @group.command("count")
+    async def count(socket: Socket, to: Payload[int]) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    async with TestClient(app_with(group)) as client:
+        await client.send("wait", "")
+        await gate.reached.wait()
+        for _ in range(CAPACITY // 60_000 + 1):
+            await client.send("wait", "x" * 60_000)
+        never_read = client.stream("count", 1)
+        stream = client.stream("count", 1)
+        gate.opened.set()
+        assert [item.payload async for item in stream] == [0]
+        del never_read
+
+
+async def test_streams_that_outlive_their_connection_are_over(app: WebSuckets) -> None:
+    """There is nothing to cancel; to open one is an error."""
+    async with TestClient(app) as client:
+        closed, left = client.stream("count for good"), client.stream("count for good")
+        await client.close()
+        await closed.aclose()
+        del left
+        with pytest.raises(ConnectionClosed):
+            client.stream("count", 1)
+
+
+async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -> None:
+    """In another one it says so at once, whatever it is asked for, rather than wait for nobody."""
+    async with TestClient(app) as client:
+        stream = client.stream("count", 1)
+        for attempt in (
+            partial(client.call, "tell", 1),
+            partial(client.send, "tell", 1),
+            partial(client.send_frame, "{}"),
+            client.receive,
+            client.receive_frame,
+            partial(client.stream, "count", 1),
+            stream.__anext__,
+            client.wait_closed,
+            client.close,
+            client.abort,
+            client.connect().__aenter__,
+            partial(client.__aexit__, None, None, None),
+        ):
+            with pytest.raises(RuntimeError, match="in another event loop"):
+                await in_another_loop(attempt)
+        assert await in_another_loop(lambda: client.close_code) is None
+        with pytest.raises(RuntimeError, match="in another event loop"):
+            await anyio.to_thread.run_sync(client.stream, "count", 1)  # in none
+        assert [item.payload async for item in stream] == [0]
+        lost = [client.stream("count for good")]
+        await in_another_loop(lost.clear)  # nothing can be done about it from there
 
 
 async def until_counted(journal: list[str]) -> None:

@@ -348,6 +348,7 @@ class WebSuckets:
                 raise ConfigurationError(_NOT_STARTED)
             await self._by_itself.start()
         assert self._running is not None
+        self._running.loop.check(_OTHER_LOOP)
         return self._running
 
     def _answer(self, path: str) -> HttpAnswer:
@@ -379,6 +380,11 @@ starts; let the host start it:
         async with app.lifespan():
             yield
 An ASGI server that runs app.asgi itself starts it, unless its lifespan is switched off."""
+
+
+_OTHER_LOOP = """the app runs in another event loop than the one that brings a connection: start \
+it in that one, by its lifespan; where a test client starts a loop for each connection, enter the \
+client as a context, so that it has one for all"""
 
 
 _NO_ORIGINS = """clients are verified at their handshake, by what browsers send from any page that \

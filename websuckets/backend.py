@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-__all__ = ["cancellations", "on_trio", "spawn"]
+__all__ = ["EventLoop", "cancellations", "on_trio", "spawn"]
 
 
 def on_trio() -> bool:
@@ -20,6 +20,30 @@ def cancellations() -> int:
         return 0
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
+
+
+class EventLoop:
+    """The event loop in which this was made, for what no other event loop can use.
+
+    In another one, or in another thread, who waits would wait for good.
+    """
+
+    __slots__ = ("_loop", "_running")
+
+    def __init__(self) -> None:
+        self._running: Callable[[], object] = asyncio.get_running_loop
+        if on_trio():
+            self._running = sys.modules["trio"].lowlevel.current_trio_token
+        self._loop = self._running()
+
+    def check(self, error: str) -> None:
+        """Raise `RuntimeError` with this text in any other event loop, and where none runs."""
+        try:
+            loop: object = self._running()
+        except RuntimeError:
+            loop = None
+        if loop is not self._loop:
+            raise RuntimeError(error)
 
 
 def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:

@@ -8,6 +8,7 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
+from websuckets.backend import EventLoop
 from websuckets.broker import Broker, Link
 from websuckets.closing import REVOKED
 from websuckets.envelope import ClientEvent
@@ -137,6 +138,7 @@ class Channels:
     def _running(self) -> "_Node":
         if self._node is None:
             raise RuntimeError("Channels: the app does not run")
+        self._node.loop.check(_OTHER_LOOP)
         return self._node
 
     def __repr__(self) -> str:
@@ -163,6 +165,12 @@ class Channels:
             self._node.link.publish(REVOCATIONS, to_json(id))
 
 
+_OTHER_LOOP: Final = (
+    "Channels: the app runs in another event loop, and connections belong to that one: call this "
+    "there, from a thread by anyio.from_thread or asyncio.run_coroutine_threadsafe"
+)
+
+
 class _Node:
     """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
 
@@ -174,6 +182,7 @@ class _Node:
         self._longest_name = limits.channel_name
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
+        self.loop = EventLoop()
         outboxes = Outboxes(limits, background.start_soon)
         self.hub = Hub(session, outboxes, limits.subscriptions, self._enter, self._leave)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 from dishka import AsyncContainer
 
-from websuckets.backend import spawn
+from websuckets.backend import EventLoop, spawn
 from websuckets.blueprint import Blueprint
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
@@ -44,6 +44,7 @@ class Running:
     clock: Clock
     patience: Patience
     """With clients that the app does not serve by ``websockets``."""
+    loop: EventLoop
 
     @property
     def has_ended(self) -> bool:
@@ -106,7 +107,14 @@ async def started(
             with as_current(session):
                 await _run_startup_hooks(setup)
             yield Running(
-                blueprint, container, Connections(setup), background, limits, clock, patience
+                blueprint,
+                container,
+                Connections(setup),
+                background,
+                limits,
+                clock,
+                patience,
+                EventLoop(),
             )
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from time import time
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 import anyio
 
+from websuckets.backend import EventLoop
 from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession, NotAuthorized
 from websuckets.revocations import Revocations
@@ -233,6 +234,7 @@ class Session:
         self._connections_of: dict[UserId, dict[User, None]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
         self._watchers: list[Watcher] = []
+        self._loop: EventLoop | None = None  # while the app runs
         self._keeper: Keeper | None = None
         self._revocations = Revocations()
 
@@ -275,8 +277,13 @@ class Session:
         """
         await self._kept.forget(user)
 
+    def _check_loop(self) -> None:
+        if self._loop is not None:
+            self._loop.check(_OTHER_LOOP)
+
     @property
     def _kept(self) -> Keeper:
+        self._check_loop()
         if self._keeper is None:
             raise RuntimeError(
                 "nothing keeps users beyond their connections: give ResumeProvider(), or "
@@ -296,6 +303,7 @@ class Session:
         for as long as the transport does (``close_timeout``, 10 seconds by default under
         ``websockets``).
         """
+        self._check_loop()
         users = self._end_verification(user_id)
         self._revocations.add_own(user_id)
         for watcher in self._watchers:
@@ -348,6 +356,11 @@ class Session:
             watcher.demoted(user, id)
 
 
+_OTHER_LOOP: Final = (
+    "Session: the app runs in another event loop, and connections belong to that one: call this "
+    "there, from a thread by anyio.from_thread or asyncio.run_coroutine_threadsafe"
+)
+
 _current: ContextVar[Session] = ContextVar("websuckets.session")
 _running: list[Session] = []
 
@@ -370,9 +383,11 @@ def current_session() -> Session:
 def running(session: Session) -> Iterator[None]:
     """While the app of this session runs."""
     _running.append(session)
+    session._loop = EventLoop()
     try:
         yield
     finally:
+        session._loop = None
         _running.remove(session)
 
 

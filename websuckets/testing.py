@@ -1,11 +1,11 @@
 """An app under test: in memory, without a port, through what serves real connections."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, NoReturn, Self, TypeAlias
 
 import anyio
 from pydantic_core import from_json, to_json
@@ -60,8 +60,9 @@ class TestClient:
     closes the connection with 1000 and stops the app, which has 5 seconds to finish what it does.
 
     Methods raise ``websockets.exceptions.ConnectionClosed`` once the connection is closed,
-    ``TimeoutError`` after ``timeout`` seconds (``None`` waits for good), and whatever fails inside
-    websuckets. A handler that fails is answered with an error, as it is in production.
+    ``TimeoutError`` after ``timeout`` seconds (``None`` waits for good), whatever fails inside
+    websuckets, and `RuntimeError` in another event loop than the one that has entered the client. A
+    handler that fails is answered with an error, as it is in production.
     """
 
     __test__ = False  # or pytest takes it for a test
@@ -107,12 +108,11 @@ class TestClient:
         id: str | int | None = None,
     ) -> None:
         """Send a command. The payload is anything that pydantic serialises."""
-        fields = {"event": event, "payload": payload, "token": token, "id": id}
-        await self._send({name: value for name, value in fields.items() if value is not None})
+        await self.send_frame(_command(event, payload, token, id))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send any text or bytes."""
-        await self._inbox.client.send(frame)
+        await self._here.client.send(frame)
 
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
         """The next event that is no reply to a `call` or a `stream`.
@@ -120,7 +120,7 @@ class TestClient:
         Raises `CommandError` for an error, and `ValueError` for what is neither, which then is left
         to `receive_frame`.
         """
-        inbox = self._inbox
+        inbox = self._here
         with _within(timeout, "no event"):
             frame = await inbox.take()
         if not frame.is_reply:
@@ -133,7 +133,7 @@ class TestClient:
     async def receive_frame(self, timeout: float | None = TIMEOUT) -> str | bytes:
         """The next frame that is no reply to a `call` or a `stream`, whatever it is."""
         with _within(timeout, "no frame"):
-            return (await self._inbox.take()).content
+            return (await self._here.take()).content
 
     async def call(
         self,
@@ -146,60 +146,50 @@ class TestClient:
 
         Other events that come meanwhile are kept for `receive`. Raises `CommandError`.
         """
-        with self._inbox.claimed(f"call {next(self._ids)}") as id:
-            try:
-                with _within(timeout, f"no reply to {event!r}"):
-                    await self.send(event, payload, token, id)
-                    while (frame := await self._inbox.take(id)).more:
-                        pass
-            except BaseException:
-                await self._give_up(id)
-                raise
-            return frame.event()
+        inbox, id = self._here, f"call {next(self._ids)}"
+        inbox.claim(id)
+        try:
+            with _within(timeout, f"no reply to {event!r}"):
+                await self.send(event, payload, token, id)
+                while (frame := await inbox.take(id)).more:
+                    pass
+        except BaseException:
+            await inbox.cancel(id)
+            raise
+        finally:
+            inbox.release(id)
+        return frame.event()
 
-    async def stream(
+    def stream(
         self,
         event: str,
         payload: Any = None,
         token: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> AsyncGenerator[ReceivedEvent, None]:
-        """Send a command with an id of its own and give each item that it yields.
+        """Send a command with an id of its own, and return what gives each item that it yields.
 
-        ``timeout`` is for each of them. To leave it early, close it: then the stream is cancelled
-        on the server, too (``async with contextlib.aclosing(client.stream(...)) as items``).
-        Raises `CommandError`, and `ValueError` for the reply of a command that is no stream.
+        The command is sent at once; only if it finds no room among frames that the server has not
+        read, it is sent when the first item is asked for. ``timeout`` is for each item. To leave
+        the stream early, close it: then it is cancelled on the server, too
+        (``async with contextlib.aclosing(client.stream(...)) as items``). Asking for an item raises
+        `CommandError`, and `ValueError` for the reply of a command that is no stream.
         """
-        inbox = self._inbox
-        with inbox.claimed(f"stream {next(self._ids)}") as id:
-            await self.send(event, payload, token, id)
-            runs = True
-            try:
-                while runs:
-                    with _within(timeout, f"no item of {event!r}"):
-                        frame = await inbox.take(id)
-                    runs = frame.more
-                    item = frame.event()
-                    if runs:
-                        yield item
-                    elif item.payload is not None:
-                        raise ValueError(f"{event!r} is no stream; call() returns its reply")
-            finally:
-                if runs:
-                    await self._give_up(id)
+        id = f"stream {next(self._ids)}"
+        return _Stream(self._here, id, event, _command(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection; what the server still does for it is not waited for."""
-        self._inbox.client.close(code, reason)
+        self._here.client.close(code, reason)
 
     async def abort(self) -> None:
         """Drop the connection, as a client does that crashes or loses its network."""
-        self._inbox.client.close(None)
+        self._here.client.close(None)
 
     async def wait_closed(self, timeout: float | None = TIMEOUT) -> None:
         """Wait until either side has closed the connection; frames that came before stay."""
         with _within(timeout, "the connection was not closed"):
-            await self._inbox.client.has_closed.wait()
+            await self._here.client.has_closed.wait()
 
     async def __aenter__(self) -> Self:
         if self._opened is not None:
@@ -208,6 +198,7 @@ class TestClient:
             if self._running is None:
                 self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
             app = self._running
+            app.loop.check(_OTHER_LOOP)
             client = MemoryClient(self._request, app.connections, app.limits.max_size, app.patience)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(client.serve)
@@ -227,7 +218,7 @@ class TestClient:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        client = self._inbox.client
+        client = self._here.client
         async with self._stack:
             if client.closed is None:
                 client.close(1000)
@@ -242,13 +233,77 @@ class TestClient:
             raise RuntimeError("it is not connected yet: async with TestClient(app) as client")
         return self._opened
 
-    async def _give_up(self, id: str) -> None:
-        """Nobody waits for replies to this command any more: if it is a stream, it ends."""
-        if self._inbox.client.closed is None:
-            await self._send({"cancel": id})
+    @property
+    def _here(self) -> "_Inbox":
+        """Raises `RuntimeError` in another event loop than that of the connection."""
+        return self._inbox.here()
 
-    async def _send(self, fields: dict[str, Any]) -> None:
-        await self.send_frame(to_json(fields).decode())
+
+_OTHER_LOOP: Final = (
+    "this TestClient was entered in another event loop, and works in that one only: let a fixture "
+    "and its tests have the same (pytest-asyncio calls that loop_scope)"
+)
+
+
+def _command(event: str, payload: Any, token: str | None, id: str | int | None) -> str:
+    fields = {"event": event, "payload": payload, "token": token, "id": id}
+    return to_json({name: value for name, value in fields.items() if value is not None}).decode()
+
+
+class _Stream(AsyncGenerator[ReceivedEvent, None]):
+    """The items of one stream. The stream is cancelled when this is closed, or thrown away."""
+
+    def __init__(
+        self, inbox: "_Inbox", id: str, event: str, command: str, timeout: float | None
+    ) -> None:
+        self._runs = False
+        self._inbox = inbox
+        self._id = id
+        self._event = event
+        self._timeout = timeout
+        self._unsent = None if inbox.client.offer(command) else command
+        self._runs = True
+        inbox.claim(id)
+
+    async def asend(self, value: None) -> ReceivedEvent:
+        if not self._runs:
+            raise StopAsyncIteration
+        inbox = self._inbox.here()
+        try:
+            with _within(self._timeout, f"no item of {self._event!r}"):
+                if self._unsent is not None:
+                    await inbox.client.send(self._unsent)
+                    self._unsent = None
+                frame = await inbox.take(self._id)
+        except BaseException:
+            await self.aclose()
+            raise
+        if not frame.more:
+            self._release()
+        item = frame.event()
+        if frame.more:
+            return item
+        if item.payload is not None:
+            raise ValueError(f"{self._event!r} is no stream; call() returns its reply")
+        raise StopAsyncIteration
+
+    async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:
+        await self.aclose()
+        raise type if value is None else value
+
+    async def aclose(self) -> None:
+        if self._runs:
+            self._release()
+            await self._inbox.cancel(self._id)
+
+    def _release(self) -> None:
+        self._runs = False
+        self._inbox.release(self._id)
+
+    def __del__(self) -> None:
+        if self._runs:
+            self._release()
+            self._inbox.cancel_if_possible(self._id)
 
 
 @contextmanager
@@ -299,6 +354,10 @@ def _read(content: str | bytes) -> _Frame:
     return _Frame(content, fields if isinstance(fields, dict) else {})
 
 
+def _cancelling(id: str) -> str:
+    return to_json({"cancel": id}).decode()
+
+
 class _Inbox:
     """What a connection brings, for those who wait for replies and for whoever takes the rest."""
 
@@ -310,16 +369,31 @@ class _Inbox:
         self._given_up: set[str] = set()
         self._next: anyio.Event | None = None  # what somebody reads for all
 
-    @contextmanager
-    def claimed(self, id: str) -> Iterator[str]:
-        """Meanwhile, replies to this command are for whoever takes them by its id."""
+    def here(self) -> Self:
+        """Raises `RuntimeError` in another event loop."""
+        self.app.loop.check(_OTHER_LOOP)
+        return self
+
+    def claim(self, id: str) -> None:
+        """From now on, replies to this command are for whoever takes them by its id."""
         self._claimed.add(id)
-        try:
-            yield id
-        finally:
-            self._claimed.discard(id)
-            self._given_up.add(id)
-            self._frames = [frame for frame in self._frames if frame.id != id]
+
+    def release(self, id: str) -> None:
+        """From now on, replies to this command are thrown away."""
+        self._claimed.discard(id)
+        self._given_up.add(id)
+        self._frames = [frame for frame in self._frames if frame.id != id]
+
+    async def cancel(self, id: str) -> None:
+        """Nobody waits for replies to this command any more: if it is a stream, it ends."""
+        if self.client.closed is None:
+            await self.client.send(_cancelling(id))
+
+    def cancel_if_possible(self, id: str) -> None:
+        """Do the same without waiting, in whatever event loop or none."""
+        if self.client.closed is None:
+            with suppress(RuntimeError):
+                self.here().client.offer(_cancelling(id))
 
     async def take(self, id: str | None = None) -> _Frame:
         """The next frame that answers the command, or else that answers none that is claimed."""

@@ -65,6 +65,15 @@ class MemoryClient:
             raise self._closed_error(self.closed)
         await self._server.arrived(frame)
 
+    def offer(self, frame: str) -> bool:
+        """Send a frame if nothing has to be waited for. Return whether it was sent.
+
+        Raises ``websockets.exceptions.ConnectionClosed``.
+        """
+        if self.closed is not None:
+            raise self._closed_error(self.closed)
+        return self._server.offer_arrived(frame)
+
     async def receive(self) -> str | bytes:
         """The next frame. After the last one it raises the same as `send`."""
         try:

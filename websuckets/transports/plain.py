@@ -49,12 +49,17 @@ class Frames:
 
     async def put(self, frame: str | bytes) -> None:
         """Add a frame when there is room; after the end, it is thrown away."""
-        while self._size >= self._capacity and not self._has_ended:
+        while not self.offer(frame) and not self._has_ended:
             await self._wait()
-        if not self._has_ended:
-            self._size += _size(frame)
-            self._frames.append(frame)
-            self._wake()
+
+    def offer(self, frame: str | bytes) -> bool:
+        """Add a frame if there is room now. Return whether that was so."""
+        if self._size >= self._capacity or self._has_ended:
+            return False
+        self._size += _size(frame)
+        self._frames.append(frame)
+        self._wake()
+        return True
 
     async def get(self) -> str | bytes:
         """The next frame. Raises `anyio.EndOfStream` after the last, and `anyio.BusyResourceError`
@@ -224,6 +229,10 @@ class PlainSocket(ABC):
         if self._is_too_long(frame):
             await self._close_for_size()
         await self._frames.put(frame)
+
+    def offer_arrived(self, frame: str | bytes) -> bool:
+        """Take a frame that has come, if `arrived` would not wait. Return whether it was taken."""
+        return not self._is_too_long(frame) and self._frames.offer(frame)
 
     def _is_too_long(self, frame: str | bytes) -> bool:
         return self._max_size is not None and _is_longer(frame, self._max_size)
