@@ -4,7 +4,7 @@ It uses nothing of a connection but what `websuckets.Socket` has.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -12,11 +12,20 @@ import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
 from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
+from peers import Gone, close, command, opened
 from pydantic import BaseModel
 from serving import Serving
 from websockets.exceptions import ConnectionClosed
 
-from websuckets import ClientEvent, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets import (
+    ClientEvent,
+    CommandGroup,
+    ConnectionTasks,
+    Limits,
+    Payload,
+    Socket,
+    WebSuckets,
+)
 from websuckets.exc import ClientError
 from websuckets.security import CurrentUser, Token
 from websuckets.session import Session, User
@@ -268,6 +277,101 @@ async def test_closing_by_a_handler(
         await until(journal, "close visit")
     assert journal[-3:] == ["commit", "disconnect", "close visit"]
     assert errors(caplog) == []
+
+
+def kicking_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
+    """An app in which connections are closed in several ways while commands wait."""
+    group = CommandGroup()
+
+    @group.command("enter")
+    async def enter(socket: Socket, name: Payload[str], *, user: User) -> Token:
+        user.id, user.token = name, Token(name)
+        return user.token
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+        journal.append("waited")
+
+    @group.command("close own")
+    async def close_own(socket: Socket) -> None:
+        await gate()
+        await socket.close(4000, "enough")
+
+    @group.command("close ann")
+    async def close_ann(socket: Socket, session: Session) -> None:
+        await session.verified["ann"].socket.close(4000, "enough")
+
+    @group.command("revoke ann")
+    async def revoke_ann(socket: Socket, session: Session) -> None:
+        await session.revoke("ann")
+
+    @group.command("note")
+    async def note(socket: Socket) -> None:
+        journal.append("note")
+
+    @group.command("protected note", protected=True)
+    async def protected_note(socket: Socket) -> None:
+        journal.append("protected note")
+
+    app = app_with(group, limits=Limits(rate=None, **limits))
+
+    @app.on_disconnect
+    async def disconnect(user: User) -> None:
+        journal.append(f"disconnect {user.socket.close_code}")
+
+    return app
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("how", ["close own", "close ann", "revoke ann"])
+async def test_commands_that_wait_while_the_connection_is_closed_do_not_run(
+    serving: Serving, journal: list[str], gate: Gate, how: str, concurrency: int
+) -> None:
+    """However many wait, and whoever closes; the command that runs goes on."""
+    app = kicking_app(journal, gate, concurrency=concurrency)
+    async with serving(app) as server, dial(server) as other, dial(server) as client:
+        await client.call("enter", payload="ann", id=1)
+        for _ in range(concurrency):
+            await client.send("close own" if how == "close own" else "wait")
+        await gate.reached.wait()
+        for _ in range(30):
+            await client.send("note")
+            await client.send("protected note", token="ann")
+        if how == "close own":
+            gate.opened.set()
+        else:
+            await other.call(how, id=1)
+            gate.opened.set()
+        code, _ = await client.closed()
+        await until(journal, f"disconnect {code}")
+        assert code == (4401 if how == "revoke ann" else 4000)
+        assert "note" not in journal and "protected note" not in journal
+        assert journal.count("waited") == (0 if how == "close own" else concurrency)
+
+
+@pytest.mark.parametrize("how", ["close ann", "revoke ann"])
+async def test_commands_that_come_after_the_close_frame_do_not_run(
+    on_sockets: Serving, journal: list[str], gate: Gate, how: str
+) -> None:
+    """The client's own close frame, which comes behind them, still ends the connection."""
+    app = kicking_app(journal, gate)
+    async with (
+        on_sockets(app) as server,
+        dial(server) as other,
+        opened(server.port) as client,
+    ):
+        await client.call("enter", payload="ann", id=1)
+        await other.send(how, id=1)
+        received = await client.read_close()
+        assert received is not None
+        with suppress(Gone):  # the server may drop the connection instead
+            for _ in range(30):
+                await client.write(command("note") + command("protected note", token="ann"))
+            await client.write(close(received.close_code))
+        await client.read_to_end()
+        await until(journal, f"disconnect {received.close_code}")
+        assert journal == [f"disconnect {received.close_code}"]
 
 
 async def test_sending_on_a_closed_connection(

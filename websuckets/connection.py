@@ -395,8 +395,6 @@ class Connection:
             logger.info("closing %s with %d", self._peer.wire.socket.id, code)
         if self._calls is not None:
             await self._calls.finish()
-        # The client's answer to the close stands behind the commands that it has sent.
-        self._setup.background.start_soon(self._peer.wire.discard)
         await self._peer.wire.socket.close(code, reason)
 
     @property

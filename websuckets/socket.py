@@ -92,19 +92,25 @@ class Wire(Protocol):
         """What `receive` and `send` raise once the connection is closed."""
         ...
 
+    @property
+    def has_stopped_receiving(self) -> bool:
+        """Whether this side has sent its close frame, or has aborted the connection.
+
+        From then on no message of the client is handled: neither one that comes, nor one that
+        waits already. A command that runs goes on.
+        """
+        ...
+
     async def receive(self) -> str | bytes:
-        """Wait for the next frame, text or binary."""
+        """Wait for the next message, text or binary.
+
+        Raises one of `closed_errors` once the connection is closed; after this side has closed it,
+        that is also where messages still wait.
+        """
         ...
 
     async def reply(self, text: str) -> None:
         """Send the reply to a message, as `Socket.send` does; the next one is received after it."""
-        ...
-
-    async def discard(self) -> None:
-        """Read frames that nobody wants any more, until the connection is closed.
-
-        Leaves that to whoever is waiting for a frame.
-        """
         ...
 
     async def abort(self) -> None:

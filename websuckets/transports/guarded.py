@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import DATA_OPCODES
 from websockets.protocol import State
 
 from websuckets.entrance import path_of
@@ -59,8 +60,38 @@ class GuardedConnection(Handshake):
         self._abort()
 
     async def receive(self: Any) -> str | bytes:
-        """The next message."""
-        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+        """Return the next message. Raises `ConnectionClosed`, see `Wire.receive`."""
+        while True:
+            message: str | bytes = await self.recv()
+            if not self.has_stopped_receiving:
+                return message
+
+    def process_event(self: Any, event: Any) -> None:
+        """Drop what comes after the close frame of this side, up to the client's answer to it."""
+        if not (self.has_stopped_receiving and event.opcode in DATA_OPCODES):
+            super().process_event(event)  # type: ignore[misc]  # of ServerConnection
+
+    def _stop_receiving_if_closed(self: Any) -> None:
+        """Be called before anything is written: so is a close frame, whoever sends it.
+
+        A close that answers one of the client, or that the client has provoked by breaking the
+        protocol, is the client's: messages that it sent before are handled.
+        """
+        protocol = self.protocol
+        if (
+            protocol.close_sent is not None
+            and protocol.close_rcvd is None
+            and protocol.parser_exc is None
+        ):
+            self._stop_receiving()
+
+    def _stop_receiving(self: Any) -> None:
+        """Hand over no message any more. Read on: the client's close frame stands behind them."""
+        self.has_stopped_receiving = True
+        messages = self.recv_messages
+        if messages.paused:
+            messages.paused = False
+            messages.resume()
 
     async def reply(self: Any, text: str) -> None:
         """Send a reply; more may follow."""

@@ -1,11 +1,9 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Final
 
-from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
@@ -33,7 +31,7 @@ class Handshake:
 
     # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more it
     # would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each client.
-    __slots__ = ("_address", "accepted", "guard")
+    __slots__ = ("_address", "accepted", "guard", "has_stopped_receiving")
 
     door: Door
     patience: Patience
@@ -41,6 +39,7 @@ class Handshake:
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.guard: Guard = Guard(self.patience)
         self.accepted: Accepted | None = None
+        self.has_stopped_receiving: bool = False
         self._address: tuple[Any] | None = None
         super().__init__(*arguments, **keywords)
 
@@ -87,13 +86,6 @@ class Handshake:
             return self.remote_address
         except OSError:  # it is gone already
             return None
-
-    async def discard(self: Any) -> None:
-        """Read until the connection is closed, unless somebody else does."""
-        with suppress(ConnectionClosed, ConcurrencyError):
-            while True:
-                with suppress(AssertionError):  # the rest of a message with too many fragments
-                    await self.recv()
 
     async def _give_up(self) -> None:
         accepted, self.accepted = self.accepted, None

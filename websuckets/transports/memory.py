@@ -142,7 +142,7 @@ class _MemorySocket(PlainSocket):
         self._client = client
 
     async def abort(self) -> None:
-        self.drop()
+        self._drop()
 
     def drop(self) -> None:
         self._client.close(None)

@@ -137,6 +137,7 @@ class PlainSocket(ABC):
         self._received: Close | None = None
         self._sent: Close | None = None
         self._is_closed = False
+        self.has_stopped_receiving: bool = False
         self._has_said_goodbye = anyio.Event()
 
     @property
@@ -172,7 +173,7 @@ class PlainSocket(ABC):
                     logger.info(
                         "%s does not read what is sent to it, and more is: dropped", self.id
                     )
-                    self.drop()
+                    self._drop()
                     raise self._closed_error()
                 await self._send_guarded(frame)
         else:
@@ -198,6 +199,7 @@ class PlainSocket(ABC):
         if len(reason.encode()) > MAX_REASON:
             raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
         self._sent = close
+        self.has_stopped_receiving = True
         self._end()
         try:
             await self._close(close)
@@ -240,7 +242,11 @@ class PlainSocket(ABC):
         # Pings are the business of whoever is below.
         if self._guard.look(is_reading=False) is Alarm.STALLED:
             logger.info("%s does not read what is sent to it: dropped", self.id)
-            self.drop()
+            self._drop()
+
+    def _drop(self) -> None:
+        self.has_stopped_receiving = True
+        self.drop()
 
     async def wait_closed(self) -> None:
         """Wait until our own close, if there was one, is on its way to the client."""
@@ -262,7 +268,7 @@ class PlainSocket(ABC):
             frame = await self._frames.get()
         except anyio.EndOfStream:
             raise self._closed_error() from None
-        if self._sent is not None:  # what comes after our close is not read any more
+        if self.has_stopped_receiving:
             raise self._closed_error()
         return frame
 
@@ -272,13 +278,6 @@ class PlainSocket(ABC):
     async def reply(self, text: str) -> None:
         await self._send_message(text, None)
         self._check_open()
-
-    async def discard(self) -> None:
-        try:
-            while True:
-                await self._frames.get()
-        except (anyio.EndOfStream, anyio.BusyResourceError):
-            pass
 
     @abstractmethod
     async def abort(self) -> None: ...

@@ -53,6 +53,7 @@ class _Connection(GuardedConnection):
         await super().close(code, reason)  # type: ignore[misc]  # of ServerConnection
 
     async def abort(self: Any) -> None:
+        self._stop_receiving()
         self.transport.abort()
         await self.wait_closed()
 
@@ -166,7 +167,7 @@ class _Connection(GuardedConnection):
         return at
 
     async def receive(self: Any) -> str | bytes:
-        """The same as `recv`, by a shorter way for a text in one frame."""
+        """Return the next message, by a shorter way for a text in one frame."""
         messages, queue = self.recv_messages, self.recv_messages.frames.queue
         text: bytes | None = None
         if not messages.get_in_progress:
@@ -175,12 +176,12 @@ class _Connection(GuardedConnection):
             elif queue and queue[0].opcode is Opcode.TEXT and queue[0].fin:
                 text = queue.popleft().data
                 messages.maybe_resume()
-        if text is not None:
+        if text is not None and not self.has_stopped_receiving:
             try:
                 return text.decode()
             except UnicodeDecodeError:
                 self._put_back(text)
-        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+        return await super().receive()
 
     async def _next_text(self: Any) -> bytes | None:
         """It as soon as it comes, without being queued; ``None`` if something else has come."""
@@ -218,6 +219,7 @@ class _Connection(GuardedConnection):
 
     def send_data(self: Any) -> None:
         """``broadcast`` sends without waiting."""
+        self._stop_receiving_if_closed()
         if self._replies is not None:
             self._write_replies()
         if not self.protocol.writes:  # as after most of what is read
@@ -233,6 +235,7 @@ class _Connection(GuardedConnection):
 
     def _abort(self: Any) -> None:
         """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
+        self._stop_receiving()
         own = self.transport.get_extra_info("socket")
         with suppress(OSError, AttributeError):  # it may be gone already
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -39,15 +39,18 @@ class _Connection(GuardedConnection):
         await super().handshake(*arguments, **keywords)
         if self.response is not None and self.state is not State.OPEN:
             with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
-                await self.discard()  # and what reads not have answered yet
+                await self.wait_closed()  # and what reads not have answered yet
             await self.abort()
 
     async def abort(self: Any) -> None:
+        self._stop_receiving()
         await trio.aclose_forcefully(self.stream)
-        if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
-            self.resume_reading()
         await self.close_stream()  # for it may have been cancelled
-        await self.discard()
+
+    def _stop_receiving(self: Any) -> None:
+        super()._stop_receiving()
+        if self.recv_flow_control is not None:  # a queue that is closed does not do that
+            self.resume_reading()
 
     @property
     def _is_reading(self: Any) -> bool:
@@ -87,9 +90,11 @@ class _Connection(GuardedConnection):
             self._turn.release()
 
     def _abort(self: Any) -> None:
+        self._stop_receiving()
         self.nursery.start_soon(trio.aclose_forcefully, self.stream)
 
     async def send_data(self: Any) -> None:
+        self._stop_receiving_if_closed()
         self.guard.blocked()
         try:
             await super().send_data()  # type: ignore[misc]  # of ServerConnection
