@@ -110,7 +110,15 @@ class Wire(Protocol):
         ...
 
     async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; the next one is received after it."""
+        """Send the reply to a message, as `Socket.send` does; the next one is received after it.
+
+        It waits for a client that is slow to read, however long it is, and however many wait for
+        the same: only programs can send more than may wait.
+        """
+        ...
+
+    async def reply_beside(self, text: str) -> None:
+        """Send the reply, or an item, of a command that runs beside the reading of messages."""
         ...
 
     async def abort(self) -> None:

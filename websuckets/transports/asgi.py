@@ -106,6 +106,7 @@ async def _read(accepted: Accepted, socket: "_AsgiSocket") -> None:
 
 class _AsgiSocket(PlainSocket):
     transport = "ASGI"
+    _shields_frames = True
 
     def __init__(
         self,
@@ -197,8 +198,8 @@ class _AsgiSocket(PlainSocket):
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
-        # A frame leaves whole or not at all: some servers leave half of one that is cancelled.
-        with anyio.CancelScope(shield=True) as sending:
+        # A frame leaves whole or not at all: on trio, hypercorn leaves half of one if cancelled.
+        with anyio.CancelScope(shield=self._shields_frames) as sending:
             self._sending.add(sending)
             try:
                 await self._tell({"type": "websocket.send", key: frame})
@@ -246,7 +247,11 @@ class _AsyncioSocket(_AsgiSocket):
 
     Who waits for a message receives it from the server. The task that reads goes on when a command
     takes its time, or sends something, so that one learns of a client that has left.
+
+    What a server for asyncio sends, it hands over as a whole: sending may be cancelled.
     """
+
+    _shields_frames = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -323,8 +328,11 @@ class _AsyncioSocket(_AsgiSocket):
         self._go_on_reading()
         await super().send(message, text=text)
 
+    async def reply_beside(self, text: str) -> None:
+        self._go_on_reading()
+        await super().reply_beside(text)
+
     async def reply(self, text: str) -> None:
-        """What a server for asyncio sends, it hands over as a whole: this may be cancelled."""
         if self._guard.is_blocked:
             await super().reply(text)
             return

@@ -10,7 +10,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.frames import DATA_OPCODES
 from websockets.protocol import State
 
+from websuckets.closing import CUT_SHORT
 from websuckets.entrance import path_of
+from websuckets.transports.checks import check_text
 from websuckets.transports.guard import Alarm
 from websuckets.transports.handshake import Handshake
 
@@ -93,9 +95,30 @@ class GuardedConnection(Handshake):
             messages.paused = False
             messages.resume()
 
-    async def reply(self: Any, text: str) -> None:
-        """Send a reply; more may follow."""
-        await self.send(text)
+    async def _send_message(self: Any, message: Any, text: bool | None) -> None:
+        """Send it by ``websockets``.
+
+        A message in fragments that its sender gives up midway, as when its command takes too long,
+        leaves a connection on which no other message can follow: it is closed.
+        """
+        if isinstance(message, str):
+            check_text(message)
+        try:
+            await super().send(message, text=text)
+        except BaseException:
+            protocol = self.protocol
+            if (
+                protocol.expect_continuation_frame
+                and self.send_in_progress is None  # or else that message is another's
+                and protocol.state is State.OPEN
+            ):
+                logger.warning(
+                    "%s is closed: sending a message in fragments was given up midway", self.id
+                )
+                protocol.send_close(*CUT_SHORT)
+                self._stop_receiving_if_closed()
+                self._start(self._finish_closing)
+            raise
 
     @abstractmethod
     async def abort(self) -> None:
@@ -109,6 +132,10 @@ class GuardedConnection(Handshake):
     @abstractmethod
     def _abort(self) -> None:
         """The same as `abort`, without waiting."""
+
+    @abstractmethod
+    async def _finish_closing(self) -> None:
+        """Send the close frame that was made, and wait until the connection is closed."""
 
     @abstractmethod
     async def _drop(self) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
-from websockets.http11 import Request, Response
+from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
 from websuckets.clock import Clock
@@ -51,7 +51,10 @@ class Handshake:
         return self._address[0]
 
     async def handshake(
-        self: Any, process_request: Any = None, process_response: Any = None, *arguments: Any
+        self: Any,
+        process_request: Any = None,
+        process_response: Any = None,
+        server_header: str | None = SERVER,
     ) -> None:
         original: Any = super()
 
@@ -74,7 +77,7 @@ class Handshake:
             return self._response(refusal)
 
         try:
-            await original.handshake(answer_http, process, *arguments)
+            await original.handshake(answer_http, process, server_header)
         except BaseException:
             await self._give_up()
             raise
@@ -92,13 +95,13 @@ class Handshake:
         if accepted is not None:
             await accepted.discard()
 
-    async def send(self: Any, *arguments: Any, **keywords: Any) -> None:
+    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
-        await super().send(*arguments, **keywords)  # type: ignore[misc]  # of ServerConnection
+        await super().send(message, text=text)  # type: ignore[misc]  # of ServerConnection
 
-    async def ping(self: Any, *arguments: Any) -> Any:
+    async def pong(self: Any, data: str | bytes = b"") -> None:
         self._check_open()
-        return await super().ping(*arguments)  # type: ignore[misc]  # of ServerConnection
+        await super().pong(data)  # type: ignore[misc]  # of ServerConnection
 
     def _check_open(self: Any) -> None:
         """What would wait for good during the opening handshake, is an error."""

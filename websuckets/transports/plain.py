@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.socket import MAX_REASON
+from websuckets.transports.checks import check_text, checked_close
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
 
@@ -162,6 +162,7 @@ class PlainSocket(ABC):
     async def _send_message(self, message: str | bytes, text: bool | None) -> None:
         self._check_open()
         if isinstance(message, str):
+            check_text(message)
             frame: str | bytes = message.encode() if text is False else message
         elif isinstance(message, bytes | bytearray | memoryview):
             frame = bytes(message).decode() if text else bytes(message)
@@ -194,11 +195,7 @@ class PlainSocket(ABC):
         if self._is_closed:
             return
         self._check_open()
-        close = Close(code, reason)
-        close.check()
-        if len(reason.encode()) > MAX_REASON:
-            raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
-        self._sent = close
+        self._sent = close = checked_close(code, reason)
         self.has_stopped_receiving = True
         self._end()
         try:
@@ -276,8 +273,13 @@ class PlainSocket(ABC):
         self.on_failure(error)
 
     async def reply(self, text: str) -> None:
-        await self._send_message(text, None)
         self._check_open()
+        await self._send_guarded(text)
+        self._check_open()
+
+    async def reply_beside(self, text: str) -> None:
+        await PlainSocket.reply(self, text)
+        await anyio.lowlevel.checkpoint()  # as in `send`
 
     @abstractmethod
     async def abort(self) -> None: ...

@@ -17,6 +17,7 @@ from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits
 from websuckets.socket import Door
+from websuckets.transports.checks import checked_close
 from websuckets.transports.frames import binary_frame, read_text, text_frame
 from websuckets.transports.guard import FAREWELL_TIME
 from websuckets.transports.guarded import GuardedConnection
@@ -48,8 +49,13 @@ class _Connection(GuardedConnection):
         self._replies: bytearray | None = None  # frames that leave together, as soon as may be
         self._awaited: asyncio.Future[bytes | None] | None = None  # a text, while it is received
 
+    async def ping(self: Any, data: str | bytes | None = None) -> Awaitable[float]:
+        self._check_open()
+        return await super().ping(data)  # type: ignore[misc, no-any-return]  # of ServerConnection
+
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         self._check_open()
+        checked_close(code, reason)
         await super().close(code, reason)  # type: ignore[misc]  # of ServerConnection
 
     async def abort(self: Any) -> None:
@@ -71,24 +77,28 @@ class _Connection(GuardedConnection):
                 await self.close(*NO_PONG)
         self.transport.abort()
 
-    async def send(self: Any, message: Any, **keywords: Any) -> None:
+    async def _finish_closing(self: Any) -> None:
+        self.send_data()
+        await self.close()
+
+    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         """When the peer has read what was sent before: frames are not to pile up in the buffer."""
         if self.paused:
             with self.guard.queued(message) as is_too_much:
                 if is_too_much:
                     self._give_in()
-                while self.paused:
-                    with suppress(OSError):  # which sending itself will tell
-                        await self.drain()
-        if keywords or not self._write(message):
-            await super().send(message, **keywords)
+                await self._wait_until_read()
+        if text is not None or not self._write(message):
+            await self._send_message(message, text)
         elif self.paused or self.transport.is_closing():
             async with self.send_context():  # waits, and tells of a connection that is lost
                 pass
 
     async def reply(self: Any, text: str) -> None:
         """Send a reply, together with those to the messages that have come already."""
-        if not self.recv_messages.frames.queue or self.paused or not self._writes_directly:
+        if self.paused:
+            await self._wait_until_read()
+        if not self.recv_messages.frames.queue or not self._writes_directly:
             await self.send(text)
             return
         if self._replies is None:
@@ -97,6 +107,17 @@ class _Connection(GuardedConnection):
         self._replies += text_frame(text.encode())
         if len(self._replies) >= ENOUGH:
             self._write_replies()
+
+    async def reply_beside(self: Any, text: str) -> None:
+        if self.paused:
+            await self._wait_until_read()
+        await self.send(text)
+
+    async def _wait_until_read(self: Any) -> None:
+        """Wait until the peer has read enough of what was sent to it, or is lost."""
+        while self.paused:
+            with suppress(OSError):  # which sending itself will tell
+                await self.drain()
 
     def _write_replies(self: Any) -> None:
         """Whatever else is written, comes after them."""
@@ -277,10 +298,10 @@ class _Connection(GuardedConnection):
         self.guard.unblocked()
         self._read_or_not()
 
-    def connection_lost(self: Any, error: Exception | None) -> None:
+    def connection_lost(self: Any, exc: Exception | None) -> None:
         if self.paused:  # nobody resumes what is lost
             self.guard.unblocked()
-        super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
+        super().connection_lost(exc)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         self._look_into_queue()
         self._replies = None
