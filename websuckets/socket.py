@@ -83,7 +83,7 @@ class Wire(Protocol):
         ...
 
     @property
-    def path(self) -> str:
+    def request_path(self) -> str:
         """Where it connected to, decoded: within what the app is mounted under, without a query."""
         ...
 

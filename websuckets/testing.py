@@ -208,7 +208,8 @@ class TestClient:
             if self._running is None:
                 self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
             app = self._running
-            client = MemoryClient(self._request, app.connections, app.limits.max_size, app.patience)
+            size = app.limits.message_size
+            client = MemoryClient(self._request, app.connections, size, app.patience)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(client.serve)
             try:

@@ -286,6 +286,70 @@ async def test_a_reason_that_no_close_frame_holds_is_refused(
 # What connections of `websockets` have
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_stream_cannot_receive(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture, streaming: bool
+) -> None:
+    """The framework does: that is the command's own incident, and the connection goes on."""
+
+    @group.command("receive")
+    async def receive(socket: ServerConnection) -> AsyncIterator[str]:
+        if streaming:
+            async for part in socket.recv_streaming():
+                yield str(part)
+        else:
+            yield str(await socket.recv())
+
+    app = app_with(group)
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
+        for id in range(3):
+            assert (await client.call("receive", id=id))["error"] == "internal error"
+            assert (await client.call("nobody", id=id))["error"] == "unknown command"
+    incidents = errors(caplog)
+    assert len(incidents) == 3
+    for incident in incidents:
+        assert "'receive'" in incident.getMessage()
+        assert incident.exc_info is not None and "the framework receives" in str(
+            incident.exc_info[1]
+        )
+
+
+async def test_a_command_that_nothing_runs_beside_may_receive(group: CommandGroup) -> None:
+    """The next message is not taken for a command."""
+
+    @group.command("receive")
+    async def receive(socket: ServerConnection) -> list[Any]:
+        first = await socket.recv()
+        return [first, *[part async for part in socket.recv_streaming(decode=True)]]
+
+    async with app_with(group).serve("127.0.0.1", 0) as server, dial(server) as client:
+        await client.send("receive")
+        for frame in ("one", b"two"):
+            await client.connection.send(frame)
+        assert (await client.receive())["payload"] == ["one", "two"]
+        assert (await client.call("nobody", id=1))["error"] == "unknown command"
+
+
+async def test_only_one_receives_at_a_time(group: CommandGroup) -> None:
+    """As for `websockets`."""
+
+    @group.command("receive")
+    async def receive(socket: ServerConnection) -> str:
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                tasks.start_soon(_cancel, scope)
+                tasks.start_soon(_refused, socket)
+                await socket.recv()
+        return "done"
+
+    async def _refused(socket: ServerConnection) -> None:
+        with pytest.raises(RuntimeError, match="the framework receives"):
+            await socket.recv()
+
+    async with app_with(group).serve("127.0.0.1", 0) as server, dial(server) as client:
+        assert (await client.call("receive", id=1))["payload"] == "done"
+
+
 async def test_methods_take_what_those_of_websockets_take() -> None:
     """By position and by keyword, with the same defaults."""
     transport: Any = running_transport()

@@ -59,7 +59,7 @@ async def serve_asgi(
     """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
     kind = _AsgiSocket if on_trio() else _AsyncioSocket
-    socket = kind(scope, receive, send, door, limits.max_size, patience)
+    socket = kind(scope, receive, send, door, limits.message_size, patience)
     accepted = door.accept(socket)
     try:
         refusal = await accepted.opening()

@@ -2,11 +2,12 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from websockets.exceptions import ConnectionClosed
+import anyio
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.frames import DATA_OPCODES
 from websockets.protocol import State
 
@@ -20,6 +21,26 @@ __all__ = ["GuardedConnection"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
+FRAMEWORK_RECEIVES: Final = (
+    "the framework receives the messages of this connection and runs commands for them; what the "
+    "client is to send is the payload of a command"
+)
+
+
+class _Lent:
+    """The receiving of messages, while the program does it."""
+
+    __slots__ = ("is_over", "scope")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.is_over = anyio.Event()
+
+    async def take_back(self) -> None:
+        """Interrupt the program, and wait until it receives no more."""
+        self.scope.cancel()
+        await self.is_over.wait()
+
 
 class GuardedConnection(Handshake):
     """Does what its guard says: pings the peer, and drops one that does not read or is not there.
@@ -29,14 +50,20 @@ class GuardedConnection(Handshake):
 
     __slots__ = ()
 
+    _attributes = (*Handshake._attributes, "_lent")
+
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
+
+    def _prepare(self: Any) -> None:
+        super()._prepare()
+        self._lent = None
 
     @property
     def socket(self) -> Any:
         return self
 
     @property
-    def path(self: Any) -> str:
+    def request_path(self: Any) -> str:
         return path_of(self.request.path)
 
     def failed(self, error: BaseException) -> None: ...
@@ -63,10 +90,35 @@ class GuardedConnection(Handshake):
 
     async def receive(self: Any) -> str | bytes:
         """Return the next message. Raises `ConnectionClosed`, see `Wire.receive`."""
+        if self._lent is not None:
+            await self._lent.take_back()
         while True:
-            message: str | bytes = await self.recv()
+            message: str | bytes = await super().recv()  # type: ignore[misc]  # of ServerConnection
             if not self.has_stopped_receiving:
                 return message
+
+    async def recv(self: Any, decode: bool | None = None) -> Any:
+        """Return the next message to the program instead of handling it.
+
+        Raises ``ConcurrencyError`` where the framework receives: as soon as it waits for a message
+        itself, which it does while a stream or a task runs.
+        """
+        if self._lent is not None:
+            raise ConcurrencyError(FRAMEWORK_RECEIVES)
+        self._lent = lent = _Lent()
+        try:
+            with lent.scope:
+                return await super().recv(decode)  # type: ignore[misc]  # of ServerConnection
+        except ConcurrencyError:
+            pass
+        finally:
+            self._lent = None
+            lent.is_over.set()
+        raise ConcurrencyError(FRAMEWORK_RECEIVES)
+
+    async def recv_streaming(self: Any, decode: bool | None = None) -> AsyncIterator[Any]:
+        """Give the next message to the program, as `recv` does: in one piece."""
+        yield await self.recv(decode)
 
     def process_event(self: Any, event: Any) -> None:
         """Drop what comes after the close frame of this side, up to the client's answer to it."""

@@ -1,6 +1,6 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -29,22 +29,27 @@ class Handshake:
     to a connection. As a base class it stands before ``ServerConnection``.
     """
 
-    # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more it
-    # would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each client.
-    __slots__ = ("_address", "accepted", "guard", "has_stopped_receiving")
+    __slots__ = ()
+
+    _attributes: tuple[str, ...] = ("_address", "accepted", "guard", "has_stopped_receiving")
+    """Names of what an instance has beside the attributes of a ``ServerConnection``."""
 
     door: Door
     patience: Patience
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.guard: Guard = Guard(self.patience)
-        self.accepted: Accepted | None = None
-        self.has_stopped_receiving: bool = False
-        self._address: tuple[Any] | None = None
+        self._prepare()
         super().__init__(*arguments, **keywords)
 
+    def _prepare(self: Any) -> None:
+        """Set the attributes of a new connection."""
+        self.guard = Guard(self.patience)
+        self.accepted = None
+        self.has_stopped_receiving = False
+        self._address = None
+
     @property
-    def remote_address(self) -> Any:
+    def remote_address(self: Any) -> Any:
         """The client's, also if it came by a proxy that is trusted, and also when it is gone."""
         if self._address is None:
             return super().remote_address  # type: ignore[misc]  # of ServerConnection
@@ -90,7 +95,7 @@ class Handshake:
         except OSError:  # it is gone already
             return None
 
-    async def _give_up(self) -> None:
+    async def _give_up(self: Any) -> None:
         accepted, self.accepted = self.accepted, None
         if accepted is not None:
             await accepted.discard()
@@ -136,7 +141,7 @@ def options_with(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """The ``options`` for ``serve``, with our limits and connections of our kind."""
-    given = options.get("create_connection", connection_type)
+    given = options.get("create_connection") or connection_type
     options = dict(options)
     shared = {"door": door, "patience": Patience.of(clock, limits, options)}
 
@@ -150,8 +155,47 @@ def options_with(
         "max_size": limits.max_size,
         "compression": limits.compression,
         "ping_interval": None,  # the guard does that
-        "create_connection": type(given.__name__, (mixin, given), shared),
+        "create_connection": _creating(given, mixin, shared),
     }
+
+
+def _creating(given: Any, mixin: type[Handshake], shared: dict[str, Any]) -> Callable[..., Any]:
+    """Return what creates connections of our kind, ``given`` what creates others.
+
+    Of a class it is a class. Whatever else ``given`` is, its connections become ours once it has
+    created them.
+    """
+    if isinstance(given, type):
+        # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more
+        # it would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each
+        # client.
+        return type(given.__name__, (mixin, given), {"__slots__": mixin._attributes, **shared})
+    classes: dict[type, type] = {}
+
+    def create(*arguments: Any, **keywords: Any) -> Any:
+        connection = given(*arguments, **keywords)
+        theirs = type(connection)
+        if theirs not in classes:
+            classes[theirs] = _class_for_instances_of(theirs, mixin, shared)
+        connection.__class__ = classes[theirs]
+        connection._prepare()
+        return connection
+
+    return create
+
+
+def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) -> type:
+    """Return a subclass of both that instances of ``theirs`` can be given.
+
+    For that ``theirs`` has to be its first base, but methods are looked for in ``mixin`` first.
+    """
+
+    def mro(cls: type) -> list[type]:
+        return [cls, *mixin.__mro__[:-1], *theirs.__mro__]
+
+    metaclass: Any = type("MixinFirst", (type(theirs),), {"mro": mro})
+    made: type = metaclass(theirs.__name__, (theirs, mixin), {"__slots__": (), **names})
+    return made
 
 
 async def serve_connection(connection: Any) -> None:

@@ -128,7 +128,7 @@ class PlainSocket(ABC):
         """Called as soon as the connection is closed."""
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called with a failure of the server itself."""
-        self.path: str = path
+        self.request_path: str = path
         self._guard = Guard(patience)
         self._frames = frames
         self._max_size = max_size

@@ -39,15 +39,20 @@ class _Connection(GuardedConnection):
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
     """
 
-    __slots__ = ("_awaited", "_most", "_replies", "_task", "_unsent")
+    __slots__ = ()
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._task: asyncio.Task[None] | None = None  # that pings, or says farewell
+    _attributes = (
+        *GuardedConnection._attributes,
+        *("_awaited", "_most", "_replies", "_task", "_unsent"),
+    )
+
+    def _prepare(self: Any) -> None:
+        super()._prepare()
+        self._task = None  # that pings, or says farewell
         self._unsent = 0  # frames, since the peer stopped reading
         self._most = inf  # bytes of a message
-        self._replies: bytearray | None = None  # frames that leave together, as soon as may be
-        self._awaited: asyncio.Future[bytes | None] | None = None  # a text, while it is received
+        self._replies = None  # frames that leave together, as soon as may be
+        self._awaited = None  # a text, while it is received
 
     async def ping(self: Any, data: str | bytes | None = None) -> Awaitable[float]:
         self._check_open()
@@ -189,6 +194,8 @@ class _Connection(GuardedConnection):
 
     async def receive(self: Any) -> str | bytes:
         """Return the next message, by a shorter way for a text in one frame."""
+        if self._lent is not None:
+            await self._lent.take_back()
         messages, queue = self.recv_messages, self.recv_messages.frames.queue
         text: bytes | None = None
         if not messages.get_in_progress:

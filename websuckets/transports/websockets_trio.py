@@ -34,12 +34,14 @@ class _Connection(GuardedConnection):
     connection writes the rest. `Limits.send_timeout` bounds that, and nobody else sends meanwhile.
     """
 
-    __slots__ = ("_turn", "_unwritten")
+    __slots__ = ()
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    _attributes = (*GuardedConnection._attributes, "_turn", "_unwritten")
+
+    def _prepare(self: Any) -> None:
+        super()._prepare()
         self._turn = trio.Lock()  # of those who send messages
-        self._unwritten: deque[bytes | memoryview] = deque()
+        self._unwritten = deque[bytes | memoryview]()
 
     async def handshake(
         self: Any,
