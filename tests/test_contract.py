@@ -23,6 +23,7 @@ from websuckets import (
     ConnectionTasks,
     Limits,
     Payload,
+    ResponseHeaders,
     Socket,
     WebSuckets,
 )
@@ -384,6 +385,80 @@ async def test_sending_on_a_closed_connection(
         await until(journal, "close visit")
     assert journal[-4:] == ["4000 enough", "rollback", "disconnect", "close visit"]
     assert errors(caplog) == []
+
+
+async def test_a_hook_adds_headers_to_the_answer_of_the_handshake(
+    serving: Serving, app: WebSuckets, journal: list[str]
+) -> None:
+    """As often as it sets a name; once the answer is on its way, nobody can."""
+
+    @app.on_handshake
+    async def set_cookies(headers: ResponseHeaders) -> None:
+        headers["X-Wrong"] = "value"
+        headers.clear()
+        headers["Set-Cookie"] = "a=1; HttpOnly"
+        headers["Set-Cookie"] = "b=2"
+        headers.update({"X-Node": "here", "X-Wrong": "value"})
+        del headers["x-wrong"]
+
+    @app.on_connect
+    async def too_late(headers: ResponseHeaders) -> None:
+        assert headers["x-node"] == "here"
+        for change in (
+            lambda: headers.update({"X-Node": "there"}),
+            lambda: headers.pop("X-Node"),
+            headers.clear,
+        ):
+            with pytest.raises(RuntimeError, match="has been answered"):
+                change()
+        journal.append("too late")
+
+    async with serving(app) as server, dial(server) as client:
+        headers = client.response_headers
+        assert headers.get_all("Set-Cookie") == ["a=1; HttpOnly", "b=2"]
+        assert (headers["X-Node"], "X-Wrong" in headers) == ("here", False)
+        await until(journal, "too late")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Connection", "close"),
+        ("Sec-WebSocket-Accept", "x"),
+        ("no name", "x"),
+        ("X-Split", "a\r\nSet-Cookie: b=1"),
+        ("X-Umlaut", "ä"),
+    ],
+)
+async def test_what_cannot_be_a_header_of_the_answer_is_refused(
+    serving: Serving, app: WebSuckets, journal: list[str], name: str, value: str
+) -> None:
+    """Where it is set; the handshake goes on."""
+
+    @app.on_handshake
+    async def handshake(headers: ResponseHeaders) -> None:
+        with pytest.raises(ValueError, match="ResponseHeaders"):
+            headers[name] = value
+        journal.append("refused")
+
+    async with serving(app) as server, dial(server) as client:
+        assert "refused" in journal
+        assert value not in client.response_headers.get_all(name)
+
+
+async def test_headers_that_nobody_has_added_before_cannot_be_added(
+    serving: Serving, gate: Gate
+) -> None:
+    """Neither by a command."""
+    group = CommandGroup()
+
+    @group.command("add")
+    async def add(socket: Socket, *, headers: ResponseHeaders) -> None:
+        with pytest.raises(RuntimeError, match="has been answered"):
+            headers["X-Late"] = "x"
+
+    async with serving(app_with(group)) as server, dial(server) as client:
+        assert (await client.call("add", id=1))["payload"] is None
 
 
 async def test_closing_by_the_server(

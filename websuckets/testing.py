@@ -16,7 +16,7 @@ from websuckets.app import WebSuckets
 from websuckets.backend import spawn
 from websuckets.envelope import ClientEvent
 from websuckets.lifecycle import Running
-from websuckets.socket import Socket
+from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient
 
 __all__ = ["CommandError", "ReceivedEvent", "TestClient"]
@@ -87,6 +87,11 @@ class TestClient:
     def socket(self) -> Socket:
         """The server's side of the connection."""
         return self._inbox.client.socket
+
+    @property
+    def response_headers(self) -> Headers:
+        """What the app added to the answer to the opening handshake: see `ResponseHeaders`."""
+        return Headers(sent_headers(self._inbox.client.socket))
 
     @property
     def close_code(self) -> int | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from websockets.http11 import Request
 from websuckets.backend import on_trio
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door
+from websuckets.socket import Accepted, Door, sent_headers
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket
 
@@ -64,7 +64,7 @@ async def serve_asgi(
     try:
         refusal = await accepted.opening()
         if refusal is None:
-            await send(socket.accept)
+            await send(socket.accepted())
     except BaseException:
         await accepted.discard()
         raise
@@ -132,11 +132,14 @@ class _AsgiSocket(PlainSocket):
         """Set when nobody receives any more, once it is closed."""
         self._sending: set[anyio.CancelScope] = set()
 
-    @property
-    def accept(self) -> MutableMapping[str, Any]:
-        """The event that opens it."""
-        event = {"type": "websocket.accept"}
-        return event if self.subprotocol is None else {**event, "subprotocol": self.subprotocol}
+    def accepted(self) -> MutableMapping[str, Any]:
+        """Return the event that opens the connection; after it, no header can be added."""
+        event: dict[str, Any] = {"type": "websocket.accept"}
+        if self.subprotocol is not None:
+            event["subprotocol"] = self.subprotocol
+        if headers := sent_headers(self):
+            event["headers"] = _encoded(headers)
+        return event
 
     async def read(self) -> None:
         """Take frames from the server until either side closes the connection."""
@@ -377,7 +380,12 @@ async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -
         {
             "type": "websocket.http.response.start",
             "status": int(refusal.status),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "headers": _encoded(headers.items()),
         }
     )
     await send({"type": "websocket.http.response.body", "body": body})
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers]

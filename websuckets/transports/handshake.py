@@ -11,7 +11,7 @@ from websuckets.clock import Clock
 from websuckets.entrance import path_of
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door, HttpAnswer
+from websuckets.socket import Accepted, Door, HttpAnswer, sent_headers
 from websuckets.transports.guard import Guard, Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -31,7 +31,9 @@ class Handshake:
 
     __slots__ = ()
 
-    _attributes: tuple[str, ...] = ("_address", "accepted", "guard", "has_stopped_receiving")
+    _attributes: tuple[str, ...] = (
+        *("_address", "_response_headers", "accepted", "guard", "has_stopped_receiving"),
+    )
     """Names of what an instance has beside the attributes of a ``ServerConnection``."""
 
     door: Door
@@ -47,6 +49,7 @@ class Handshake:
         self.accepted = None
         self.has_stopped_receiving = False
         self._address = None
+        self._response_headers = None
 
     @property
     def remote_address(self: Any) -> Any:
@@ -77,6 +80,8 @@ class Handshake:
             self.accepted = self.door.accept(self)
             refusal = await self.accepted.opening()
             if refusal is None:
+                for name, value in sent_headers(self):
+                    response.headers[name] = value
                 return response
             await self._give_up()  # the client may keep us waiting for the end of its connection
             return self._response(refusal)

@@ -10,7 +10,7 @@ from websockets.http11 import Request
 
 from websuckets.entrance import path_of
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Door, Socket
+from websuckets.socket import Door, Socket, sent_headers
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket, closed_error
 
@@ -95,6 +95,7 @@ class MemoryClient:
             if self._refusal is not None:
                 await accepted.discard()
                 return
+            sent_headers(self._server)
             self._server.open()
             self._server.ended = accepted.disconnected
             self._answered.set()

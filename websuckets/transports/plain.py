@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.frames import Close
 from websockets.http11 import Request
 
+from websuckets.socket import ResponseHeaders
 from websuckets.transports.checks import check_text, checked_close
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
@@ -138,6 +139,7 @@ class PlainSocket(ABC):
         self._sent: Close | None = None
         self._is_closed = False
         self.has_stopped_receiving: bool = False
+        self._response_headers: ResponseHeaders | None = None
         self._has_said_goodbye = anyio.Event()
 
     @property
