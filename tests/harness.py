@@ -46,6 +46,11 @@ class Client:
             frame: str | bytes = await self.connection.recv()
             return frame
 
+    @property
+    def response_headers(self) -> Any:
+        """Those of the answer to the opening handshake."""
+        return self.connection.response.headers
+
     async def vanish(self) -> None:
         """Drop the connection as a crashed client does."""
         if isinstance(self.connection, websockets.trio.client.ClientConnection):

@@ -140,6 +140,10 @@ class MemoryClient(Client):
     async def receive_frame(self) -> str | bytes:
         return await self.client.receive_frame()
 
+    @property
+    def response_headers(self) -> Any:
+        return self.client.response_headers
+
     async def vanish(self) -> None:
         await self.client.abort()
 

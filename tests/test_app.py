@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -132,6 +133,58 @@ async def test_other_options_have_their_own_names() -> None:
         with pytest.raises(InvalidStatus):
             async with connect(client.server.urls[0] + "/nothing"):
                 raise AssertionError("it was let in")
+
+
+@pytest.mark.parametrize("how", ["class", "partial", "function", "none"])
+async def test_create_connection_is_whatever_websockets_takes(how: str) -> None:
+    """Handlers get what it creates, whatever attributes that has."""
+    ours: Any = websockets.trio.server.ServerConnection if on_trio() else ServerConnection
+
+    class MyConnection(ours):
+        def __init__(self, *arguments: Any, colour: str = "red", **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            self.path = self.colour = colour
+
+    def create(*arguments: Any, **keywords: Any) -> Any:
+        return MyConnection(*arguments, colour="blue", **keywords)
+
+    ways = {
+        "class": (MyConnection, "red"),
+        "partial": (partial(MyConnection, colour="green"), "green"),
+        "function": (create, "blue"),
+        "none": (None, "no colour"),
+    }
+    created, colour = ways[how]
+    group = CommandGroup()
+
+    @group.command("colour")
+    async def colour_of(socket: ServerConnection) -> str:
+        await socket.ping(b"x")
+        return getattr(socket, "colour", "no colour")
+
+    app = app_with(group)
+    async with app.serve("127.0.0.1", 0, create_connection=created) as server:
+        for _ in range(2):
+            async with dial(server) as client:
+                for id in range(3):
+                    assert (await client.call("colour", id=id))["payload"] == colour
+                await client.close()
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"), [([100], None), ([60, 60], None), ([101], 1009), ([60, 60, 60], 1009)]
+)
+async def test_messages_and_their_fragments_may_be_bounded(
+    frames: list[int], code: int | None
+) -> None:
+    """By a pair, as for `websockets`; the message as a whole, and each of its frames."""
+    app = app_with(echo_group())
+    async with talk(app, max_size=(150, 100)) as client:
+        await client.connection.send(iter(["x" * size for size in frames]))
+        if code is None:
+            assert (await client.receive())["error"] == "invalid message"
+        else:
+            assert (await client.closed())[0] == code
 
 
 async def test_an_unknown_option_is_an_error() -> None:
@@ -369,7 +422,8 @@ class FakeWire:
     id = uuid.uuid4()
     request = Request("/", Headers())
     remote_address = None
-    path = "/"
+    request_path = "/"
+    has_stopped_receiving = False
     closed_errors = (EOFError,)
 
     def __init__(self, receive: Any) -> None:
@@ -386,8 +440,6 @@ class FakeWire:
 
     async def reply(self, text: str) -> None:
         await self.send(text)
-
-    async def discard(self) -> None: ...
 
     async def abort(self) -> None: ...
 
@@ -478,7 +530,14 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_size": -1}, {"finalize_timeout": 0}, {"drain_timeout": -1}]
+    "wrong",
+    [
+        {"max_size": -1},
+        {"max_size": (1, -1)},
+        {"max_size": (1, 2, 3)},
+        {"finalize_timeout": 0},
+        {"drain_timeout": -1},
+    ],
 )
 def test_limits_are_sane(wrong: dict[str, Any]) -> None:
     """`None` is what turns one off."""

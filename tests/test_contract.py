@@ -4,7 +4,7 @@ It uses nothing of a connection but what `websuckets.Socket` has.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import anyio
@@ -12,11 +12,21 @@ import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
 from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
+from peers import Gone, close, command, opened
 from pydantic import BaseModel
 from serving import Serving
 from websockets.exceptions import ConnectionClosed
 
-from websuckets import ClientEvent, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets import (
+    ClientEvent,
+    CommandGroup,
+    ConnectionTasks,
+    Limits,
+    Payload,
+    ResponseHeaders,
+    Socket,
+    WebSuckets,
+)
 from websuckets.exc import ClientError
 from websuckets.security import CurrentUser, Token
 from websuckets.session import Session, User
@@ -270,6 +280,101 @@ async def test_closing_by_a_handler(
     assert errors(caplog) == []
 
 
+def kicking_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
+    """An app in which connections are closed in several ways while commands wait."""
+    group = CommandGroup()
+
+    @group.command("enter")
+    async def enter(socket: Socket, name: Payload[str], *, user: User) -> Token:
+        user.id, user.token = name, Token(name)
+        return user.token
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+        journal.append("waited")
+
+    @group.command("close own")
+    async def close_own(socket: Socket) -> None:
+        await gate()
+        await socket.close(4000, "enough")
+
+    @group.command("close ann")
+    async def close_ann(socket: Socket, session: Session) -> None:
+        await session.verified["ann"].socket.close(4000, "enough")
+
+    @group.command("revoke ann")
+    async def revoke_ann(socket: Socket, session: Session) -> None:
+        await session.revoke("ann")
+
+    @group.command("note")
+    async def note(socket: Socket) -> None:
+        journal.append("note")
+
+    @group.command("protected note", protected=True)
+    async def protected_note(socket: Socket) -> None:
+        journal.append("protected note")
+
+    app = app_with(group, limits=Limits(rate=None, **limits))
+
+    @app.on_disconnect
+    async def disconnect(user: User) -> None:
+        journal.append(f"disconnect {user.socket.close_code}")
+
+    return app
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+@pytest.mark.parametrize("how", ["close own", "close ann", "revoke ann"])
+async def test_commands_that_wait_while_the_connection_is_closed_do_not_run(
+    serving: Serving, journal: list[str], gate: Gate, how: str, concurrency: int
+) -> None:
+    """However many wait, and whoever closes; the command that runs goes on."""
+    app = kicking_app(journal, gate, concurrency=concurrency)
+    async with serving(app) as server, dial(server) as other, dial(server) as client:
+        await client.call("enter", payload="ann", id=1)
+        for _ in range(concurrency):
+            await client.send("close own" if how == "close own" else "wait")
+        await gate.reached.wait()
+        for _ in range(30):
+            await client.send("note")
+            await client.send("protected note", token="ann")
+        if how == "close own":
+            gate.opened.set()
+        else:
+            await other.call(how, id=1)
+            gate.opened.set()
+        code, _ = await client.closed()
+        await until(journal, f"disconnect {code}")
+        assert code == (4401 if how == "revoke ann" else 4000)
+        assert "note" not in journal and "protected note" not in journal
+        assert journal.count("waited") == (0 if how == "close own" else concurrency)
+
+
+@pytest.mark.parametrize("how", ["close ann", "revoke ann"])
+async def test_commands_that_come_after_the_close_frame_do_not_run(
+    on_sockets: Serving, journal: list[str], gate: Gate, how: str
+) -> None:
+    """The client's own close frame, which comes behind them, still ends the connection."""
+    app = kicking_app(journal, gate)
+    async with (
+        on_sockets(app) as server,
+        dial(server) as other,
+        opened(server.port) as client,
+    ):
+        await client.call("enter", payload="ann", id=1)
+        await other.send(how, id=1)
+        received = await client.read_close()
+        assert received is not None
+        with suppress(Gone):  # the server may drop the connection instead
+            for _ in range(30):
+                await client.write(command("note") + command("protected note", token="ann"))
+            await client.write(close(received.close_code))
+        await client.read_to_end()
+        await until(journal, f"disconnect {received.close_code}")
+        assert journal == [f"disconnect {received.close_code}"]
+
+
 async def test_sending_on_a_closed_connection(
     serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -280,6 +385,80 @@ async def test_sending_on_a_closed_connection(
         await until(journal, "close visit")
     assert journal[-4:] == ["4000 enough", "rollback", "disconnect", "close visit"]
     assert errors(caplog) == []
+
+
+async def test_a_hook_adds_headers_to_the_answer_of_the_handshake(
+    serving: Serving, app: WebSuckets, journal: list[str]
+) -> None:
+    """As often as it sets a name; once the answer is on its way, nobody can."""
+
+    @app.on_handshake
+    async def set_cookies(headers: ResponseHeaders) -> None:
+        headers["X-Wrong"] = "value"
+        headers.clear()
+        headers["Set-Cookie"] = "a=1; HttpOnly"
+        headers["Set-Cookie"] = "b=2"
+        headers.update({"X-Node": "here", "X-Wrong": "value"})
+        del headers["x-wrong"]
+
+    @app.on_connect
+    async def too_late(headers: ResponseHeaders) -> None:
+        assert headers["x-node"] == "here"
+        for change in (
+            lambda: headers.update({"X-Node": "there"}),
+            lambda: headers.pop("X-Node"),
+            headers.clear,
+        ):
+            with pytest.raises(RuntimeError, match="has been answered"):
+                change()
+        journal.append("too late")
+
+    async with serving(app) as server, dial(server) as client:
+        headers = client.response_headers
+        assert headers.get_all("Set-Cookie") == ["a=1; HttpOnly", "b=2"]
+        assert (headers["X-Node"], "X-Wrong" in headers) == ("here", False)
+        await until(journal, "too late")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("Connection", "close"),
+        ("Sec-WebSocket-Accept", "x"),
+        ("no name", "x"),
+        ("X-Split", "a\r\nSet-Cookie: b=1"),
+        ("X-Umlaut", "ä"),
+    ],
+)
+async def test_what_cannot_be_a_header_of_the_answer_is_refused(
+    serving: Serving, app: WebSuckets, journal: list[str], name: str, value: str
+) -> None:
+    """Where it is set; the handshake goes on."""
+
+    @app.on_handshake
+    async def handshake(headers: ResponseHeaders) -> None:
+        with pytest.raises(ValueError, match="ResponseHeaders"):
+            headers[name] = value
+        journal.append("refused")
+
+    async with serving(app) as server, dial(server) as client:
+        assert "refused" in journal
+        assert value not in client.response_headers.get_all(name)
+
+
+async def test_headers_that_nobody_has_added_before_cannot_be_added(
+    serving: Serving, gate: Gate
+) -> None:
+    """Neither by a command."""
+    group = CommandGroup()
+
+    @group.command("add")
+    async def add(socket: Socket, *, headers: ResponseHeaders) -> None:
+        with pytest.raises(RuntimeError, match="has been answered"):
+            headers["X-Late"] = "x"
+
+    async with serving(app_with(group)) as server, dial(server) as client:
+        assert (await client.call("add", id=1))["payload"] is None
 
 
 async def test_closing_by_the_server(

@@ -110,7 +110,7 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
         yield 0
         raise ClientError("enough")
 
-    app = app_with(group, limits=Limits(max_size=1000))
+    app = app_with(group, limits=Limits(max_size=(1000, None)))
 
     @app.on_handshake
     async def handshake(request: Request) -> None:

@@ -5,7 +5,7 @@ from websuckets.commands import CommandGroup
 from websuckets.di.plan import Payload
 from websuckets.envelope import ClientEvent, Message
 from websuckets.limits import Limits
-from websuckets.socket import Socket
+from websuckets.socket import ResponseHeaders, Socket
 from websuckets.tasks import AppTasks, ConnectionTasks
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Limits",
     "Message",
     "Payload",
+    "ResponseHeaders",
     "Socket",
     "WebSuckets",
 ]

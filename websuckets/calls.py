@@ -61,7 +61,8 @@ class RunningCalls:
         """Answer it beside the messages that follow; if that cannot be, the error to reply.
 
         Of a stream, it returns when the handler has begun, so that what it does first comes before
-        them; of another command, as soon as not too many run.
+        them; of another command, as soon as not too many run. A command that has waited for that
+        while the connection was closed is not started.
         """
         running = _Running(call)
         if running.is_stream:
@@ -176,6 +177,8 @@ class RunningCalls:
 
     async def _answer(self, running: "_Running") -> None:
         outcome: Outcome | None = None
+        if self._peer.wire.has_stopped_receiving:  # while it waited for its turn
+            return
         with running.life, self._works.begin(running.life) as running.work:
             outcome = await self._dispatcher.answer(
                 running.call, self._peer, running.work, running.begun.set

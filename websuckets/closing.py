@@ -9,6 +9,7 @@ from typing import Final
 from websockets import CloseCode
 
 __all__ = [
+    "CUT_SHORT",
     "EXPIRED",
     "NONSENSE",
     "NOT_VERIFIED",
@@ -35,6 +36,9 @@ UNSURE: Final = (CloseCode.TRY_AGAIN_LATER, "sessions unavailable")
 """Whether it is still verified cannot be known."""
 
 NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
+CUT_SHORT: Final = (CloseCode.INTERNAL_ERROR, "message cut short")
+"""A message in fragments was not sent to its end."""
+
 NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 REVOKED: Final = (4401, "revoked")
 EXPIRED: Final = (4401, "expired")

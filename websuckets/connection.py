@@ -367,7 +367,7 @@ class Connection:
         """For what runs beside the reading of messages."""
         farewell = self._judged(call, outcome)
         if outcome.frame is not None:
-            await self._peer.wire.socket.send(outcome.frame)
+            await self._peer.wire.reply_beside(outcome.frame)
         if farewell is not None:
             self._setup.background.start_soon(self._part, farewell)
 
@@ -428,7 +428,7 @@ class Connection:
         """Of a work that was spent."""
         if self._reply is not None and not self._peer.work.is_spent:
             reply, self._reply = self._reply, None
-            await self._peer.wire.socket.send(reply)
+            await self._peer.wire.reply(reply)
 
     async def _say_goodbye(self) -> None:
         if self._farewell is not None and not self._peer.work.is_spent:
@@ -439,8 +439,6 @@ class Connection:
             logger.info("closing %s with %d", self._peer.wire.socket.id, code)
         if self._calls is not None:
             await self._calls.finish()
-        # The client's answer to the close stands behind the commands that it has sent.
-        self._setup.background.start_soon(self._peer.wire.discard)
         await self._peer.wire.socket.close(code, reason)
 
     @property

@@ -69,7 +69,7 @@ class Connections:
         from_there = self._from[client_of(wire.socket.remote_address)]
         if _is_full(from_there, limits.max_connections_per_ip):
             return HandshakeRefused(HTTPStatus.TOO_MANY_REQUESTS)
-        return self._setup.entrance.refusal(wire.path, request.headers)
+        return self._setup.entrance.refusal(wire.request_path, request.headers)
 
     def _gone(self, connection: Connection) -> None:
         self._open.discard(connection)

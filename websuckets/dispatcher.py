@@ -310,7 +310,7 @@ class _Stream:
         # A frame goes out whole, or not at all. And a timeout that the handler holds around
         # its `yield` is not to hit us: it takes effect inside of the handler.
         with anyio.CancelScope(shield=True):
-            await self.wire.socket.send(frame)
+            await self.wire.reply_beside(frame)
             # The others' turn, even if neither the handler nor the connection ever waits.
             await anyio.lowlevel.checkpoint()
         if self.work.is_cancelled:

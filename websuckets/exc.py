@@ -52,6 +52,17 @@ HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 FRAMING: Final = {"connection", "content-length", "transfer-encoding", "upgrade"}
 
 
+def check_header(name: str, value: str, place: str) -> None:
+    """Raise `ValueError` if an answer to an opening handshake cannot have this header.
+
+    Names that belong to the connection are refused, and values that are not printable ASCII.
+    """
+    if not HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
+        raise ValueError(f"{place}: {name!r} is no header that can be set")
+    if not (value.isascii() and value.isprintable()):
+        raise ValueError(f"{place}: the header {name} is not printable ASCII")
+
+
 class WebSucketsError(Exception):
     """Root of every error that websuckets raises."""
 
@@ -135,10 +146,7 @@ class HandshakeRefused(WebSucketsError):
         self.text: str = text.encode(errors="replace").decode()  # no halves of surrogate pairs
         self.headers: dict[str, str] = dict(headers or {})
         for name, value in self.headers.items():
-            if not HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
-                raise ValueError(f"HandshakeRefused: {name!r} is no header that can be set")
-            if not (value.isascii() and value.isprintable()):
-                raise ValueError(f"HandshakeRefused: the header {name} is not printable ASCII")
+            check_header(name, value, "HandshakeRefused")
 
 
 class ConfigurationError(WebSucketsError):

@@ -27,8 +27,10 @@ class Limits:
     Raises `ValueError` for what is no limit, and for times under a millisecond.
     """
 
-    max_size: int | None = 64 * 1024
-    """Bytes of one incoming message; past it the connection is closed with 1009."""
+    max_size: int | tuple[int | None, int | None] | None = 64 * 1024
+    """Bytes of one incoming message; past it the connection is closed with 1009. As for
+    ``websockets``, it may be ``(message, fragment)``, with a bound for each frame of a message in
+    fragments; other servers hand over whole messages, and bound frames by themselves."""
 
     concurrency: int | None = 1
     """Commands that one connection may have running; what comes meanwhile waits. With one they are
@@ -116,10 +118,15 @@ class Limits:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value >= least):
+            if not _is_limit(value, least):
                 raise ValueError(
                     f"Limits({name}={value!r}): it is a number, at least {least}, or None"
                 )
+        if not all(_is_limit(size, 0) for size in self._sizes):
+            raise ValueError(
+                f"Limits(max_size={self.max_size!r}): it is a number, at least 0, or None, or two "
+                "of these: (message, fragment)"
+            )
         outbox: Any = self.outbox
         if outbox is not None and not (
             isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))
@@ -130,9 +137,18 @@ class Limits:
         if self.compression not in (None, "deflate"):
             raise ValueError(f'Limits(compression={self.compression!r}): it is "deflate", or None')
 
+    @property
+    def message_size(self) -> int | None:
+        """Bytes of one incoming message: ``max_size`` without its bound for fragments."""
+        return self._sizes[0]
+
+    @property
+    def _sizes(self) -> tuple[int | None, ...]:
+        size = self.max_size
+        return size if isinstance(size, tuple) and len(size) == 2 else (size,)
+
 
 _LEAST: Final = {
-    "max_size": 0,
     "concurrency": 1,
     "streams": 0,
     "rate": 0.001,
@@ -151,6 +167,10 @@ _LEAST: Final = {
     "max_connections_per_ip": 0,
     "drain_timeout": 0,
 }
+
+
+def _is_limit(value: Any, least: float) -> bool:
+    return value is None or (_is_number(value) and value >= least)
 
 
 def _is_number(value: object) -> bool:

@@ -9,9 +9,20 @@ from uuid import UUID
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from websuckets.exc import HandshakeRefused
+from websuckets.exc import HandshakeRefused, check_header
 
-__all__ = ["MAX_REASON", "Accepted", "Door", "HttpAnswer", "Socket", "Wire", "path_of"]
+__all__ = [
+    "MAX_REASON",
+    "Accepted",
+    "Door",
+    "HttpAnswer",
+    "ResponseHeaders",
+    "Socket",
+    "Wire",
+    "path_of",
+    "response_headers",
+    "sent_headers",
+]
 
 MAX_REASON: Final = 123
 """Bytes of UTF-8 in the reason of a close frame: RFC 6455, sections 5.5 and 5.5.1."""
@@ -29,6 +40,66 @@ def path_of(request: Request) -> str:
         _, has_host, rest = target.partition("://")
         target = "/" + rest.partition("/")[2] if has_host else target
     return unquote(target)
+
+
+class ResponseHeaders(Headers):
+    """Headers of the answer that accepts a client's opening handshake (SESSION scope).
+
+    An ``on_handshake`` hook, or what it depends on, takes them as a parameter and adds to them:
+    ``headers["Set-Cookie"] = "visit=1; HttpOnly"``. As in ``websockets``, setting a name again adds
+    a header with the same name. A handshake that is refused has the headers of `HandshakeRefused`
+    instead.
+
+    Setting raises `ValueError` for what cannot be a header, or belongs to the connection, and
+    `RuntimeError` once the handshake has been answered.
+    """
+
+    __slots__ = ("_are_sent",)
+
+    def __init__(self) -> None:
+        self._are_sent = False
+        super().__init__()
+
+    def __setitem__(self, name: str, value: str) -> None:
+        self._check_not_sent()
+        if name.lower().startswith("sec-websocket-"):
+            raise ValueError(f"ResponseHeaders: {name!r} is set by the handshake itself")
+        check_header(name, value, "ResponseHeaders")
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._check_not_sent()
+        super().__delitem__(name)
+
+    def clear(self) -> None:
+        """Remove all of them."""
+        self._check_not_sent()
+        super().clear()
+
+    def _check_not_sent(self) -> None:
+        if self._are_sent:
+            raise RuntimeError("the opening handshake has been answered; set its headers before")
+
+
+def response_headers(socket: Any) -> ResponseHeaders:
+    """Return those of a connection, which are made for the first who asks."""
+    if getattr(socket, "_response_headers", None) is None:  # the socket of a test may have none
+        socket._response_headers = ResponseHeaders()
+    headers: ResponseHeaders = socket._response_headers
+    return headers
+
+
+def sent_headers(socket: Any) -> list[tuple[str, str]]:
+    """Return those that a connection was given, to be sent now: nobody can add to them any more."""
+    if socket._response_headers is None:
+        socket._response_headers = _NONE
+    headers: ResponseHeaders = socket._response_headers
+    headers._are_sent = True
+    return list(headers.raw_items())
+
+
+_NONE: Final = ResponseHeaders()
+"""Shared by connections whose handshake was answered without any."""
 
 
 class Socket(Protocol):
@@ -98,7 +169,7 @@ class Wire(Protocol):
         ...
 
     @property
-    def path(self) -> str:
+    def request_path(self) -> str:
         """Where it connected to, decoded: within what the app is mounted under, without a query."""
         ...
 
@@ -107,19 +178,33 @@ class Wire(Protocol):
         """What `receive` and `send` raise once the connection is closed."""
         ...
 
+    @property
+    def has_stopped_receiving(self) -> bool:
+        """Whether this side has sent its close frame, or has aborted the connection.
+
+        From then on no message of the client is handled: neither one that comes, nor one that
+        waits already. A command that runs goes on.
+        """
+        ...
+
     async def receive(self) -> str | bytes:
-        """Wait for the next frame, text or binary."""
+        """Wait for the next message, text or binary.
+
+        Raises one of `closed_errors` once the connection is closed; after this side has closed it,
+        that is also where messages still wait.
+        """
         ...
 
     async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; the next one is received after it."""
+        """Send the reply to a message, as `Socket.send` does; the next one is received after it.
+
+        It waits for a client that is slow to read, however long it is, and however many wait for
+        the same: only programs can send more than may wait.
+        """
         ...
 
-    async def discard(self) -> None:
-        """Read frames that nobody wants any more, until the connection is closed.
-
-        Leaves that to whoever is waiting for a frame.
-        """
+    async def reply_beside(self, text: str) -> None:
+        """Send the reply, or an item, of a command that runs beside the reading of messages."""
         ...
 
     async def abort(self) -> None:

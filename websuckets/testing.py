@@ -16,7 +16,7 @@ from websuckets.app import WebSuckets
 from websuckets.backend import spawn
 from websuckets.envelope import ClientEvent
 from websuckets.lifecycle import Running
-from websuckets.socket import Socket
+from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient
 
 __all__ = ["CommandError", "ReceivedEvent", "TestClient"]
@@ -88,6 +88,11 @@ class TestClient:
     def socket(self) -> Socket:
         """The server's side of the connection."""
         return self._inbox.client.socket
+
+    @property
+    def response_headers(self) -> Headers:
+        """What the app added to the answer to the opening handshake: see `ResponseHeaders`."""
+        return Headers(sent_headers(self._inbox.client.socket))
 
     @property
     def close_code(self) -> int | None:
@@ -199,7 +204,8 @@ class TestClient:
                 self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
             app = self._running
             app.loop.check(_OTHER_LOOP)
-            client = MemoryClient(self._request, app.connections, app.limits.max_size, app.patience)
+            size = app.limits.message_size
+            client = MemoryClient(self._request, app.connections, size, app.patience)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(client.serve)
             try:

@@ -178,8 +178,8 @@ def test_what_may_wait_for_it() -> None:
             assert third
         with guard.queued("") as again:
             assert again
-    with guard.queued("12345678901") as too_long:
-        assert too_long
+    with guard.queued("1") as first, guard.queued("1234567890") as second:
+        assert not first and second
     with Watched(Limits(outbox=None)).guard.queued("1" * 2**21) as too_much:
         assert not too_much
 

@@ -33,7 +33,7 @@ from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
 from websuckets.session import User
-from websuckets.socket import Socket
+from websuckets.socket import ResponseHeaders, Socket, response_headers
 from websuckets.tasks import ConnectionTasks, TaskSource
 
 __all__ = ["Injection", "WebSucketsProvider", "injection_of", "provide_context", "values_provider"]
@@ -170,7 +170,7 @@ class WebSucketsProvider(Provider):
         self.connection_types: tuple[type, ...] = _connection_types()
         """By which a dependency can ask for the connection; all stand for one object."""
         context = (Socket, *self.connection_types, Request, User, TaskSource)
-        self.of_connection: tuple[Any, ...] = (*context, ConnectionTasks)
+        self.of_connection: tuple[Any, ...] = (*context, ConnectionTasks, ResponseHeaders)
         """Types of which there is an object while there is a connection."""
         self.of_message: tuple[Any, ...] = (Message, CurrentUser, CurrentUser | None)
         """Types of which there is an object while a message is handled."""
@@ -181,6 +181,10 @@ class WebSucketsProvider(Provider):
     @provide(scope=Scope.SESSION)
     async def connection_tasks(self, source: TaskSource) -> ConnectionTasks:
         return ConnectionTasks(await source.open())
+
+    @provide(scope=Scope.SESSION)
+    def response_headers(self, socket: Socket) -> ResponseHeaders:
+        return response_headers(socket)
 
     @provide(scope=Scope.REQUEST)
     async def current_user_if_any(self, container: AsyncContainer) -> CurrentUser | None:

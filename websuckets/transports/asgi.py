@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 from urllib.parse import quote
 
@@ -16,7 +16,7 @@ from websuckets.backend import on_trio
 from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door
+from websuckets.socket import Accepted, Door, sent_headers
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket
 
@@ -60,12 +60,12 @@ async def serve_asgi(
     """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
     kind = _AsgiSocket if on_trio() else _AsyncioSocket
-    socket = kind(scope, receive, send, door, limits.max_size, patience)
+    socket = kind(scope, receive, send, door, limits.message_size, patience)
     accepted = door.accept(socket)
     try:
         refusal = await accepted.opening()
         if refusal is None:
-            await send(socket.accept)
+            await send(socket.accepted())
     except BaseException:
         await accepted.discard()
         raise
@@ -107,6 +107,7 @@ async def _read(accepted: Accepted, socket: "_AsgiSocket") -> None:
 
 class _AsgiSocket(PlainSocket):
     transport = "ASGI"
+    _shields_frames = True
 
     def __init__(
         self,
@@ -132,11 +133,14 @@ class _AsgiSocket(PlainSocket):
         """Set when nobody receives any more, once it is closed."""
         self._sending: set[anyio.CancelScope] = set()
 
-    @property
-    def accept(self) -> MutableMapping[str, Any]:
-        """The event that opens it."""
-        event = {"type": "websocket.accept"}
-        return event if self.subprotocol is None else {**event, "subprotocol": self.subprotocol}
+    def accepted(self) -> MutableMapping[str, Any]:
+        """Return the event that opens the connection; after it, no header can be added."""
+        event: dict[str, Any] = {"type": "websocket.accept"}
+        if self.subprotocol is not None:
+            event["subprotocol"] = self.subprotocol
+        if headers := sent_headers(self):
+            event["headers"] = _encoded(headers)
+        return event
 
     async def read(self) -> None:
         """Take frames from the server until either side closes the connection."""
@@ -198,8 +202,8 @@ class _AsgiSocket(PlainSocket):
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
-        # A frame leaves whole or not at all: some servers leave half of one that is cancelled.
-        with anyio.CancelScope(shield=True) as sending:
+        # A frame leaves whole or not at all: on trio, hypercorn leaves half of one if cancelled.
+        with anyio.CancelScope(shield=self._shields_frames) as sending:
             self._sending.add(sending)
             try:
                 await self._tell({"type": "websocket.send", key: frame})
@@ -247,7 +251,11 @@ class _AsyncioSocket(_AsgiSocket):
 
     Who waits for a message receives it from the server. The task that reads goes on when a command
     takes its time, or sends something, so that one learns of a client that has left.
+
+    What a server for asyncio sends, it hands over as a whole: sending may be cancelled.
     """
+
+    _shields_frames = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -324,8 +332,11 @@ class _AsyncioSocket(_AsgiSocket):
         self._go_on_reading()
         await super().send(message, text=text)
 
+    async def reply_beside(self, text: str) -> None:
+        self._go_on_reading()
+        await super().reply_beside(text)
+
     async def reply(self, text: str) -> None:
-        """What a server for asyncio sends, it hands over as a whole: this may be cancelled."""
         if self._guard.is_blocked:
             await super().reply(text)
             return
@@ -373,7 +384,12 @@ async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -
         {
             "type": "websocket.http.response.start",
             "status": int(refusal.status),
-            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "headers": _encoded(headers.items()),
         }
     )
     await send({"type": "websocket.http.response.body", "body": body})
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Headers as ASGI has them."""
+    return [(name.lower().encode(), value.encode()) for name, value in headers]

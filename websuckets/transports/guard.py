@@ -135,13 +135,17 @@ class Guard:
 
     @contextmanager
     def queued(self, message: Any) -> Iterator[bool]:
-        """While this waits to be sent. Whether more does than `Limits.outbox` allows."""
+        """While this waits to be sent. Give whether more waits than `Limits.outbox` allows.
+
+        The first that waits may be of any size: whoever sends one message after the other, and
+        waits for each, keeps no more than that one.
+        """
         size = _size(message)
         self._frames += 1
         self._bytes += size
         try:
             frames, most = self._patience.outbox
-            yield self._frames > frames or self._bytes > most
+            yield self._frames > 1 and (self._frames > frames or self._bytes > most)
         finally:
             self._frames -= 1
             self._bytes -= size

@@ -2,20 +2,44 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-from websockets.exceptions import ConnectionClosed
+import anyio
+from websockets.exceptions import ConcurrencyError, ConnectionClosed
+from websockets.frames import DATA_OPCODES
 from websockets.protocol import State
 
+from websuckets.closing import CUT_SHORT
 from websuckets.socket import path_of
+from websuckets.transports.checks import check_text
 from websuckets.transports.guard import Alarm, Guard
 from websuckets.transports.handshake import Handshake
 
 __all__ = ["GuardedConnection"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+FRAMEWORK_RECEIVES: Final = (
+    "the framework receives the messages of this connection and runs commands for them; what the "
+    "client is to send is the payload of a command"
+)
+
+
+class _Lent:
+    """The receiving of messages, while the program does it."""
+
+    __slots__ = ("is_over", "scope")
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.is_over = anyio.Event()
+
+    async def take_back(self) -> None:
+        """Interrupt the program, and wait until it receives no more."""
+        self.scope.cancel()
+        await self.is_over.wait()
 
 
 class GuardedConnection(Handshake):
@@ -24,20 +48,23 @@ class GuardedConnection(Handshake):
     It is the `Wire` of its connection. As a base class it stands before ``ServerConnection``.
     """
 
-    __slots__ = ("guard",)
+    __slots__ = ()
+
+    _attributes = (*Handshake._attributes, "_lent", "guard")
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.guard: Guard = Guard(self.patience, self._alarmed, self._can_be_pinged)
-        super().__init__(*arguments, **keywords)
+    def _prepare(self: Any) -> None:
+        super()._prepare()
+        self.guard = Guard(self.patience, self._alarmed, self._can_be_pinged)
+        self._lent = None
 
     @property
     def socket(self) -> Any:
         return self
 
     @property
-    def path(self: Any) -> str:
+    def request_path(self: Any) -> str:
         return path_of(self.request)
 
     def failed(self, error: BaseException) -> None: ...
@@ -66,12 +93,88 @@ class GuardedConnection(Handshake):
         self._abort()
 
     async def receive(self: Any) -> str | bytes:
-        """The next message."""
-        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+        """Return the next message. Raises `ConnectionClosed`, see `Wire.receive`."""
+        if self._lent is not None:
+            await self._lent.take_back()
+        while True:
+            message: str | bytes = await super().recv()  # type: ignore[misc]  # of ServerConnection
+            if not self.has_stopped_receiving:
+                return message
 
-    async def reply(self: Any, text: str) -> None:
-        """Send a reply; more may follow."""
-        await self.send(text)
+    async def recv(self: Any, decode: bool | None = None) -> Any:
+        """Return the next message to the program instead of handling it.
+
+        Raises ``ConcurrencyError`` where the framework receives: as soon as it waits for a message
+        itself, which it does while a stream or a task runs.
+        """
+        if self._lent is not None:
+            raise ConcurrencyError(FRAMEWORK_RECEIVES)
+        self._lent = lent = _Lent()
+        try:
+            with lent.scope:
+                return await super().recv(decode)  # type: ignore[misc]  # of ServerConnection
+        except ConcurrencyError:
+            pass
+        finally:
+            self._lent = None
+            lent.is_over.set()
+        raise ConcurrencyError(FRAMEWORK_RECEIVES)
+
+    async def recv_streaming(self: Any, decode: bool | None = None) -> AsyncIterator[Any]:
+        """Give the next message to the program, as `recv` does: in one piece."""
+        yield await self.recv(decode)
+
+    def process_event(self: Any, event: Any) -> None:
+        """Drop what comes after the close frame of this side, up to the client's answer to it."""
+        if not (self.has_stopped_receiving and event.opcode in DATA_OPCODES):
+            super().process_event(event)  # type: ignore[misc]  # of ServerConnection
+
+    def _stop_receiving_if_closed(self: Any) -> None:
+        """Be called before anything is written: so is a close frame, whoever sends it.
+
+        A close that answers one of the client, or that the client has provoked by breaking the
+        protocol, is the client's: messages that it sent before are handled.
+        """
+        protocol = self.protocol
+        if (
+            protocol.close_sent is not None
+            and protocol.close_rcvd is None
+            and protocol.parser_exc is None
+        ):
+            self._stop_receiving()
+
+    def _stop_receiving(self: Any) -> None:
+        """Hand over no message any more. Read on: the client's close frame stands behind them."""
+        self.has_stopped_receiving = True
+        messages = self.recv_messages
+        if messages.paused:
+            messages.paused = False
+            messages.resume()
+
+    async def _send_message(self: Any, message: Any, text: bool | None) -> None:
+        """Send it by ``websockets``.
+
+        A message in fragments that its sender gives up midway, as when its command takes too long,
+        leaves a connection on which no other message can follow: it is closed.
+        """
+        if isinstance(message, str):
+            check_text(message)
+        try:
+            await super().send(message, text=text)
+        except BaseException:
+            protocol = self.protocol
+            if (
+                protocol.expect_continuation_frame
+                and self.send_in_progress is None  # or else that message is another's
+                and protocol.state is State.OPEN
+            ):
+                logger.warning(
+                    "%s is closed: sending a message in fragments was given up midway", self.id
+                )
+                protocol.send_close(*CUT_SHORT)
+                self._stop_receiving_if_closed()
+                self._start(self._finish_closing)
+            raise
 
     @abstractmethod
     async def abort(self) -> None:
@@ -85,6 +188,10 @@ class GuardedConnection(Handshake):
     @abstractmethod
     def _abort(self) -> None:
         """The same as `abort`, without waiting."""
+
+    @abstractmethod
+    async def _finish_closing(self) -> None:
+        """Send the close frame that was made, and wait until the connection is closed."""
 
     @abstractmethod
     async def _drop(self) -> None:

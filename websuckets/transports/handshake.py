@@ -1,19 +1,17 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
-from websockets.exceptions import ConcurrencyError, ConnectionClosed
-from websockets.http11 import Request, Response
+from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
 from websuckets.clock import Clock
 from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.socket import Accepted, Door, HttpAnswer, path_of
+from websuckets.socket import Accepted, Door, HttpAnswer, path_of, sent_headers
 from websuckets.transports.guard import Patience
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -31,27 +29,39 @@ class Handshake:
     to a connection. As a base class it stands before ``ServerConnection``.
     """
 
-    # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more it
-    # would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each client.
-    __slots__ = ("_address", "accepted")
+    __slots__ = ()
+
+    _attributes: tuple[str, ...] = (
+        *("_address", "_response_headers", "accepted", "has_stopped_receiving"),
+    )
+    """Names of what an instance has beside the attributes of a ``ServerConnection``."""
 
     door: Door
     patience: Patience
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self.accepted: Accepted | None = None
-        self._address: tuple[Any] | None = None
+        self._prepare()
         super().__init__(*arguments, **keywords)
 
+    def _prepare(self: Any) -> None:
+        """Set the attributes of a new connection."""
+        self.accepted = None
+        self.has_stopped_receiving = False
+        self._address = None
+        self._response_headers = None
+
     @property
-    def remote_address(self) -> Any:
+    def remote_address(self: Any) -> Any:
         """The client's, also if it came by a proxy that is trusted, and also when it is gone."""
         if self._address is None:
             return super().remote_address  # type: ignore[misc]  # of ServerConnection
         return self._address[0]
 
     async def handshake(
-        self: Any, process_request: Any = None, process_response: Any = None, *arguments: Any
+        self: Any,
+        process_request: Any = None,
+        process_response: Any = None,
+        server_header: str | None = SERVER,
     ) -> None:
         original: Any = super()
 
@@ -70,12 +80,14 @@ class Handshake:
             self.accepted = self.door.accept(self)
             refusal = await self.accepted.opening()
             if refusal is None:
+                for name, value in sent_headers(self):
+                    response.headers[name] = value
                 return response
             await self._give_up()  # the client may keep us waiting for the end of its connection
             return self._response(refusal)
 
         try:
-            await original.handshake(answer_http, process, *arguments)
+            await original.handshake(answer_http, process, server_header)
         except BaseException:
             await self._give_up()
             raise
@@ -88,25 +100,18 @@ class Handshake:
         except OSError:  # it is gone already
             return None
 
-    async def discard(self: Any) -> None:
-        """Read until the connection is closed, unless somebody else does."""
-        with suppress(ConnectionClosed, ConcurrencyError):
-            while True:
-                with suppress(AssertionError):  # the rest of a message with too many fragments
-                    await self.recv()
-
-    async def _give_up(self) -> None:
+    async def _give_up(self: Any) -> None:
         accepted, self.accepted = self.accepted, None
         if accepted is not None:
             await accepted.discard()
 
-    async def send(self: Any, *arguments: Any, **keywords: Any) -> None:
+    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
-        await super().send(*arguments, **keywords)  # type: ignore[misc]  # of ServerConnection
+        await super().send(message, text=text)  # type: ignore[misc]  # of ServerConnection
 
-    async def ping(self: Any, *arguments: Any) -> Any:
+    async def pong(self: Any, data: str | bytes = b"") -> None:
         self._check_open()
-        return await super().ping(*arguments)  # type: ignore[misc]  # of ServerConnection
+        await super().pong(data)  # type: ignore[misc]  # of ServerConnection
 
     def _check_open(self: Any) -> None:
         """What would wait for good during the opening handshake, is an error."""
@@ -141,7 +146,7 @@ def options_with(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     """The ``options`` for ``serve``, with our limits and connections of our kind."""
-    given = options.get("create_connection", connection_type)
+    given = options.get("create_connection") or connection_type
     options = dict(options)
     shared = {"door": door, "patience": Patience.of(clock, limits, options)}
 
@@ -155,8 +160,47 @@ def options_with(
         "max_size": limits.max_size,
         "compression": limits.compression,
         "ping_interval": None,  # the guard does that
-        "create_connection": type(given.__name__, (mixin, given), shared),
+        "create_connection": _creating(given, mixin, shared),
     }
+
+
+def _creating(given: Any, mixin: type[Handshake], shared: dict[str, Any]) -> Callable[..., Any]:
+    """Return what creates connections of our kind, ``given`` what creates others.
+
+    Of a class it is a class. Whatever else ``given`` is, its connections become ours once it has
+    created them.
+    """
+    if isinstance(given, type):
+        # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more
+        # it would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each
+        # client.
+        return type(given.__name__, (mixin, given), {"__slots__": mixin._attributes, **shared})
+    classes: dict[type, type] = {}
+
+    def create(*arguments: Any, **keywords: Any) -> Any:
+        connection = given(*arguments, **keywords)
+        theirs = type(connection)
+        if theirs not in classes:
+            classes[theirs] = _class_for_instances_of(theirs, mixin, shared)
+        connection.__class__ = classes[theirs]
+        connection._prepare()
+        return connection
+
+    return create
+
+
+def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) -> type:
+    """Return a subclass of both that instances of ``theirs`` can be given.
+
+    For that ``theirs`` has to be its first base, but methods are looked for in ``mixin`` first.
+    """
+
+    def mro(cls: type) -> list[type]:
+        return [cls, *mixin.__mro__[:-1], *theirs.__mro__]
+
+    metaclass: Any = type("MixinFirst", (type(theirs),), {"mro": mro})
+    made: type = metaclass(theirs.__name__, (theirs, mixin), {"__slots__": (), **names})
+    return made
 
 
 async def serve_connection(connection: Any) -> None:

@@ -10,7 +10,7 @@ from websockets.http11 import Request
 
 from websuckets.entrance import join_cookies
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Door, Socket, path_of
+from websuckets.socket import Door, Socket, path_of, sent_headers
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket, closed_error
 
@@ -104,6 +104,7 @@ class MemoryClient:
             if self._refusal is not None:
                 await accepted.discard()
                 return
+            sent_headers(self._server)
             self._server.open()
             self._server.ended = accepted.disconnected
             self._answered.set()
@@ -152,7 +153,7 @@ class _MemorySocket(PlainSocket):
         self._client = client
 
     async def abort(self) -> None:
-        self.drop()
+        self._drop()
 
     def drop(self) -> None:
         self._client.close(None)

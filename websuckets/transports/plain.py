@@ -14,7 +14,8 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.socket import MAX_REASON
+from websuckets.socket import ResponseHeaders
+from websuckets.transports.checks import check_text, checked_close
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
 
@@ -133,7 +134,7 @@ class PlainSocket(ABC):
         """Called as soon as the connection is closed."""
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         """Called with a failure of the server itself."""
-        self.path: str = path
+        self.request_path: str = path
         # Pings are the business of whoever is below.
         self._guard = Guard(patience, self._alarmed)
         self._frames = frames
@@ -143,6 +144,8 @@ class PlainSocket(ABC):
         self._received: Close | None = None
         self._sent: Close | None = None
         self._is_closed = False
+        self.has_stopped_receiving: bool = False
+        self._response_headers: ResponseHeaders | None = None
         self._has_said_goodbye = anyio.Event()
 
     @property
@@ -167,6 +170,7 @@ class PlainSocket(ABC):
     async def _send_message(self, message: str | bytes, text: bool | None) -> None:
         self._check_open()
         if isinstance(message, str):
+            check_text(message)
             frame: str | bytes = message.encode() if text is False else message
         elif isinstance(message, bytes | bytearray | memoryview):
             frame = bytes(message).decode() if text else bytes(message)
@@ -178,7 +182,7 @@ class PlainSocket(ABC):
                     logger.info(
                         "%s does not read what is sent to it, and more is: dropped", self.id
                     )
-                    self.drop()
+                    self._drop()
                     raise self._closed_error()
                 await self._send_guarded(frame)
         else:
@@ -199,11 +203,8 @@ class PlainSocket(ABC):
         if self._is_closed:
             return
         self._check_open()
-        close = Close(code, reason)
-        close.check()
-        if len(reason.encode()) > MAX_REASON:
-            raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
-        self._sent = close
+        self._sent = close = checked_close(code, reason)
+        self.has_stopped_receiving = True
         self._end()
         try:
             await self._close(close)
@@ -249,6 +250,10 @@ class PlainSocket(ABC):
     def _alarmed(self, alarm: Alarm) -> None:
         assert alarm is Alarm.STALLED
         logger.info("%s does not read what is sent to it: dropped", self.id)
+        self._drop()
+
+    def _drop(self) -> None:
+        self.has_stopped_receiving = True
         self.drop()
 
     async def wait_closed(self) -> None:
@@ -271,7 +276,7 @@ class PlainSocket(ABC):
             frame = await self._frames.get()
         except anyio.EndOfStream:
             raise self._closed_error() from None
-        if self._sent is not None:  # what comes after our close is not read any more
+        if self.has_stopped_receiving:
             raise self._closed_error()
         return frame
 
@@ -279,15 +284,13 @@ class PlainSocket(ABC):
         self.on_failure(error)
 
     async def reply(self, text: str) -> None:
-        await self._send_message(text, None)
+        self._check_open()
+        await self._send_guarded(text)
         self._check_open()
 
-    async def discard(self) -> None:
-        try:
-            while True:
-                await self._frames.get()
-        except (anyio.EndOfStream, anyio.BusyResourceError):
-            pass
+    async def reply_beside(self, text: str) -> None:
+        await PlainSocket.reply(self, text)
+        await anyio.lowlevel.checkpoint()  # as in `send`
 
     @abstractmethod
     async def abort(self) -> None: ...

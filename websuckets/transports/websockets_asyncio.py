@@ -17,6 +17,7 @@ from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits
 from websuckets.socket import Door
+from websuckets.transports.checks import checked_close
 from websuckets.transports.frames import binary_frame, read_text, text_frame
 from websuckets.transports.guard import FAREWELL_TIME
 from websuckets.transports.guarded import GuardedConnection
@@ -38,21 +39,32 @@ class _Connection(GuardedConnection):
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
     """
 
-    __slots__ = ("_awaited", "_most", "_replies", "_task", "_unsent")
+    __slots__ = ()
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._task: asyncio.Task[None] | None = None  # that pings, or says farewell
+    _attributes = (
+        *GuardedConnection._attributes,
+        *("_awaited", "_most", "_replies", "_task", "_unsent"),
+    )
+
+    def _prepare(self: Any) -> None:
+        super()._prepare()
+        self._task = None  # that pings, or says farewell
         self._unsent = 0  # frames, since the peer stopped reading
         self._most = inf  # bytes of a message
-        self._replies: bytearray | None = None  # frames that leave together, as soon as may be
-        self._awaited: asyncio.Future[bytes | None] | None = None  # a text, while it is received
+        self._replies = None  # frames that leave together, as soon as may be
+        self._awaited = None  # a text, while it is received
+
+    async def ping(self: Any, data: str | bytes | None = None) -> Awaitable[float]:
+        self._check_open()
+        return await super().ping(data)  # type: ignore[misc, no-any-return]  # of ServerConnection
 
     async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         self._check_open()
+        checked_close(code, reason)
         await super().close(code, reason)  # type: ignore[misc]  # of ServerConnection
 
     async def abort(self: Any) -> None:
+        self._stop_receiving()
         self.transport.abort()
         await self.wait_closed()
 
@@ -70,24 +82,28 @@ class _Connection(GuardedConnection):
                 await self.close(*NO_PONG)
         self.transport.abort()
 
-    async def send(self: Any, message: Any, **keywords: Any) -> None:
+    async def _finish_closing(self: Any) -> None:
+        self.send_data()
+        await self.close()
+
+    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         """When the peer has read what was sent before: frames are not to pile up in the buffer."""
         if self.paused:
             with self.guard.queued(message) as is_too_much:
                 if is_too_much:
                     self._give_in()
-                while self.paused:
-                    with suppress(OSError):  # which sending itself will tell
-                        await self.drain()
-        if keywords or not self._write(message):
-            await super().send(message, **keywords)
+                await self._wait_until_read()
+        if text is not None or not self._write(message):
+            await self._send_message(message, text)
         elif self.paused or self.transport.is_closing():
             async with self.send_context():  # waits, and tells of a connection that is lost
                 pass
 
     async def reply(self: Any, text: str) -> None:
         """Send a reply, together with those to the messages that have come already."""
-        if not self.recv_messages.frames.queue or self.paused or not self._writes_directly:
+        if self.paused:
+            await self._wait_until_read()
+        if not self.recv_messages.frames.queue or not self._writes_directly:
             await self.send(text)
             return
         if self._replies is None:
@@ -96,6 +112,17 @@ class _Connection(GuardedConnection):
         self._replies += text_frame(text.encode())
         if len(self._replies) >= ENOUGH:
             self._write_replies()
+
+    async def reply_beside(self: Any, text: str) -> None:
+        if self.paused:
+            await self._wait_until_read()
+        await self.send(text)
+
+    async def _wait_until_read(self: Any) -> None:
+        """Wait until the peer has read enough of what was sent to it, or is lost."""
+        while self.paused:
+            with suppress(OSError):  # which sending itself will tell
+                await self.drain()
 
     def _write_replies(self: Any) -> None:
         """Whatever else is written, comes after them."""
@@ -166,7 +193,9 @@ class _Connection(GuardedConnection):
         return at
 
     async def receive(self: Any) -> str | bytes:
-        """The same as `recv`, by a shorter way for a text in one frame."""
+        """Return the next message, by a shorter way for a text in one frame."""
+        if self._lent is not None:
+            await self._lent.take_back()
         messages, queue = self.recv_messages, self.recv_messages.frames.queue
         text: bytes | None = None
         if not messages.get_in_progress:
@@ -175,12 +204,12 @@ class _Connection(GuardedConnection):
             elif queue and queue[0].opcode is Opcode.TEXT and queue[0].fin:
                 text = queue.popleft().data
                 messages.maybe_resume()
-        if text is not None:
+        if text is not None and not self.has_stopped_receiving:
             try:
                 return text.decode()
             except UnicodeDecodeError:
                 self._put_back(text)
-        return await self.recv()  # type: ignore[no-any-return]  # of ServerConnection
+        return await super().receive()
 
     async def _next_text(self: Any) -> bytes | None:
         """It as soon as it comes, without being queued; ``None`` if something else has come."""
@@ -218,6 +247,7 @@ class _Connection(GuardedConnection):
 
     def send_data(self: Any) -> None:
         """``broadcast`` sends without waiting."""
+        self._stop_receiving_if_closed()
         if self._replies is not None:
             self._write_replies()
         if not self.protocol.writes:  # as after most of what is read
@@ -233,6 +263,7 @@ class _Connection(GuardedConnection):
 
     def _abort(self: Any) -> None:
         """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
+        self._stop_receiving()
         own = self.transport.get_extra_info("socket")
         with suppress(OSError, AttributeError):  # it may be gone already
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -274,11 +305,11 @@ class _Connection(GuardedConnection):
         self.guard.unblocked()
         self._read_or_not()
 
-    def connection_lost(self: Any, error: Exception | None) -> None:
+    def connection_lost(self: Any, exc: Exception | None) -> None:
         if self.paused:  # nobody resumes what is lost
             self.guard.unblocked()
         self.guard.end()
-        super().connection_lost(error)  # type: ignore[misc]  # of ServerConnection
+        super().connection_lost(exc)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         self._look_into_queue()
         self._replies = None

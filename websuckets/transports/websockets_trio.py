@@ -1,12 +1,14 @@
 """The server of ``websockets`` on trio."""
 
 import os
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 import trio
+from websockets.http11 import SERVER
 from websockets.protocol import State
 from websockets.trio.server import Server, ServerConnection, serve
 
@@ -14,6 +16,7 @@ from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits, seconds
 from websuckets.socket import Door
+from websuckets.transports.checks import checked_close
 from websuckets.transports.guard import FAREWELL_TIME
 from websuckets.transports.guarded import GuardedConnection
 from websuckets.transports.handshake import options_with, serve_connection
@@ -25,29 +28,42 @@ __all__ = ["ServerConnection", "listen"]
 class _Connection(GuardedConnection):
     """Has the `close` that handlers know from asyncio, too.
 
-    A frame leaves whole or not at all: what follows half of one would be garbage to the client. So
-    sending is not cancelled once it has begun; `Limits.send_timeout` bounds it.
+    A frame has to leave whole: what follows half of one would be garbage to the client. Whoever
+    sends may be cancelled all the same, as on asyncio, where a transport keeps what has not been
+    sent yet. Here it is kept in ``_unwritten``; if its sender is cancelled, a task of the
+    connection writes the rest. `Limits.send_timeout` bounds that, and nobody else sends meanwhile.
     """
 
-    __slots__ = ("_turn",)
+    __slots__ = ()
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self._turn = trio.Lock()
+    _attributes = (*GuardedConnection._attributes, "_turn", "_unwritten")
 
-    async def handshake(self: Any, *arguments: Any, **keywords: Any) -> None:
-        await super().handshake(*arguments, **keywords)
+    def _prepare(self: Any) -> None:
+        super()._prepare()
+        self._turn = trio.Lock()  # of those who send messages
+        self._unwritten = deque[bytes | memoryview]()
+
+    async def handshake(
+        self: Any,
+        process_request: Any = None,
+        process_response: Any = None,
+        server_header: str | None = SERVER,
+    ) -> None:
+        await super().handshake(process_request, process_response, server_header)
         if self.response is not None and self.state is not State.OPEN:
             with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
-                await self.discard()  # and what reads not have answered yet
+                await self.wait_closed()  # and what reads not have answered yet
             await self.abort()
 
     async def abort(self: Any) -> None:
+        self._stop_receiving()
         await trio.aclose_forcefully(self.stream)
-        if self.recv_flow_control is not None:  # what reads waits for room, and nobody makes it
-            self.resume_reading()
         await self.close_stream()  # for it may have been cancelled
-        await self.discard()
+
+    def _stop_receiving(self: Any) -> None:
+        super()._stop_receiving()
+        if self.recv_flow_control is not None:  # a queue that is closed does not do that
+            self.resume_reading()
 
     @property
     def _is_reading(self: Any) -> bool:
@@ -66,11 +82,25 @@ class _Connection(GuardedConnection):
             await self.close(*NO_PONG)
         await trio.aclose_forcefully(self.stream)
 
-    async def close(self: Any, code: int = 1000, reason: str = "") -> None:
+    async def _finish_closing(self: Any) -> None:
+        await self.send_data()
+        await self.aclose()
+
+    async def ping(
+        self: Any, data: str | bytes | None = None, *, ack_on_close: bool = False
+    ) -> trio.Event:
         self._check_open()
+        return await super().ping(data, ack_on_close=ack_on_close)  # type: ignore[misc, no-any-return]  # of ServerConnection
+
+    async def close(self: Any, code: int = 1000, reason: str = "") -> None:
         await self.aclose(code, reason)
 
-    async def send(self: Any, message: Any, **keywords: Any) -> None:
+    async def aclose(self: Any, code: int = 1000, reason: str = "") -> None:
+        self._check_open()
+        checked_close(code, reason)
+        await super().aclose(code, reason)  # type: ignore[misc]  # of ServerConnection
+
+    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         """When the peer has read what was sent before: frames are not to pile up in memory."""
         try:
             self._turn.acquire_nowait()
@@ -79,26 +109,96 @@ class _Connection(GuardedConnection):
                 if is_too_much and self.guard.is_blocked:
                     self._give_in()
                 await self._turn.acquire()
+        await self._send_in_turn(message, text)
+
+    async def reply(self: Any, text: str) -> None:
+        await _acquire(self._turn)
+        await self._send_in_turn(text, None)
+
+    async def reply_beside(self: Any, text: str) -> None:
+        await self.reply(text)
+
+    async def _send_in_turn(self: Any, message: Any, text: bool | None) -> None:
+        """Send it as the one whose turn it is, and give the next one its turn."""
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            with trio.CancelScope(shield=True):
-                await super().send(message, **keywords)
+            if self._unwritten:  # of one that was cancelled
+                await self._write()
+            await self._send_message(message, text)
         finally:
             self._turn.release()
 
     def _abort(self: Any) -> None:
+        self._stop_receiving()
         self.nursery.start_soon(trio.aclose_forcefully, self.stream)
 
     async def send_data(self: Any) -> None:
-        self.guard.blocked()
+        """Write what is to be sent. If that is cancelled, it is written all the same."""
+        self._stop_receiving_if_closed()
+        self._unwritten.extend(self.protocol.data_to_send())
+        if self._unwritten:
+            await self._write()
+
+    async def _write(self: Any) -> None:
+        if not isinstance(self.stream, trio.SocketStream):  # TLS does not tell how much it has sent
+            written = trio.Event()
+            self.nursery.start_soon(self._write_rest, written)
+            await written.wait()
+            return
+        await _acquire(self.send_lock)
         try:
-            await super().send_data()  # type: ignore[misc]  # of ServerConnection
+            while self._unwritten:
+                await self._write_first()
+        except trio.Cancelled:
+            self.nursery.start_soon(self._write_rest, trio.Event())
+            raise
         finally:
+            self.send_lock.release()
+
+    async def _write_rest(self: Any, written: trio.Event) -> None:
+        """In a task of the connection, which nobody cancels before it ends."""
+        try:
+            async with self.send_lock:
+                while self._unwritten:
+                    await self._write_first()
+        except Exception as error:
+            self.set_connection_exc(error)
+            await trio.aclose_forcefully(self.stream)
+        finally:
+            written.set()
+
+    async def _write_first(self: Any) -> None:
+        """Write as much of the first piece as can be written at once."""
+        data = self._unwritten[0]
+        if not self.guard.is_blocked:
+            self.guard.blocked()  # until all of it is written, by whomever
+        try:
+            sent = await self._write_some(data)
+        except Exception:
+            self._unwritten.clear()
             self.guard.unblocked()
+            raise
+        if sent < len(data):
+            self._unwritten[0] = memoryview(data)[sent:]
+        else:
+            self._unwritten.popleft()
+            self.guard.unblocked()
+
+    async def _write_some(self: Any, data: bytes | memoryview) -> int:
+        """Return how many bytes were written; none is if it is cancelled."""
+        if not data:  # an end of file
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await _end_writing(self.stream)
+            return 0
+        if isinstance(self.stream, trio.SocketStream):
+            sent: int = await self.stream.socket.send(data)
+            return sent
+        await self.stream.send_all(data)
+        return len(data)
 
     def process_event(self: Any, event: Any) -> None:
         with suppress(EOFError):  # it waited to answer what it had read, and was aborted
-            super().process_event(event)  # type: ignore[misc]  # of ServerConnection
+            super().process_event(event)
 
     async def close_stream(self: Any) -> None:
         try:
@@ -107,6 +207,21 @@ class _Connection(GuardedConnection):
             self.guard.end()
         if self.accepted is not None:
             self.accepted.disconnected()
+
+
+async def _acquire(lock: trio.Lock) -> None:
+    """Acquire it without giving others their turn, if that can be; writing does so."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+
+
+async def _end_writing(stream: trio.abc.Stream) -> None:
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    else:
+        await stream.aclose()
 
 
 async def _serve_connection(connection: Any) -> None:

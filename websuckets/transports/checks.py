@@ -1,0 +1,29 @@
+"""What cannot be sent, found before the library below finds it: some of them end the connection."""
+
+from websockets.frames import Close
+
+from websuckets.socket import MAX_REASON
+
+__all__ = ["check_text", "checked_close"]
+
+
+def check_text(text: str) -> None:
+    """Raise ``UnicodeEncodeError``, a ``ValueError``, for a text that has no UTF-8 form.
+
+    Libraries below take it for a failure of their own where they find it, and end the connection.
+    """
+    if not text.isascii():
+        text.encode()
+
+
+def checked_close(code: int, reason: str) -> Close:
+    """Return the content of a close frame that can be sent.
+
+    Raises ``ValueError`` for a reason that is too long or has no UTF-8 form, and ``ProtocolError``
+    for a code that no close frame may have.
+    """
+    close = Close(code, reason)
+    close.check()
+    if len(reason.encode()) > MAX_REASON:
+        raise ValueError(f"the reason of a close is at most {MAX_REASON} bytes long")
+    return close
