@@ -14,6 +14,7 @@ from websockets.protocol import State
 from websuckets.closing import CUT_SHORT
 from websuckets.entrance import path_of
 from websuckets.transports.checks import check_text
+from websuckets.transports.departure import has_left
 from websuckets.transports.guard import Alarm
 from websuckets.transports.handshake import Handshake
 
@@ -69,6 +70,9 @@ class GuardedConnection(Handshake):
     def failed(self, error: BaseException) -> None: ...
 
     def look(self: Any) -> None:
+        accepted = self.accepted
+        if accepted is not None and not self._is_reading and has_left(self._file_descriptor):
+            accepted.disconnected()  # what it has sent before is still read, when there is room
         match self.guard.look(is_reading=self._is_reading and self.state is State.OPEN):
             case Alarm.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
@@ -196,6 +200,11 @@ class GuardedConnection(Handshake):
     @abstractmethod
     def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run it in a task."""
+
+    @property
+    @abstractmethod
+    def _file_descriptor(self) -> int:
+        """That of the TCP connection, or -1 when it is closed."""
 
     @staticmethod
     @abstractmethod

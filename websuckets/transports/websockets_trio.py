@@ -66,6 +66,13 @@ class _Connection(GuardedConnection):
             self.resume_reading()
 
     @property
+    def _file_descriptor(self: Any) -> int:
+        stream = self.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return int(stream.socket.fileno())
+
+    @property
     def _is_reading(self: Any) -> bool:
         return self.recv_flow_control is None and not self.guard.is_blocked
 
