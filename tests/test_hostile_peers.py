@@ -336,6 +336,54 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
 
 
 @pytest.mark.parametrize("end", ["reset", "finish", "close"])
+async def test_one_that_leaves_behind_many_commands_is_noticed_while_a_command_runs(
+    journal: list[str], gate: Gate, end: str
+) -> None:
+    """Nothing is read meanwhile; what is for this client alone is cancelled all the same."""
+    group = CommandGroup()
+
+    @group.command("wait", cancel_on_disconnect=True)
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("cancelled")
+
+    @group.command("note")
+    async def note(socket: Socket) -> None:
+        journal.append("note")
+
+    app = app_with(group)
+
+    @app.on_disconnect
+    async def disconnect() -> None:
+        journal.append("disconnect")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port) as peer:
+            await peer.write(command("wait") + command("note") * 40)
+            await gate.reached.wait()
+            getattr(peer, end)()
+            await until(journal, "disconnect")
+        assert journal[0] == "cancelled"
+        assert journal[-1] == "disconnect"
+
+
+async def test_where_the_system_does_not_tell_who_has_left_the_next_read_does(
+    journal: list[str], gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr("websuckets.transports.departure.PEER_HAS_SHUT_DOWN", 0)
+    app = make_app(journal, gate)
+    async with app.serve("127.0.0.1", 0) as server:
+        async with opened(server.port) as peer:
+            await peer.write(command("sleep", payload=1.5) + command("ping") * 40)
+            peer.finish()
+            await until(journal, "disconnect")
+    assert journal == ["connect", "slept", "disconnect"]
+
+
+@pytest.mark.parametrize("end", ["reset", "finish", "close"])
 async def test_what_has_left_is_noticed_while_a_command_runs(
     serving: Serving, app: WebSuckets, gate: Gate, end: str
 ) -> None:

@@ -196,7 +196,7 @@ class Connection:
         self._gone(self)
 
     def disconnected(self) -> None:
-        """The connection is closed: end what is for this client alone."""
+        """End what is for this client alone: the connection is closed, or the client has left."""
         if self._peer.work.ends_on_disconnect:
             self._life.cancel()
         if self._calls is not None:

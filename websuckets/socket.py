@@ -236,7 +236,7 @@ class Accepted(Protocol):
         ...
 
     def disconnected(self) -> None:
-        """Told as soon as the connection is closed, by whichever side."""
+        """Told as soon as the connection is closed, by whichever side; maybe more than once."""
         ...
 
     async def discard(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+import trio
 import trustme
 from harness import TIMEOUT, Gate, app_with, connect, dial, errors, on_trio, until
 from peers import SMALL, command, opened
@@ -137,6 +138,30 @@ async def slow_client(app: WebSuckets, *, secure: bool) -> AsyncIterator[Any]:
         connect(server.urls[0], max_queue=1, max_size=None, **options) as client,
     ):
         yield client
+
+
+async def test_a_client_that_vanishes_behind_tls_is_noticed_while_nothing_is_read(
+    group: CommandGroup, gate: Gate, journal: list[str]
+) -> None:
+    """Although messages that it has sent are not read yet."""
+
+    @group.command("wait", cancel_on_disconnect=True)
+    async def wait(socket: Socket) -> None:
+        try:
+            await gate()
+        finally:
+            journal.append("cancelled")
+
+    async with slow_client(app_with(group), secure=True) as client:
+        await client.send('{"event": "wait"}')
+        for _ in range(40):
+            await client.send('{"event": "nobody"}')
+        await gate.reached.wait()
+        if on_trio():
+            await trio.aclose_forcefully(client.stream)
+        else:
+            client.transport.abort()
+        await until(journal, "cancelled")
 
 
 # Messages in fragments

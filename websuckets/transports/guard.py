@@ -54,6 +54,7 @@ class Alarm(enum.Enum):
     PING = "ping it"
     NO_PONG = "it is not there any more"
     STALLED = "it does not read"
+    NOT_READ = "see whether it has left, for nothing is read from it"
 
 
 class Guard:
@@ -158,6 +159,14 @@ class Guard:
         self._was_reading = self._reads()
         self._look_for_pong_later()
 
+    def reading_paused(self) -> None:
+        """Nothing is read from the peer for now, not even that it has left."""
+        self._look_again_soon()
+
+    def _look_again_soon(self) -> None:
+        step = self._patience.between_pings.step
+        self._timer.by(self._patience.clock.now + step, step)
+
     def _look(self) -> None:
         if self._has_pong is not None:
             self._look_for_pong(self._has_pong)
@@ -167,6 +176,9 @@ class Guard:
             self._read_by = math.inf  # once is enough
             self._alarm(Alarm.STALLED)
         self._timer.by(self._read_by, self._patience.to_read.step)
+        if self._is_reading is not None and not self._reads():
+            self._alarm(Alarm.NOT_READ)
+            self._look_again_soon()
 
     def _ping_later(self) -> None:
         between_pings = self._patience.between_pings

@@ -14,6 +14,7 @@ from websockets.protocol import State
 from websuckets.closing import CUT_SHORT
 from websuckets.socket import path_of
 from websuckets.transports.checks import check_text
+from websuckets.transports.departure import has_left
 from websuckets.transports.guard import Alarm, Guard
 from websuckets.transports.handshake import Handshake
 
@@ -82,6 +83,14 @@ class GuardedConnection(Handshake):
             case Alarm.NO_PONG:
                 logger.info("%s does not answer pings: dropped", self.id)
                 self._start(self._drop)
+            case Alarm.NOT_READ:
+                self._look_for_departure()
+
+    def _look_for_departure(self: Any) -> None:
+        """Tell of a client that has left; what it sent before is read when there is room."""
+        accepted = self.accepted
+        if accepted is not None and not self._is_reading and has_left(self._file_descriptor):
+            accepted.disconnected()
 
     async def _ping(self: Any) -> None:
         with suppress(ConnectionClosed):
@@ -200,6 +209,11 @@ class GuardedConnection(Handshake):
     @abstractmethod
     def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run it in a task."""
+
+    @property
+    @abstractmethod
+    def _file_descriptor(self) -> int:
+        """That of the TCP connection, or -1 when it is closed."""
 
     @staticmethod
     @abstractmethod

@@ -270,6 +270,11 @@ class _Connection(GuardedConnection):
         self.transport.abort()
 
     @property
+    def _file_descriptor(self: Any) -> int:
+        own = self.transport.get_extra_info("socket")
+        return int(own.fileno())
+
+    @property
     def _is_reading(self: Any) -> bool:
         return not (self.paused or self.recv_messages.paused)
 
@@ -278,6 +283,7 @@ class _Connection(GuardedConnection):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
+            self.guard.reading_paused()
 
     # As a protocol of asyncio:
 

@@ -65,6 +65,17 @@ class _Connection(GuardedConnection):
         if self.recv_flow_control is not None:  # a queue that is closed does not do that
             self.resume_reading()
 
+    def pause_reading(self: Any) -> None:
+        super().pause_reading()  # type: ignore[misc]  # of ServerConnection
+        self.guard.reading_paused()
+
+    @property
+    def _file_descriptor(self: Any) -> int:
+        stream = self.stream
+        if isinstance(stream, trio.SSLStream):
+            stream = stream.transport_stream
+        return int(stream.socket.fileno())
+
     @property
     def _is_reading(self: Any) -> bool:
         return self.recv_flow_control is None and not self.guard.is_blocked
