@@ -2,7 +2,14 @@
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -10,10 +17,10 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from dishka import AsyncContainer
 
 from websuckets.clock import Clock
 from websuckets.commands import UNSET, Command
+from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work
 from websuckets.envelope import (
     Cancel,
@@ -71,8 +78,8 @@ class Peer:
     """Where messages come from, for as long as their connection lives."""
 
     wire: Wire
-    container: AsyncContainer
-    """The SESSION scope of the connection."""
+    scope: OpenScope
+    """The SESSION scope of the connection; messages are answered in copies of its context."""
     work: Work
     """What messages are handled in. It is open before one comes, so that none pays for a cancel
     scope; after one that took too long, another takes its place."""
@@ -120,7 +127,7 @@ class Dispatcher:
 
     def answer(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
-    ) -> Awaitable[Outcome]:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
 
         What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
@@ -182,7 +189,7 @@ class Dispatcher:
             if not route.needs_scope:
                 return Outcome(await use(()))
             reply, failure, incident = await work.in_scope(
-                peer.container, {Message: message}, route.key, use, message.event
+                peer.scope, {Message: message}, route.key, use, message.event
             )
             if failure is None:
                 return Outcome(reply)
