@@ -31,6 +31,8 @@ T = TypeVar("T")
 
 Lock = AbstractAsyncContextManager[Any]
 
+_UNSET: Final[Any] = object()
+
 _GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 
 
@@ -105,7 +107,23 @@ class OpenScope:
                 f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
                 "started by a command or a middleware, can get nothing more from its container"
             )
-        return await self.run(self.container._get(key))
+        return await self._build(key)
+
+    async def _build(self, key: Any) -> Any:
+        before = self.context.copy()
+        built = await self.run(self.container._get(key))
+        if self._wider is not None:
+            self._hand_on(before)
+        return built
+
+    def _hand_on(self, before: Context) -> None:
+        """Set here what the context got since ``before``: the message in which an object of its
+        connection was built has to see what those see that follow."""
+        for variable, value in self.context.items():
+            had = before.get(variable, _UNSET)
+            # Not what the message has set itself.
+            if had is not value and variable.get(_UNSET) is had:
+                variable.set(value)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
         """Give what awaits a coroutine in the scope's context."""
