@@ -150,9 +150,11 @@ class Dispatcher:
         begun: Callable[[], None] | None,
     ) -> Outcome:
         self._begin(call, work)
+        attempt = _Attempt(self, call, peer, work, begun)
         try:
-            return await around(_Attempt(self, call, peer, work, begun))
+            return await around(attempt)
         finally:
+            attempt.is_over = True
             work.rest()
 
     def _begin(self, call: Call, work: Work) -> None:
@@ -211,6 +213,8 @@ class _Attempt:
     peer: Peer
     work: Work
     begun: Callable[[], None] | None
+    is_over: bool = False
+    """Whether the outermost middleware has ended."""
 
     @property
     def socket(self) -> Socket:
@@ -221,12 +225,22 @@ class _Attempt:
         return self.call.message
 
     async def answer(self) -> Outcome:
-        """In a work of its own: middleware may cancel it, but not its finalisers."""
+        """In a work of its own: middleware may cancel it, but not its finalisers.
+
+        Raises `RuntimeError` when the middleware has ended, because nobody waits for it any more:
+        then its connection could end, and be finalised, while it runs.
+        """
+        if self.is_over:
+            raise RuntimeError(
+                f"call_next() for {self.message.event!r:.80} came when its middleware had ended: a "
+                "task that a middleware starts has to end before the middleware returns"
+            )
         self.work.due, self.work.doing = math.inf, None
         outcome: Outcome | None = None
         with anyio.CancelScope() as life, self.work.within(life) as work:
             outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
-        self.dispatcher._begin(self.call, self.work)  # as long again for middleware
+        if not self.is_over:
+            self.dispatcher._begin(self.call, self.work)  # as long again for middleware
         return outcome or self.explain(CommandTimeout())
 
     def told(self, result: Any) -> Outcome:
