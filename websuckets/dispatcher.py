@@ -177,17 +177,20 @@ class Dispatcher:
         command = route.command
         if command.cancel_on_disconnect and wire.socket.close_code is not None:
             return Outcome(None, "connection closed")
-        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
-        if route.is_stream:
-            assert begun is not None
-            stream = _Stream(call, command, wire, work, self._clock, route.allowance, begun)
-            use = stream.send_items
-        else:
-            use = partial(_run, call, command, wire.socket)
         work.doing = message.event
         work.due = self._clock.now + route.allowance
         work.ends_on_disconnect = command.cancel_on_disconnect
+        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         try:
+            if not (route.needs_scope or route.is_stream):
+                result = await command.call(wire.socket, call.frame, ())
+                return Outcome(_reply(message, command, result))
+            if route.is_stream:
+                assert begun is not None
+                stream = _Stream(call, command, wire, work, self._clock, route.allowance, begun)
+                use = stream.send_items
+            else:
+                use = partial(_run, call, command, wire.socket)
             if not route.needs_scope:
                 return Outcome(await use(()))
             reply, failure, incident = await work.in_scope(
@@ -280,8 +283,11 @@ async def _run(
     call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
-    result = await command.call(socket, call.frame, dependencies)
-    message = call.message
+    return _reply(call.message, command, await command.call(socket, call.frame, dependencies))
+
+
+def _reply(message: Message, command: Command, result: Any) -> str | None:
+    """Encode what a handler returned for this message."""
     if result is None and message.id is None:
         return None
     try:
