@@ -6,7 +6,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +453,37 @@ def with_yield(path: Path) -> Provider:
     return provider
 
 
+def with_a_with(path: Path) -> Provider:
+    def transaction() -> Iterator[sqlite3.Connection]:
+        with closing(open_database(path)) as connection, connection:
+            yield connection
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(transaction)
+    return provider
+
+
+def with_except_and_else(path: Path) -> Provider:
+    async def transaction() -> AsyncIterator[sqlite3.Connection]:
+        connection = open_database(path)
+        try:
+            yield connection
+        except BaseException:
+            connection.rollback()
+            raise
+        else:
+            connection.commit()
+        finally:
+            connection.close()
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(transaction)
+    return provider
+
+
+TRANSACTIONS = [with_provide_context, with_yield, with_a_with, with_except_and_else]
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level="DEFERRED")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -480,7 +511,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make_provider", [with_provide_context, with_yield])
+@pytest.mark.parametrize("make_provider", TRANSACTIONS)
 async def test_only_a_command_that_succeeded_leaves_a_row(path: Path, make_provider: Any) -> None:
     """A handler that fails, or whose result has no JSON form, is rolled back."""
     app = app_with(database_commands(), providers=[make_provider(path)])
@@ -496,7 +527,7 @@ async def test_only_a_command_that_succeeded_leaves_a_row(path: Path, make_provi
         assert rows(path) == ["a", "e"]
 
 
-@pytest.mark.parametrize("make_provider", [with_provide_context, with_yield])
+@pytest.mark.parametrize("make_provider", TRANSACTIONS)
 async def test_a_commit_that_fails_is_never_a_success(path: Path, make_provider: Any) -> None:
     """The handler returned, but its transaction could not be committed."""
     app = app_with(database_commands(), providers=[make_provider(path)])
