@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from queue import Queue
@@ -37,6 +38,7 @@ from websuckets.connection import Setup
 from websuckets.connections import Connections
 from websuckets.di.container import build_container
 from websuckets.di.providers import WebSucketsProvider
+from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Works
 from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
@@ -452,7 +454,9 @@ async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections,
     clock = Clock()
     async with Background(None) as background:
         setup = Setup(
-            build_container([WebSucketsProvider(), SecurityProvider()], []),
+            OpenScope(
+                build_container([WebSucketsProvider(), SecurityProvider()], []), copy_context()
+            ),
             connection_types=(),
             dispatcher=Dispatcher({}, clock, None),
             has_streams=False,

@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
-from dishka import Provider, Scope
-from harness import app_with, dial, errors, talk
+from dishka import AsyncContainer, Provider, Scope
+from harness import app_with, dial, errors, talk, until
 from serving import Serving
 
 from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket
@@ -242,6 +242,88 @@ async def test_a_client_that_leaves_ends_it(group: CommandGroup, journal: list[s
         await reached.wait()
         await client.vanish()
     assert journal == ["left"]
+
+
+async def test_what_it_leaves_to_a_task_is_refused_when_it_has_ended(
+    serving: Serving, group: CommandGroup, journal: list[str]
+) -> None:
+    """Nobody would wait for the command, and its connection may be gone."""
+    answered = anyio.Event()
+
+    async def late(call_next: CallNext) -> None:
+        await answered.wait()
+        try:
+            await call_next()
+        except RuntimeError as error:
+            journal.append(str(error))
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        tasks.start_soon(late, call_next)
+        return "later"
+
+    async with anyio.create_task_group() as tasks:
+        async with serving(app_with(group, middleware=[middleware])) as server:
+            async with dial(server) as client:
+                assert (await client.call("ping"))["payload"] == "later"
+                answered.set()
+                await until(journal, _LATE)
+    assert journal == [_LATE]
+
+
+_LATE = (
+    "call_next() for 'ping' came when its middleware had ended: a task that a middleware starts "
+    "has to end before the middleware returns"
+)
+
+
+async def test_what_runs_on_in_a_task_gets_nothing_of_a_connection_that_is_gone(
+    journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would never be finalised. And what runs on is no part of the messages that follow."""
+    group = CommandGroup()
+    reached, gone, ended = anyio.Event(), anyio.Event(), anyio.Event()
+
+    class Thing: ...
+
+    async def thing() -> AsyncIterator[Thing]:
+        journal.append("built")
+        yield Thing()
+        journal.append("finalised")
+
+    @group.command("slow")
+    async def slow(socket: Socket, *, container: AsyncContainer) -> None:
+        reached.set()
+        await gone.wait()
+        await container.get(Thing)
+
+    @group.command("ping")
+    async def ping(socket: Socket) -> str:
+        return "pong"
+
+    async def run(call_next: CallNext) -> None:
+        outcome = await call_next()
+        journal.append(f"{outcome.error}")
+        ended.set()
+
+    async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        if message.event == "ping":
+            return await call_next()
+        tasks.start_soon(run, call_next)
+        await reached.wait()
+        return "later"
+
+    provider = Provider(scope=Scope.SESSION)
+    provider.provide(thing)
+    app = app_with(group, middleware=[middleware], providers=[provider])
+    async with anyio.create_task_group() as tasks:
+        async with talk(app) as client:
+            async with client.another() as another:
+                assert (await another.call("slow"))["payload"] == "later"
+            assert (await client.call("ping"))["payload"] == "pong"
+        gone.set()
+        await ended.wait()
+    assert journal == ["internal error"]
+    assert "RuntimeError: the Scope.SESSION has ended" in caplog.text
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

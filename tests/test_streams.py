@@ -503,7 +503,7 @@ class Fatal(BaseException): ...
 async def test_one_that_ends_with_what_is_no_exception(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ends its connection, and nobody else's streams."""
+    """Is answered with an incident, as any other; its connection and other streams go on."""
     group = CommandGroup()
 
     @group.command("fatal")
@@ -516,7 +516,8 @@ async def test_one_that_ends_with_what_is_no_exception(
         await client.send("endless", id=1)
         async with client.another() as other:
             await other.call("fatal")
-            assert (await other.closed())[0] == 1011
+            assert (await other.receive())["error"] == "internal error"
+            assert (await other.call("fatal"))["payload"] == 1
         await until(journal, "rollback Fatal")
         assert (await client.receive())["more"]
         await client.vanish()  # its close would wait behind what it has not read

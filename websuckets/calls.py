@@ -10,6 +10,7 @@ from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Call, Dispatcher, Peer, failed
 from websuckets.envelope import encode_event
 from websuckets.exc import NotAuthorized
+from websuckets.failures import ends_the_program
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
@@ -70,7 +71,8 @@ class RunningCalls:
                 return error
         else:
             await self._wait_for_room()
-        self._background.start_soon(self._run, running)
+        # Its task gets a copy of the context in which it is started.
+        self._peer.scope.context.run(self._background.start_soon, self._run, running)
         self._running.add(running)
         if running.is_stream:
             await running.begun.wait()
@@ -167,7 +169,7 @@ class RunningCalls:
         except self._peer.wire.closed_errors:
             logger.debug("%s is gone", self._peer.wire.socket.id)
         except BaseException as error:  # none that the dispatcher could tell
-            if running.is_over or isinstance(error, KeyboardInterrupt | SystemExit):
+            if running.is_over or ends_the_program(error):
                 raise
             log_incident(f"{running.call.message.event!r}", error)
             await self._peer.wire.socket.close(CloseCode.INTERNAL_ERROR)

@@ -9,8 +9,6 @@ from time import time
 from typing import Any, Final
 
 import anyio
-from dishka import AsyncContainer, Scope
-from dishka.exceptions import ExitError
 from websockets import CloseCode
 from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request
@@ -20,11 +18,13 @@ from websuckets.clock import Clock, Timeout
 from websuckets.closing import EXPIRED, NOT_VERIFIED, RESTART, Farewell
 from websuckets.conduct import Conduct
 from websuckets.di.lock import lock_factory
+from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import NO_COMMAND, Call, Dispatcher, Peer
 from websuckets.entrance import Entrance
 from websuckets.envelope import Cancel
 from websuckets.exc import ClientError, Expired, HandshakeRefused, NotAuthorized, alone
+from websuckets.failures import ENDS_THE_PROGRAM
 from websuckets.hooks import Hook, Hooks
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
@@ -32,9 +32,9 @@ from websuckets.middleware import Outcome
 from websuckets.session import (
     Session,
     User,
-    as_current,
     connected,
     connecting,
+    context_of,
     disconnected,
     not_connecting,
 )
@@ -53,7 +53,7 @@ FAR: Final = 1e12
 class Setup:
     """What the connections of a running app share."""
 
-    container: AsyncContainer
+    scope: OpenScope
     """The APP scope."""
     connection_types: tuple[type, ...]
     dispatcher: Dispatcher
@@ -125,9 +125,9 @@ class Connection:
         some_run_beside = setup.has_streams or self._is_concurrent
         # Messages that come one after the other do without a lock.
         lock = lock_factory if some_run_beside else None
-        container = setup.container(context, lock, Scope.SESSION)
+        scope = setup.scope.session(context, lock, context_of(setup.session))
         self._life = anyio.CancelScope()
-        self._peer = Peer(wire, container, setup.works.begin(self._life))
+        self._peer = Peer(wire, scope, setup.works.begin(self._life))
         self._calls = self._calls_of(self._peer) if some_run_beside else None
         self._is_open = False
         self._is_connected = False
@@ -156,21 +156,21 @@ class Connection:
         if self._refused is not None:
             return self._refused
         connecting(self._user, self._setup.session)
-        with as_current(self._setup.session):
-            for hook in self._setup.hooks.handshake:
-                if self._farewell is not None:
-                    break
-                with self._apart() as work:
-                    try:
-                        await hook.run(self._peer.container, work)
-                    except BaseException as error:
-                        return self._refusal(hook, error)
+        scope = self._peer.scope
+        for hook in self._setup.hooks.handshake:
+            if self._farewell is not None:
+                break
+            with self._apart() as work:
+                try:
+                    await scope.run(hook.run(scope, work))
+                except BaseException as error:
+                    return self._refusal(hook, error)
         return None if self._farewell is None else HandshakeRefused(503)
 
     async def discard(self) -> None:
         """Give up a connection that was not opened; its scope is finalised."""
         try:
-            with as_current(self._setup.session), self._apart():
+            with self._apart():
                 try:
                     await self._tasks.end()
                 finally:
@@ -183,10 +183,9 @@ class Connection:
         """Answer messages until either side closes; then finalise what the connection held."""
         self._is_open = True
         try:
-            with as_current(self._setup.session):
-                connected(self._user, self._setup.session)
-                while not self._is_over:
-                    await self._live()
+            connected(self._user, self._setup.session)
+            while not self._is_over:
+                await self._live()
         finally:
             disconnected(self._user)
             self._leave()
@@ -327,7 +326,7 @@ class Connection:
         elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
             outcome = await self._start(call)
         else:
-            outcome = await dispatcher.answer(call, peer, peer.work)
+            outcome = await peer.scope.run_apart(dispatcher.answer(call, peer, peer.work))
             if route is None or outcome.exception is not None or not conduct.is_spotless:
                 self._farewell = self._farewell or self._judged(call, outcome)
         if self._verify_by <= self._setup.clock.now and self._is_overdue:
@@ -345,8 +344,7 @@ class Connection:
         error = await self._calls.start(call)
         if error is None:
             return None
-        refused = Call(call.message, error=error)
-        return await self._setup.dispatcher.answer(refused, self._peer, self._peer.work)
+        return await self._refuse(Call(call.message, error=error))
 
     async def _refuse_for_now(self, call: Call | Cancel, retry_after: float) -> Outcome:
         if not self._conduct.was_over_rate:
@@ -360,8 +358,12 @@ class Connection:
         self._farewell = self._farewell or self._conduct.over_rate()
         message = NO_COMMAND if isinstance(call, Cancel) else call.message
         details = {"retry_after": math.ceil(retry_after * 1000) / 1000}
-        refused = Call(message, error="rate limited", details=details)
-        return await self._setup.dispatcher.answer(refused, self._peer, self._peer.work)
+        return await self._refuse(Call(message, error="rate limited", details=details))
+
+    async def _refuse(self, call: Call) -> Outcome:
+        """Answer with the error of a call that is not run."""
+        peer = self._peer
+        return await peer.scope.run_apart(self._setup.dispatcher.answer(call, peer, peer.work))
 
     async def _answered(self, call: Call, outcome: Outcome) -> None:
         """For what runs beside the reading of messages."""
@@ -387,9 +389,10 @@ class Connection:
         """Call the ``on_connect`` hooks, until one refuses."""
         if self._is_connected or self._farewell is not None:  # in a work that was late
             return
+        scope = self._peer.scope
         for hook in self._setup.hooks.connect:
             try:
-                await hook.run(self._peer.container, self._peer.work)
+                await scope.run(hook.run(scope, self._peer.work))
             except BaseException as error:
                 self._farewell = self._refused_by(hook, error)
                 return
@@ -397,7 +400,8 @@ class Connection:
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
         """The close code and reason; raises what has to end the connection at once."""
-        _raise_if_it_ends(error, self._peer.work)
+        if self._peer.work.ends_with(error):
+            raise error
         cause = alone(error)
         if self._means_that_it_is_closed(cause):
             raise cause
@@ -408,7 +412,8 @@ class Connection:
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
         """The HTTP response; raises what ends the handshake without one."""
-        _raise_if_it_ends(error, self._peer.work)
+        if self._peer.work.ends_with(error):
+            raise error
         cause = alone(error)
         if isinstance(cause, HandshakeRefused):
             refusal = cause
@@ -469,18 +474,18 @@ class Connection:
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise what concerns others, too; whatever else a handler raised, ended its connection."""
-        others = (anyio.get_cancelled_exc_class(), KeyboardInterrupt, SystemExit)
+        others = (anyio.get_cancelled_exc_class(), *ENDS_THE_PROGRAM)
         if BaseExceptionGroup("", [error]).split(others)[0] is not None:
             raise error
         log_incident(str(self), error)
         self._peer.wire.failed(error)
 
     async def _disconnect(self, hook: Hook) -> None:
-        timeout = self._setup.limits.finalize_timeout
+        timeout, scope = self._setup.limits.finalize_timeout, self._peer.scope
         with anyio.move_on_after(timeout, shield=True) as life:
             with self._setup.works.begin(life) as work:
                 try:
-                    await hook.run(self._peer.container, work)
+                    await scope.run_apart(hook.run(scope, work))
                 except BaseException as error:
                     _log_failure(hook, error, work)
         if life.cancelled_caught:
@@ -493,8 +498,10 @@ class Connection:
             if peer.work.is_spent:
                 peer.work = stack.enter_context(self._setup.works.begin(self._life))
             try:
-                await peer.work.close(peer.container, ended_by)
-            except ExitError as failures:
+                await peer.work.close_scope(peer.scope, ended_by)
+            except BaseException as failures:
+                if peer.work.ends_with(failures):
+                    raise
                 log_incident(f"finalisers of {self}", failures)
             if peer.work.lateness is not None:
                 log_incident(f"finalisers of {self}", peer.work.lateness)
@@ -509,18 +516,9 @@ class Connection:
 
 def _log_failure(hook: Hook, error: BaseException, work: Work) -> None:
     """Raises what has to end the connection at once."""
-    _raise_if_it_ends(error, work)
+    if work.ends_with(error):
+        raise error
     log_incident(hook.name, error)
-
-
-def _raise_if_it_ends(error: BaseException, work: Work) -> None:
-    """What cancels a hook, or ends the program; anything else is a hook's failure."""
-    cancelled = anyio.get_cancelled_exc_class()
-    group = BaseExceptionGroup("", [error])  # whether it is one or not
-    if group.split((KeyboardInterrupt, SystemExit))[0] is not None:
-        raise error
-    if group.split((cancelled, GeneratorExit))[1] is None and work.ends_with(error):
-        raise error
 
 
 def _shortened(reason: str) -> str:

@@ -2,7 +2,14 @@
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -10,10 +17,10 @@ from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-from dishka import AsyncContainer
 
 from websuckets.clock import Clock, Timeout
 from websuckets.commands import UNSET, Command
+from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work
 from websuckets.envelope import (
     Cancel,
@@ -72,8 +79,8 @@ class Peer:
     """Where messages come from, for as long as their connection lives."""
 
     wire: Wire
-    container: AsyncContainer
-    """The SESSION scope of the connection."""
+    scope: OpenScope
+    """The SESSION scope of the connection; messages are answered in copies of its context."""
     work: Work
     """What messages are handled in. It is open before one comes, so that none pays for a cancel
     scope; after one that took too long, another takes its place."""
@@ -120,7 +127,7 @@ class Dispatcher:
 
     def answer(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
-    ) -> Awaitable[Outcome]:
+    ) -> Coroutine[Any, Any, Outcome]:
         """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
 
         What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
@@ -143,9 +150,11 @@ class Dispatcher:
         begun: Callable[[], None] | None,
     ) -> Outcome:
         self._begin(call, work)
+        attempt = _Attempt(self, call, peer, work, begun)
         try:
-            return await around(_Attempt(self, call, peer, work, begun))
+            return await around(attempt)
         finally:
+            attempt.is_over = True
             work.rest()
 
     def _begin(self, call: Call, work: Work) -> None:
@@ -164,21 +173,24 @@ class Dispatcher:
         command = route.command
         if command.cancel_on_disconnect and wire.socket.close_code is not None:
             return Outcome(None, "connection closed")
-        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
-        if route.is_stream:
-            assert begun is not None
-            stream = _Stream(call, command, wire, work, route.timeout, begun)
-            use = stream.send_items
-        else:
-            use = partial(_run, call, command, wire.socket)
         work.doing = message.event
         work.limit(route.timeout)
         work.ends_on_disconnect = command.cancel_on_disconnect
+        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         try:
+            if not (route.needs_scope or route.is_stream):
+                result = await command.call(wire.socket, call.frame, ())
+                return Outcome(_reply(message, command, result))
+            if route.is_stream:
+                assert begun is not None
+                stream = _Stream(call, command, wire, work, route.timeout, begun)
+                use = stream.send_items
+            else:
+                use = partial(_run, call, command, wire.socket)
             if not route.needs_scope:
                 return Outcome(await use(()))
             reply, failure, incident = await work.in_scope(
-                peer.container, {Message: message}, route.key, use, message.event
+                peer.scope, {Message: message}, route.key, use, message.event
             )
             if failure is None:
                 return Outcome(reply)
@@ -200,6 +212,8 @@ class _Attempt:
     peer: Peer
     work: Work
     begun: Callable[[], None] | None
+    is_over: bool = False
+    """Whether the outermost middleware has ended."""
 
     @property
     def socket(self) -> Socket:
@@ -210,12 +224,22 @@ class _Attempt:
         return self.call.message
 
     async def answer(self) -> Outcome:
-        """In a work of its own: middleware may cancel it, but not its finalisers."""
+        """In a work of its own: middleware may cancel it, but not its finalisers.
+
+        Raises `RuntimeError` when the middleware has ended, because nobody waits for it any more:
+        then its connection could end, and be finalised, while it runs.
+        """
+        if self.is_over:
+            raise RuntimeError(
+                f"call_next() for {self.message.event!r:.80} came when its middleware had ended: a "
+                "task that a middleware starts has to end before the middleware returns"
+            )
         self.work.due, self.work.doing = math.inf, None
         outcome: Outcome | None = None
         with anyio.CancelScope() as life, self.work.within(life) as work:
             outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
-        self.dispatcher._begin(self.call, self.work)  # as long again for middleware
+        if not self.is_over:
+            self.dispatcher._begin(self.call, self.work)  # as long again for middleware
         return outcome or self.explain(CommandTimeout())
 
     def told(self, result: Any) -> Outcome:
@@ -256,8 +280,11 @@ async def _run(
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
     _check_authorisation(command, socket)
-    result = await command.call(socket, call.frame, dependencies)
-    message = call.message
+    return _reply(call.message, command, await command.call(socket, call.frame, dependencies))
+
+
+def _reply(message: Message, command: Command, result: Any) -> str | None:
+    """Encode what a handler returned for this message."""
     if result is None and message.id is None:
         return None
     try:

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from dishka import AsyncContainer
-
 from websuckets.di.plan import Declaration, Plan, name_of, positional, read_hook
 from websuckets.di.providers import Injection, WebSucketsProvider, injection_of
+from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work
 from websuckets.exc import ConfigurationError, report
 
@@ -25,8 +24,8 @@ class Hook:
     function: Callable[..., Any]
     """Called with its dependencies by position."""
 
-    async def run(self, container: AsyncContainer, work: Work) -> None:
-        """Call it, in a REQUEST scope of its own that is closed afterwards.
+    async def run(self, scope: OpenScope, work: Work) -> None:
+        """Call it, in a REQUEST scope of its own inside of ``scope`` that is closed afterwards.
 
         Raises what it or one of its dependencies raised, or else their finalisers.
         """
@@ -37,7 +36,7 @@ class Hook:
         def call(dependencies: tuple[Any, ...]) -> Any:
             return self.function(*dependencies)
 
-        _, failure, _ = await work.in_scope(container, {}, self.injection.key, call, self.name)
+        _, failure, _ = await work.in_scope(scope, {}, self.injection.key, call, self.name)
         if failure is not None:
             raise failure
 

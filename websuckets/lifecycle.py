@@ -16,13 +16,15 @@ from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
 from websuckets.di.container import scopes_of, tell_defaults
+from websuckets.di.finalisers import read_generators
+from websuckets.di.scopes import OpenScope, sources_of_generators
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
 from websuckets.resuming import Resuming
-from websuckets.session import Session, as_current, running
+from websuckets.session import Session, as_current, context_of, running
 from websuckets.store import SessionStore
 from websuckets.tasks import Background
 from websuckets.transports.guard import Patience
@@ -76,11 +78,13 @@ async def started(
     ``finalise`` says that the container is the app's own: its objects are finalised at the end.
     Raises what an ``on_startup`` hook raises.
     """
+    read_generators(sources_of_generators(container))
     clock = Clock()
     works = Works(clock, limits.finalize_timeout)
+    scope = OpenScope(container, context_of(session))
     background = Background(patience=limits.finalize_timeout)
     setup = Setup(
-        container,
+        scope,
         connection_types=blueprint.context.connection_types,
         dispatcher=Dispatcher(blueprint.commands, clock, limits.handler_timeout, middleware),
         has_streams=any(command.is_stream for command in blueprint.commands.values()),
@@ -98,10 +102,10 @@ async def started(
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
             if finalise:
-                steps.push_async_callback(_close, container, works, session)
+                steps.push_async_callback(_close, scope, works)
             steps.push_async_callback(channels._end)
-            await channels._begin(limits, background, await _broker(container))
-            await _begin_resuming(container, session, limits, background, steps)
+            await channels._begin(limits, background, await _broker(scope))
+            await _begin_resuming(scope, session, limits, background, steps)
             await blueprint.tasks.begin(background)
             steps.push_async_callback(blueprint.tasks.end)
             with as_current(session):
@@ -118,25 +122,25 @@ async def started(
             )
 
 
-async def _broker(container: AsyncContainer) -> Broker:
+async def _broker(scope: OpenScope) -> Broker:
     """The one that the program provides, or else one for this process alone."""
-    if not scopes_of(container, Broker):
+    if not scopes_of(scope.container, Broker):
         return MemoryBroker()
-    broker: Broker = await container.get(Broker)
+    broker: Broker = await scope.get(Broker)
     return broker
 
 
 async def _begin_resuming(
-    container: AsyncContainer,
+    scope: OpenScope,
     session: Session,
     limits: Limits,
     background: Background,
     steps: AsyncExitStack,
 ) -> None:
     """Where the program provides a `SessionStore`; until ``steps`` are left."""
-    if not scopes_of(container, SessionStore):
+    if not scopes_of(scope.container, SessionStore):
         return
-    resuming = Resuming(session, await container.get(SessionStore), limits, background)
+    resuming = Resuming(session, await scope.get(SessionStore), limits, background)
     background.start_soon(resuming.watch)
     steps.callback(resuming.stop)
     session._keeper = resuming
@@ -147,16 +151,16 @@ async def _run_startup_hooks(setup: Setup) -> None:
     for hook in setup.hooks.startup:
         with anyio.CancelScope() as life, setup.works.begin(life) as work:
             try:
-                await hook.run(setup.container, work)
+                await hook.run(setup.scope, work)
             except Exception as error:
                 error.add_note(f"while running {hook.name}")
                 raise
 
 
-async def _close(container: AsyncContainer, works: Works, session: Session) -> None:
+async def _close(scope: OpenScope, works: Works) -> None:
     """Finalise the objects of the app."""
-    with as_current(session), anyio.CancelScope() as life, works.begin(life) as work:
-        await work.close(container)
+    with anyio.CancelScope() as life, works.begin(life) as work:
+        await work.close_scope(scope)
     _log_if_late(work)
 
 

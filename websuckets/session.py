@@ -1,8 +1,8 @@
 """Who is connected, and as whom."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager
+from contextvars import Context, ContextVar, copy_context
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
@@ -391,19 +391,21 @@ def running(session: Session) -> Iterator[None]:
         _running.remove(session)
 
 
-class as_current(AbstractContextManager[None]):
+def context_of(session: Session) -> Context:
+    """Make a copy of the current context in which `Session` stands for this one."""
+    context = copy_context()
+    context.run(_current.set, session)
+    return context
+
+
+@contextmanager
+def as_current(session: Session) -> Iterator[None]:
     """In this task, and in those that it starts, `Session` stands for this one."""
-
-    __slots__ = ("_session", "_token")  # each connection keeps one
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def __enter__(self) -> None:
-        self._token = _current.set(self._session)
-
-    def __exit__(self, *error: object) -> None:
-        _current.reset(self._token)
+    token = _current.set(session)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 def connecting(user: User, session: Session) -> None:

@@ -273,10 +273,8 @@ async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
     assert task.cancelled() != was_done
 
 
-class Fatal(BaseException): ...
-
-
-@pytest.mark.parametrize("fatal", [Fatal, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.parametrize("fatal", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+@pytest.mark.on_asyncio
 async def test_even_after_a_fatal_error_the_others_run(
     fatal: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,7 +293,29 @@ async def test_even_after_a_fatal_error_the_others_run(
     with pytest.raises(fatal):
         await close_in_work(scope)
     assert finalisers.closed == ALL
+    assert {type(error) for error in finalisers.errors} == {fatal}
     assert caplog.messages == ["finalisers failed"]
+
+
+async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> None:
+    """Also one that is no `Exception`; it comes with those of the other finalisers."""
+    finalisers = Finalisers(1, failing=True)
+
+    class Fatal(BaseException): ...
+
+    class Last: ...
+
+    async def last(three: Three) -> AsyncIterator[Last]:
+        yield Last()
+        raise Fatal
+
+    provider = providing(Scope.REQUEST, finalisers.one, finalisers.two, finalisers.three, last)
+    scope = build_container([provider], [])(scope=Scope.REQUEST)
+    await scope.get(Last)
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await close_in_work(scope)
+    assert [type(error) for error in caught.value.exceptions] == [Fatal, RuntimeError, RuntimeError]
+    assert finalisers.errors == [caught.value.exceptions[0]] * 3
 
 
 # What ends it

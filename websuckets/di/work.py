@@ -7,12 +7,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
-from dishka import AsyncContainer, Scope
+from dishka import AsyncContainer
 from dishka.exceptions import ExitError
 
 from websuckets.backend import cancellations
 from websuckets.clock import Clock, Timeout
+from websuckets.di.finalisers import finalise
+from websuckets.di.scopes import OpenScope, close_at_once, exits_of
 from websuckets.exc import CommandTimeout
+from websuckets.failures import ends_the_program, is_failure
 from websuckets.incidents import log_incident
 
 __all__ = ["Work", "Works"]
@@ -139,7 +142,7 @@ class Work:
         if isinstance(error, BaseExceptionGroup):
             return self._ends_with_all_of(error)
         if not isinstance(error, anyio.get_cancelled_exc_class()):
-            return True
+            return not is_failure(error)
         if self.has_timed_out:
             return False
         if self._life.cancel_called or cancellations() > 0:
@@ -154,7 +157,7 @@ class Work:
         """
         failures = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
         if failures is not None:
-            return not isinstance(failures, Exception)
+            return ends_the_program(failures)
         cancellations = group.split(GeneratorExit)[1]
         return cancellations is not None and self.ends_with(cancellations.exceptions[0])
 
@@ -171,7 +174,7 @@ class Work:
 
     async def in_scope(
         self,
-        container: AsyncContainer,
+        wider: OpenScope,
         context: dict[Any, Any],
         key: Any,
         use: Callable[[Any], Awaitable[T]],
@@ -184,7 +187,7 @@ class Work:
         given too. Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         A cancellation for taking too long is given as `CommandTimeout`.
         """
-        scope = container(context, scope=Scope.REQUEST)
+        scope = wider.request(context)
         result: T | None = None
         failure: BaseException | None = None
         try:
@@ -192,12 +195,15 @@ class Work:
         except BaseException as error:
             failure = error
         self.due = math.inf
-        late: BaseException | None
-        try:
-            await self.close(scope, failure)
-            late = self.lateness if self.is_late else None
-        except BaseException as error:
-            late = self._left_behind(error, failure)
+        late: BaseException | None = None
+        if not close_at_once(scope):
+            try:
+                await self.close(scope, failure)
+                late = self.lateness
+            except BaseException as error:
+                if self.ends_with(error):
+                    raise
+                late = error
         if failure is None:
             return result, late, None
         incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
@@ -214,20 +220,6 @@ class Work:
             return CommandTimeout()
         return error
 
-    def _left_behind(
-        self, error: BaseException, failure: BaseException | None
-    ) -> BaseException | None:
-        """What went wrong with closing the scope of what failed, or did not, if that is news.
-
-        Raises what has to end the task.
-        """
-        if isinstance(error, ExitError):
-            others = [one for one in error.exceptions if one is not failure]
-            return error.derive(others) if others else None
-        if self.ends_with(error):
-            raise error
-        return error
-
     @property
     def lateness(self) -> TimeoutError | None:
         """The error to tell if it `is_late`."""
@@ -235,17 +227,26 @@ class Work:
             return None
         return TimeoutError(f"finalisers took more than {self._works.finalize_timeout} seconds")
 
+    async def close_scope(self, scope: OpenScope, error: BaseException | None = None) -> None:
+        """Close an APP or SESSION scope as `close` does its container, in the scope's context."""
+        try:
+            await scope.run(self.close(scope.container, error))
+        finally:
+            scope.is_closed = True
+
     async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
         """Close a container: its finalisers run to their end, also when this task is cancelled.
 
-        They get ``error``, the one that ended what the container was for. If it takes too long,
-        which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that
-        is left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
+        They get ``error``, the one that ended what the container was for; where there was none, the
+        first that one of them raises is that of those that follow. If it takes too long, which
+        `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that is
+        left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
         nothing can keep out, ends there, too, but those that are left run.
 
-        Raises dishka's ``ExitError`` with the errors of finalisers, and what else ended one of them
-        but for being late.
+        Raises dishka's ``ExitError`` with the errors of finalisers (a ``BaseExceptionGroup``, where
+        one is no ``Exception``), and what else ended one of them but for being late.
         """
+        failures: list[BaseException] = []
         interruption: BaseException | None = None
         self._scope.shield = True
         time_to_close = self._works._time_to_close
@@ -253,22 +254,31 @@ class Work:
         if close_by < self._timer.moment:
             self._timer.by(close_by, time_to_close.step)
         try:
-            while True:
+            for generator in exits_of(container):
                 try:
-                    await container.__aexit__(None, error, None)
-                    break
-                except Exception as failures:  # all have run
-                    if interruption is None:
-                        raise
-                    logger.error("finalisers failed", exc_info=failures)
-                    break
-                except BaseException as fatal:
-                    # dishka forgets a finaliser once it has started it: again runs the next.
-                    interruption = interruption or fatal
+                    await finalise(generator, error)
+                except BaseException as failure:
+                    error = failure if error is None else error
+                    if is_failure(failure):
+                        failures.append(failure)
+                    elif interruption is None:
+                        interruption = failure
         finally:
             self._close_by = math.inf
             self._scope.shield = False
-        if interruption is not None:
-            is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
-            if not (is_cancellation and self.is_late):
-                raise interruption
+        if interruption is None:
+            if failures:
+                raise _grouped(failures)
+            return
+        if failures:
+            logger.error("finalisers failed", exc_info=_grouped(failures))
+        is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
+        if not (is_cancellation and self.is_late):
+            raise interruption
+
+
+def _grouped(failures: list[BaseException]) -> BaseException:
+    exceptions = [failure for failure in failures if isinstance(failure, Exception)]
+    if len(exceptions) == len(failures):
+        return ExitError("finalisers failed", exceptions)
+    return BaseExceptionGroup("finalisers failed", failures)

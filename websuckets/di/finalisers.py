@@ -1,0 +1,225 @@
+"""Generators that provide objects: how each one learns of the error that ended its scope.
+
+dishka sends the error: it becomes the value of the ``yield``. Whoever knows generators from
+``contextlib`` or from FastAPI expects it to be raised there, and writes ``except: rollback`` and
+``else: commit`` around the ``yield``, which then commits what failed. Only the generator's source
+tells the two kinds apart: a ``yield`` whose value nobody looks at, and that stands where an error
+would be noticed, inside of a ``try`` or a ``with``, has the error raised. Any other gets it sent.
+
+Compiled code could be asked instead, without a source, but how it looks changes with each version
+of Python.
+"""
+
+import ast
+import inspect
+import logging
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from tokenize import TokenError
+from types import CodeType, FrameType
+from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
+
+__all__ = ["Exit", "finalise", "read_generators"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+Exit: TypeAlias = tuple[Generator[Any, Any, Any] | None, AsyncGenerator[Any, Any] | None]
+"""A generator that waits at its ``yield`` for the end of a scope; one of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Yields:
+    """Where a generator function yields, as numbers of lines."""
+
+    discarding: frozenset[int] = frozenset()
+    """Those whose value nobody looks at."""
+    guarded: frozenset[int] = frozenset()
+    """Those inside of a ``try`` or a ``with`` that would notice an error."""
+
+
+_read: Final[WeakKeyDictionary[CodeType, _Yields | None]] = WeakKeyDictionary()
+"""What was found out already; ``None`` where no source could be read."""
+
+
+def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
+    """Read the source of each generator function, and of those that it wraps.
+
+    It is done when an app starts: a file may be another one later. Functions without a source, in
+    a program that was shipped without one, are named by a warning.
+    """
+    unreadable = []
+    for source in sources:
+        for function in _unwrapped(source):
+            if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+                continue
+            ours = function.__globals__.get("__name__", "").startswith("websuckets.")
+            if _yields_of(function.__code__) is None and not ours:
+                unreadable.append(function.__qualname__)
+    if unreadable:
+        logger.warning(
+            "no source can be read of %s: an error that ends their scope is not raised at their "
+            "`yield`, but is its value",
+            ", ".join(sorted(set(unreadable))),
+        )
+
+
+async def finalise(exit: Exit, error: BaseException | None) -> None:
+    """Resume a generator at its ``yield``, with the error that ended the scope, if one did.
+
+    Raises what the generator does, but for that error itself, and `RuntimeError` for one that
+    yields again.
+    """
+    generator: Any = exit[0]
+    asynchronous: Any = exit[1]
+    is_raised = error is not None and _expects_it_raised(asynchronous or generator)
+    traceback = None if error is None else error.__traceback__
+    try:
+        if asynchronous is not None:
+            await (asynchronous.athrow if is_raised else asynchronous.asend)(error)
+        else:
+            (generator.throw if is_raised else generator.send)(error)
+    except (StopIteration, StopAsyncIteration):
+        return
+    except BaseException as failure:
+        if error is None or not _is_again(failure, error):
+            raise
+        return
+    finally:
+        if error is not None:
+            error.__traceback__ = traceback  # without the generator's frames
+    if asynchronous is not None:
+        await asynchronous.aclose()
+    else:
+        generator.close()
+    name = (asynchronous or generator).__qualname__
+    raise RuntimeError(f"{name} provides one object, but yields again when its scope ends")
+
+
+def _is_again(failure: BaseException, error: BaseException) -> bool:
+    """Tell whether a generator raised but the error that it was given, maybe in a group."""
+    if isinstance(failure, BaseExceptionGroup):
+        return failure.split(lambda part: part is error)[1] is None
+    if isinstance(error, StopIteration | StopAsyncIteration):
+        # No generator can raise these.
+        return isinstance(failure, RuntimeError) and failure.__cause__ is error
+    return failure is error
+
+
+def _expects_it_raised(generator: Any) -> bool:
+    """Tell whether the ``yield`` at which a generator waits wants an error to be raised there."""
+    is_guarded = False
+    while True:
+        code, frame = _state_of(generator)
+        yields = None if code is None or frame is None else _yields_of(code)
+        if yields is None or frame is None:
+            return False
+        is_guarded = is_guarded or frame.f_lineno in yields.guarded
+        waits_in = getattr(generator, "gi_yieldfrom", None)
+        if waits_in is None:
+            return is_guarded and frame.f_lineno in yields.discarding
+        generator = waits_in
+
+
+def _state_of(generator: Any) -> tuple[CodeType | None, FrameType | None]:
+    """The code and frame; ``None`` for what something else than Python has compiled."""
+    kind = "ag" if inspect.isasyncgen(generator) else "gi"
+    return getattr(generator, f"{kind}_code", None), getattr(generator, f"{kind}_frame", None)
+
+
+def _unwrapped(source: Any) -> Iterator[Any]:
+    """The function that makes a generator, and those that it wraps."""
+    while source is not None:
+        if not inspect.isroutine(source):
+            source = type(source).__call__
+        if inspect.ismethod(source):
+            source = source.__func__
+        yield source
+        source = getattr(source, "__wrapped__", None)
+
+
+def _yields_of(code: CodeType) -> _Yields | None:
+    if code not in _read:
+        _read[code] = _read_yields(code)
+    return _read[code]
+
+
+def _read_yields(code: CodeType) -> _Yields | None:
+    if code.co_name == "<lambda>":  # it contains no statement that would notice an error
+        return _Yields()
+    try:
+        lines, first = inspect.getsourcelines(code)
+        # Left indented, because texts that it contains may not be; so one line comes before it.
+        tree = ast.parse("".join(("if True:\n" if lines[0][0].isspace() else "\n", *lines)))
+    except (OSError, SyntaxError, TokenError):
+        return None
+    definition = _definition(tree, code.co_name)
+    if definition is None:  # the file has changed since
+        return None
+    visitor = _Visitor()
+    visitor.visit_all(definition.body, is_guarded=False)
+    offset = first - 2
+    return _Yields(
+        frozenset(line + offset for line in visitor.discarding - visitor.used),
+        frozenset(line + offset for line in visitor.guarded),
+    )
+
+
+def _definition(tree: ast.AST, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return node if node.name == name else None
+    return None
+
+
+class _Visitor(ast.NodeVisitor):
+    """Finds the lines on which the body of one function yields."""
+
+    def __init__(self) -> None:
+        self.discarding: set[int] = set()
+        self.used: set[int] = set()
+        self.guarded: set[int] = set()
+        self._is_guarded = False
+
+    def visit_all(self, nodes: Iterable[ast.AST], *, is_guarded: bool) -> None:
+        before, self._is_guarded = self._is_guarded, self._is_guarded or is_guarded
+        for node in nodes:
+            self.visit(node)
+        self._is_guarded = before
+
+    def _visit_try(self, node: Any) -> None:
+        self.visit_all(node.body, is_guarded=True)
+        rest = (*node.handlers, *node.orelse)
+        self.visit_all(rest, is_guarded=bool(node.finalbody))  # `except` does not guard these
+        self.visit_all(node.finalbody, is_guarded=False)
+
+    visit_Try = visit_TryStar = _visit_try
+
+    def _visit_with(self, node: Any) -> None:
+        self.visit_all(node.items, is_guarded=False)
+        self.visit_all(node.body, is_guarded=True)
+
+    visit_With = visit_AsyncWith = _visit_with
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Yield):
+            self._yields(node.value, self.discarding)
+        else:
+            self.generic_visit(node)
+
+    def visit_Yield(self, node: ast.Yield) -> None:
+        self._yields(node, self.used)
+
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> None:
+        self._yields(node, self.used)
+
+    def _yields(self, node: ast.Yield | ast.YieldFrom, lines: set[int]) -> None:
+        lines.add(node.lineno)
+        if self._is_guarded:
+            self.guarded.add(node.lineno)
+        self.generic_visit(node)
+
+    def _skip(self, node: ast.AST) -> None:
+        """Functions of its own yield for themselves."""
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _skip

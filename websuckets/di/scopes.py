@@ -1,0 +1,186 @@
+"""Scopes that are open: containers, and the contexts (`contextvars`) of their objects.
+
+An object of APP or SESSION scope is built when somebody first asks for it, in the middle of a
+message. If it were built in the message's context, what its provider sets would be there for that
+message alone, and a ``reset`` after its ``yield`` would fail, because some other task finalises it.
+So each scope has one context, in which all its objects are built and finalised, and messages run
+in copies of that of their connection.
+
+A container that a narrower scope asks for an object is that of dishka, which knows no contexts.
+Therefore `OpenScope` puts itself between the two. That is also cheaper: most objects of wider
+scopes are built already, and found without a coroutine for each container on the way.
+
+Here, and nowhere else, attributes of dishka's containers are read or set that it does not document.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context
+from typing import Any, Final, TypeVar
+
+from dishka import AsyncContainer, Scope
+from dishka.entities.factory_type import FactoryType
+from dishka.registry import Registry
+
+from websuckets.di.contexts import in_context
+from websuckets.di.finalisers import Exit
+
+__all__ = ["OpenScope", "close_at_once", "exits_of", "sources_of_generators"]
+
+T = TypeVar("T")
+
+Lock = AbstractAsyncContextManager[Any]
+
+_UNSET: Final[Any] = object()
+
+_GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
+
+
+class OpenScope:
+    """A container of APP or SESSION scope, and the context of its objects.
+
+    ``values`` are those of the container's own context values that can be had without asking it.
+    """
+
+    __slots__ = (
+        "_given",
+        "_is_entered",
+        "_values",
+        "_wider",
+        "container",
+        "context",
+        "is_closed",
+    )
+
+    def __init__(
+        self,
+        container: AsyncContainer,
+        context: Context,
+        values: Mapping[Any, Any] | None = None,
+        wider: "OpenScope | None" = None,
+    ) -> None:
+        self.container = container
+        self.context = context
+        self.is_closed: bool = False
+        """Set when the objects have been finalised: from then on none is built."""
+        self._values = values or {}
+        self._wider = wider
+        self._is_entered = False
+        self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
+
+    def session(
+        self, values: dict[Any, Any], lock_factory: Callable[[], Lock] | None, context: Context
+    ) -> "OpenScope":
+        """Open a SESSION scope in this one, with context values and a context of its own."""
+        container = self.container(values, lock_factory, Scope.SESSION)
+        container.parent_getter = self.get
+        if self._given is None:
+            self._given = _from_context(container.registry)
+        if not values.keys() <= self._given:  # the program has providers of its own for some
+            values = {key: value for key, value in values.items() if key in self._given}
+        return OpenScope(container, context, values, self)
+
+    def request(self, values: dict[Any, Any]) -> AsyncContainer:
+        """Open a REQUEST scope in this one, in the context of whoever calls."""
+        container = outermost = self.container(values, scope=Scope.REQUEST)
+        while outermost.parent_container is not self.container:
+            assert outermost.parent_container is not None
+            outermost = outermost.parent_container
+        outermost.parent_getter = self.get
+        return container
+
+    async def get(self, key: Any) -> Any:
+        """Give an object of this scope or a wider one, built in its scope's context.
+
+        ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for
+        what is not built and would be built in a scope that is closed.
+        """
+        built = self.container._cache
+        if key in built:
+            return built[key]
+        if key in self._values:
+            return self._values[key]
+        if self._wider is not None and key in self._wider.container._cache:
+            return self._wider.container._cache[key]
+        if self.is_closed:
+            raise RuntimeError(
+                f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
+                "started by a command or a middleware, can get nothing more from its container"
+            )
+        return await self._build(key)
+
+    async def _build(self, key: Any) -> Any:
+        before = self.context.copy()
+        built = await self.run(self.container._get(key))
+        if self._wider is not None:
+            self._hand_on(before)
+        return built
+
+    def _hand_on(self, before: Context) -> None:
+        """Set here what the context got since ``before``: the message in which an object of its
+        connection was built has to see what those see that follow."""
+        for variable, value in self.context.items():
+            had = before.get(variable, _UNSET)
+            # Not what the message has set itself.
+            if had is not value and variable.get(_UNSET) is had:
+                variable.set(value)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Give what awaits a coroutine in the scope's context."""
+        return coroutine if self._is_entered else in_context(self._enter, coroutine)
+
+    def run_apart(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Give what awaits a coroutine in a copy of the scope's context."""
+        return in_context(self.context.copy().run, coroutine)
+
+    def _enter(self, step: Callable[[Any], Any], argument: Any) -> Any:
+        # Who is in a context cannot enter it, and who asks for an object may be.
+        self._is_entered = True
+        try:
+            return self.context.run(step, argument)
+        finally:
+            self._is_entered = False
+
+
+def _from_context(registry: Registry) -> frozenset[Any]:
+    """The keys that a container gives from its context values, and does not build."""
+    return frozenset(
+        key.as_compilation_key()
+        for key, factory in registry.factories.items()
+        if factory.type is FactoryType.CONTEXT
+    )
+
+
+def exits_of(container: AsyncContainer) -> Iterator[Exit]:
+    """Give what has to be resumed for the end of a container, the newest first.
+
+    What was given is forgotten: who is interrupted can go on with the rest. Those of wider scopes
+    follow that were opened together with it.
+    """
+    while True:
+        while container._exits:
+            yield container._exits.pop()
+        container._cache = {}
+        if container.parent_closer is None or container.parent_container is None:
+            return
+        container = container.parent_container
+
+
+def close_at_once(container: AsyncContainer) -> bool:
+    """Close a container that has nothing to finalise; ``False`` for one that has."""
+    if container._exits or container.parent_closer is not None:
+        return False
+    container._cache = {}
+    return True
+
+
+def sources_of_generators(container: AsyncContainer) -> Iterator[Callable[..., Any]]:
+    """Give every function of a container's providers that makes a generator."""
+    while container.parent_container is not None:
+        container = container.parent_container
+    registry: Registry | None = container.registry
+    while registry is not None:
+        for factory in registry.factories.values():
+            if factory.type in _GENERATORS:
+                yield factory.source
+        registry = registry.child_registry
