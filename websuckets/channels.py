@@ -15,6 +15,7 @@ from websuckets.hub import ONLINE, Hub
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.outbox import Outboxes
+from websuckets.revocations import Revocations, user_id_of
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
 from websuckets.tasks import Background, wait_through
@@ -26,9 +27,6 @@ CHANNEL: Final = "channel/"
 
 USERS: Final = "users"
 """The topic of messages for users, wherever they are; each names its user."""
-
-REVOCATIONS: Final = "revocations"
-"""The topic of revoked users."""
 
 TURNS: Final = 4
 """How often a publisher lets others run while some of its readers have yet to be written to: so
@@ -116,11 +114,12 @@ class Channels:
         node = _Node(self._session, limits, background)
         await background.start(node.run, broker)
         self._node = node
-        for topic in (USERS, REVOCATIONS):
-            await node.link.subscribe(topic)
+        self._session._other_nodes = node.revocations
+        await node.link.subscribe(USERS)
 
     async def _end(self) -> None:
         node, self._node = self._node, None
+        self._session._other_nodes = None
         if node is not None:
             await node.end()
 
@@ -148,18 +147,16 @@ class Channels:
             for name in self._node.hub.left(user):
                 self._node.link.unsubscribe(CHANNEL + name)
 
-    def revoked(self, id: UserId) -> None:
-        if self._node is not None:
-            self._node.link.publish(REVOCATIONS, to_json(id))
-
 
 class _Node:
     """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
 
     link: Link
+    revocations: Revocations
 
     def __init__(self, session: Session, limits: Limits, background: Background) -> None:
         self._session = session
+        self._limits = limits
         self._background = background
         self._longest_name = limits.channel_name
         self._scope = anyio.CancelScope()
@@ -172,6 +169,7 @@ class _Node:
 
         def linked(link: Link) -> None:
             self.link = link
+            self.revocations = Revocations(self._session, self._limits, self._background, link)
             task_status.started()
 
         try:
@@ -214,9 +212,7 @@ class _Node:
         if topic == USERS:
             user_id, _, message = message.partition(b"\n")
             _check(message)
-            self.hub.deliver_to(_id(user_id), message)
-        elif topic == REVOCATIONS:
-            self._background.start_soon(self._session._revoke_here, _id(message))
+            self.hub.deliver_to(user_id_of(user_id), message)
         else:
             _check(message)
             self.hub.deliver(topic.removeprefix(CHANNEL), message)
@@ -228,22 +224,21 @@ class _Node:
         for topic in topics:
             if topic == USERS:
                 self.hub.announce_gap_to_users()
-            elif topic != REVOCATIONS:  # which the store of sessions tells of, too
+            else:
                 self.hub.announce_gap_in(topic.removeprefix(CHANNEL))
+
+    def announced(self, announcement: bytes) -> None:
+        self.revocations.announced(announcement)
+
+    def missed_announcements(self) -> None:
+        if hasattr(self, "revocations"):  # else nobody can be connected yet
+            self.revocations.missed()
 
     def _enter(self, group: str, id: UserId) -> None:
         self.link.enter(group, id)
 
     def _leave(self, group: str, id: UserId) -> None:
         self.link.leave(group, id)
-
-
-def _id(text: bytes) -> UserId:
-    """Raises `ValueError`."""
-    id = from_json(text)
-    if not isinstance(id, str | int) or isinstance(id, bool):
-        raise ValueError("no user's id")
-    return id
 
 
 def _check(frame: bytes) -> None:

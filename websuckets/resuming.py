@@ -94,8 +94,23 @@ class Resuming:
 
     async def forget(self, user: User) -> None:
         id, token, user.id = user.id, user.token, None
-        if id is not None and token is not None:
-            await self._store.delete(key_of(token), id)
+        if id is None or token is None:
+            return
+        key = key_of(token)
+        self._session._forget_here(id, key)
+        error: Exception | None = None
+        # Others hear of it when it is stored: their clients will try the token again.
+        for forget in (self._store.delete, self._forget_elsewhere):
+            try:
+                await forget(key, id)
+            except Exception as failure:
+                error = error or failure
+        if error is not None:
+            raise error
+
+    async def _forget_elsewhere(self, key: str, id: UserId) -> None:
+        assert self._session._other_nodes is not None  # it was there before this, and stays longer
+        await self._session._other_nodes.forget(id, key)
 
     async def revoke(self, id: UserId) -> None:
         await self._store.revoke(id)

@@ -120,10 +120,6 @@ class Watcher(Protocol):
         """It is gone; it was demoted before, if it was verified."""
         ...
 
-    def revoked(self, id: UserId) -> None:
-        """All connections of this user are demoted, and closed."""
-        ...
-
 
 class Keeper(Protocol):
     """What keeps verified users beyond their connections. It lives as long as the app runs."""
@@ -135,6 +131,17 @@ class Keeper(Protocol):
     async def revoke(self, id: UserId) -> None: ...
 
     async def resume(self, user: User, token: str) -> None: ...
+
+
+class OtherNodes(Protocol):
+    """What tells all other nodes of users who are not verified any more, as long as the app runs.
+
+    Everything raises `Unavailable` where some of them may not hear of it.
+    """
+
+    async def revoke(self, id: UserId) -> None: ...
+
+    async def forget(self, id: UserId, key: str) -> None: ...
 
 
 class _Index(Generic[Key]):
@@ -172,6 +179,7 @@ class Session:
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
         self._watchers: list[Watcher] = []
         self._keeper: Keeper | None = None
+        self._other_nodes: OtherNodes | None = None
         self._revocations = 0  # that came to this node
 
     async def save(self, user: User, **data: Any) -> None:
@@ -183,8 +191,9 @@ class Session:
         If it cannot be saved, a user who had not been before is verified no more: its client is
         told that it could not enter.
 
-        Raises `ValueError` for a user without id or token and for attributes that a `User` has
-        itself, `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        Raises `ValueError` for a user without id or token, for attributes that a `User` has itself
+        and for what JSON cannot hold (as infinite numbers), `RuntimeError` in an app without a
+        `SessionStore`, and `Unavailable`.
         """
         if user.id is None or not user.token:
             raise ValueError("session.save(user): it has no id or no token, and cannot go on")
@@ -204,7 +213,9 @@ class Session:
     async def forget(self, user: User) -> None:
         """Take back that it may go on with its token, and that it is verified.
 
-        Raises `RuntimeError` in an app without a `SessionStore`, and `Unavailable`.
+        Other connections with this token, on every node, are verified no more, either. Raises
+        `RuntimeError` in an app without a `SessionStore`, and `Unavailable` if the token cannot be
+        forgotten, or if other nodes may not hear of it; on this one it is done in any case.
         """
         await self._kept.forget(user)
 
@@ -220,24 +231,24 @@ class Session:
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user, on every node, and close it with 4401.
 
-        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, and
-        other nodes may not have heard of it; on this one it is done in any case.
+        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, or if
+        other nodes may not hear of it; on this one it is done in any case.
 
         From this moment on no protected command of theirs is accepted; who is still in its
         handshake enters without being verified. Returns when all are closed: a client that does not
         answer the closing handshake is waited for as long as the transport does (``close_timeout``,
         10 seconds by default under ``websockets``).
         """
-        for watcher in self._watchers:
-            watcher.revoked(user_id)
         error: Exception | None = None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._revoke_here, user_id)
-            if self._keeper is not None:
-                try:
-                    await self._keeper.revoke(user_id)
-                except Exception as failure:
-                    error = failure
+            # Others hear of it when it is stored: their clients will try their tokens again.
+            for keeper in (self._keeper, self._other_nodes):
+                if keeper is not None:
+                    try:
+                        await keeper.revoke(user_id)
+                    except Exception as failure:
+                        error = error or failure
         if error is not None:
             raise error
 
@@ -250,6 +261,18 @@ class Session:
         async with anyio.create_task_group() as closing:
             for user in users:
                 closing.start_soon(user.socket.close, *REVOKED)
+
+    def _forget_here(self, id: UserId, key: str) -> None:
+        """Demote every connection on this node whose token has this key."""
+        self._revocations += 1
+        for user in (*self._connections_of.get(id, ()), *self._connecting):
+            if user._saved_as == key:
+                user.id = None
+
+    def _all_verified(self) -> list[User]:
+        """Every verified user of this node, also those who are still in their handshake."""
+        users = (*self._online.values(), *self._connecting)
+        return [user for user in users if user.id is not None]
 
     def __repr__(self) -> str:
         return f"Session(online={len(self._online)}, verified={len(self._verified)})"

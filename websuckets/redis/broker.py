@@ -1,4 +1,4 @@
-"""The broker of Redis: messages by its channels, presence in its sets."""
+"""The broker of Redis: messages by its channels, presence in its sets, announcements in a list."""
 
 import secrets
 from collections import defaultdict, deque
@@ -13,6 +13,7 @@ from coredis.exceptions import RedisError
 
 from websuckets.broker import Link, Receiver
 from websuckets.exc import ConfigurationError, Unavailable
+from websuckets.redis.announcements import Announcements
 from websuckets.redis.foreign import Foreign
 from websuckets.redis.line import AT_ONCE, Command, Line, asked_each, send
 from websuckets.redis.presence import Presence
@@ -25,7 +26,9 @@ VERSION: Final = b"websuckets/1"
 
 MESSAGE: Final = b"message"
 MISSED: Final = b"missed"
-"""Kinds of messages: what was published, and that something was but did not reach Redis."""
+ANNOUNCED: Final = b"announced"
+"""Kinds of messages: what was published, that something was but did not reach Redis, and that there
+is an announcement to be read."""
 
 EVERY_NODE: Final = "nodes"
 """The topic of what one node tells all others."""
@@ -121,6 +124,9 @@ class _Node:
         self._foreign = foreign
         self._presence = Presence(line, root, foreign)
         self._id = secrets.token_hex(8).encode()
+        names = (f"{root}:announced", f"{root}:announcements")
+        channel = self._prefix + EVERY_NODE
+        self._announcements = Announcements(line, names, channel, receiver, foreign)
         self._connection: BaseConnection | None = None
         self._topics: dict[str, anyio.Event] = {EVERY_NODE: anyio.Event()}  # set when confirmed
         self._unconfirmed: dict[str, deque[anyio.Event]] = defaultdict(deque)
@@ -129,6 +135,7 @@ class _Node:
         self._lost: set[str] = set()  # topics of messages that others did not get
         self._was_away = False
         self._has_to_beat = False
+        self._has_to_read = False
         self._parting: anyio.Event | None = None
         self._something_to_do = anyio.Event()
 
@@ -151,6 +158,9 @@ class _Node:
             self._lose(topic)
         else:
             self._do(_Message(topic, MESSAGE, message))
+
+    async def announce(self, announcement: bytes) -> None:
+        await self._announcements.announce(announcement, self._head(ANNOUNCED))
 
     def enter(self, group: str, user_id: UserId) -> None:
         self._presence.enter(group, user_id)
@@ -186,6 +196,8 @@ class _Node:
             await self._presence.begin(connection)
         for event in confirmations:
             await event.wait()
+        with self._line.refusals.tolerated():
+            await self._announcements.read(connection)
         if self._was_away:
             self._receiver.missed(None)
         self._tell_of_lost()
@@ -196,9 +208,14 @@ class _Node:
             assert self._connection is not None
             if self._has_to_beat:
                 self._has_to_beat = False
+                self._has_to_read = True
                 self._tell_of_lost()
                 with self._line.refusals.tolerated():
                     await self._presence.beat(self._connection)
+            elif self._has_to_read:
+                self._has_to_read = False
+                with self._line.refusals.tolerated():
+                    await self._announcements.read(self._connection)
             elif self._waiting:
                 await self._send_some(self._connection)
             elif self._parting is not None:
@@ -311,10 +328,13 @@ class _Node:
         head, _, body = data.partition(b"\n")
         version, _, rest = head.partition(b" ")
         node, _, kind = rest.partition(b" ")
-        if version != VERSION or kind not in (MESSAGE, MISSED):
+        if version != VERSION or kind not in (MESSAGE, MISSED, ANNOUNCED):
             self._foreign.found(topic)
         elif node == self._id:
             pass  # it has been delivered here
+        elif kind == ANNOUNCED:
+            self._has_to_read = True
+            self._something_to_do.set()
         elif kind == MISSED:
             self._receiver.missed(None if topic == EVERY_NODE else [topic])
         else:
