@@ -15,7 +15,14 @@ from websuckets.incidents import log_incident
 from websuckets.limits import Limits, seconds
 from websuckets.security import resumed_user
 from websuckets.session import Session, User, UserId, may_be_added
-from websuckets.store import LIFETIME, MemorySessionStore, Record, SessionStore, key_of
+from websuckets.store import (
+    LIFETIME,
+    RECORDS_PER_USER,
+    MemorySessionStore,
+    Record,
+    SessionStore,
+    key_of,
+)
 from websuckets.tasks import Background
 
 __all__ = ["ResumeProvider", "Resuming"]
@@ -32,13 +39,20 @@ MINUTE: Final = 60.0
 class ResumeProvider(Provider):
     """Lets users that were saved (`Session.save`) go on with their tokens when they reconnect.
 
-    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, or else
-    in a ``store`` of the program's own. It provides `CurrentUser`.
+    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, and at
+    most ``records_per_user`` of one user, or else in a ``store`` of the program's own. It provides
+    `CurrentUser`.
     """
 
-    def __init__(self, store: SessionStore | None = None, *, lifetime: float = LIFETIME) -> None:
+    def __init__(
+        self,
+        store: SessionStore | None = None,
+        *,
+        lifetime: float = LIFETIME,
+        records_per_user: int = RECORDS_PER_USER,
+    ) -> None:
         super().__init__()
-        kept = store or MemorySessionStore(lifetime)
+        kept = store or MemorySessionStore(lifetime, records_per_user)
         self.provide(lambda: kept, provides=SessionStore, scope=Scope.APP)
         self.provide(resumed_user, scope=Scope.REQUEST)
 

@@ -13,7 +13,7 @@ from websuckets.redis.line import Line
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
 from websuckets.security import resumed_user
-from websuckets.store import LIFETIME, SessionStore
+from websuckets.store import LIFETIME, RECORDS_PER_USER, SessionStore
 
 __all__ = ["RedisProvider"]
 
@@ -31,7 +31,8 @@ class RedisProvider(Provider):
 
     With ``resume``, users that were saved (`Session.save`) go on with their tokens when they
     reconnect, to whichever node: it provides a `SessionStore` and `CurrentUser`. They are kept for
-    ``lifetime`` seconds after they were last saved or resumed.
+    ``lifetime`` seconds after they were last saved or resumed, and of one user at most
+    ``records_per_user``: with one more, the one goes that was not used for longest.
 
     The app starts also while Redis is away, and serves its own clients alone until it is back. It
     does not start where Redis answers that the URL is wrong: that is a `ConfigurationError`.
@@ -45,6 +46,7 @@ class RedisProvider(Provider):
         *,
         resume: bool = False,
         lifetime: float = LIFETIME,
+        records_per_user: int = RECORDS_PER_USER,
         prefix: str = "websuckets",
         heartbeat: float = HEARTBEAT,
     ) -> None:
@@ -57,6 +59,7 @@ class RedisProvider(Provider):
         for name, least, number in (
             ("heartbeat", 0.001, heartbeat),
             ("lifetime", 0.001, lifetime),
+            ("records_per_user", 1, records_per_user),
         ):
             if not (isinstance(number, int | float) and least <= number < math.inf):
                 raise ConfigurationError(
@@ -70,7 +73,7 @@ class RedisProvider(Provider):
         if resume:
 
             def store(broker: RedisBroker) -> SessionStore:
-                return RedisSessionStore(broker.line, broker.root, broker.foreign, lifetime)
+                return RedisSessionStore(broker, lifetime, records_per_user)
 
             self.provide(store)
             self.provide(resumed_user, scope=Scope.REQUEST)
