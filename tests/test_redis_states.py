@@ -607,9 +607,13 @@ def server_of(redis: RedisBroker, one: RedisServer, two: RedisServer) -> RedisSe
     return two if b"MOVED" in one.command("GET", redis.root) else one
 
 
-async def test_an_app_works_in_a_cluster(caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever of its servers the URL leads to: all keys of an app are on one of them."""
+@pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint"])
+async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whichever of its servers the URL leads to: all keys of an app are on one of them. A cluster
+    may tell the port of that alone."""
     with cluster() as (one, two):
+        for server in (one, two):
+            server.command("CONFIG", "SET", "cluster-preferred-endpoint-type", endpoint)
         async with (
             TestClient(app_at(one.url)) as ann,
             TestClient(app_at(two.url)) as bob,

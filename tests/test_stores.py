@@ -20,7 +20,7 @@ from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.line import Line
 from websuckets.redis.store import RedisSessionStore
-from websuckets.store import Record, key_of
+from websuckets.store import MemorySessionStore, Record, key_of
 
 pytestmark = pytest.mark.anyio
 
@@ -163,6 +163,13 @@ async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
     assert await store.load(BOB) == Record(7)
     many = {f"{number:064}": "7" for number in range(1001)}  # more than one is asked for at once
     assert await store.revoked({**many, **users}) == {*many, ANN}
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
+def test_a_store_needs_numbers_that_mean_something(numbers: tuple[float, int]) -> None:
+    """A record has to be kept for some time, and one at least."""
+    with pytest.raises(ValueError, match="positive"):
+        MemorySessionStore(*numbers)
 
 
 def test_a_key_is_not_the_token() -> None:

@@ -1,6 +1,7 @@
 """What is kept of verified users beyond their connections, so that they can go on with another."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -118,11 +119,15 @@ class MemorySessionStore:
 
     ``lifetime`` is in seconds. Of one user ``records_per_user`` are kept: with one more, the one
     goes that was not used for longest. No call costs more because more is kept.
+
+    Raises `ValueError` for numbers that mean nothing.
     """
 
     def __init__(
         self, lifetime: float = LIFETIME, records_per_user: int = RECORDS_PER_USER
     ) -> None:
+        if not (0 < lifetime < math.inf and records_per_user >= 1):
+            raise ValueError(f"{lifetime=}, {records_per_user=}: both are positive and finite")
         self._most = records_per_user
         self._records: _Lasting[str, Record] = _Lasting(lifetime)
         self._keys: dict[UserId, dict[str, None]] = {}  # of each user; the oldest come first

@@ -15,7 +15,7 @@ from websuckets.broker import Link, Receiver
 from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis.announcements import Announcements
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Command, Line, asked_each, send
+from websuckets.redis.line import AT_ONCE, Command, Line, answers_to, send
 from websuckets.redis.presence import Presence
 from websuckets.session import UserId
 
@@ -281,7 +281,7 @@ class _Node:
         lost = batch  # while nothing is known, for some of it may have come
         try:
             with self._line.refusals.tolerated():
-                answers = await asked_each(connection, [command for _, command in commands])
+                answers = await answers_to(connection, [command for _, command in commands])
                 answered = zip((item for item, _ in commands), answers, strict=True)
                 errors = {item: error for item, error in answered if isinstance(error, RedisError)}
                 lost = list(errors)

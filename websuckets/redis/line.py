@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 from coredis import BaseConnection, ConnectionPool
@@ -17,7 +18,7 @@ from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis.answers import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
 from websuckets.redis.url import database_of
 
-__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "asked", "asked_each", "send"]
+__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "answers_to", "asked", "asked_each", "send"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -162,7 +163,8 @@ class Line:
             moved = first_of(error)
             if self._connection is not None or not isinstance(moved, MovedError):
                 raise
-            location = TCPLocation(moved.host, moved.port)
+            # A cluster may be told not to name its servers: then the host stays the same.
+            location = TCPLocation(moved.host or str(urlsplit(self._url).hostname), moved.port)
         await self._live(user, location)
 
     async def _live(self, user: LineUser, location: TCPLocation | None) -> None:
@@ -268,22 +270,29 @@ def send(connection: BaseConnection, *command: Any) -> None:
         connection.send_command(*command)
 
 
-async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
+async def answers_to(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
     """The answers, with what is wrong with one in the place of its answer.
 
     Redis answers a subscription only where it refuses it, and the client takes that for the answer
-    to what was asked next. So the last question is one whose answer is known: where that differs,
-    the other answers are not to be used, and `NotConnected` is raised.
+    to what was asked next. So where an answer is used for more than to see that there is one,
+    `asked_each` is what asks.
     """
-    mark = b"%d" % next(_marks)
-    questions = [request(connection, *command) for command in (*commands, (b"ECHO", mark))]
     answers: list[Any] = []
-    for question in questions:
+    for question in [request(connection, *command) for command in commands]:
         try:
             answers.append(await question)
         except ResponseError as error:
             answers.append(error)
-    last = answers.pop()
+    return answers
+
+
+async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
+    """The same, by answers that are certainly to these commands; else it raises `NotConnected`.
+
+    The last question is one whose answer is known: where that differs, the others are not used.
+    """
+    mark = b"%d" % next(_marks)
+    *answers, last = await answers_to(connection, (*commands, (b"ECHO", mark)))
     if isinstance(last, RedisError):
         raise last
     if last != mark:
