@@ -27,6 +27,8 @@ class Node:
     def __init__(self) -> None:
         self.got: list[tuple[str, bytes]] = []
         self.gaps: list[list[str] | None] = []
+        self.announcements: list[bytes] = []
+        self.losses = 0
         self._changed = anyio.Event()
 
     def receive(self, topic: str, message: bytes) -> None:
@@ -35,6 +37,14 @@ class Node:
 
     def missed(self, topics: Iterable[str] | None) -> None:
         self.gaps.append(None if topics is None else sorted(topics))
+        self._changed.set()
+
+    def announced(self, announcement: bytes) -> None:
+        self.announcements.append(announcement)
+        self._changed.set()
+
+    def missed_announcements(self) -> None:
+        self.losses += 1
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool], patience: float = TIMEOUT) -> None:

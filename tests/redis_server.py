@@ -21,10 +21,11 @@ TRIES, PAUSE = 600, 0.05  # 30 seconds
 class RedisServer:
     """A server that tests may kill, stop, and start again on the same port."""
 
-    def __init__(self, binary: str, directory: str) -> None:
+    def __init__(self, binary: str, directory: str, options: tuple[str, ...] = ()) -> None:
         self.port = 0
         self._binary = binary
         self._directory = directory
+        self._options = options
         self._process: subprocess.Popen[Any] | None = None
 
     @property
@@ -65,7 +66,7 @@ class RedisServer:
 
     def _starts(self, port: int) -> bool:
         settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        command = [self._binary, *settings, "--dir", self._directory]
+        command = [self._binary, *settings, "--dir", self._directory, *self._options]
         if shutil.which("setpriv"):  # so that it ends even if the tests are killed
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         self._process = subprocess.Popen(command, stdin=DEVNULL, stdout=DEVNULL)
@@ -88,10 +89,13 @@ def find_binary() -> str | None:
 
 
 @contextmanager
-def running(binary: str) -> Iterator[RedisServer]:
-    """A server with nothing in it; it ends with the context, however that ends."""
+def running(binary: str, *options: str) -> Iterator[RedisServer]:
+    """A server with nothing in it; it ends with the context, however that ends.
+
+    ``options`` are those of its command line.
+    """
     with TemporaryDirectory(prefix="redis-") as directory:
-        server = RedisServer(binary, directory)
+        server = RedisServer(binary, directory, options)
         server.start()
         try:
             yield server
@@ -117,6 +121,10 @@ class Proxy:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    def redirect(self, port: int) -> None:
+        """New connections lead to another server; those that are open stay."""
+        self._to = port
 
     def swallow(self) -> None:
         """From now on nothing comes through, in either direction."""

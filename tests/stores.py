@@ -20,9 +20,10 @@ from websuckets.store import MemorySessionStore, SessionStore
 
 @dataclass(frozen=True)
 class Stores:
-    """A store by its lifetime, and the providers by which several nodes share one."""
+    """A store by its lifetime and the records of one user that it keeps, and the providers by which
+    several nodes share one."""
 
-    make: Callable[[float], SessionStore]
+    make: Callable[[float, int], SessionStore]
     providers: Callable[[], list[Provider]]
 
 
@@ -40,8 +41,8 @@ async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     prefix = secrets.token_hex(8)
     redis = RedisBroker(Line(url, HEARTBEAT), prefix)
 
-    def make(lifetime: float) -> SessionStore:
-        return RedisSessionStore(redis.line, prefix, redis.foreign, lifetime)
+    def make(lifetime: float, records_per_user: int) -> SessionStore:
+        return RedisSessionStore(redis, lifetime, records_per_user)
 
     async with linked(redis):
         yield Stores(make, lambda: [RedisProvider(url, resume=True, prefix=prefix)])

@@ -85,3 +85,21 @@ async def test_everybody_knows_who_is_on_other_nodes(make: Make) -> None:
             await members(one, "", {"ann", 7, "7"})
         await members(one, "", {7})
         await members(one, "a", set())
+
+
+async def test_announcements_reach_every_other_node_in_order(make: Make) -> None:
+    """Whatever they are subscribed to, and each once."""
+    expected = [b"%d" % number for number in range(100)]
+    async with linked(make()) as one, linked(make()) as two, linked(make()) as three:
+        losses = [node.losses for node in (one, two, three)]
+        for announcement in expected:
+            await one.link.announce(announcement)
+        for node in (two, three):
+            await node.until(lambda node=node: len(node.announcements) == 100)  # type: ignore[misc]
+        await two.link.announce(b"last\nof all")
+        for node in (one, three):
+            await node.until(lambda node=node: node.announcements[-1:] == [b"last\nof all"])  # type: ignore[misc]
+        assert two.announcements == expected
+        assert three.announcements == [*expected, b"last\nof all"]
+        assert one.announcements == [b"last\nof all"]
+        assert losses == [node.losses for node in (one, two, three)]

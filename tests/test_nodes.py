@@ -10,17 +10,18 @@ from brokers import Make
 from dishka import Provider, Scope
 from harness import TIMEOUT, errors
 
-from websuckets import ClientEvent, WebSuckets
+from websuckets import ClientEvent, Limits, WebSuckets
 from websuckets.broker import Broker, Link, MemoryBroker, Receiver
-from websuckets.testing import TestClient
+from websuckets.security import SecurityProvider
+from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
 
 
-def app_on(broker: Broker) -> WebSuckets:
+def app_on(broker: Broker, limits: Limits | None = None) -> WebSuckets:
     provider = Provider(scope=Scope.APP)
     provider.provide(lambda: broker, provides=Broker)
-    return rooms.app(providers=[provider])
+    return rooms.app(providers=[provider, SecurityProvider()], limits=limits)
 
 
 @asynccontextmanager
@@ -104,7 +105,6 @@ async def test_who_may_have_missed_something_is_told() -> None:
             "channel/a": [bob],
             None: [ann, bob],
             "channel/b": [],
-            "revocations": [],
         }
         for topic, told in gaps.items():
             node.missed(None if topic is None else [topic])
@@ -115,6 +115,74 @@ async def test_who_may_have_missed_something_is_told() -> None:
                     event = await client.receive()
                     assert (event.event, event.payload) == ("channel gap", {"channel": payload})
                 assert (await client.receive()).event == "end"
+
+
+async def verified(client: TestClient, name: str) -> bool:
+    """Whether this client may run protected commands as that user."""
+    try:
+        reply = await client.call("who am i", token=f"secret of {name}")
+    except CommandError as error:
+        assert error.error == "not authorized"
+        return False
+    assert isinstance(reply.payload, list)
+    return bool(reply.payload[0] == name)
+
+
+async def test_a_revoked_user_is_closed_on_every_node_without_a_session_store(make: Make) -> None:
+    """Only that user."""
+    async with clients_of_two_nodes(make) as (admin, bob):
+        async with bob.connect() as ann:
+            await ann.call("enter", "ann")
+            await bob.call("enter", "bob")
+            await admin.call("revoke", "ann")
+            await ann.wait_closed()
+            assert (ann.close_code, ann.close_reason) == (4401, "revoked")
+        assert await verified(bob, "bob")
+
+
+@pytest.mark.parametrize(
+    "announcement",
+    [b"", b"revoked", b"revoked\n[]", b'revoked\n"ann"\n1', b'removed\n"ann"', b'forgotten\n"a"'],
+)
+async def test_what_no_node_can_have_announced_is_refused(announcement: bytes) -> None:
+    """By an error for the broker, which drops it; nobody is demoted."""
+    app = app_on(MemoryBroker())
+    async with TestClient(app) as ann:
+        await ann.call("enter", "ann")
+        node = app._channels._node
+        assert node is not None
+        with pytest.raises(ValueError):
+            node.announced(announcement)
+        assert await verified(ann, "ann")
+
+
+async def test_who_may_have_been_revoked_unheard_is_closed_after_the_lag() -> None:
+    """With a code that says to come again; who is verified anew meanwhile, stays."""
+    app = app_on(MemoryBroker(), Limits(revocation_lag=0.2))
+    async with TestClient(app) as ann, ann.connect() as bob, ann.connect() as eve:
+        for client, name in ((ann, "ann"), (bob, "bob")):
+            await client.call("enter", name)
+        node = app._channels._node
+        assert node is not None
+        node.missed_announcements()
+        user = app._session.online[bob.socket.id]
+        user.id, user.token = "bobby", "secret of bobby"
+        await eve.call("enter", "eve")
+        await ann.wait_closed()
+        assert (ann.close_code, ann.close_reason) == (1013, "sessions unavailable")
+        assert await verified(bob, "bobby")
+        assert await verified(eve, "eve")
+
+
+async def test_without_a_lag_nobody_has_to_go() -> None:
+    """Its limit is turned off."""
+    app = app_on(MemoryBroker(), Limits(revocation_lag=None))
+    async with TestClient(app) as ann:
+        await ann.call("enter", "ann")
+        node = app._channels._node
+        assert node is not None
+        node.missed_announcements()
+        assert await verified(ann, "ann")
 
 
 class Broken(MemoryBroker):

@@ -18,8 +18,8 @@ from redis_server import Proxy, RedisServer, free_port
 
 from websuckets.exc import ConfigurationError
 from websuckets.redis import RedisProvider, broker
+from websuckets.redis.answers import Refusals
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.foreign import Foreign
 from websuckets.redis.line import Line
 from websuckets.testing import TestClient
 
@@ -213,16 +213,16 @@ async def test_foreign_messages_are_dropped_and_counted(
     async with TestClient(app) as client:
         await client.call("enter", "ann")
         await client.call("join", "a")
-        shared_redis.command("PUBLISH", f"{prefix}:topic:{topic}", message)
+        shared_redis.command("PUBLISH", f"{{0/{prefix}}}:topic:{topic}", message)
         if topic == "users":
             shared_redis.command(
                 "PUBLISH",
-                f"{prefix}:topic:users",
+                f"{{0/{prefix}}}:topic:users",
                 b'websuckets/1 a message\n[]\n{"event":"a","payload":null}',
             )
         count = 1 + (topic == "users")
         own = b'websuckets/1 a message\n{"event":"end","payload":null}'
-        shared_redis.command("PUBLISH", f"{prefix}:topic:channel/a", own)
+        shared_redis.command("PUBLISH", f"{{0/{prefix}}}:topic:channel/a", own)
         assert (await client.receive()).event == "end"
         node: Any = app._channels._node
         assert node.link._foreign.count == count
@@ -235,17 +235,17 @@ async def test_foreign_keys_are_no_users(
     prefix = secrets.token_hex(8)
     redis = RedisBroker(Line(shared_redis.url, 0.2), prefix)
     for users in (b"nonsense", b"true", b"[]", b'"bob"'):
-        shared_redis.command("SADD", f"{prefix}:users:other:a", users)
-    shared_redis.command("SADD", f"{prefix}:nodes", "other", b"\xff")
-    shared_redis.command("SET", f"{prefix}:node:other", "1")
+        shared_redis.command("SADD", f"{redis.root}:users:other:a", users)
+    shared_redis.command("SADD", f"{redis.root}:nodes", "other", b"\xff")
+    shared_redis.command("SET", f"{redis.root}:node:other", "1")
     async with linked(redis) as node:
         assert await node.link.members("a") == {"bob"}
         assert redis.foreign.count == 3
-        shared_redis.command("SET", f"{prefix}:users:other:b", "no set")
+        shared_redis.command("SET", f"{redis.root}:users:other:b", "no set")
         assert await node.link.members("b") == set()
-        shared_redis.command("SET", f"{prefix}:nodes", "no set")
+        shared_redis.command("SET", f"{redis.root}:nodes", "no set")
         with anyio.fail_after(PATIENCE):
-            while redis.foreign._refusals < 3:
+            while redis.line.refusals.count < 3:
                 await anyio.sleep(0.01)
         assert "Redis refuses" in caplog.text
         node.link.enter("c", "ann")
@@ -255,16 +255,17 @@ async def test_foreign_keys_are_no_users(
 
 async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) -> None:
     """Nobody counts its users any more, and no key of it is left."""
-    prefix = secrets.token_hex(8)
-    shared_redis.command("SADD", f"{prefix}:nodes", "name")
-    shared_redis.command("SADD", f"{prefix}:groups:name", "a")
-    shared_redis.command("SADD", f"{prefix}:users:name:a", '"bob"')
-    async with linked(RedisBroker(Line(shared_redis.url, 0.2), prefix)) as node:
+    redis = RedisBroker(Line(shared_redis.url, 0.2), secrets.token_hex(8))
+    shared_redis.command("SADD", f"{redis.root}:nodes", "name")
+    shared_redis.command("SADD", f"{redis.root}:groups:name", "a")
+    shared_redis.command("SADD", f"{redis.root}:users:name:a", '"bob"')
+    async with linked(redis) as node:
         assert await node.link.members("a") == set()
         with anyio.fail_after(PATIENCE):
-            while b"name" in shared_redis.command("KEYS", f"{prefix}:*"):
+            while b"name" in shared_redis.command("KEYS", f"{redis.root}:*"):
                 await anyio.sleep(0.01)
-    assert shared_redis.command("KEYS", f"{prefix}:*") == b"*0\r\n"  # it has cleared up itself, too
+    left = shared_redis.command("KEYS", f"{redis.root}:*")  # it has cleared up itself, too
+    assert left.split()[2:] == [f"{redis.root}:announced".encode()]
 
 
 async def test_a_node_that_was_forgotten_says_again_who_is_there(
@@ -272,21 +273,17 @@ async def test_a_node_that_was_forgotten_says_again_who_is_there(
 ) -> None:
     """As after a long stop of Redis, or when somebody emptied it."""
     prefix = secrets.token_hex(8)
-    redis = RedisBroker(Line(shared_redis.url, 0.2), prefix)
-    async with linked(redis) as one, linked(redis_like(redis)) as two:
+    redis, another = (RedisBroker(Line(shared_redis.url, 0.2), prefix) for _ in range(2))
+    async with linked(redis) as one, linked(another) as two:
         one.link.enter("a", "ann")
         while await two.link.members("a") != {"ann"}:
             await anyio.sleep(0.01)
-        for key in shared_redis.command("KEYS", f"{prefix}:*").split(b"\r\n"):
-            if key.startswith(prefix.encode()):
+        for key in shared_redis.command("KEYS", f"{redis.root}:*").split(b"\r\n"):
+            if key.startswith(redis.root.encode()):
                 shared_redis.command("DEL", key)
         with anyio.fail_after(PATIENCE):
             while await two.link.members("a") != {"ann"}:
                 await anyio.sleep(0.01)
-
-
-def redis_like(other: RedisBroker) -> RedisBroker:
-    return RedisBroker(Line(other.line._url, other.line.heartbeat), other._prefix)
 
 
 @pytest.mark.parametrize(
@@ -319,6 +316,8 @@ def test_the_client_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 class Witness:
     """Uses a line, and counts what it is told."""
+
+    key = "any"
 
     def __init__(self) -> None:
         self.losses = 0
@@ -379,13 +378,14 @@ async def test_an_app_starts_where_redis_refuses_subscriptions(
             await client.call("join", "a")
             await client.call("publish", {"channel": "a", "what": 1})
             assert (await client.receive()).payload == 1
-    assert "may be refused" in caplog.text
+    assert "Redis is away" in caplog.text
+    assert "it refuses subscriptions: NOPERM" in caplog.text
 
 
 async def test_a_channel_that_redis_refuses_keeps_nobody_waiting(own_redis: RedisServer) -> None:
     """Who subscribes gets what this node publishes."""
     async with linked(broker_at(own_redis.url, 0.2)) as node:
-        refuse(own_redis, "resetchannels", "&test:topic:a")
+        refuse(own_redis, "resetchannels", "&{0/test}:topic:a")
         with anyio.fail_after(PATIENCE):
             await node.link.subscribe("refused")
 
@@ -409,8 +409,8 @@ async def test_what_redis_refuses_to_publish_is_told_when_it_can_be(
 
 def test_errors_of_redis_quote_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """As those of commands that it does not know would."""
-    foreign = Foreign()
-    with foreign.tolerated():
+    refusals = Refusals()
+    with refusals.tolerated():
         raise RedisError("unknown command 'PUBLISH', with args beginning with: 'canary'")
     assert "PUBLISH" in caplog.text
     assert "canary" not in caplog.text
@@ -440,20 +440,20 @@ async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key
     ):
         two.link.enter("a", "ann")
         if key == "nodes":
-            own_redis.command("DEL", "test:nodes")
+            own_redis.command("DEL", "{0/test}:nodes")
         elif key == "users":
-            own_redis.command("SET", "test:node:other", "1")
-            own_redis.command("SADD", "test:nodes", "other")
-            own_redis.command("SET", "test:users:other:a", "none")
+            own_redis.command("SET", "{0/test}:node:other", "1")
+            own_redis.command("SADD", "{0/test}:nodes", "other")
+            own_redis.command("SET", "{0/test}:users:other:a", "none")
         elif key == "groups":
-            own_redis.command("SADD", "test:nodes", "dead")
-            own_redis.command("SET", "test:groups:dead", "none")
+            own_redis.command("SADD", "{0/test}:nodes", "dead")
+            own_redis.command("SET", "{0/test}:groups:dead", "none")
         else:
-            own_redis.command("SADD", "test:nodes", b"\xff")
+            own_redis.command("SADD", "{0/test}:nodes", b"\xff")
         with anyio.fail_after(PATIENCE):
             while await one.link.members("a") != {"ann"}:
                 await anyio.sleep(0.01)
-            while own_redis.command("SCARD", "test:nodes") != (
+            while own_redis.command("SCARD", "{0/test}:nodes") != (
                 b":3\r\n" if key == "users" else b":2\r\n"
             ):
                 await anyio.sleep(0.01)

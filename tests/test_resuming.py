@@ -85,6 +85,60 @@ async def test_who_leaves_for_good_is_forgotten(stores: Stores) -> None:
             await refused(client, ANN)
 
 
+async def test_a_forgotten_token_is_good_for_no_connection(stores: Stores) -> None:
+    """Neither for others that use it, on any node, nor again when one of them is saved."""
+    async with two_nodes(stores) as (ann, elsewhere), ann.connect() as beside:
+        await ann.call("enter", "ann")
+        await ann.call("keep", {})
+        for client in (beside, elsewhere):
+            await client.call("who am i", token=ANN)
+        await ann.call("forget")
+        await refused(beside, ANN)
+        with anyio.fail_after(TIMEOUT):
+            while await is_verified(elsewhere):
+                await anyio.sleep(0.01)
+        await refused(elsewhere, ANN)
+        async with ann.connect() as newcomer:
+            await refused(newcomer, ANN)
+
+
+async def test_another_token_of_the_same_user_stays_good(stores: Stores) -> None:
+    """Who logs out on one device, goes on with the others."""
+    app = rooms.app(providers=stores.providers())
+    async with TestClient(app) as phone, phone.connect() as laptop:
+        for client, token in ((phone, "of the phone"), (laptop, ANN)):
+            await client.call("enter", "ann")
+            app._session.online[client.socket.id].token = token
+            await client.call("keep", {})
+        await phone.call("forget")
+        await refused(phone, "of the phone")
+        assert await is_verified(laptop)
+
+
+async def is_verified(client: TestClient) -> bool:
+    try:
+        await client.call("who am i", token=ANN)
+    except CommandError:
+        return False
+    return True
+
+
+async def test_who_did_not_hear_that_its_token_is_forgotten_cannot_be_saved_again() -> None:
+    """As where nothing connects the nodes but the store; it is closed then."""
+    store = MemorySessionStore()
+    one, two = (rooms.app(providers=[ResumeProvider(store)]) for _ in range(2))
+    async with TestClient(one) as ann, TestClient(two) as unheard, unheard.connect() as newcomer:
+        await ann.call("enter", "ann")
+        await ann.call("keep", {})
+        await unheard.call("who am i", token=ANN)
+        await ann.call("forget")
+        with pytest.raises(CommandError, match="not authorized"):
+            await unheard.call("keep", {"role": "editor"})
+        await unheard.wait_closed()
+        assert (unheard.close_code, unheard.close_reason) == (4401, "revoked")
+        await refused(newcomer, ANN)
+
+
 @pytest.mark.parametrize("name", ["id", "socket", "_session", "has_expired", "token"])
 async def test_only_what_a_user_can_be_given_is_saved(name: str) -> None:
     """Not what it has itself; and nothing, for nobody in particular."""

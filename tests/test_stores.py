@@ -1,15 +1,18 @@
 """What every store of sessions does alike."""
 
+import math
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 from brokers import linked
 from harness import TIMEOUT
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from redis_server import RedisServer
 from stores import Stores
 
@@ -17,18 +20,19 @@ from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.line import Line
 from websuckets.redis.store import RedisSessionStore
-from websuckets.store import Record, key_of
+from websuckets.store import MemorySessionStore, Record, key_of
 
 pytestmark = pytest.mark.anyio
 
 LONG = 1000
+MANY = 1000
 
 ANN, ANN_AGAIN, BOB = map(key_of, ("ann's", "another of ann's", "bob's"))
 
 
 async def test_a_record_is_as_it_was_saved(stores: Stores) -> None:
     """With all that JSON can hold; an id that is a number is one still."""
-    store = stores.make(LONG)
+    store = stores.make(LONG, MANY)
     assert await store.load(ANN) is None
     ann = Record("ann", time.time() + LONG, 1, {"role": "editor", "rooms": [1, None, {"я": 0.5}]})
     bob = Record(7)
@@ -40,7 +44,7 @@ async def test_a_record_is_as_it_was_saved(stores: Stores) -> None:
 
 async def test_who_changes_an_old_version_changes_nothing(stores: Stores) -> None:
     """Of two who change the same at once, one has to look again."""
-    store = stores.make(LONG)
+    store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     assert not await store.save(ANN, Record("ann", data={"role": "late"}))
     assert await store.save(ANN, Record("ann", version=2, data={"role": "first"}))
@@ -49,15 +53,37 @@ async def test_who_changes_an_old_version_changes_nothing(stores: Stores) -> Non
     assert await store.load(ANN) == Record("ann", version=2, data={"role": "first"})
 
 
-async def test_what_is_no_json_is_not_saved(stores: Stores) -> None:
-    """Rather than to come back as something else."""
-    with pytest.raises(PydanticSerializationError):
-        await stores.make(LONG).save(ANN, Record("ann", data={"lock": object()}))
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record("ann", data={"lock": object()}),
+        Record("ann", data={"balance": math.inf}),
+        Record("ann", data={"balance": [{"a": math.nan}]}),
+        Record("ann", data={"drawing": nested(250)}),
+        Record("ann", expires_at=math.inf),
+        Record("ann", expires_at=math.nan),
+    ],
+    ids=["object", "infinite", "nan", "nested", "never expires", "expires at nan"],
+)
+async def test_what_cannot_be_read_again_is_not_saved(stores: Stores, record: Record) -> None:
+    """The record that was there before is kept, and the error quotes nothing."""
+    store = stores.make(LONG, MANY)
+    assert await store.save(ANN, Record("ann"))
+    with pytest.raises(ValueError, match=r"JSON|serialize"):
+        await store.save(ANN, replace(record, version=2))
+    assert await store.load(ANN) == Record("ann")
 
 
 async def test_records_end(stores: Stores) -> None:
     """At their own time, or their lifetime after they were last used; then there is room."""
-    store, short = stores.make(LONG), stores.make(0.05)
+    store, short = stores.make(LONG, MANY), stores.make(0.05, MANY)
     assert await store.save(ANN, Record("ann", time.time() - 1))
     assert await store.load(ANN) is None
     assert await store.save(ANN, Record("ann"))
@@ -69,20 +95,62 @@ async def test_records_end(stores: Stores) -> None:
 
 
 async def test_one_record_is_forgotten(stores: Stores) -> None:
-    """Which is no revocation: the other goes on."""
-    store = stores.make(LONG)
+    """The other record of its user is kept, and no node has to look at all of its users."""
+    store = stores.make(LONG, MANY)
     for key in (ANN, ANN_AGAIN):
         assert await store.save(key, Record("ann"))
+    before = await store.revocations()
     for _ in range(2):
         await store.delete(ANN, "ann")
     assert await store.load(ANN) is None
     assert await store.load(ANN_AGAIN) == Record("ann")
-    assert await store.revoked({ANN: "ann", ANN_AGAIN: "ann"}) == set()
+    assert await store.revoked({ANN: "ann", ANN_AGAIN: "ann"}) == {ANN}
+    assert await store.revocations() == before
+
+
+async def test_a_forgotten_record_is_not_saved_again(stores: Stores) -> None:
+    """By a connection that knew it; a new login may have the same token."""
+    store = stores.make(LONG, MANY)
+    assert await store.save(ANN, Record("ann"))
+    await store.delete(ANN, "ann")
+    assert not await store.save(ANN, Record("ann"), again=True)
+    assert await store.load(ANN) is None
+    assert await store.save(ANN, Record("ann"))
+    assert await store.save(ANN, Record("ann", version=2), again=True)
+
+
+async def test_a_record_that_has_only_ended_is_saved_again(stores: Stores) -> None:
+    """Nobody has taken it back."""
+    store, short = stores.make(LONG, MANY), stores.make(0.05, MANY)
+    assert await short.save(ANN, Record("ann"))
+    with anyio.fail_after(TIMEOUT):
+        while not await short.save(ANN, Record("ann"), again=True):
+            await anyio.sleep(0.01)
+    assert await store.revoked({ANN: "ann"}) == set()
+
+
+async def test_of_one_user_only_so_many_records_are_kept(stores: Stores) -> None:
+    """The one goes that was not used for longest; those of others stay."""
+    store = stores.make(LONG, 3)
+    # In the order in which they are used last: Redis may use them within one millisecond.
+    second, third, first, fourth, fifth = keys = [f"{number:064}" for number in range(5)]
+    assert await store.save(BOB, Record("bob"))
+    for key in (first, second, third):
+        assert await store.save(key, Record("ann"))
+    assert await store.load(first) == Record("ann")
+    for key in (fourth, fifth):
+        assert await store.save(key, Record("ann"))
+    kept = [key for key in keys if await store.load(key) is not None]
+    assert kept == [first, fourth, fifth]
+    assert await store.load(BOB) == Record("bob")
+    assert await store.revoked(dict.fromkeys(keys, "ann")) == set()
+    await store.revoke("ann")
+    assert [key for key in keys if await store.load(key) is not None] == []
 
 
 async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
     """But not of what it has afterwards, and not of others."""
-    store = stores.make(LONG)
+    store = stores.make(LONG, MANY)
     for key, id in ((ANN, "7"), (ANN_AGAIN, "7"), (BOB, 7)):
         assert await store.save(key, Record(id))
     before = await store.revocations()
@@ -95,6 +163,13 @@ async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
     assert await store.load(BOB) == Record(7)
     many = {f"{number:064}": "7" for number in range(1001)}  # more than one is asked for at once
     assert await store.revoked({**many, **users}) == {*many, ANN}
+
+
+@pytest.mark.parametrize("numbers", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
+def test_a_store_needs_numbers_that_mean_something(numbers: tuple[float, int]) -> None:
+    """A record has to be kept for some time, and one at least."""
+    with pytest.raises(ValueError, match="positive"):
+        MemorySessionStore(*numbers)
 
 
 def test_a_key_is_not_the_token() -> None:
@@ -125,10 +200,10 @@ async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer
     """Then their places are free."""
     prefix = secrets.token_hex(8)
     redis = RedisBroker(Line(shared_redis.url, 5), prefix)
-    store = RedisSessionStore(redis.line, prefix, redis.foreign, LONG)
-    shared_redis.command("HSET", f"{prefix}:session:{ANN}", "record", b"\x80\x04N.")
-    shared_redis.command("SET", f"{prefix}:session:{BOB}", "bob")
-    shared_redis.command("SET", f"{prefix}:revocations", "none")
+    store = RedisSessionStore(redis, LONG, MANY)
+    shared_redis.command("HSET", f"{redis.root}:session:{ANN}", "record", b"\x80\x04N.")
+    shared_redis.command("SET", f"{redis.root}:session:{BOB}", "bob")
+    shared_redis.command("SET", f"{redis.root}:revocations", "none")
     async with linked(redis):
         for key in (ANN, BOB):
             assert await store.load(key) is None
@@ -141,7 +216,7 @@ async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer
 async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
     """Which is no refusal."""
     redis = RedisBroker(Line(own_redis.url, 0.5), "test")
-    store = RedisSessionStore(redis.line, "test", redis.foreign, LONG)
+    store = RedisSessionStore(redis, LONG, MANY)
     async with linked(redis) as node:
         assert await store.save(ANN, Record("ann"))
         own_redis.kill()
@@ -154,7 +229,7 @@ async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
 
 async def test_nothing_is_shared_with_what_is_kept(stores: Stores) -> None:
     """What is changed without being saved, is not changed for others."""
-    store = stores.make(LONG)
+    store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann", data={"rooms": [1]}))
     for _ in range(2):
         record = await store.load(ANN)
@@ -165,7 +240,7 @@ async def test_nothing_is_shared_with_what_is_kept(stores: Stores) -> None:
 
 async def test_who_was_revoked_is_not_saved_again(stores: Stores) -> None:
     """Where it was known before; a new login may have the same token."""
-    store = stores.make(LONG)
+    store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     await store.revoke("ann")
     assert not await store.save(ANN, Record("ann"), again=True)
@@ -181,7 +256,7 @@ async def redis_store(shared_redis: RedisServer) -> AsyncIterator[RedisSessionSt
     prefix = f"test {secrets.token_hex(8)}"
     redis = RedisBroker(Line(shared_redis.url, 5), prefix)
     async with linked(redis):
-        yield RedisSessionStore(redis.line, prefix, redis.foreign, LONG)
+        yield RedisSessionStore(redis, LONG, MANY)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +268,7 @@ async def redis_store(shared_redis: RedisServer) -> AsyncIterator[RedisSessionSt
         ("HSET", "session:{ANN}", ("version", "1", "record", "\x80\x04N.")),
         ("RPUSH", "session:{ANN}", ("a",)),
         ("SET", 'keys:"ann"', ("a",)),
+        ("HSET", "session:{ANN}", ("version", "1", "record", "none", "user", '"ann"')),
         ("RPUSH", "revocations", ("a",)),
         ("SET", "revocations", ("9" * 5000,)),
         ("SET", "revocations", ("none",)),
@@ -207,7 +283,7 @@ async def test_what_is_in_the_way_is_removed_and_counted(
 ) -> None:
     """Everything goes on."""
     store = redis_store
-    shared_redis.command(command, f"{store._prefix}:{key.format(ANN=ANN)}", *value)
+    shared_redis.command(command, f"{store._root}:{key.format(ANN=ANN)}", *value)
     assert await store.load(ANN) is None
     assert await store.save(ANN, Record("ann"))
     assert await store.load(ANN) == Record("ann")
@@ -225,7 +301,7 @@ async def test_a_field_of_another_version_is_what_counts(
     """Or who compares would never find it right."""
     store = redis_store
     assert await store.save(ANN, Record("ann"))
-    shared_redis.command("HSET", f"{store._prefix}:session:{ANN}", "version", "7")
+    shared_redis.command("HSET", f"{store._root}:session:{ANN}", "version", "7")
     assert await store.load(ANN) == Record("ann", version=7)
     assert await store.save(ANN, Record("ann", version=8))
 
@@ -235,11 +311,31 @@ async def test_tokens_that_have_ended_are_taken_off_the_list(
 ) -> None:
     """A user who enters often, leaves nothing behind."""
     store = redis_store
-    for key in (ANN, BOB, ANN_AGAIN):
-        assert await store.save(key, Record("ann"))
-        shared_redis.command("DEL", f"{store._prefix}:session:{key}")
+    keys = f'{store._root}:keys:"ann"'
+    for number in range(3):
+        shared_redis.command("ZADD", keys, "1", f"ended {number}")
     assert await store.save(ANN, Record("ann"))
-    assert shared_redis.command("SCARD", f'{store._prefix}:keys:"ann"') == b":1\r\n"
+    assert shared_redis.command("ZCARD", keys) == b":1\r\n"
+
+
+async def test_a_login_costs_redis_the_same_however_many_there_were(
+    own_redis: RedisServer,
+) -> None:
+    """As for the many guests of an app that are all one user: by the commands that Redis runs."""
+    redis = RedisBroker(Line(own_redis.url, 60), "test")
+    store = RedisSessionStore(redis, LONG, MANY)
+
+    async def commands_of_a_login(number: int) -> int:
+        own_redis.command("CONFIG", "RESETSTAT")
+        assert await store.save(f"{number:064}", Record("guest"))
+        stats = own_redis.command("INFO", "commandstats").decode()
+        return sum(int(calls) for calls in re.findall(r"calls=(\d+)", stats))
+
+    async with linked(redis):
+        first = await commands_of_a_login(0)
+        for number in range(1, 500):
+            await commands_of_a_login(number)
+        assert await commands_of_a_login(500) == first
 
 
 async def test_of_two_first_ones_at_once_none_is_lost(

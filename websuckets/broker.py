@@ -24,11 +24,22 @@ class Receiver(Protocol):
         """Others may have published what did not come: to these topics, or (``None``) to any."""
         ...
 
+    def announced(self, announcement: bytes) -> None:
+        """Another node has announced this, now or while this node was away.
+
+        Raises `ValueError` for what no node can have announced; it is dropped.
+        """
+        ...
+
+    def missed_announcements(self) -> None:
+        """Others may have announced what did not come, and never will."""
+        ...
+
 
 class Link(Protocol):
     """One node's part of a broker, for as long as the app runs.
 
-    Only `subscribe` and `members` ever wait, and not for what is away.
+    Only `subscribe`, `announce` and `members` ever wait, and not for what is away.
     """
 
     async def subscribe(self, topic: str) -> None:
@@ -39,6 +50,14 @@ class Link(Protocol):
 
     def publish(self, topic: str, message: bytes) -> None:
         """Send it to all other nodes that are subscribed: at most once, in order."""
+        ...
+
+    async def announce(self, announcement: bytes) -> None:
+        """Have every other node get this, also those that are away for now, when they are back.
+
+        Each node gets it once, and all of them in one order. Raises `Unavailable` where this is not
+        certain; some may get it then.
+        """
         ...
 
     def enter(self, group: str, user_id: UserId) -> None:
@@ -99,6 +118,11 @@ class _MemoryLink:
         for link in self._links:
             if link is not self and topic in link._topics:
                 link._receiver.receive(topic, message)
+
+    async def announce(self, announcement: bytes) -> None:
+        for link in self._links:
+            if link is not self:
+                link._receiver.announced(announcement)
 
     def enter(self, group: str, user_id: UserId) -> None:
         self._groups.setdefault(group, set()).add(user_id)

@@ -10,13 +10,13 @@ from pydantic_core import from_json, to_json
 
 from websuckets.backend import EventLoop
 from websuckets.broker import Broker, Link
-from websuckets.closing import REVOKED
 from websuckets.envelope import ClientEvent
 from websuckets.exc import InvalidChannel
 from websuckets.hub import ONLINE, Hub
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.outbox import Outboxes
+from websuckets.revocation_announcements import RevocationAnnouncements, user_id_of
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
@@ -29,9 +29,6 @@ CHANNEL: Final = "channel/"
 
 USERS: Final = "users"
 """The topic of messages for users, wherever they are; each names its user."""
-
-REVOCATIONS: Final = "revocations"
-"""The topic of revoked users."""
 
 TURNS: Final = 4
 """How often a publisher lets others run while some of its readers have yet to be written to: so
@@ -126,11 +123,12 @@ class Channels:
         node = _Node(self._session, limits, background)
         await background.start(node.run, broker)
         self._node = node
-        for topic in (USERS, REVOCATIONS):
-            await node.link.subscribe(topic)
+        self._session._other_nodes = node.revocations
+        await node.link.subscribe(USERS)
 
     async def _end(self) -> None:
         node, self._node = self._node, None
+        self._session._other_nodes = None
         if node is not None:
             await node.end()
 
@@ -160,10 +158,6 @@ class Channels:
             for name in self._node.hub.left(user):
                 self._node.link.unsubscribe(CHANNEL + name)
 
-    def revoked(self, id: UserId) -> None:
-        if self._node is not None:
-            self._node.link.publish(REVOCATIONS, to_json(id))
-
 
 _OTHER_LOOP: Final = (
     "Channels: the app runs in another event loop, and connections belong to that one: call this "
@@ -175,9 +169,11 @@ class _Node:
     """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
 
     link: Link
+    revocations: RevocationAnnouncements
 
     def __init__(self, session: Session, limits: Limits, background: Background) -> None:
         self._session = session
+        self._limits = limits
         self._background = background
         self._longest_name = limits.channel_name
         self._scope = anyio.CancelScope()
@@ -191,6 +187,9 @@ class _Node:
 
         def linked(link: Link) -> None:
             self.link = link
+            self.revocations = RevocationAnnouncements(
+                self._session, self._limits, self._background, link
+            )
             task_status.started()
 
         try:
@@ -233,10 +232,7 @@ class _Node:
         if topic == USERS:
             user_id, _, message = message.partition(b"\n")
             _check(message)
-            self.hub.deliver_to(_id(user_id), message)
-        elif topic == REVOCATIONS:
-            for user in self._session._revoke_here(_id(message)):
-                self._background.start_soon(user.socket.close, *REVOKED)
+            self.hub.deliver_to(user_id_of(user_id), message)
         else:
             _check(message)
             self.hub.deliver(topic.removeprefix(CHANNEL), message)
@@ -248,22 +244,21 @@ class _Node:
         for topic in topics:
             if topic == USERS:
                 self.hub.announce_gap_to_users()
-            elif topic != REVOCATIONS:  # which the store of sessions tells of, too
+            else:
                 self.hub.announce_gap_in(topic.removeprefix(CHANNEL))
+
+    def announced(self, announcement: bytes) -> None:
+        self.revocations.announced(announcement)
+
+    def missed_announcements(self) -> None:
+        if hasattr(self, "revocations"):  # else nobody can be connected yet
+            self.revocations.missed()
 
     def _enter(self, group: str, id: UserId) -> None:
         self.link.enter(group, id)
 
     def _leave(self, group: str, id: UserId) -> None:
         self.link.leave(group, id)
-
-
-def _id(text: bytes) -> UserId:
-    """Raises `ValueError`."""
-    id = from_json(text)
-    if not isinstance(id, str | int) or isinstance(id, bool):
-        raise ValueError("no user's id")
-    return id
 
 
 def _check(frame: bytes) -> None:

@@ -80,8 +80,9 @@ class Limits:
     `TooManySubscriptions`, to the client the error ``too many subscriptions``."""
 
     revocation_lag: float | None = 30
-    """How long a revoked user may stay on a node that has not heard of it, where a `SessionStore`
-    is used. Who was saved there is closed with 1013 when the store has been away for so long."""
+    """How long a revoked user may stay on a node that cannot hear of it. Who was saved in a
+    `SessionStore` is closed with 1013 when that has been away for so long; and so is, after as
+    long, everybody who was verified when a broker lost what other nodes had announced."""
 
     unknown_tokens: int | None = 30
     """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does

@@ -4,6 +4,7 @@ import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -16,7 +17,14 @@ from websuckets.incidents import log_incident
 from websuckets.limits import Limits, seconds
 from websuckets.security import resumed_user
 from websuckets.session import Session, User, UserId, may_be_added
-from websuckets.store import LIFETIME, MemorySessionStore, Record, SessionStore, key_of
+from websuckets.store import (
+    LIFETIME,
+    RECORDS_PER_USER,
+    MemorySessionStore,
+    Record,
+    SessionStore,
+    key_of,
+)
 from websuckets.tasks import Background
 
 __all__ = ["ResumeProvider", "Resuming"]
@@ -33,13 +41,20 @@ MINUTE: Final = 60.0
 class ResumeProvider(Provider):
     """Lets users that were saved (`Session.save`) go on with their tokens when they reconnect.
 
-    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, or else
-    in a ``store`` of the program's own. It provides `CurrentUser`.
+    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, and at
+    most ``records_per_user`` of one user, or else in a ``store`` of the program's own. It provides
+    `CurrentUser`.
     """
 
-    def __init__(self, store: SessionStore | None = None, *, lifetime: float = LIFETIME) -> None:
+    def __init__(
+        self,
+        store: SessionStore | None = None,
+        *,
+        lifetime: float = LIFETIME,
+        records_per_user: int = RECORDS_PER_USER,
+    ) -> None:
         super().__init__()
-        kept = store or MemorySessionStore(lifetime)
+        kept = store or MemorySessionStore(lifetime, records_per_user)
         self.provide(lambda: kept, provides=SessionStore, scope=Scope.APP)
         self.provide(resumed_user, scope=Scope.REQUEST)
 
@@ -60,7 +75,6 @@ class Resuming:
         self._minute_ends = -math.inf
         self._known: int | None = None  # revocations of which everybody here was told
         self._removals: dict[_Removal, None] = {}  # that the store is not known to have done
-        self._begun = 0  # removals
         self._scope = anyio.CancelScope()
 
     async def save(self, user: User, data: dict[str, Any]) -> None:
@@ -100,16 +114,27 @@ class Resuming:
         if id is None or token is None:
             return
         key = key_of(token)
-        for other in [other for other, its_key in self._saved().items() if its_key == key]:
-            other.id = None
-        await self._remove(_Removal(id, key))
+        self._session._forget_here(id, key)
+        error: Exception | None = None
+        # Others hear of it when it is stored: their clients will try the token again.
+        removal = _Removal(id, key)
+        for forget in (partial(self._remove, removal), partial(self._forget_elsewhere, key, id)):
+            try:
+                await forget()
+            except Exception as failure:
+                error = error or failure
+        if error is not None:
+            raise error
+
+    async def _forget_elsewhere(self, key: str, id: UserId) -> None:
+        assert self._session._other_nodes is not None  # it was there before this, and stays longer
+        await self._session._other_nodes.forget(id, key)
 
     async def revoke(self, id: UserId) -> None:
         await self._remove(_Removal(id))
 
     async def _remove(self, removal: "_Removal") -> None:
         """Until the store has done it, nobody here goes on by what is to be removed."""
-        self._begun += 1
         self._removals[removal] = None
         await self._do(removal)
 
@@ -122,11 +147,11 @@ class Resuming:
 
     async def resume(self, user: User, token: str) -> None:
         key = key_of(token)
-        record, before = None, (-1, -1)
+        record, before = None, -1
         guesses = self._guesses_of(client_of(user.socket.remote_address))
         async with guesses.one():
-            while before != self._so_far:  # one may have come since it was read
-                before = self._so_far
+            while before != self._session._revocations.count:  # one may have come since it was read
+                before = self._session._revocations.count
                 record = await self._store.load(key)
             if record is None:
                 guesses.was_unknown()
@@ -175,11 +200,6 @@ class Resuming:
         """Repeat what the store has not confirmed: it may have been away at that moment."""
         for removal in list(self._removals):
             await self._do(removal)
-
-    @property
-    def _so_far(self) -> tuple[int, int]:
-        """A value that changes with each revocation and with each token that is forgotten."""
-        return self._session._revocations.count, self._begun
 
     def _saved(self) -> dict[User, str]:
         """Those here who have a record, and its key."""

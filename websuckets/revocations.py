@@ -43,6 +43,10 @@ class Revocations:
         self.add(user_id)
         _own.set(self.count)
 
+    def add_forgotten(self) -> None:
+        """Count a token that was forgotten, which says nothing of its user."""
+        self.count += 1
+
     def came_after(self, number: int, user_id: str | int) -> bool:
         """Return whether somebody else revoked the user after the revocation with this number.
 

@@ -183,10 +183,6 @@ class Watcher(Protocol):
         """It is gone; it was demoted before, if it was verified."""
         ...
 
-    def revoked(self, id: UserId) -> None:
-        """All connections of this user are demoted, and closed."""
-        ...
-
 
 class Keeper(Protocol):
     """What keeps verified users beyond their connections. It lives as long as the app runs."""
@@ -198,6 +194,17 @@ class Keeper(Protocol):
     async def revoke(self, id: UserId) -> None: ...
 
     async def resume(self, user: User, token: str) -> None: ...
+
+
+class OtherNodes(Protocol):
+    """What tells all other nodes of users who are not verified any more, as long as the app runs.
+
+    Everything raises `Unavailable` where some of them may not hear of it.
+    """
+
+    async def revoke(self, id: UserId) -> None: ...
+
+    async def forget(self, id: UserId, key: str) -> None: ...
 
 
 class _Index(Generic[Key]):
@@ -237,6 +244,7 @@ class Session:
         self._loop: EventLoop | None = None  # while the app runs
         self._keeper: Keeper | None = None
         self._revocations = Revocations()
+        self._other_nodes: OtherNodes | None = None
 
     async def save(self, user: User, **data: Any) -> None:
         """Let this user go on with its token after its connection, here or on another node.
@@ -247,9 +255,10 @@ class Session:
         If it cannot be saved, a user who had not been before is verified no more: its client is
         told that it could not enter.
 
-        Raises `ValueError` for a user without id or token and for attributes that a `User` has
-        itself, `RuntimeError` in an app without a `SessionStore`, `NotAuthorized` for a
-        `CurrentUser` that is not verified any more, and `Unavailable`.
+        Raises `ValueError` for a user without id or token, for attributes that a `User` has itself
+        and for what JSON cannot hold (as infinite numbers), `RuntimeError` in an app without a
+        `SessionStore`, `NotAuthorized` for a `CurrentUser` that is not verified any more, and
+        `Unavailable`.
         """
         if user.id is None or not user.token:
             raise ValueError("session.save(user): it has no id or no token, and cannot go on")
@@ -271,9 +280,10 @@ class Session:
     async def forget(self, user: User) -> None:
         """Take back that it may go on with its token, and that it is verified.
 
-        From this moment on the token is good for nothing on this node, on whichever connection.
-        Raises `RuntimeError` in an app without a `SessionStore`, and `Unavailable` if the token
-        could not be forgotten elsewhere, which then is done as soon as it can be.
+        From this moment on the token is good for nothing on this node, and other connections with
+        this token, on every node, are verified no more, either. Raises `RuntimeError` in an app
+        without a `SessionStore`, and `Unavailable` if the token cannot be forgotten for now, which
+        then is done as soon as it can be, or if other nodes may not hear of it.
         """
         await self._kept.forget(user)
 
@@ -294,8 +304,8 @@ class Session:
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user, on every node, and close it with 4401.
 
-        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, and
-        other nodes may not have heard of it; on this one it is done in any case.
+        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, or if
+        other nodes may not hear of it; on this one it is done in any case.
 
         From this moment on no protected command of theirs is accepted, whatever still waits for an
         answer that was given before; who is still in its handshake enters without being verified.
@@ -306,17 +316,17 @@ class Session:
         self._check_loop()
         users = self._end_verification(user_id)
         self._revocations.add_own(user_id)
-        for watcher in self._watchers:
-            watcher.revoked(user_id)
         error: Exception | None = None
         async with anyio.create_task_group() as closing:
             for user in users:
                 closing.start_soon(user.socket.close, *REVOKED)
-            if self._keeper is not None:
-                try:
-                    await self._keeper.revoke(user_id)
-                except Exception as failure:
-                    error = failure
+            # Others hear of it when it is stored: their clients will try their tokens again.
+            for keeper in (self._keeper, self._other_nodes):
+                if keeper is not None:
+                    try:
+                        await keeper.revoke(user_id)
+                    except Exception as failure:
+                        error = error or failure
         if error is not None:
             raise error
 
@@ -335,6 +345,18 @@ class Session:
         for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
         return users
+
+    def _forget_here(self, id: UserId, key: str) -> None:
+        """Demote every connection on this node whose token has this key."""
+        self._revocations.add_forgotten()
+        for user in (*self._connections_of.get(id, ()), *self._connecting):
+            if user._saved_as == key:
+                user.id = None
+
+    def _all_verified(self) -> list[User]:
+        """Every verified user of this node, also those who are still in their handshake."""
+        users = (*self._online.values(), *self._connecting)
+        return [user for user in users if user.id is not None]
 
     def __repr__(self) -> str:
         return f"Session(online={len(self._online)}, verified={len(self._verified)})"

@@ -1,10 +1,12 @@
 """What is kept of verified users beyond their connections, so that they can go on with another."""
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from time import time
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pydantic_core import from_json, to_json
 
@@ -12,11 +14,17 @@ from websuckets.session import UserId
 
 __all__ = ["MemorySessionStore", "Record", "SessionStore", "key_of"]
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
 SCHEMA: Final = 1
 """Of a record's JSON; records of others are none."""
 
 LIFETIME: Final = 24 * 60 * 60.0
 """Seconds that a record is kept after it was last saved or resumed."""
+
+RECORDS_PER_USER: Final = 1000
+"""Records of one user that are kept at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +43,12 @@ class Record:
         return self.expires_at is not None and self.expires_at <= time()
 
     def encode(self) -> bytes:
-        """As JSON. Raises ``pydantic_core.PydanticSerializationError`` for data without one."""
-        content = {"schema": SCHEMA, "id": self.id, "expires_at": self.expires_at}
-        return to_json({**content, "version": self.version, "data": self.data})
+        """Return the record as JSON that `decode` reads.
+
+        Raises `ValueError` for what is none: objects, infinite numbers, what is nested too deep.
+        """
+        text, _ = _checked(self)
+        return text
 
     @classmethod
     def decode(cls, text: bytes) -> "Record":
@@ -74,24 +85,27 @@ class SessionStore(Protocol):
         """Write it, if what is there is of the version before it, or (for the first) nothing.
 
         ``again`` says that its user was known here before: where nothing is there any more because
-        of a revocation, nothing is written. Whether it was.
+        it was deleted, or its user revoked, nothing is written. Whether it was.
+
+        Raises `ValueError` for what `Record.encode` does.
         """
         ...
 
     async def delete(self, key: str, user_id: UserId) -> None:
-        """Forget one record."""
+        """Forget one record, but for its lifetime not that it was deleted."""
         ...
 
     async def revoke(self, user_id: UserId) -> None:
-        """Forget all records of this user, but not that they were revoked."""
+        """Forget all records of this user, but for their lifetime not that they were revoked."""
         ...
 
     async def revocations(self) -> int:
-        """A number that is another one after each of them."""
+        """A number that is another one after each call of `revoke`."""
         ...
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
-        """Which of these keys belong to nobody any more because of a revocation."""
+        """Which of these keys belong to nobody any more because of a revocation, or because they
+        were deleted. Records that have only ended are not among them."""
         ...
 
 
@@ -101,61 +115,137 @@ def key_of(token: str) -> str:
 
 
 class MemorySessionStore:
-    """Keeps them in this process, whose apps may share it; a restart forgets everybody."""
+    """Keeps them in this process, whose apps may share it; a restart forgets everybody.
 
-    def __init__(self, lifetime: float = LIFETIME) -> None:
-        self._lifetime = lifetime
-        self._records: dict[str, tuple[Record, float]] = {}  # until when; the oldest come first
-        self._revoked: dict[UserId, float] = {}  # until when that is remembered
+    ``lifetime`` is in seconds. Of one user ``records_per_user`` are kept: with one more, the one
+    goes that was not used for longest. No call costs more because more is kept.
+
+    Raises `ValueError` for numbers that mean nothing.
+    """
+
+    def __init__(
+        self, lifetime: float = LIFETIME, records_per_user: int = RECORDS_PER_USER
+    ) -> None:
+        if not (0 < lifetime < math.inf and records_per_user >= 1):
+            raise ValueError(f"{lifetime=}, {records_per_user=}: both are positive and finite")
+        self._most = records_per_user
+        self._records: _Lasting[str, Record] = _Lasting(lifetime)
+        self._keys: dict[UserId, dict[str, None]] = {}  # of each user; the oldest come first
+        self._revoked: _Lasting[UserId, None] = _Lasting(lifetime)
+        self._deleted: _Lasting[str, None] = _Lasting(lifetime)
         self._revocations = 0
 
     async def load(self, key: str) -> Record | None:
         self._forget_old()
-        record, _ = self._records.pop(key, (None, 0.0))
+        record = self._remove(key)
         if record is None or record.is_over:
             return None
-        self._records[key] = (record, time() + self._lifetime)
+        self._put(key, record)
         return _copied(record)
 
     async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
         self._forget_old()
         record = _copied(record)
-        old, _ = self._records.get(key, (None, 0.0))
+        old = self._records.get(key)
         if (0 if old is None else old.version) != record.version - 1:
             return False
-        if again and old is None and record.id in self._revoked:
+        if again and old is None and (record.id in self._revoked or key in self._deleted):
             return False
-        self._records.pop(key, None)
-        self._records[key] = (record, time() + self._lifetime)
+        self._deleted.remove(key)
+        self._remove(key)
+        self._put(key, record)
+        if len(self._keys[record.id]) > self._most:
+            self._remove(next(iter(self._keys[record.id])))
         return True
 
     async def delete(self, key: str, user_id: UserId) -> None:
-        self._records.pop(key, None)
+        self._forget_old()
+        self._remove(key)
+        self._deleted.put(key, None)
 
     async def revoke(self, user_id: UserId) -> None:
+        self._forget_old()
         self._revocations += 1
-        self._revoked[user_id] = time() + self._lifetime
-        for key, (record, _) in list(self._records.items()):
-            if record.id == user_id:
-                del self._records[key]
+        self._revoked.put(user_id, None)
+        for key in list(self._keys.get(user_id, ())):
+            self._remove(key)
 
     async def revocations(self) -> int:
         return self._revocations
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
         self._forget_old()
-        return {k for k, id in users.items() if k not in self._records and id in self._revoked}
+        gone = {key for key, id in users.items() if id in self._revoked or key in self._deleted}
+        return {key for key in gone if key not in self._records}
+
+    def _put(self, key: str, record: Record) -> None:
+        self._records.put(key, record)
+        self._keys.setdefault(record.id, {})[key] = None
+
+    def _remove(self, key: str) -> Record | None:
+        record = self._records.remove(key)
+        if record is not None:
+            self._forget_key(key, record)
+        return record
+
+    def _forget_key(self, key: str, record: Record) -> None:
+        keys = self._keys[record.id]
+        del keys[key]
+        if not keys:
+            del self._keys[record.id]
 
     def _forget_old(self) -> None:
+        for key, record in self._records.forget_old():
+            self._forget_key(key, record)
+        for marks in (self._revoked, self._deleted):
+            marks.forget_old()
+
+
+class _Lasting(Generic[Key, Value]):
+    """Values that are kept for one time, in seconds, from when they were put: in that order."""
+
+    def __init__(self, lifetime: float) -> None:
+        self._lifetime = lifetime
+        self._values: dict[Key, tuple[Value, float]] = {}  # until when; the oldest come first
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._values
+
+    def get(self, key: Key) -> Value | None:
+        value, _ = self._values.get(key, (None, 0.0))
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        self._values.pop(key, None)
+        self._values[key] = (value, time() + self._lifetime)
+
+    def remove(self, key: Key) -> Value | None:
+        value, _ = self._values.pop(key, (None, 0.0))
+        return value
+
+    def forget_old(self) -> list[tuple[Key, Value]]:
+        """Remove, and return, what was kept for its time."""
         now = time()
-        self._revoked = {id: until for id, until in self._revoked.items() if until > now}
-        while self._records:
-            key, (_, until) = next(iter(self._records.items()))
-            if until > now:
-                break
-            del self._records[key]
+        old = list(takewhile(lambda item: item[1][1] <= now, self._values.items()))
+        for key, _ in old:
+            del self._values[key]
+        return [(key, value) for key, (value, _) in old]
 
 
 def _copied(record: Record) -> Record:
     """As it comes from any other store: what is no JSON cannot be kept, and nothing is shared."""
-    return Record.decode(record.encode())
+    _, copy = _checked(record)
+    return copy
+
+
+def _checked(record: Record) -> tuple[bytes, Record]:
+    """A record's JSON, and what is read from it. Raises `ValueError` where it cannot be."""
+    content = {"schema": SCHEMA, "id": record.id, "expires_at": record.expires_at}
+    text = to_json({**content, "version": record.version, "data": record.data})
+    try:
+        return text, Record.decode(text)
+    except ValueError:
+        raise ValueError(
+            "a record that is saved may hold what JSON can: no infinite numbers or NaN, neither in "
+            "its data nor as expires_at, and nothing that is nested too deep"
+        ) from None

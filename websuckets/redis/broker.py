@@ -1,22 +1,21 @@
-"""The broker of Redis: messages by its channels, presence in its sets."""
+"""The broker of Redis: messages by its channels, presence in its sets, announcements in a list."""
 
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
 import anyio
 from coredis import BaseConnection
-from coredis.exceptions import ConnectionError as NotConnected
 from coredis.exceptions import RedisError
 
 from websuckets.broker import Link, Receiver
-from websuckets.exc import Unavailable
+from websuckets.exc import ConfigurationError, Unavailable
+from websuckets.redis.announcements import Announcements
 from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Command, Line, asked
+from websuckets.redis.line import AT_ONCE, Command, Line, answers_to, send
 from websuckets.redis.presence import Presence
 from websuckets.session import UserId
 
@@ -27,7 +26,9 @@ VERSION: Final = b"websuckets/1"
 
 MESSAGE: Final = b"message"
 MISSED: Final = b"missed"
-"""Kinds of messages: what was published, and that something was but did not reach Redis."""
+ANNOUNCED: Final = b"announced"
+"""Kinds of messages: what was published, that something was but did not reach Redis, and that there
+is an announcement to be read."""
 
 EVERY_NODE: Final = "nodes"
 """The topic of what one node tells all others."""
@@ -49,32 +50,46 @@ TIME_TO_PART: Final = 2.0
 
 
 class RedisBroker:
-    """Connects all nodes that use the same Redis and prefix; it lives as long as the container."""
+    """Connects all nodes that use the same Redis, database and prefix.
+
+    It lives as long as the container. ``root`` begins the name of every key and channel. The number
+    of the database is a part of it, because channels of Redis belong to no database; its braces
+    keep all keys of an app on one server of a cluster.
+    """
 
     def __init__(self, line: Line, prefix: str) -> None:
         self.line = line
-        self._prefix = prefix
+        self.root: str = f"{{{line.database}/{prefix}}}"
         self.foreign: Foreign = Foreign()
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        """As every `Broker`. The link is told when there is a connection, or none for now."""
-        node = _Node(self.line, self._prefix, receiver, self.foreign)
+        """As every `Broker`. The link is told when there is a connection, or none for now.
+
+        Raises `ConfigurationError` where the first attempt to connect shows one.
+        """
+        node = _Node(self.line, self.root, receiver, self.foreign)
         life = anyio.CancelScope(shield=True)  # so that a node that ends can still say so
 
         async def keep() -> None:
             with life:
-                await self.line.run(node)
+                try:
+                    await self.line.run(node)
+                except ConfigurationError as mistake:
+                    node.mistake = mistake
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(keep)
             try:
                 await node.has_tried.wait()
-                linked(node)
-                await anyio.sleep_forever()
+                if node.mistake is None:
+                    linked(node)
+                    await anyio.sleep_forever()
             finally:
                 with anyio.move_on_after(TIME_TO_PART, shield=True):
                     await node.part()
                 life.cancel()
+        assert node.mistake is not None  # else it ends by being cancelled alone
+        raise node.mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +112,21 @@ class _Change:
 class _Node:
     """One node's link: it lives as long as the app runs, with and without a connection."""
 
-    def __init__(self, line: Line, prefix: str, receiver: Receiver, foreign: Foreign) -> None:
+    def __init__(self, line: Line, root: str, receiver: Receiver, foreign: Foreign) -> None:
         self.has_tried = anyio.Event()
         """Set when there is a connection, or could be none."""
+        self.mistake: ConfigurationError | None = None
+        """Why there never can be a connection."""
+        self.key: str = f"{root}:nodes"
         self._line = line
-        self._prefix = f"{prefix}:topic:"
+        self._prefix = f"{root}:topic:"
         self._receiver = receiver
         self._foreign = foreign
-        self._presence = Presence(line, prefix, foreign)
+        self._presence = Presence(line, root, foreign)
         self._id = secrets.token_hex(8).encode()
+        names = (f"{root}:announced", f"{root}:announcements")
+        channel = self._prefix + EVERY_NODE
+        self._announcements = Announcements(line, names, channel, receiver, foreign)
         self._connection: BaseConnection | None = None
         self._topics: dict[str, anyio.Event] = {EVERY_NODE: anyio.Event()}  # set when confirmed
         self._unconfirmed: dict[str, deque[anyio.Event]] = defaultdict(deque)
@@ -114,6 +135,7 @@ class _Node:
         self._lost: set[str] = set()  # topics of messages that others did not get
         self._was_away = False
         self._has_to_beat = False
+        self._has_to_read = False
         self._parting: anyio.Event | None = None
         self._something_to_do = anyio.Event()
 
@@ -129,14 +151,16 @@ class _Node:
 
     def unsubscribe(self, topic: str) -> None:
         if self._topics.pop(topic, None) is not None and self._connection is not None:
-            with suppress(NotConnected):
-                self._connection.send_command(b"UNSUBSCRIBE", self._prefix + topic)
+            send(self._connection, b"UNSUBSCRIBE", self._prefix + topic)
 
     def publish(self, topic: str, message: bytes) -> None:
         if self._connection is None or not self._has_room(message):
             self._lose(topic)
         else:
             self._do(_Message(topic, MESSAGE, message))
+
+    async def announce(self, announcement: bytes) -> None:
+        await self._announcements.announce(announcement, self._head(ANNOUNCED))
 
     def enter(self, group: str, user_id: UserId) -> None:
         self._presence.enter(group, user_id)
@@ -164,17 +188,16 @@ class _Node:
 
     async def found(self, connection: BaseConnection) -> None:
         self._connection = connection
-        topics = list(self._topics)
-        for topic in topics:
-            self._topics[topic] = anyio.Event()
-        self._send_subscriptions(topics)
-        with self._foreign.tolerated():
+        self._topics = {topic: anyio.Event() for topic in self._topics}
+        confirmations = list(self._topics.values())
+        self._send_subscriptions(list(self._topics))
+        with self._line.refusals.tolerated():
+            # Subscriptions that Redis refuses show in the answers.
             await self._presence.begin(connection)
-        for event in list(self._topics.values()):
-            with anyio.move_on_after(PATIENCE * self._line.heartbeat) as waiting:
-                await event.wait()
-            if waiting.cancelled_caught:
-                raise TimeoutError("it does not confirm subscriptions: they may be refused")
+        for event in confirmations:
+            await event.wait()
+        with self._line.refusals.tolerated():
+            await self._announcements.read(connection)
         if self._was_away:
             self._receiver.missed(None)
         self._tell_of_lost()
@@ -185,13 +208,18 @@ class _Node:
             assert self._connection is not None
             if self._has_to_beat:
                 self._has_to_beat = False
+                self._has_to_read = True
                 self._tell_of_lost()
-                with self._foreign.tolerated():
+                with self._line.refusals.tolerated():
                     await self._presence.beat(self._connection)
+            elif self._has_to_read:
+                self._has_to_read = False
+                with self._line.refusals.tolerated():
+                    await self._announcements.read(self._connection)
             elif self._waiting:
                 await self._send_some(self._connection)
             elif self._parting is not None:
-                with self._foreign.tolerated():
+                with self._line.refusals.tolerated():
                     await self._presence.end(self._connection)
                 self._parting.set()
                 await anyio.sleep_forever()
@@ -235,9 +263,7 @@ class _Node:
             some = topics[start : start + AT_ONCE]
             for topic in some:
                 self._unconfirmed[topic].append(self._topics[topic])
-            with suppress(NotConnected):  # which is told soon
-                names = [self._prefix + topic for topic in some]
-                self._connection.send_command(b"SUBSCRIBE", *names)
+            send(self._connection, b"SUBSCRIBE", *(self._prefix + topic for topic in some))
 
     def _do(self, item: _Message | _Change) -> None:
         """As soon as it can be; what waits when there is no connection is done by the next one."""
@@ -250,21 +276,29 @@ class _Node:
     async def _send_some(self, connection: BaseConnection) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(len(item.body) for item in batch if isinstance(item, _Message))
-        has_arrived = False
+        commands = [(item, command) for item in batch for command in self._told(item)]
+        errors: dict[_Message | _Change, RedisError] = {}
+        lost = batch  # while nothing is known, for some of it may have come
         try:
-            with self._foreign.tolerated():
-                await asked(connection, [c for item in batch for c in self._told(item)])
-                has_arrived = True
+            with self._line.refusals.tolerated():
+                answers = await answers_to(connection, [command for _, command in commands])
+                answered = zip((item for item, _ in commands), answers, strict=True)
+                errors = {item: error for item, error in answered if isinstance(error, RedisError)}
+                lost = list(errors)
         finally:
-            if not has_arrived:  # but for some, perhaps
-                for item in batch:
-                    self._lose_item(item)
+            for item in lost:
+                self._lose_item(item)
+        for error in errors.values():
+            with self._line.refusals.tolerated():
+                raise error
 
     def _told(self, item: _Message | _Change) -> list[Command]:
         if isinstance(item, _Change):
             return self._presence.changed(item.group, item.user_id)
-        head = b" ".join((VERSION, self._id, item.kind))
-        return [(b"PUBLISH", self._prefix + item.topic, head + b"\n" + item.body)]
+        return [(b"PUBLISH", self._prefix + item.topic, self._head(item.kind) + item.body)]
+
+    def _head(self, kind: bytes) -> bytes:
+        return b" ".join((VERSION, self._id, kind)) + b"\n"
 
     def _has_room(self, message: bytes) -> bool:
         return len(self._waiting) < MOST_WAITING and self._bytes + len(message) <= MOST_BYTES
@@ -272,6 +306,8 @@ class _Node:
     def _lose_item(self, item: _Message | _Change) -> None:
         if isinstance(item, _Message):
             self._lose(item.topic)
+        else:
+            self._presence.was_refused()
 
     def _lose(self, topic: str) -> None:
         """Others are told with the next heartbeat, or when there is a connection again."""
@@ -292,10 +328,13 @@ class _Node:
         head, _, body = data.partition(b"\n")
         version, _, rest = head.partition(b" ")
         node, _, kind = rest.partition(b" ")
-        if version != VERSION or kind not in (MESSAGE, MISSED):
+        if version != VERSION or kind not in (MESSAGE, MISSED, ANNOUNCED):
             self._foreign.found(topic)
         elif node == self._id:
             pass  # it has been delivered here
+        elif kind == ANNOUNCED:
+            self._has_to_read = True
+            self._something_to_do.set()
         elif kind == MISSED:
             self._receiver.missed(None if topic == EVERY_NODE else [topic])
         else:

@@ -1,18 +1,24 @@
-"""A connection to Redis that is watched, and made anew whenever it is lost."""
+"""A connection to Redis that is watched, and made anew whenever it is lost or leads nowhere."""
 
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from itertools import count
 from typing import Any, Final, Protocol, TypeAlias
+from urllib.parse import urlsplit
 
 import anyio
 from coredis import BaseConnection, ConnectionPool
+from coredis.connection import TCPLocation
 from coredis.exceptions import ConnectionError as NotConnected
-from coredis.exceptions import ResponseError
+from coredis.exceptions import MovedError, RedisError, ResponseError, WrongTypeError
 
-from websuckets.exc import Unavailable
+from websuckets.exc import ConfigurationError, Unavailable
+from websuckets.redis.answers import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
+from websuckets.redis.url import database_of
 
-__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "asked", "asked_each"]
+__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "answers_to", "asked", "asked_each", "send"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -31,9 +37,15 @@ AT_ONCE: Final = 500
 STEPS: Final = 4
 """In how many an answer is waited for: while the event loop is held up, only one of them passes."""
 
+ABOUT: Final[Command] = (b"HELLO", 3)
+"""Asks the server what it is. Every user of Redis may, and it is answered in every state."""
+
 
 class LineUser(Protocol):
     """Whom the line is for."""
+
+    key: str
+    """A key of the app's. In a cluster its server is the one that is connected to."""
 
     async def found(self, connection: BaseConnection) -> None:
         """There is a connection; what it pushes is told already. Others get it afterwards."""
@@ -60,7 +72,9 @@ class Line:
     """One connection to Redis, and the next one when that is lost; it lives as long as the app.
 
     A connection on which Redis does not answer for a heartbeat is given up, whatever the network
-    says: it may be one that loses everything. Who waits for an answer then, gets an error.
+    says: it may be one that loses everything. Who waits for an answer then, gets an error. So is
+    one to a server that says that it cannot serve any more, as a primary that became a replica:
+    the same URL may lead to another one now.
 
     The methods that the client has for subscriptions resubscribe by themselves, or end, and tell
     nobody what was lost. So here they are not used, but the connection itself, on which the end of
@@ -69,28 +83,41 @@ class Line:
 
     def __init__(self, url: str, heartbeat: float) -> None:
         self._url = url
+        self.database: int = database_of(url)
         self.heartbeat = heartbeat
+        self.refusals: Refusals = Refusals()
         self._connection: BaseConnection | None = None
-        self._is_known_to_be_away = False
+        self._has_to_leave = anyio.Event()
+        self._reason_to_leave: RedisError = NotConnected()
+        self._told_of_loss: set[str] = set()
 
     async def run(self, user: LineUser) -> None:
-        """Until cancelled."""
+        """Until cancelled. Raises `ConfigurationError` where the first attempt shows one."""
         pause = FIRST_PAUSE
+        is_first = True
         while True:
             try:
-                await self._live(user)
+                await self._live_where_the_keys_are(user)
             except Exception as error:
+                cause = first_of(error)
+                if is_first and isinstance(cause, ConfigurationError):
+                    raise cause from None
                 if self._connection is not None:
                     pause = FIRST_PAUSE
-                self._tell_of_loss(error)
+                self._tell_of_loss(cause)
             finally:
                 self._connection = None
                 user.lost()
+            is_first = False
             await anyio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, self.heartbeat)
 
     async def ask(self, *command: Any) -> Any:
-        """What Redis answers. Raises `Unavailable` while it does not, and its own errors."""
+        """What Redis answers.
+
+        Raises `Unavailable` while it does not, or refuses, and other errors of Redis without what
+        was sent.
+        """
         (answer,) = await self.ask_all([command])
         return answer
 
@@ -99,77 +126,194 @@ class Line:
         return await self._ask(asked, commands)
 
     async def ask_each(self, commands: Iterable[Any]) -> list[Any]:
-        """The same, with what is wrong with one in the place of its answer."""
-        return await self._ask(asked_each, commands)
+        """The same; where a key is of another kind, that error is in the place of its answer."""
+        answers = await self._ask(asked_each, commands)
+        for answer in answers:
+            if isinstance(answer, RedisError) and not isinstance(answer, WrongTypeError):
+                raise self._error_of(answer)
+        return answers
 
     async def _ask(self, way: Ask, commands: Iterable[Any]) -> list[Any]:
         if self._connection is None:
             raise Unavailable
         try:
             return await way(self._connection, commands)
-        except NotConnected:
-            raise Unavailable from None
+        except RedisError as error:
+            raise self._error_of(error) from None
 
-    async def _live(self, user: LineUser) -> None:
-        """As long as one connection does. Raises what ended it."""
+    def _error_of(self, error: RedisError) -> Exception:
+        """What a caller is to be raised for an error with which Redis answered."""
+        meaning = meaning_of(error)
+        if meaning is Meaning.UNEXPECTED:
+            return ResponseError(text_of(error))
+        if meaning in (Meaning.LOST, Meaning.ELSEWHERE):
+            self._reason_to_leave = error
+            self._has_to_leave.set()
+        else:
+            self.refusals.found(error)
+        return Unavailable()
+
+    async def _live_where_the_keys_are(self, user: LineUser) -> None:
+        """As long as one connection does: to the server that the URL leads to, or to the one that
+        this names. Raises what ended it."""
+        location: TCPLocation | None = None
+        try:
+            await self._live(user, None)
+        except Exception as error:
+            moved = first_of(error)
+            if self._connection is not None or not isinstance(moved, MovedError):
+                raise
+            # A cluster may be told not to name its servers: then the host stays the same.
+            location = TCPLocation(moved.host or str(urlsplit(self._url).hostname), moved.port)
+        await self._live(user, location)
+
+    async def _live(self, user: LineUser, location: TCPLocation | None) -> None:
         pool = ConnectionPool.from_url(self._url, max_connections=1, decode_components=True)
+        if location is not None:
+            pool.location = location
         async with pool:
+            connection = await self._connect(pool, user.key)
+            self._has_to_leave = anyio.Event()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._listen, connection, user)
+                tasks.start_soon(self._watch, connection, user)
+                tasks.start_soon(self._hear, connection)
+                tasks.start_soon(self._leave)
+                await user.found(connection)
+                self._connection = connection
+                if self._told_of_loss:
+                    self._told_of_loss.clear()
+                    logger.warning("Redis is back")
+                await user.work()
+
+    async def _connect(self, pool: ConnectionPool[Any], key: str) -> BaseConnection:
+        """To a server that can serve. Raises `ConfigurationError` where none ever can."""
+        try:
             with anyio.fail_after(self.heartbeat):
                 # A connection of the client that fails to connect leaves streams unclosed.
                 if pool.location is None or not await pool.location.check():
                     raise NotConnected(f"nobody listens at {pool.location}")
-                connection = await pool.get_connection()
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen, connection, user)
-                tasks.start_soon(self._watch, connection, user)
-                await user.found(connection)
-                self._connection = connection
-                if self._is_known_to_be_away:
-                    self._is_known_to_be_away = False
-                    logger.warning("Redis is back")
-                await user.work()
+                connection: BaseConnection = await pool.get_connection()
+                about: Any = await request(connection, *ABOUT)
+                _check_role(about)
+                if about.get(b"mode") == b"cluster":
+                    await request(connection, b"EXISTS", key)
+                return connection
+        except TimeoutError:
+            raise TimeoutError(f"no connection within {self.heartbeat} seconds") from None
+        except RedisError as error:
+            if meaning_of(error) in (Meaning.MISCONFIGURED, Meaning.UNEXPECTED):
+                text = f"RedisProvider(url), at {pool.location}: {text_of(error)}"
+                raise ConfigurationError(text) from None
+            raise
 
     async def _listen(self, connection: BaseConnection, user: LineUser) -> None:
         async for message in connection.push_messages:
             user.pushed(message)
         raise NotConnected("the messages have ended")
 
+    async def _hear(self, connection: BaseConnection) -> None:
+        """What Redis answers when nothing was asked: that it refuses a subscription."""
+        async for answer in connection.streamed_messages:
+            if isinstance(answer, RedisError):
+                self.refusals.found(answer)
+
     async def _watch(self, connection: BaseConnection, user: LineUser) -> None:
         while True:
-            request = connection.create_request(b"PING")
+            await anyio.sleep(self.heartbeat)
+            question = request(connection, *ABOUT)
             for _ in range(STEPS):
                 with anyio.move_on_after(self.heartbeat / STEPS):
-                    await request
-                if request.complete:
+                    await question
+                if question.complete:
                     break
             else:
                 raise TimeoutError(f"no answer within {self.heartbeat} seconds")
-            if self._connection is not None:
-                await user.beat()
-            await anyio.sleep(self.heartbeat)
+            _check_role(await question)
+            self.refusals.beat()
+            await user.beat()
 
-    def _tell_of_loss(self, error: Exception) -> None:
-        if not self._is_known_to_be_away:
-            self._is_known_to_be_away = True
-            cause: BaseException = error
-            while isinstance(cause, BaseExceptionGroup):  # what came first, ended the others
-                cause = cause.exceptions[0]
+    async def _leave(self) -> None:
+        """When an answer has shown that this server cannot serve any more."""
+        await self._has_to_leave.wait()
+        raise self._reason_to_leave
+
+    def _tell_of_loss(self, cause: BaseException) -> None:
+        """Once, and once more for each mistake that somebody has to mend."""
+        text = cause_of(cause)
+        is_mistake = isinstance(cause, ConfigurationError)
+        if not self._told_of_loss or (is_mistake and text not in self._told_of_loss):
             # As text: whoever keeps the record, need not keep what the error is about.
-            logger.error("Redis is away: %s: %s", type(cause).__name__, str(cause))
+            logger.error("Redis is away: %s", text)
+            self._told_of_loss.add(text)
 
 
-async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
-    """The same, with what is wrong with one in the place of its answer."""
+def _check_role(about: Any) -> None:
+    """Raises an error where the server only repeats what another one writes."""
+    if not isinstance(about, dict):
+        raise _out_of_step([about])
+    if about.get(b"role") in (b"replica", b"slave"):
+        raise NotConnected("it is a replica, which cannot write")
+
+
+def request(connection: BaseConnection, *command: Any) -> Any:
+    """Send a command; the result is to be awaited for the answer. Raises `NotConnected`."""
+    try:
+        return connection.create_request(*command)
+    except anyio.ClosedResourceError:  # it is being closed
+        raise NotConnected("the connection is closed") from None
+
+
+def send(connection: BaseConnection, *command: Any) -> None:
+    """Send a command that has no answer, or do nothing on a connection that is lost."""
+    with suppress(NotConnected, anyio.ClosedResourceError):
+        connection.send_command(*command)
+
+
+async def answers_to(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
+    """The answers, with what is wrong with one in the place of its answer.
+
+    Redis answers a subscription only where it refuses it, and the client takes that for the answer
+    to what was asked next. So where an answer is used for more than to see that there is one,
+    `asked_each` is what asks.
+    """
     answers: list[Any] = []
-    for request in [connection.create_request(*command) for command in commands]:
+    for question in [request(connection, *command) for command in commands]:
         try:
-            answers.append(await request)
+            answers.append(await question)
         except ResponseError as error:
             answers.append(error)
     return answers
 
 
+async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
+    """The same, by answers that are certainly to these commands; else it raises `NotConnected`.
+
+    The last question is one whose answer is known: where that differs, the others are not used.
+    """
+    mark = b"%d" % next(_marks)
+    *answers, last = await answers_to(connection, (*commands, (b"ECHO", mark)))
+    if isinstance(last, RedisError):
+        raise last
+    if last != mark:
+        raise _out_of_step(answers)
+    return answers
+
+
 async def asked(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
     """The answers to several commands, which are sent at once. Raises what is wrong with any."""
-    requests = [connection.create_request(*command) for command in commands]
-    return [await request for request in requests]
+    answers = await asked_each(connection, commands)
+    for answer in answers:
+        if isinstance(answer, RedisError):
+            raise answer
+    return answers
+
+
+_marks = count()
+
+
+def _out_of_step(answers: Iterable[Any]) -> NotConnected:
+    """The error where an answer is not to what was asked."""
+    refusals = [text_of(answer) for answer in answers if isinstance(answer, RedisError)]
+    why = refusals[0] if refusals else "an answer is to something else than what was asked"
+    return NotConnected(f"it refuses subscriptions: {why}")

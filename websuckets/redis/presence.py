@@ -1,6 +1,7 @@
 """Who is on which node, as Redis keeps it."""
 
 import secrets
+from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
@@ -18,6 +19,9 @@ __all__ = ["Presence"]
 LIFETIME: Final = 2.5
 """Heartbeats for which a node is taken to live after the last one."""
 
+OLD_NAMES: Final = 10
+"""Earlier names of this node that it removes itself; others are removed as those of dead nodes."""
+
 
 class Presence:
     """The users of this node by group, and those of all others; it lives as long as its link.
@@ -25,16 +29,20 @@ class Presence:
     Each connection to Redis writes all of it anew, under a name of its own, before what another one
     wrote is removed: what Redis has lost is there again, and nobody is gone in between. A name of
     which was not heard for some heartbeats counts no more, and is cleared away by other nodes.
+
+    Where Redis has refused a change, it does not have what is true. Then the next heartbeat writes
+    all of it anew, and so does each that follows, until nothing of it was refused.
     """
 
-    def __init__(self, line: Line, prefix: str, foreign: Foreign) -> None:
+    def __init__(self, line: Line, root: str, foreign: Foreign) -> None:
         self._line = line
-        self._prefix = prefix
+        self._root = root
         self._foreign = foreign
         self._lifetime = round(LIFETIME * line.heartbeat * 1000)
         self._groups: dict[str, set[bytes]] = {}
         self._name = ""
-        self._old_names: list[str] = []
+        self._old_names: deque[str] = deque(maxlen=OLD_NAMES)
+        self._is_sure = False
 
     def enter(self, group: str, user_id: UserId) -> None:
         """Redis has to be told by `changed`."""
@@ -58,17 +66,24 @@ class Presence:
             commands.append((b"SREM", self._key("groups", self._name), group))
         return commands
 
+    def was_refused(self) -> None:
+        """What Redis has may not be true any more: a change was refused."""
+        self._is_sure = False
+
     async def begin(self, connection: BaseConnection) -> None:
         """Write it all; what changes meanwhile has to be told afterwards."""
+        self._is_sure = False
+        name = secrets.token_hex(8)
+        mark: Command = (b"SET", self._key("node", name), b"1", b"PX", self._lifetime)
+        await asked(connection, [mark, (b"SADD", self._key("nodes"), name)])
         if self._name:
             self._old_names.append(self._name)
-        self._name = secrets.token_hex(8)
-        mark: Command = (b"SET", self._key("node", self._name), b"1", b"PX", self._lifetime)
-        await asked(connection, [mark, (b"SADD", self._key("nodes"), self._name)])
+        self._name = name
         for group, users in [(group, list(users)) for group, users in self._groups.items()]:
             for start in range(0, len(users), AT_ONCE):
                 some = users[start : start + AT_ONCE]
                 await asked(connection, self._additions(group, some))
+        self._is_sure = True
         while self._old_names:
             await self._remove(connection, self._old_names[-1])
             self._old_names.pop()
@@ -76,8 +91,11 @@ class Presence:
     async def beat(self, connection: BaseConnection) -> None:
         """Say that this node lives, and clear away those that do not.
 
-        If it was taken for dead, because Redis was stopped or has forgotten it, it begins again.
+        If it was taken for dead, because Redis was stopped or has forgotten it, it begins again,
+        and so it does after a refused change.
         """
+        if not self._is_sure:
+            await self.begin(connection)
         mark: Command = (b"PEXPIRE", self._key("node", self._name), self._lifetime)
         listed: Command = (b"SADD", self._key("nodes"), self._name)
         if await asked(connection, [mark, listed]) != [1, 0]:
@@ -141,7 +159,7 @@ class Presence:
         ]
 
     def _key(self, *parts: str) -> str:
-        return ":".join((self._prefix, *parts))
+        return ":".join((self._root, *parts))
 
 
 def _texts(names: Iterable[Any]) -> list[str]:

@@ -1,61 +1,96 @@
 """The session store of Redis."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
 from pydantic_core import to_json
 
-from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Line
+from websuckets.exc import Unavailable
+from websuckets.redis.broker import RedisBroker
+from websuckets.redis.line import AT_ONCE
+from websuckets.redis.scripts import OF_KIND
 from websuckets.session import UserId
-from websuckets.store import Record
+from websuckets.store import RECORDS_PER_USER, Record
 
 __all__ = ["RedisSessionStore"]
 
-OF_KIND: Final = """
-local function is_of_kind(key, kind)
-    local found = redis.call('TYPE', key)['ok']
-    if found == 'none' or found == kind then return true end
-    redis.call('DEL', key)
-    return false
+NOW: Final = """
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 """
-"""Begins every script: what is of another kind than ours, is removed."""
+"""Milliseconds since the epoch: by the clock of Redis, which all nodes share."""
 
-LOAD: Final = """
+LOAD: Final = (
+    OF_KIND
+    + NOW
+    + """
 if not is_of_kind(KEYS[1], 'hash') then return {'', '', ''} end
-return redis.call('HMGET', KEYS[1], 'version', 'record')
+local found = redis.call('HMGET', KEYS[1], 'version', 'record', 'user')
+if found[3] then
+    local keys = ARGV[1] .. found[3]
+    redis.pcall('PEXPIRE', KEYS[1], ARGV[2])
+    redis.pcall('PEXPIRE', keys, ARGV[2])
+    redis.pcall('ZADD', keys, 'XX', now() + ARGV[2], ARGV[3])
+end
+return {found[1], found[2]}
 """
+)
+"""Its lifetime begins anew, unless Redis cannot write: it was read all the same."""
 
-DROP: Final = """
+DROP: Final = (
+    OF_KIND
+    + """
 if not is_of_kind(KEYS[1], 'hash') then return end
 if (redis.call('HGET', KEYS[1], 'record') or '') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
+)
 """If it is still what was found to be none."""
 
-SAVE: Final = """
-local is_ours = is_of_kind(KEYS[2], 'set')
+SAVE: Final = (
+    OF_KIND
+    + NOW
+    + """
+local is_ours = is_of_kind(KEYS[2], 'zset')
 local version = redis.call('HGET', KEYS[1], 'version') or '0'
 if version ~= ARGV[1] then return 0 end
 if version == '0' then
-    if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then return 0 end
-    for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do
-        if redis.call('EXISTS', ARGV[7] .. key) == 0 then redis.call('SREM', KEYS[2], key) end
-    end
+    if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3], KEYS[4]) > 0 then return 0 end
 end
-redis.call('HSET', KEYS[1], 'version', ARGV[2], 'record', ARGV[3])
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'record', ARGV[3], 'user', ARGV[8])
+redis.call('DEL', KEYS[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('SADD', KEYS[2], ARGV[5])
+redis.call('ZADD', KEYS[2], now() + ARGV[4], ARGV[5])
 redis.call('PEXPIRE', KEYS[2], ARGV[4])
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now())
+while redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[9]) do
+    redis.call('DEL', ARGV[7] .. redis.call('ZPOPMIN', KEYS[2])[1])
+end
 return is_ours and 1 or 2
 """
-"""Compare, and set: nobody comes in between. With the first of a record, those of the same user
-that have ended are taken off the list."""
+)
+"""Compare, and set: nobody comes in between. The list of a user's keys is ordered by when their
+records end, so what has ended, and what is too many, stands at its beginning. Where memory is full,
+Redis refuses only the first write of a script: so that is the one that needs memory."""
 
-REVOKE: Final = """
-local is_ours = is_of_kind(KEYS[1], 'set')
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[1])) do
+DELETE: Final = (
+    OF_KIND
+    + """
+is_of_kind(KEYS[2], 'zset')
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('SET', KEYS[3], '1', 'PX', ARGV[2])
+"""
+)
+
+REVOKE: Final = (
+    OF_KIND
+    + """
+local is_ours = is_of_kind(KEYS[1], 'zset')
+for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     redis.call('DEL', ARGV[1] .. key)
 end
 redis.call('DEL', KEYS[1])
@@ -67,55 +102,69 @@ if type(count) == 'table' then
 end
 return is_ours and 1 or 2
 """
+)
 
-LOOK: Final = """
+LOOK: Final = (
+    OF_KIND
+    + """
 if not is_of_kind(KEYS[1], 'string') then return '' end
 return redis.call('GET', KEYS[1]) or '0'
 """
+)
 
 LONGEST_COUNT: Final = 20
 """Digits: Redis counts with 64 bits."""
 
 
 class RedisSessionStore:
-    """Keeps a hash for each record, of its version and its JSON, and a set of keys for each user.
+    """Keeps a hash for each record, and for each user a list of the keys of its records.
 
-    It lives as long as the container, and works by the line of the broker, while that runs.
+    A hash has the record's version, its JSON, and its user. ``lifetime`` is in seconds;
+    ``records_per_user`` bounds what is kept of one user, of whom then the record goes that was not
+    used for longest. The store lives as long as the container, and works by the line of the broker,
+    while that runs.
     """
 
-    def __init__(self, line: Line, prefix: str, foreign: Foreign, lifetime: float) -> None:
-        self._line = line
-        self._prefix = prefix
-        self._foreign = foreign
+    def __init__(
+        self, broker: RedisBroker, lifetime: float, records_per_user: int = RECORDS_PER_USER
+    ) -> None:
+        self._line = broker.line
+        self._root = broker.root
+        self._foreign = broker.foreign
         self._lifetime = round(lifetime * 1000)
+        self._most = records_per_user
 
     async def load(self, key: str) -> Record | None:
         name = self._record(key)
-        version, text, *foreign = await self._run(LOAD, [name])
+        values = (self._name("keys", ""), self._lifetime, key)
+        version, text, *foreign = await self._run(LOAD, [name], *values)
         if version is None and text is None:
             return None
         record = None if foreign else _read(version, text)
         if record is None:
             self._foreign.found(name)
         if record is None or record.is_over:
-            await self._run(DROP, [name], text or b"")
+            with suppress(Unavailable):  # then it stays, which changes nothing
+                await self._run(DROP, [name], text or b"")
             return None
-        await self._line.ask(b"PEXPIRE", name, self._lifetime)
-        await self._line.ask(b"PEXPIRE", self._keys_of(record.id), self._lifetime)
         return record
 
     async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
-        names = (self._record(key), self._keys_of(record.id), self._mark(record.id))
+        user = _text(record.id)
+        keys = self._name("keys", user)
+        names = (self._record(key), keys, self._name("revoked", user), self._forgotten(key))
         versions = (record.version - 1, record.version)
-        values = (record.encode(), self._lifetime, key, int(again), self._record(""))
-        return self._was_done(await self._run(SAVE, names, *versions, *values), names[1])
+        about = (record.encode(), self._lifetime, key, int(again), self._record(""))
+        done = await self._run(SAVE, names, *versions, *about, user, self._most)
+        return self._was_done(done, keys)
 
     async def delete(self, key: str, user_id: UserId) -> None:
-        await self._line.ask(b"DEL", self._record(key))
-        await self._line.ask(b"SREM", self._keys_of(user_id), key)
+        names = (self._record(key), self._name("keys", _text(user_id)), self._forgotten(key))
+        await self._run(DELETE, names, key, self._lifetime)
 
     async def revoke(self, user_id: UserId) -> None:
-        names = (self._keys_of(user_id), self._mark(user_id), self._counter)
+        user = _text(user_id)
+        names = (self._name("keys", user), self._name("revoked", user), self._counter)
         done = await self._run(REVOKE, names, self._record(""), self._lifetime)
         self._was_done(done, names[0])
 
@@ -132,12 +181,15 @@ class RedisSessionStore:
             some = keys[start : start + AT_ONCE]
             kept = await self._line.ask_all((b"EXISTS", self._record(key)) for key in some)
             lost = [key for key, is_kept in zip(some, kept, strict=True) if not is_kept]
-            marks = await self._line.ask_all((b"EXISTS", self._mark(users[key])) for key in lost)
+            marks = await self._line.ask_all(
+                (b"EXISTS", self._name("revoked", _text(users[key])), self._forgotten(key))
+                for key in lost
+            )
             gone.update(key for key, is_marked in zip(lost, marks, strict=True) if is_marked)
         return gone
 
     async def _run(self, script: str, names: Sequence[str], *values: Any) -> Any:
-        return await self._line.ask(b"EVAL", OF_KIND + script, len(names), *names, *values)
+        return await self._line.ask(b"EVAL", script, len(names), *names, *values)
 
     def _was_done(self, done: int, where: str) -> bool:
         """Whether a script did what it is for; 2 says that something was in its way."""
@@ -146,17 +198,21 @@ class RedisSessionStore:
         return done > 0
 
     def _record(self, key: str) -> str:
-        return f"{self._prefix}:session:{key}"
+        return self._name("session", key)
 
-    def _keys_of(self, user_id: UserId) -> str:
-        return f"{self._prefix}:keys:{to_json(user_id).decode()}"
-
-    def _mark(self, user_id: UserId) -> str:
-        return f"{self._prefix}:revoked:{to_json(user_id).decode()}"
+    def _forgotten(self, key: str) -> str:
+        return self._name("forgotten", key)
 
     @property
     def _counter(self) -> str:
-        return f"{self._prefix}:revocations"
+        return f"{self._root}:revocations"
+
+    def _name(self, kind: str, what: str) -> str:
+        return f"{self._root}:{kind}:{what}"
+
+
+def _text(user_id: UserId) -> str:
+    return to_json(user_id).decode()
 
 
 def _read(version: bytes | None, text: bytes | None) -> Record | None:

@@ -1,0 +1,15 @@
+"""Scripts that Redis runs, each as one step: what they have in common."""
+
+from typing import Final
+
+__all__ = ["OF_KIND"]
+
+OF_KIND: Final = """
+local function is_of_kind(key, kind)
+    local found = redis.call('TYPE', key)['ok']
+    if found == 'none' or found == kind then return true end
+    redis.pcall('DEL', key)
+    return false
+end
+"""
+"""Begins every script: what is of another kind than ours, is removed."""
