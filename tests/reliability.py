@@ -54,7 +54,7 @@ from reliability_observers import (
     quiet,
     running,
 )
-from reliability_servers import HOST, LEFT_OUT, SERVERS
+from reliability_servers import HOST, KEY, LEFT_OUT, QUERY, SERVERS
 from target import MIB
 from test_hostile_peers import PLAIN
 from websockets.exceptions import ConnectionClosed
@@ -392,6 +392,154 @@ async def vanished(server: str, seconds: float) -> Facts:
         ]
 
 
+KIB: Final = 1024
+LONGEST: Final = 64 * KIB
+"""Bytes of the longest message that websuckets takes by default."""
+
+
+async def many_problems(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        opened(victim.port) as peer,
+    ):
+        await until_online(client, 2)
+        await peer.write(text(order_of_empty_items()))
+        reply = await size_of_reply(peer)
+        return [reply, f"others waited {milliseconds(client.wait)}", grown(victim)]
+
+
+def order_of_empty_items() -> str:
+    """Return the longest command that lacks every field of each of its items."""
+    begin, end = '{"event": "order", "id": 1, "payload": [{}', "]}"
+    return begin + ",{}" * ((LONGEST - len(begin + end)) // 3) + end
+
+
+async def size_of_reply(peer: Peer) -> str:
+    """Return the size of the next message, or else how the connection ended."""
+    try:
+        with anyio.fail_after(PATIENCE):
+            while True:
+                read = await peer.read_frame()
+                if read.opcode == CLOSE:
+                    return f"closed with {read.close_code}"
+                if read.opcode == TEXT:
+                    return f"a reply of {in_bytes(len(read.data))}"
+    except TimeoutError:
+        return f"no reply in {PATIENCE} s"
+    except Gone:
+        return "no close frame"
+
+
+def in_bytes(size: int) -> str:
+    return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.1f} KiB"
+
+
+FORWARDED: Final = 20
+"""Handshakes that come through a proxy."""
+CLIENT: Final = "192.0.2.7"
+"""The address that the proxy adds to the header."""
+
+
+def forwarded_handshake() -> bytes:
+    """Return an opening handshake with 32 KiB of addresses in lines of 8 KiB, most of which the
+    client has invented."""
+    name, end = b"X-Forwarded-For: ", CLIENT.encode() + b"\r\n"
+    line = name + b"1," * ((8 * KIB - len(name + end)) // 2) + end
+    return handshake().removesuffix(b"\r\n") + line * 4 + b"\r\n"
+
+
+async def forwarded_handshakes(server: str, seconds: float) -> Facts:
+    ends = Counter[str]()
+
+    async def connect() -> None:
+        async with tcp(victim.port) as peer:
+            ends[await end_of_handshake(peer, forwarded_handshake())] += 1
+
+    async with running(server) as victim, bystander(victim) as client:
+        with anyio.move_on_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(FORWARDED):
+                    tasks.start_soon(connect)
+        if unanswered := FORWARDED - ends.total():
+            ends[f"not answered in {PATIENCE} s"] = unanswered
+        waited = f"others waited {milliseconds(client.wait)}"
+        return [waited, *(f"{count} of {FORWARDED} {end}" for end, count in ends.items())]
+
+
+async def end_of_handshake(peer: Peer, request: bytes) -> str:
+    """Return how a handshake through the proxy ends, and whose address the server takes for the
+    client's if that is another one."""
+    try:
+        await peer.write(request)
+        status = status_of(await peer.read_head())
+        if status != SWITCHING_PROTOCOLS:
+            return f"refused with HTTP {status}"
+        address: str = (await peer.call("address", id=1))["payload"]
+    except Gone:
+        return "closed without an answer"
+    return "accepted" if address == CLIENT else f"accepted as {address}"
+
+
+SWITCHING_PROTOCOLS: Final = 101
+
+
+def status_of(head: str) -> int:
+    """Return the status of an HTTP response."""
+    return int(head.split(maxsplit=2)[1])
+
+
+ANN: Final = {KEY: "key of ann"}
+"""The header of a client who identifies itself in the opening handshake."""
+NOTES: Final = 40
+BETWEEN_NOTES: Final = 0.05
+
+
+async def ignored_close(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        opened(victim.port, headers=ANN) as peer,
+        opened(victim.port) as other,
+    ):
+        await peer.call("address", id=1)  # the program knows the connection now
+        await other.write(command("close", payload="ann", id=1))
+        with anyio.fail_after(PATIENCE):
+            end = await peer.read_close()
+        with suppress(Gone):
+            for _ in range(NOTES):
+                await peer.write(command("note"))
+                await anyio.sleep(BETWEEN_NOTES)
+        with anyio.move_on_after(PATIENCE):
+            await peer.read_to_end()  # nothing is run later than this
+        notes = (await victim.seen())["notes"]
+        code = "no close frame" if end is None else f"closed with {end.close_code}"
+        return [code, f"{notes} of {NOTES} commands run"]
+
+
+async def revoked_in_its_handshake(server: str, seconds: float) -> Facts:
+    async with running(server) as victim, opened(victim.port) as other, tcp(victim.port) as peer:
+        began = time.monotonic()
+        await peer.write(handshake(headers=ANN))
+        while (await other.call("seen", id=1))["payload"]["queries"] == 0:
+            await anyio.sleep(0.01)
+        await other.call("revoke", payload="ann", id=2)
+        if time.monotonic() - began > QUERY:
+            raise RuntimeError("the handshake may have been over before the revocation")
+        return await service_of(peer)
+
+
+async def service_of(peer: Peer) -> Facts:
+    """Return what a client gets that has sent its opening handshake."""
+    try:
+        status = status_of(await peer.read_head())
+        if status != SWITCHING_PROTOCOLS:
+            return [f"handshake refused with HTTP {status}"]
+        reply = await peer.call("secret", id=1)
+    except Gone:
+        return ["connection closed"]
+    return ["handshake accepted", f"command {'refused' if 'error' in reply else 'served'}"]
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     title: str
@@ -414,6 +562,14 @@ ATTACKS: Final[dict[str, Attack]] = {
     "fragments": Attack("Fragments of one byte without end", fragments_without_end),
     "flood": Attack("Floods with commands, and connects again when closed", message_flood),
     "reset": Attack(f"{VANISHING} clients send RST in the middle of a command", vanished),
+    "validation": Attack(
+        f"A message of {LONGEST // KIB} KiB, each of whose items lacks 6 fields", many_problems
+    ),
+    "headers": Attack(
+        f"{FORWARDED} handshakes with 32 KiB of `X-Forwarded-For` each", forwarded_handshakes
+    ),
+    "after": Attack(f"Ignores a close frame, and sends {NOTES} commands in 2 s", ignored_close),
+    "revoked": Attack("Is revoked while its handshake is authenticated", revoked_in_its_handshake),
 }
 
 # The table.

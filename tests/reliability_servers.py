@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from logging import getLogger
 from typing import Any, Final
 
@@ -20,32 +20,46 @@ import trio
 import uvicorn
 import websockets.asyncio.server
 import websockets.trio.server
+from dishka import Provider, Scope
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from target import ADVISED, EVERY, Errors, chunk
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request
 
 from websuckets import AppTasks, CommandGroup, Payload, Socket, WebSuckets
 from websuckets.di import provide_context
+from websuckets.security import HandshakeSecurityProvider, Identity
 from websuckets.session import Session
 
 HOST: Final = "127.0.0.1"
+PROXY: Final = HOST
+"""The address of the proxy whose ``X-Forwarded-For`` every server believes."""
 
-# The servers. What they have in common: commands and their answers.
+# Used by all of the servers.
 
 Start = Callable[..., object]
 """Starts a task: the function, and its arguments."""
 Send = Callable[[Any, str], Awaitable[None]]
+Close = Callable[[Any, int], Awaitable[None]]
 
 
 @dataclass
-class Ends:
-    """How the transactions ended."""
+class Counts:
+    """Counts of what the commands have done: transactions by their end, notes that were taken,
+    and queries for a user that have begun."""
 
     committed: int = 0
     rolled_back: int = 0
+    notes: int = 0
+    queries: int = 0
 
 
-ENDS: Final = Ends()
+COUNTS: Final = Counts()
+
+
+def seen() -> dict[str, int]:
+    return {"errors": len(Errors.seen), **asdict(COUNTS)}
 
 
 class Transaction:
@@ -57,9 +71,49 @@ def transaction() -> Iterator[Transaction]:
     try:
         yield Transaction()
     except BaseException:
-        ENDS.rolled_back += 1
+        COUNTS.rolled_back += 1
         raise
-    ENDS.committed += 1
+    COUNTS.committed += 1
+
+
+class Item(BaseModel):
+    """A model with as many required fields as is ordinary."""
+
+    sku: str
+    title: str
+    amount: int
+    price: float
+    tags: list[str]
+    note: str
+
+
+QUERY: Final = 0.5
+"""Seconds that a query for a user takes."""
+
+
+class Accounts:
+    """Stands for a table of a database: the users by the keys that they identify themselves with
+    in the opening handshake."""
+
+    def __init__(self) -> None:
+        self._users = {"key of ann": "ann"}
+
+    async def user_of(self, key: str | None) -> str | None:
+        """Return the user who had this key when the query began."""
+        if key is None:
+            return None
+        user = self._users.get(key)
+        COUNTS.queries += 1
+        await anyio.sleep(QUERY)
+        return user
+
+    def remove(self, user: str) -> None:
+        self._users = {key: owner for key, owner in self._users.items() if owner != user}
+
+
+ACCOUNTS: Final = Accounts()
+KEY: Final = "X-Key"
+"""The header with the key. Only the clients of some attacks send one."""
 
 
 @dataclass
@@ -90,18 +144,44 @@ class Feed:
                 self.listeners.remove(listener)
 
 
+async def send_by_websockets(connection: Any, message: str) -> None:
+    await connection.send(message)
+
+
+# Without a framework for commands.
+
+ITEMS: Final = TypeAdapter(list[Item])
+
+
+@dataclass(eq=False)
+class Client:
+    """A connection, and what the program knows of its client since the opening handshake."""
+
+    socket: Any
+    address: str
+    user: str | None
+
+
 class Program:
     """The commands, as one writes them without a framework for them."""
 
-    def __init__(self, start: Start, send: Send) -> None:
+    def __init__(self, start: Start, send: Send, close: Close) -> None:
         self.feed = Feed(start, send)
-        self.online = 0
+        self.clients = set[Client]()
+        self._close = close
 
-    async def reply(self, socket: Any, message: dict[str, Any]) -> dict[str, Any]:
-        payload = await self.answer(socket, message["event"], message.get("payload"))
-        return {**message, "payload": payload}
+    async def reply(self, client: Client, message: dict[str, Any]) -> dict[str, Any] | None:
+        """Return ``None`` for a command that is not answered."""
+        try:
+            payload = await self.answer(client, message["event"], message.get("payload"))
+        except ValidationError as error:
+            problems = error.errors(include_url=False, include_input=False)
+            return {"error": "invalid payload", "details": problems, "id": message.get("id")}
+        except PermissionError:
+            return {"error": "not authorized", "details": None, "id": message.get("id")}
+        return None if payload is None else {**message, "payload": payload}
 
-    async def answer(self, socket: Any, event: str, payload: Any) -> Any:
+    async def answer(self, client: Client, event: str, payload: Any) -> Any:
         match event:
             case "sleep":
                 await anyio.sleep(payload)
@@ -109,37 +189,70 @@ class Program:
                 with transaction():
                     await anyio.sleep(payload)
             case "listen":
-                self.feed.listeners.append(socket)
+                self.feed.listeners.append(client.socket)
             case "push":
                 self.feed.start(self.feed.push, *payload)
+            case "order":
+                return len(ITEMS.validate_python(payload))
+            case "note":
+                COUNTS.notes += 1
+                return None
+            case "secret":
+                if client.user is None:
+                    raise PermissionError
+            case "close":
+                await self.close(payload, 4000)
+            case "revoke":
+                ACCOUNTS.remove(payload)
+                await self.close(payload, 4401)
+            case "address":
+                return client.address
             case "online":
-                return self.online
+                return len(self.clients)
             case "seen":
                 return seen()
         return event
 
+    async def close(self, user: str, code: int) -> None:
+        """Close all connections of a user."""
+        for client in list(self.clients):
+            if client.user == user:
+                await self._close(client.socket, code)
+
     @contextmanager
-    def connected(self) -> Iterator[None]:
-        self.online += 1
+    def connected(self, socket: Any, address: str, user: str | None) -> Iterator[Client]:
+        client = Client(socket, address, user)
+        self.clients.add(client)
         try:
-            yield
+            yield client
         finally:
-            self.online -= 1
+            self.clients.discard(client)
 
 
-def seen() -> dict[str, int]:
-    return {"errors": len(Errors.seen), **vars(ENDS)}
+async def authenticate(connection: Any, request: Request) -> None:
+    """A ``process_request`` that keeps on the connection who its client is."""
+    connection.user = await ACCOUNTS.user_of(request.headers.get(KEY))
 
 
-async def send_by_websockets(connection: Any, message: str) -> None:
-    await connection.send(message)
+def address_of(connection: Any) -> str:
+    """Return the address that the proxy has added to the header, which is the last one."""
+    address: str = connection.remote_address[0]
+    forwarded = connection.request.headers.get_all("X-Forwarded-For")
+    if address == PROXY and forwarded:
+        return str(forwarded[-1].rpartition(",")[2].strip())
+    return address
 
 
 async def serve_by_hand(program: Program, connection: Any) -> None:
     """The loop that the documentation of ``websockets`` begins with."""
-    with program.connected(), suppress(ConnectionClosed):
+    with (
+        program.connected(connection, address_of(connection), connection.user) as client,
+        suppress(ConnectionClosed),
+    ):
         async for message in connection:
-            await connection.send(json.dumps(await program.reply(connection, json.loads(message))))
+            reply = await program.reply(client, json.loads(message))
+            if reply is not None:
+                await connection.send(json.dumps(reply))
 
 
 TASKS: Final = set[asyncio.Task[None]]()
@@ -153,13 +266,16 @@ def start_on_asyncio(function: Callable[..., Coroutine[Any, Any, None]], *argume
 
 
 def websockets_on_asyncio(port: int, pings: dict[str, float]) -> None:
-    program = Program(start_on_asyncio, send_by_websockets)
+    program = Program(
+        start_on_asyncio, send_by_websockets, websockets.asyncio.server.ServerConnection.close
+    )
 
     async def handle(connection: Any) -> None:
         await serve_by_hand(program, connection)
 
     async def main() -> None:
-        async with websockets.asyncio.server.serve(handle, HOST, port, **pings) as server:
+        serve = websockets.asyncio.server.serve
+        async with serve(handle, HOST, port, process_request=authenticate, **pings) as server:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
             await server.wait_closed()
 
@@ -169,14 +285,21 @@ def websockets_on_asyncio(port: int, pings: dict[str, float]) -> None:
 def websockets_on_trio(port: int, pings: dict[str, float]) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            program = Program(nursery.start_soon, send_by_websockets)
+            close = websockets.trio.server.ServerConnection.aclose
+            program = Program(nursery.start_soon, send_by_websockets, close)
 
             async def handle(connection: Any) -> None:
                 await serve_by_hand(program, connection)
 
             async def serve(task_status: Any) -> None:
-                serve = websockets.trio.server.serve
-                await serve(handle, port, host=HOST, task_status=task_status, **pings)
+                await websockets.trio.server.serve(
+                    handle,
+                    port,
+                    host=HOST,
+                    process_request=authenticate,
+                    task_status=task_status,
+                    **pings,
+                )
 
             server = await nursery.start(serve)
             with trio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -189,59 +312,117 @@ def websockets_on_trio(port: int, pings: dict[str, float]) -> None:
 
 def fastapi_app() -> FastAPI:
     app = FastAPI()
-    program = Program(start_on_asyncio, WebSocket.send_text)
+    program = Program(start_on_asyncio, WebSocket.send_text, WebSocket.close)
 
     @app.websocket("/")
     async def endpoint(socket: WebSocket) -> None:
+        user = await ACCOUNTS.user_of(socket.headers.get(KEY))
         await socket.accept()
-        with program.connected(), suppress(WebSocketDisconnect):
+        assert socket.client is not None  # uvicorn knows it, from the header as well
+        with (
+            program.connected(socket, socket.client.host, user) as client,
+            suppress(WebSocketDisconnect),
+        ):
             while True:
-                message = await socket.receive_json()
-                await socket.send_json(await program.reply(socket, message))
+                reply = await program.reply(client, await socket.receive_json())
+                if reply is not None:
+                    await socket.send_json(reply)
 
     return app
 
 
+# With websuckets.
+
+commands: Final = CommandGroup()
+
+
+@commands.command("sleep")
+async def sleep(socket: Socket, seconds: Payload[float]) -> str:
+    await anyio.sleep(seconds)
+    return "slept"
+
+
+@commands.command("transact")
+async def transact(socket: Socket, seconds: Payload[float], work: Transaction) -> str:
+    await anyio.sleep(seconds)
+    return "done"
+
+
+@commands.command("listen")
+async def listen(socket: Socket, *, feed: Feed) -> str:
+    feed.listeners.append(socket)
+    return "listening"
+
+
+@commands.command("push")
+async def push(socket: Socket, how: Payload[tuple[str, float]], feed: Feed) -> str:
+    feed.start(feed.push, *how)
+    return "pushing"
+
+
+@commands.command("order")
+async def order(socket: Socket, items: Payload[list[Item]]) -> int:
+    return len(items)
+
+
+@commands.command("note")
+async def note(socket: Socket) -> None:
+    COUNTS.notes += 1
+
+
+@commands.command("secret", protected=True)
+async def secret(socket: Socket) -> str:
+    return "secret"
+
+
+@commands.command("close")
+async def close(socket: Socket, name: Payload[str], session: Session) -> str:
+    for user in list(session.online.values()):
+        if user.id == name:
+            await user.socket.close(4000)
+    return "closed"
+
+
+@commands.command("revoke")
+async def revoke(socket: Socket, name: Payload[str], session: Session) -> str:
+    ACCOUNTS.remove(name)
+    await session.revoke(name)
+    return "revoked"
+
+
+@commands.command("address")
+async def address(socket: Socket) -> str:
+    return str(socket.remote_address[0])
+
+
+@commands.command("online")
+async def online(socket: Socket, *, session: Session) -> int:
+    return len(session.online)
+
+
+@commands.command("seen")
+async def all_seen(socket: Socket) -> dict[str, int]:
+    return seen()
+
+
+async def identify(request: Request) -> Identity | None:
+    user = await ACCOUNTS.user_of(request.headers.get(KEY))
+    return None if user is None else Identity(user)
+
+
+def make_feed(tasks: AppTasks) -> Feed:
+    return Feed(tasks.start_soon, send_by_websockets)
+
+
 def our_app() -> WebSuckets:
-    group = CommandGroup()
-    feed: Feed
-
-    @group.command("sleep")
-    async def sleep(socket: Socket, seconds: Payload[float]) -> str:
-        await anyio.sleep(seconds)
-        return "slept"
-
-    @group.command("transact")
-    async def transact(socket: Socket, seconds: Payload[float], work: Transaction) -> str:
-        await anyio.sleep(seconds)
-        return "done"
-
-    @group.command("listen")
-    async def listen(socket: Socket) -> str:
-        feed.listeners.append(socket)
-        return "listening"
-
-    @group.command("push")
-    async def push(socket: Socket, how: Payload[tuple[str, float]], *, tasks: AppTasks) -> str:
-        tasks.start_soon(feed.push, *how)
-        return "pushing"
-
-    @group.command("online")
-    async def online(socket: Socket, *, session: Session) -> int:
-        return len(session.online)
-
-    @group.command("seen")
-    async def all_seen(socket: Socket) -> dict[str, int]:
-        return seen()
-
-    app = WebSuckets(providers=[provide_context(transaction)])
-    app.include_command_group(group)
-
-    @app.on_startup
-    async def make_feed(tasks: AppTasks) -> None:
-        nonlocal feed
-        feed = Feed(tasks.start_soon, send_by_websockets)
-
+    feeds = Provider(scope=Scope.APP)
+    feeds.provide(make_feed)
+    app = WebSuckets(
+        providers=[provide_context(transaction), feeds, HandshakeSecurityProvider(identify)],
+        origins=[None],
+        trusted_proxies=[PROXY],
+    )
+    app.include_command_group(commands)
     return app
 
 
@@ -251,6 +432,9 @@ def ours_on_asyncio(port: int, pings: dict[str, float]) -> None:
 
 def ours_on_trio(port: int, pings: dict[str, float]) -> None:
     our_app().run(HOST, port, backend="trio", **pings)
+
+
+# On uvicorn.
 
 
 def by_uvicorn(app: Any, port: int, options: dict[str, Any]) -> None:
