@@ -4,41 +4,32 @@
 between its markers. ``--help`` tells how to choose attacks, servers and the length. Every attack
 meets a server of its own, in a process of its own, on loopback; whoever attacks shares the machine
 with it. Pytest does not collect this: it measures, and finds nothing right or wrong.
+
+The servers are in reliability_servers.py, what is observed of them in reliability_observers.py.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
-import signal
-import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib.metadata import version
-from logging import getLogger
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import anyio
 import anyio.to_process
-import trio
-import uvicorn
 import websockets.asyncio.client
-import websockets.asyncio.server
-import websockets.trio.server
-from anyio.abc import Process
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from peers import (
     CLOSE,
     CONTINUATION,
     DEFLATE,
     PING,
-    PONG,
     SMALL,
     TEXT,
     Gone,
@@ -52,456 +43,24 @@ from peers import (
     tcp,
     text,
 )
-from target import ADVISED, EVERY, MIB, Errors, Target, chunk
+from reliability_observers import (
+    PATIENCE,
+    Bystander,
+    Departure,
+    Slowest,
+    Victim,
+    bystander,
+    listener,
+    quiet,
+    running,
+)
+from reliability_servers import HOST, KEY, LEFT_OUT, QUERY, SERVERS
+from target import MIB
 from test_hostile_peers import PLAIN
 from websockets.exceptions import ConnectionClosed
 
-from websuckets import AppTasks, CommandGroup, Payload, Socket, WebSuckets
-from websuckets.di import provide_context
-from websuckets.session import Session
-
-HOST: Final = "127.0.0.1"
 BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
-PATIENCE: Final = 30
-"""Seconds for what every server does at once."""
-
-
-# The servers. What they have in common: commands and their answers.
-
-Start = Callable[..., object]
-"""Starts a task: the function, and its arguments."""
-Send = Callable[[Any, str], Awaitable[None]]
-
-
-@dataclass
-class Ends:
-    """How the transactions ended."""
-
-    committed: int = 0
-    rolled_back: int = 0
-
-
-ENDS: Final = Ends()
-
-
-class Transaction:
-    """Stands for that of a database."""
-
-
-@contextmanager
-def transaction() -> Iterator[Transaction]:
-    try:
-        yield Transaction()
-    except BaseException:
-        ENDS.rolled_back += 1
-        raise
-    ENDS.committed += 1
-
-
-@dataclass
-class Feed:
-    """Pushes messages to whoever listens."""
-
-    start: Start
-    send: Send
-    listeners: list[Any] = field(default_factory=list)
-
-    async def push(self, how: str, seconds: float) -> None:
-        """``"in turn"`` waits for each listener, ``"at once"`` for nobody."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            message = chunk()
-            for listener in list(self.listeners):
-                if how == "in turn":
-                    await self.send_to(listener, message)
-                else:
-                    self.start(self.send_to, listener, message)
-            await anyio.sleep(EVERY)
-
-    async def send_to(self, listener: Any, message: str) -> None:
-        try:
-            await self.send(listener, message)
-        except (ConnectionClosed, WebSocketDisconnect, RuntimeError):  # starlette has both
-            with suppress(ValueError):
-                self.listeners.remove(listener)
-
-
-class Program:
-    """The commands, as one writes them without a framework for them."""
-
-    def __init__(self, start: Start, send: Send) -> None:
-        self.feed = Feed(start, send)
-        self.online = 0
-
-    async def reply(self, socket: Any, message: dict[str, Any]) -> dict[str, Any]:
-        payload = await self.answer(socket, message["event"], message.get("payload"))
-        return {**message, "payload": payload}
-
-    async def answer(self, socket: Any, event: str, payload: Any) -> Any:
-        match event:
-            case "sleep":
-                await anyio.sleep(payload)
-            case "transact":
-                with transaction():
-                    await anyio.sleep(payload)
-            case "listen":
-                self.feed.listeners.append(socket)
-            case "push":
-                self.feed.start(self.feed.push, *payload)
-            case "online":
-                return self.online
-            case "seen":
-                return seen()
-        return event
-
-    @contextmanager
-    def connected(self) -> Iterator[None]:
-        self.online += 1
-        try:
-            yield
-        finally:
-            self.online -= 1
-
-
-def seen() -> dict[str, int]:
-    return {"errors": len(Errors.seen), **vars(ENDS)}
-
-
-async def send_by_websockets(connection: Any, message: str) -> None:
-    await connection.send(message)
-
-
-async def serve_by_hand(program: Program, connection: Any) -> None:
-    """The loop that the documentation of ``websockets`` begins with."""
-    with program.connected(), suppress(ConnectionClosed):
-        async for message in connection:
-            await connection.send(json.dumps(await program.reply(connection, json.loads(message))))
-
-
-TASKS: Final = set[asyncio.Task[None]]()
-"""asyncio itself keeps none of them."""
-
-
-def start_on_asyncio(function: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
-    task = asyncio.get_running_loop().create_task(function(*arguments))
-    TASKS.add(task)
-    task.add_done_callback(TASKS.discard)
-
-
-def websockets_on_asyncio(port: int, pings: dict[str, float]) -> None:
-    program = Program(start_on_asyncio, send_by_websockets)
-
-    async def handle(connection: Any) -> None:
-        await serve_by_hand(program, connection)
-
-    async def main() -> None:
-        async with websockets.asyncio.server.serve(handle, HOST, port, **pings) as server:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, server.close)
-            await server.wait_closed()
-
-    asyncio.run(main())
-
-
-def websockets_on_trio(port: int, pings: dict[str, float]) -> None:
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            program = Program(nursery.start_soon, send_by_websockets)
-
-            async def handle(connection: Any) -> None:
-                await serve_by_hand(program, connection)
-
-            async def serve(task_status: Any) -> None:
-                serve = websockets.trio.server.serve
-                await serve(handle, port, host=HOST, task_status=task_status, **pings)
-
-            server = await nursery.start(serve)
-            with trio.open_signal_receiver(signal.SIGTERM) as signals:
-                await anext(aiter(signals))
-            await server.aclose()
-            nursery.cancel_scope.cancel()
-
-    trio.run(main)
-
-
-def fastapi_app() -> FastAPI:
-    app = FastAPI()
-    program = Program(start_on_asyncio, WebSocket.send_text)
-
-    @app.websocket("/")
-    async def endpoint(socket: WebSocket) -> None:
-        await socket.accept()
-        with program.connected(), suppress(WebSocketDisconnect):
-            while True:
-                message = await socket.receive_json()
-                await socket.send_json(await program.reply(socket, message))
-
-    return app
-
-
-def our_app() -> WebSuckets:
-    group = CommandGroup()
-    feed: Feed
-
-    @group.command("sleep")
-    async def sleep(socket: Socket, seconds: Payload[float]) -> str:
-        await anyio.sleep(seconds)
-        return "slept"
-
-    @group.command("transact")
-    async def transact(socket: Socket, seconds: Payload[float], work: Transaction) -> str:
-        await anyio.sleep(seconds)
-        return "done"
-
-    @group.command("listen")
-    async def listen(socket: Socket) -> str:
-        feed.listeners.append(socket)
-        return "listening"
-
-    @group.command("push")
-    async def push(socket: Socket, how: Payload[tuple[str, float]], *, tasks: AppTasks) -> str:
-        tasks.start_soon(feed.push, *how)
-        return "pushing"
-
-    @group.command("online")
-    async def online(socket: Socket, *, session: Session) -> int:
-        return len(session.online)
-
-    @group.command("seen")
-    async def all_seen(socket: Socket) -> dict[str, int]:
-        return seen()
-
-    app = WebSuckets(providers=[provide_context(transaction)])
-    app.include_command_group(group)
-
-    @app.on_startup
-    async def make_feed(tasks: AppTasks) -> None:
-        nonlocal feed
-        feed = Feed(tasks.start_soon, send_by_websockets)
-
-    return app
-
-
-def ours_on_asyncio(port: int, pings: dict[str, float]) -> None:
-    our_app().run(HOST, port, **pings)
-
-
-def ours_on_trio(port: int, pings: dict[str, float]) -> None:
-    our_app().run(HOST, port, backend="trio", **pings)
-
-
-def by_uvicorn(app: Any, port: int, options: dict[str, Any]) -> None:
-    options = {f"ws_{name}": value for name, value in options.items()}
-    uvicorn.run(app, host=HOST, port=port, ws="websockets-sansio", log_config=None, **options)
-
-
-def fastapi_on_uvicorn(port: int, pings: dict[str, float]) -> None:
-    by_uvicorn(fastapi_app(), port, pings)
-
-
-def fastapi_as_advised(port: int, pings: dict[str, float]) -> None:
-    by_uvicorn(fastapi_app(), port, ADVISED | pings)
-
-
-def ours_on_uvicorn(port: int, pings: dict[str, float]) -> None:
-    by_uvicorn(our_app().asgi, port, ADVISED | pings)
-
-
-Serve = Callable[[int, dict[str, float]], None]
-
-SERVERS: Final[dict[str, Serve]] = {
-    "websockets, asyncio": websockets_on_asyncio,
-    "websockets, trio": websockets_on_trio,
-    "FastAPI, uvicorn": fastapi_on_uvicorn,
-    "FastAPI, uvicorn with the two options": fastapi_as_advised,
-    "websuckets, asyncio": ours_on_asyncio,
-    "websuckets, trio": ours_on_trio,
-    "websuckets, uvicorn": ours_on_uvicorn,
-}
-LEFT_OUT: Final = ["FastAPI, uvicorn with the two options"]
-"""Unless it is asked for."""
-
-
-class Victim(Target):
-    """A server that runs, as seen by who attacks it."""
-
-    def __init__(self, port: int, process: Process) -> None:
-        super().__init__(port, process.pid)
-        self.process = process
-
-    async def seen(self) -> dict[str, int]:
-        """What became of it all, once it is quiet."""
-        async with opened(self.port) as peer:
-            counts: dict[str, int] = (await peer.call("seen", id=1))["payload"]
-            return counts
-
-
-@asynccontextmanager
-async def running(name: str, **pings: float) -> AsyncIterator[Victim]:
-    port = free_port()
-    arguments = [sys.executable, __file__, "--serve", name, str(port), json.dumps(pings)]
-    async with await anyio.open_process(arguments, stdout=None, stderr=None) as process:
-        try:
-            victim = Victim(port, process)
-            with anyio.fail_after(PATIENCE):
-                await until_it_serves(port)
-                await warm_up(victim)
-            victim.watch()
-            yield victim
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-async def until_it_serves(port: int) -> None:
-    while True:
-        with suppress(OSError, Gone):
-            async with opened(port) as peer:
-                await peer.call("online", id=1)
-            return
-        await anyio.sleep(0.1)
-
-
-async def warm_up(victim: Victim) -> None:
-    """What is imported and allocated once, is no growth."""
-    async with tcp(victim.port) as peer:
-        if "permessage-deflate" in await peer.open(headers=DEFLATE):
-            await peer.write(text(compressed(b'{"event": "online"}'), rsv=4))
-            await peer.read_frame()
-    async with opened(victim.port) as peer:
-        await peer.call("listen", id=1)
-        await peer.write(command("push", payload=["at once", 0.2], id=1))
-        with anyio.move_on_after(0.5):  # it is over then
-            while True:
-                await peer.read()
-    await quiet(victim)
-
-
-async def quiet(victim: Victim) -> None:
-    """Wait until it knows nobody but who asks."""
-    async with opened(victim.port) as peer:
-        while (await peer.call("online", id=1))["payload"] != 1:
-            await anyio.sleep(0.1)
-
-
-# Whom the attacks disturb.
-
-
-class Slowest:
-    """The longest time between two moments, also while the second is awaited."""
-
-    def __init__(self) -> None:
-        self._longest = 0.0
-        self._since: float | None = None
-
-    def begin(self) -> None:
-        self._since = time.monotonic()
-
-    def end(self) -> None:
-        self._longest = self.seconds
-        self._since = None
-
-    @property
-    def seconds(self) -> float:
-        now = time.monotonic()
-        return max(self._longest, 0.0 if self._since is None else now - self._since)
-
-
-async def message(peer: Peer) -> bytes:
-    """The next one. Pings are answered meanwhile."""
-    while True:
-        read = await peer.read_frame()
-        if read.opcode == PING:
-            await peer.write(frame(PONG, read.data))
-        elif read.opcode == TEXT:
-            return read.data
-
-
-class Bystander:
-    """Another client, which behaves: it asks again and again how many are connected."""
-
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
-        self.wait = Slowest()
-        self.online = 0
-
-    async def run(self) -> None:
-        while True:
-            self.wait.begin()
-            await self._peer.write(command("online", id=1))
-            self.online = json.loads(await message(self._peer))["payload"]
-            self.wait.end()
-            await anyio.sleep(0.02)
-
-
-@asynccontextmanager
-async def bystander(victim: Victim) -> AsyncIterator[Bystander]:
-    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
-        client = Bystander(peer)
-        tasks.start_soon(client.run)
-        while client.online == 0:
-            await anyio.sleep(0.01)
-        yield client
-        tasks.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def listener(victim: Victim) -> AsyncIterator[Slowest]:
-    """One more that reads what is pushed, and for how long nothing comes."""
-    gap = Slowest()
-
-    async def read(peer: Peer) -> None:
-        while True:
-            gap.begin()
-            await message(peer)
-            gap.end()
-
-    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
-        await peer.call("listen", id=1)
-        tasks.start_soon(read, peer)
-        yield gap
-        tasks.cancel_scope.cancel()
-
-
-class Departure:
-    """Whether and when the app, and the server, let go of a client."""
-
-    def __init__(self, victim: Victim, client: Bystander) -> None:
-        self._victim, self._client = victim, client
-        self._began = time.monotonic()
-        self._sockets, self._online = victim.sockets, client.online
-        self._given_up: float | None = None
-        self._dropped: float | None = None
-
-    async def wait(self, seconds: float, *, beyond: float = 1) -> None:
-        """So long; or a little ``beyond`` it, if that is sooner."""
-        with anyio.move_on_after(seconds):
-            while self._dropped is None or self._given_up is None:
-                self._look()
-                await anyio.sleep(0.05)
-            await anyio.sleep(beyond)
-
-    def _look(self) -> None:
-        after = time.monotonic() - self._began
-        if self._dropped is None and self._victim.sockets < self._sockets:
-            self._dropped = after
-        if self._given_up is None and self._client.online < self._online:
-            self._given_up = after
-
-    def __str__(self) -> str:
-        if self._dropped is not None:
-            return f"dropped after {self._dropped:.1f} s"
-        so_far = f"in {time.monotonic() - self._began:.0f} s"
-        if self._given_up is not None:
-            return f"given up after {self._given_up:.1f} s, its TCP connection not closed {so_far}"
-        return f"not dropped {so_far}"
 
 
 # The attacks: each returns what was measured, in a few words.
@@ -833,6 +392,154 @@ async def vanished(server: str, seconds: float) -> Facts:
         ]
 
 
+KIB: Final = 1024
+LONGEST: Final = 64 * KIB
+"""Bytes of the longest message that websuckets takes by default."""
+
+
+async def many_problems(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        bystander(victim) as client,
+        opened(victim.port) as peer,
+    ):
+        await until_online(client, 2)
+        await peer.write(text(order_of_empty_items()))
+        reply = await size_of_reply(peer)
+        return [reply, f"others waited {milliseconds(client.wait)}", grown(victim)]
+
+
+def order_of_empty_items() -> str:
+    """Return the longest command that lacks every field of each of its items."""
+    begin, end = '{"event": "order", "id": 1, "payload": [{}', "]}"
+    return begin + ",{}" * ((LONGEST - len(begin + end)) // 3) + end
+
+
+async def size_of_reply(peer: Peer) -> str:
+    """Return the size of the next message, or else how the connection ended."""
+    try:
+        with anyio.fail_after(PATIENCE):
+            while True:
+                read = await peer.read_frame()
+                if read.opcode == CLOSE:
+                    return f"closed with {read.close_code}"
+                if read.opcode == TEXT:
+                    return f"a reply of {in_bytes(len(read.data))}"
+    except TimeoutError:
+        return f"no reply in {PATIENCE} s"
+    except Gone:
+        return "no close frame"
+
+
+def in_bytes(size: int) -> str:
+    return f"{size / MIB:.1f} MiB" if size >= MIB else f"{size / KIB:.1f} KiB"
+
+
+FORWARDED: Final = 20
+"""Handshakes that come through a proxy."""
+CLIENT: Final = "192.0.2.7"
+"""The address that the proxy adds to the header."""
+
+
+def forwarded_handshake() -> bytes:
+    """Return an opening handshake with 32 KiB of addresses in lines of 8 KiB, most of which the
+    client has invented."""
+    name, end = b"X-Forwarded-For: ", CLIENT.encode() + b"\r\n"
+    line = name + b"1," * ((8 * KIB - len(name + end)) // 2) + end
+    return handshake().removesuffix(b"\r\n") + line * 4 + b"\r\n"
+
+
+async def forwarded_handshakes(server: str, seconds: float) -> Facts:
+    ends = Counter[str]()
+
+    async def connect() -> None:
+        async with tcp(victim.port) as peer:
+            ends[await end_of_handshake(peer, forwarded_handshake())] += 1
+
+    async with running(server) as victim, bystander(victim) as client:
+        with anyio.move_on_after(PATIENCE):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(FORWARDED):
+                    tasks.start_soon(connect)
+        if unanswered := FORWARDED - ends.total():
+            ends[f"not answered in {PATIENCE} s"] = unanswered
+        waited = f"others waited {milliseconds(client.wait)}"
+        return [waited, *(f"{count} of {FORWARDED} {end}" for end, count in ends.items())]
+
+
+async def end_of_handshake(peer: Peer, request: bytes) -> str:
+    """Return how a handshake through the proxy ends, and whose address the server takes for the
+    client's if that is another one."""
+    try:
+        await peer.write(request)
+        status = status_of(await peer.read_head())
+        if status != SWITCHING_PROTOCOLS:
+            return f"refused with HTTP {status}"
+        address: str = (await peer.call("address", id=1))["payload"]
+    except Gone:
+        return "closed without an answer"
+    return "accepted" if address == CLIENT else f"accepted as {address}"
+
+
+SWITCHING_PROTOCOLS: Final = 101
+
+
+def status_of(head: str) -> int:
+    """Return the status of an HTTP response."""
+    return int(head.split(maxsplit=2)[1])
+
+
+ANN: Final = {KEY: "key of ann"}
+"""The header of a client who identifies itself in the opening handshake."""
+NOTES: Final = 40
+BETWEEN_NOTES: Final = 0.05
+
+
+async def ignored_close(server: str, seconds: float) -> Facts:
+    async with (
+        running(server) as victim,
+        opened(victim.port, headers=ANN) as peer,
+        opened(victim.port) as other,
+    ):
+        await peer.call("address", id=1)  # the program knows the connection now
+        await other.write(command("close", payload="ann", id=1))
+        with anyio.fail_after(PATIENCE):
+            end = await peer.read_close()
+        with suppress(Gone):
+            for _ in range(NOTES):
+                await peer.write(command("note"))
+                await anyio.sleep(BETWEEN_NOTES)
+        with anyio.move_on_after(PATIENCE):
+            await peer.read_to_end()  # nothing is run later than this
+        notes = (await victim.seen())["notes"]
+        code = "no close frame" if end is None else f"closed with {end.close_code}"
+        return [code, f"{notes} of {NOTES} commands run"]
+
+
+async def revoked_in_its_handshake(server: str, seconds: float) -> Facts:
+    async with running(server) as victim, opened(victim.port) as other, tcp(victim.port) as peer:
+        began = time.monotonic()
+        await peer.write(handshake(headers=ANN))
+        while (await other.call("seen", id=1))["payload"]["queries"] == 0:
+            await anyio.sleep(0.01)
+        await other.call("revoke", payload="ann", id=2)
+        if time.monotonic() - began > QUERY:
+            raise RuntimeError("the handshake may have been over before the revocation")
+        return await service_of(peer)
+
+
+async def service_of(peer: Peer) -> Facts:
+    """Return what a client gets that has sent its opening handshake."""
+    try:
+        status = status_of(await peer.read_head())
+        if status != SWITCHING_PROTOCOLS:
+            return [f"handshake refused with HTTP {status}"]
+        reply = await peer.call("secret", id=1)
+    except Gone:
+        return ["connection closed"]
+    return ["handshake accepted", f"command {'refused' if 'error' in reply else 'served'}"]
+
+
 @dataclass(frozen=True, slots=True)
 class Attack:
     title: str
@@ -855,6 +562,14 @@ ATTACKS: Final[dict[str, Attack]] = {
     "fragments": Attack("Fragments of one byte without end", fragments_without_end),
     "flood": Attack("Floods with commands, and connects again when closed", message_flood),
     "reset": Attack(f"{VANISHING} clients send RST in the middle of a command", vanished),
+    "validation": Attack(
+        f"A message of {LONGEST // KIB} KiB, each of whose items lacks 6 fields", many_problems
+    ),
+    "headers": Attack(
+        f"{FORWARDED} handshakes with 32 KiB of `X-Forwarded-For` each", forwarded_handshakes
+    ),
+    "after": Attack(f"Ignores a close frame, and sends {NOTES} commands in 2 s", ignored_close),
+    "revoked": Attack("Is revoked while its handshake is authenticated", revoked_in_its_handshake),
 }
 
 # The table.
@@ -922,17 +637,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=usual)
     parser.add_argument("--seconds", type=float, default=15, help="how long most attacks take")
     parser.add_argument("--output", type=Path, help="a page with the markers, to write to")
-    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     options = arguments()
-    if options.serve:
-        name, port, pings = options.serve
-        getLogger().addHandler(Errors())
-        SERVERS[name](int(port), json.loads(pings))
-        return
     results = anyio.run(measure, options.attacks, options.servers, options.seconds)
     measured = f"{table(options.attacks, options.servers, results)}\n{versions()}"
     if options.output is None:

@@ -1,0 +1,215 @@
+"""A server under attack, in a process of its own, and what is observed of it meanwhile."""
+
+import json
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import anyio
+import reliability_servers
+from anyio.abc import Process
+from peers import (
+    DEFLATE,
+    PING,
+    PONG,
+    TEXT,
+    Gone,
+    Peer,
+    command,
+    compressed,
+    frame,
+    opened,
+    tcp,
+    text,
+)
+from reliability_servers import HOST
+from target import Target
+
+PATIENCE: Final = 30
+"""Seconds for what every server does at once."""
+
+
+class Victim(Target):
+    """A server that runs, as seen by who attacks it."""
+
+    def __init__(self, port: int, process: Process) -> None:
+        super().__init__(port, process.pid)
+        self.process = process
+
+    async def seen(self) -> dict[str, int]:
+        """What became of it all, once it is quiet."""
+        async with opened(self.port) as peer:
+            counts: dict[str, int] = (await peer.call("seen", id=1))["payload"]
+            return counts
+
+
+@asynccontextmanager
+async def running(name: str, **pings: float) -> AsyncIterator[Victim]:
+    port = free_port()
+    program = reliability_servers.__file__
+    arguments = [sys.executable, program, name, str(port), json.dumps(pings)]
+    async with await anyio.open_process(arguments, stdout=None, stderr=None) as process:
+        try:
+            victim = Victim(port, process)
+            with anyio.fail_after(PATIENCE):
+                await until_it_serves(port)
+                await warm_up(victim)
+            victim.watch()
+            yield victim
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def until_it_serves(port: int) -> None:
+    while True:
+        with suppress(OSError, Gone):
+            async with opened(port) as peer:
+                await peer.call("online", id=1)
+            return
+        await anyio.sleep(0.1)
+
+
+async def warm_up(victim: Victim) -> None:
+    """What is imported and allocated once, is no growth."""
+    async with tcp(victim.port) as peer:
+        if "permessage-deflate" in await peer.open(headers=DEFLATE):
+            await peer.write(text(compressed(b'{"event": "online"}'), rsv=4))
+            await peer.read_frame()
+    async with opened(victim.port) as peer:
+        await peer.call("listen", id=1)
+        await peer.write(command("push", payload=["at once", 0.2], id=1))
+        with anyio.move_on_after(0.5):  # it is over then
+            while True:
+                await peer.read()
+    await quiet(victim)
+
+
+async def quiet(victim: Victim) -> None:
+    """Wait until it knows nobody but who asks."""
+    async with opened(victim.port) as peer:
+        while (await peer.call("online", id=1))["payload"] != 1:
+            await anyio.sleep(0.1)
+
+
+# Whom the attacks disturb.
+
+
+class Slowest:
+    """The longest time between two moments, also while the second is awaited."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+        self._since: float | None = None
+
+    def begin(self) -> None:
+        self._since = time.monotonic()
+
+    def end(self) -> None:
+        self._longest = self.seconds
+        self._since = None
+
+    @property
+    def seconds(self) -> float:
+        now = time.monotonic()
+        return max(self._longest, 0.0 if self._since is None else now - self._since)
+
+
+async def message(peer: Peer) -> bytes:
+    """The next one. Pings are answered meanwhile."""
+    while True:
+        read = await peer.read_frame()
+        if read.opcode == PING:
+            await peer.write(frame(PONG, read.data))
+        elif read.opcode == TEXT:
+            return read.data
+
+
+class Bystander:
+    """Another client, which behaves: it asks again and again how many are connected."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.wait = Slowest()
+        self.online = 0
+
+    async def run(self) -> None:
+        while True:
+            self.wait.begin()
+            await self._peer.write(command("online", id=1))
+            self.online = json.loads(await message(self._peer))["payload"]
+            self.wait.end()
+            await anyio.sleep(0.02)
+
+
+@asynccontextmanager
+async def bystander(victim: Victim) -> AsyncIterator[Bystander]:
+    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
+        client = Bystander(peer)
+        tasks.start_soon(client.run)
+        while client.online == 0:
+            await anyio.sleep(0.01)
+        yield client
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def listener(victim: Victim) -> AsyncIterator[Slowest]:
+    """One more that reads what is pushed, and for how long nothing comes."""
+    gap = Slowest()
+
+    async def read(peer: Peer) -> None:
+        while True:
+            gap.begin()
+            await message(peer)
+            gap.end()
+
+    async with opened(victim.port) as peer, anyio.create_task_group() as tasks:
+        await peer.call("listen", id=1)
+        tasks.start_soon(read, peer)
+        yield gap
+        tasks.cancel_scope.cancel()
+
+
+class Departure:
+    """Whether and when the app, and the server, let go of a client."""
+
+    def __init__(self, victim: Victim, client: Bystander) -> None:
+        self._victim, self._client = victim, client
+        self._began = time.monotonic()
+        self._sockets, self._online = victim.sockets, client.online
+        self._given_up: float | None = None
+        self._dropped: float | None = None
+
+    async def wait(self, seconds: float, *, beyond: float = 1) -> None:
+        """So long; or a little ``beyond`` it, if that is sooner."""
+        with anyio.move_on_after(seconds):
+            while self._dropped is None or self._given_up is None:
+                self._look()
+                await anyio.sleep(0.05)
+            await anyio.sleep(beyond)
+
+    def _look(self) -> None:
+        after = time.monotonic() - self._began
+        if self._dropped is None and self._victim.sockets < self._sockets:
+            self._dropped = after
+        if self._given_up is None and self._client.online < self._online:
+            self._given_up = after
+
+    def __str__(self) -> str:
+        if self._dropped is not None:
+            return f"dropped after {self._dropped:.1f} s"
+        so_far = f"in {time.monotonic() - self._began:.0f} s"
+        if self._given_up is not None:
+            return f"given up after {self._given_up:.1f} s, its TCP connection not closed {so_far}"
+        return f"not dropped {so_far}"
