@@ -83,7 +83,8 @@ class Limits:
 
     unknown_tokens: int | None = 30
     """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
-    not know; past it each more is the error ``rate limited``, and is not looked for."""
+    not know; past it each more is the error ``rate limited``, and those of that address are looked
+    for one after the other. Known ones pass at any time."""
 
     auth_timeout: float | None = None
     """How long a client may be connected without being verified; past it the connection is closed
