@@ -714,6 +714,10 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
         {"handler_timeout": float("nan")},
         {"outbox": 5},
         {"outbox": (1, "2")},
+        {"outbox": (0, 1000)},
+        {"outbox": (10, -1)},
+        {"streams": 2.5},
+        {"max_size": float("inf")},
         {"compression": "gzip"},
     ],
 )

@@ -121,11 +121,17 @@ class Limits:
                 raise ValueError(
                     f"Limits({name}={value!r}): it is a number, at least {least}, or None"
                 )
+            if name in _COUNTS and isinstance(value, float) and not value.is_integer():
+                raise ValueError(f"Limits({name}={value!r}): it is a whole number, or None")
         outbox: Any = self.outbox
         if outbox is not None and not (
-            isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))
+            isinstance(outbox, tuple)
+            and len(outbox) == 2
+            and all(_is_number(most) and most >= 1 for most in outbox)
         ):
-            raise ValueError(f"Limits(outbox={outbox!r}): it is (frames, bytes), or None")
+            raise ValueError(
+                f"Limits(outbox={outbox!r}): it is (frames, bytes), each at least 1, or None"
+            )
         if not isinstance(self.overflow, Overflow):
             raise ValueError(f"Limits(overflow={self.overflow!r}): write one of Overflow")
         if self.compression not in (None, "deflate"):
@@ -152,6 +158,21 @@ _LEAST: Final = {
     "max_connections_per_ip": 0,
     "drain_timeout": 0,
 }
+
+
+_COUNTS: Final = {
+    "max_size",
+    "concurrency",
+    "streams",
+    "unknown_tokens",
+    "channel_name",
+    "subscriptions",
+    "auth_failures",
+    "unknown_streak",
+    "max_connections",
+    "max_connections_per_ip",
+}
+"""Limits of which there are no halves."""
 
 
 def _is_number(value: object) -> bool:
