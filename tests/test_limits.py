@@ -1,5 +1,6 @@
 """What one client may take, and what becomes of one that takes more."""
 
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -825,6 +826,10 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
         {"handler_timeout": float("nan")},
         {"outbox": 5},
         {"outbox": (1, "2")},
+        {"outbox": (0, 1000)},
+        {"outbox": (10, -1)},
+        {"streams": 2.5},
+        {"max_size": float("inf")},
         {"compression": "gzip"},
     ],
 )
@@ -832,6 +837,33 @@ def test_limits_are_limits(wrong: dict[str, Any]) -> None:
     """What could mean nothing, or something else than it says, is refused."""
     with pytest.raises(ValueError, match="or None"):
         Limits(**wrong)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1764355573123, 2.5, "a"])
+async def test_a_ping_is_answered(
+    serving: Serving, group: CommandGroup, gate: Gate, number: Any
+) -> None:
+    """With what it carried, and beside commands that may run at the same time as others."""
+    async with serving(app_with(group, limits=Limits(concurrency=2))) as server:
+        async with dial(server) as client:
+            await client.send("wait", id=1)
+            await client.connection.send(json.dumps({"ping": number}))
+            assert await client.receive() == {"pong": number}
+            gate.opened.set()
+            assert (await client.receive())["payload"] == "at last"
+
+
+async def test_pings_are_no_unknown_commands_but_count_for_the_rate(
+    serving: Serving, group: CommandGroup
+) -> None:
+    """A client may send as many as commands, and none closes its connection."""
+    limits = Limits(unknown_streak=2, rate=0.01, burst=5)
+    async with serving(app_with(group, limits=limits)) as server, dial(server) as client:
+        for number in range(5):
+            await client.connection.send(f'{{"ping": {number}}}')
+            assert await client.receive() == {"pong": number}
+        await client.connection.send('{"ping": 5}')
+        assert (await client.receive())["error"] == "rate limited"
 
 
 async def test_every_limit_may_be_off(group: CommandGroup) -> None:

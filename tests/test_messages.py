@@ -196,6 +196,9 @@ INVALID = [
     ('{"cancel": null}', [problem("missing", "event")], None),
     ('{"cancel": true}', [problem("id_type", "cancel")], None),
     ('{"cancel": 9007199254740993, "id": 1}', [problem("id_type", "cancel")], 1),
+    ('{"ping": null}', [problem("missing", "event")], None),
+    ('{"ping": [1], "id": 1}', [problem("ping_type", "ping")], 1),
+    ('{"ping": 1e400, "id": []}', [problem("ping_type", "ping")], None),
     ('{"event": null, "id": 1}', [problem("string_type", "event")], 1),
     ('{"event": 5}', [problem("string_type", "event")], None),
     (

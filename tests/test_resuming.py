@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 import rooms
-from harness import TIMEOUT, Gate, errors
+from harness import TIMEOUT, Gate, dial, errors
 from redis_server import RedisServer
+from serving import Serving
 from stores import Stores
 
 from websuckets import Limits
@@ -188,13 +189,77 @@ async def test_an_app_without_a_store_keeps_nobody() -> None:
 
 
 async def test_unknown_tokens_are_rate_limited(stores: Stores) -> None:
-    """Of one address, over all its connections; what is known is refused then, too."""
+    """Of one address, over all its connections; whoever is known goes on from there."""
     limits = Limits(unknown_tokens=3)
     async with TestClient(rooms.app(providers=stores.providers(), limits=limits)) as client:
+        await client.call("enter", "ann")
+        await client.call("keep", {})
         for number in range(3):
             async with client.connect() as other:
                 await refused(other, f"guess {number}")
-        await refused(client, "one more", "rate limited")
+        async with client.connect() as other:
+            for number in range(3, 8):
+                with pytest.raises(CommandError, match="rate limited") as caught:
+                    await other.call("who am i", token=f"guess {number}")
+                assert 1 <= caught.value.details["retry_after"] <= 60
+            assert (await other.call("who am i", token=ANN)).payload == ["ann", None]
+
+
+async def test_a_known_token_passes_on_every_transport_whoever_guesses(serving: Serving) -> None:
+    """Behind a proxy that nobody declared, all clients have one address."""
+    limits = Limits(unknown_tokens=1)
+    app = rooms.app(providers=[ResumeProvider()], limits=limits)
+    async with serving(app) as server, dial(server) as ann:
+        await ann.call("enter", payload="ann", id=1)
+        await ann.call("keep", payload={}, id=1)
+        async with dial(server) as guessing:
+            told = [(await guessing.call("who am i", token=str(n)))["error"] for n in range(3)]
+            assert told == ["not authorized", "rate limited", "rate limited"]
+        async with dial(server) as again:
+            assert (await again.call("who am i", token=ANN))["payload"] == ["ann", None]
+
+
+async def test_who_guesses_on_is_closed() -> None:
+    """Past the limit as before it: each connection has as many guesses as may be refused."""
+    limits = Limits(unknown_tokens=1, auth_failures=3)
+    async with TestClient(rooms.app(providers=[ResumeProvider()], limits=limits)) as client:
+        for number in range(3):
+            with pytest.raises(CommandError):
+                await client.call("who am i", token=str(number))
+        await client.wait_closed()
+        assert client.close_code == 4401
+
+
+async def test_past_the_limit_tokens_are_looked_for_one_after_the_other() -> None:
+    """A known one has its turn, and the store does not have more to do at once."""
+
+    class Counting(MemorySessionStore):
+        looking = most = 0
+
+        async def load(self, key: str) -> Record | None:
+            self.looking += 1
+            self.most = max(self.most, self.looking)
+            await anyio.sleep(0.001)
+            self.looking -= 1
+            return await super().load(key)
+
+    store = Counting()
+    await store.save(key_of(ANN), Record("ann"))
+    app = rooms.app(providers=[ResumeProvider(store)], limits=Limits(unknown_tokens=0))
+
+    async def call(client: TestClient, token: str, told: list[str]) -> None:
+        async with client.connect() as other:
+            try:
+                told.append((await other.call("who am i", token=token)).payload[0])
+            except CommandError as error:
+                told.append(error.error)
+
+    told: list[str] = []
+    async with TestClient(app) as client, anyio.create_task_group() as tasks:
+        for number in range(10):
+            tasks.start_soon(call, client, ANN if number == 5 else str(number), told)
+    assert sorted(told) == ["ann"] + ["rate limited"] * 9
+    assert store.most == 1
 
 
 async def test_they_may_be_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

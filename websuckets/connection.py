@@ -22,7 +22,7 @@ from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import NO_COMMAND, Call, Dispatcher, Peer
 from websuckets.entrance import Entrance
-from websuckets.envelope import Cancel
+from websuckets.envelope import Cancel, Control, Ping, encode_pong
 from websuckets.exc import ClientError, Expired, HandshakeRefused, NotAuthorized, alone
 from websuckets.failures import ENDS_THE_PROGRAM
 from websuckets.hooks import Hook, Hooks
@@ -319,10 +319,8 @@ class Connection:
         outcome: Outcome | None
         if retry_after > 0:
             outcome = await self._refuse_for_now(call, retry_after)
-        elif isinstance(call, Cancel):
-            if self._calls is not None:
-                self._calls.cancel(call.id)
-            return
+        elif isinstance(call, Control):
+            outcome = self._control(call)
         elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
             outcome = await self._start(call)
         else:
@@ -338,6 +336,13 @@ class Connection:
         else:
             await peer.wire.reply(outcome.frame)
 
+    def _control(self, message: Control) -> Outcome | None:
+        if isinstance(message, Ping):
+            return Outcome(encode_pong(message))
+        if isinstance(message, Cancel) and self._calls is not None:
+            self._calls.cancel(message.id)
+        return None
+
     async def _start(self, call: Call) -> Outcome | None:
         """Answer it beside the reading of messages, if that can be."""
         assert self._calls is not None
@@ -346,7 +351,7 @@ class Connection:
             return None
         return await self._refuse(Call(call.message, error=error))
 
-    async def _refuse_for_now(self, call: Call | Cancel, retry_after: float) -> Outcome:
+    async def _refuse_for_now(self, call: Call | Control, retry_after: float) -> Outcome:
         if not self._conduct.was_over_rate:
             limits = self._setup.limits
             logger.warning(
@@ -356,7 +361,7 @@ class Connection:
                 limits.burst,
             )
         self._farewell = self._farewell or self._conduct.over_rate()
-        message = NO_COMMAND if isinstance(call, Cancel) else call.message
+        message = NO_COMMAND if isinstance(call, Control) else call.message
         details = {"retry_after": math.ceil(retry_after * 1000) / 1000}
         return await self._refuse(Call(message, error="rate limited", details=details))
 

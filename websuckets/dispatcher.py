@@ -23,7 +23,7 @@ from websuckets.commands import UNSET, Command
 from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work
 from websuckets.envelope import (
-    Cancel,
+    Control,
     Message,
     decode,
     encode_error,
@@ -111,14 +111,14 @@ class Dispatcher:
         self._timeout = clock.timeout(handler_timeout)
         self._around = composed(middleware)
 
-    def read(self, frame: str | bytes) -> Call | Cancel:
+    def read(self, frame: str | bytes) -> Call | Control:
         """What the frame asks for."""
         try:
             message, has_payload = decode(frame)
         except InvalidMessage as error:
             message = NO_COMMAND if error.id is None else Message("", id=error.id)
             return Call(message, error="invalid message", details=error.problems)
-        if isinstance(message, Cancel):
+        if isinstance(message, Control):
             return message
         route = self._routes.get(message.event)
         if route is None:

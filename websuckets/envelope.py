@@ -16,11 +16,14 @@ from websuckets.refused_json import value_of
 __all__ = [
     "Cancel",
     "ClientEvent",
+    "Control",
     "Message",
     "PayloadValidator",
+    "Ping",
     "decode",
     "encode_error",
     "encode_event",
+    "encode_pong",
     "encode_result",
 ]
 
@@ -60,11 +63,24 @@ class Message:
     id: CommandId = None
 
 
+class Control:
+    """A message to the connection itself, which no handler answers."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(Control):
     """What the client sends to end the running stream that answers the command ``id``."""
 
     id: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Control):
+    """What the client sends to see whether the connection works, and gets back in a pong."""
+
+    number: str | float
 
 
 class ClientEvent(str):
@@ -109,10 +125,10 @@ class ClientEvent(str):
         return f"ClientEvent({self.event!r})"
 
 
-def decode(frame: str | bytes) -> tuple[Message | Cancel, bool]:
+def decode(frame: str | bytes) -> tuple[Message | Control, bool]:
     """What the frame says, and whether it carries a payload (``null`` is none).
 
-    Raises `InvalidMessage` for everything that is neither a command nor a `Cancel`.
+    Raises `InvalidMessage` for everything that is neither a command nor a `Control`.
     """
     try:
         content = from_json(frame, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
@@ -132,8 +148,11 @@ def decode(frame: str | bytes) -> tuple[Message | Cancel, bool]:
         and _all_finite(payload)
     ):
         return Message(event, token, id), payload is not None
-    if event is None and "event" not in content and content.get("cancel") is not None:
-        return _cancel(content), False
+    if event is None and "event" not in content:
+        if content.get("cancel") is not None:
+            return _cancel(content), False
+        if content.get("ping") is not None:
+            return _ping(content), False
     raise _invalid(content)
 
 
@@ -161,6 +180,15 @@ def _cancel(content: dict[str, Any]) -> Cancel:
     if not _is_command_id(cancelled):
         raise InvalidMessage([_no_command_id("cancel")], id if _is_command_id(id) else None)
     return Cancel(cancelled)
+
+
+def _ping(content: dict[str, Any]) -> Ping:
+    number, id = content["ping"], content.get("id")
+    if _is_command_id(number) or (type(number) is float and isfinite(number)):
+        return Ping(number)
+    text = f"Input should be a number, or a string of at most {MAX_ID_LENGTH} characters"
+    problem = _problem("ping_type", text, "ping")
+    raise InvalidMessage([problem], id if _is_command_id(id) else None)
 
 
 def _no_command_id(field: str) -> dict[str, Any]:
@@ -200,6 +228,11 @@ def encode_error(error: str, details: Any, id: CommandId) -> str:
     if id is not None:
         content["id"] = id
     return _to_text(content)
+
+
+def encode_pong(ping: Ping) -> str:
+    """Return the frame that answers a ping."""
+    return _to_text({"pong": ping.number})
 
 
 class PayloadValidator:

@@ -86,7 +86,8 @@ class Limits:
 
     unknown_tokens: int | None = 30
     """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
-    not know; past it each more is the error ``rate limited``, and is not looked for."""
+    not know; past it each more is the error ``rate limited``, and those of that address are looked
+    for one after the other. Known ones pass at any time."""
 
     auth_timeout: float | None = None
     """How long a client may be connected without being verified; past it the connection is closed
@@ -123,16 +124,22 @@ class Limits:
                 raise ValueError(
                     f"Limits({name}={value!r}): it is a number, at least {least}, or None"
                 )
-        if not all(_is_limit(size, 0) for size in self._sizes):
+            if name in _COUNTS and not _is_whole(value):
+                raise ValueError(f"Limits({name}={value!r}): it is a whole number, or None")
+        if not all(_is_limit(size, 0) and _is_whole(size) for size in self._sizes):
             raise ValueError(
-                f"Limits(max_size={self.max_size!r}): it is a number, at least 0, or None, or two "
+                f"Limits(max_size={self.max_size!r}): it is a whole number, or None, or two "
                 "of these: (message, fragment)"
             )
         outbox: Any = self.outbox
         if outbox is not None and not (
-            isinstance(outbox, tuple) and len(outbox) == 2 and all(map(_is_number, outbox))
+            isinstance(outbox, tuple)
+            and len(outbox) == 2
+            and all(_is_number(most) and most >= 1 for most in outbox)
         ):
-            raise ValueError(f"Limits(outbox={outbox!r}): it is (frames, bytes), or None")
+            raise ValueError(
+                f"Limits(outbox={outbox!r}): it is (frames, bytes), each at least 1, or None"
+            )
         if not isinstance(self.overflow, Overflow):
             raise ValueError(f"Limits(overflow={self.overflow!r}): write one of Overflow")
         if self.compression not in (None, "deflate"):
@@ -172,6 +179,24 @@ _LEAST: Final = {
 
 def _is_limit(value: Any, least: float) -> bool:
     return value is None or (_is_number(value) and value >= least)
+
+
+_COUNTS: Final = {
+    "concurrency",
+    "streams",
+    "unknown_tokens",
+    "channel_name",
+    "subscriptions",
+    "auth_failures",
+    "unknown_streak",
+    "max_connections",
+    "max_connections_per_ip",
+}
+"""Limits of which there are no halves."""
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, float) or value.is_integer()
 
 
 def _is_number(value: object) -> bool:

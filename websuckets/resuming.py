@@ -12,7 +12,7 @@ from dishka import Provider, Scope
 
 from websuckets.closing import REVOKED, UNSURE, Farewell
 from websuckets.entrance import client_of
-from websuckets.exc import ClientError, NotAuthorized, Unavailable
+from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits, seconds
 from websuckets.security import resumed_user
@@ -149,13 +149,14 @@ class Resuming:
         key = key_of(token)
         record, before = None, -1
         guesses = self._guesses_of(client_of(user.socket.remote_address))
-        async with guesses.one():
+        async with guesses.turn():
             while before != self._session._revocations.count:  # one may have come since it was read
                 before = self._session._revocations.count
                 record = await self._store.load(key)
-            if record is None:
-                guesses.was_unknown()
-        if record is None or any(removal.is_of(record, key) for removal in self._removals):
+        if record is None:
+            guesses.was_unknown()
+            return
+        if any(removal.is_of(record, key) for removal in self._removals):
             return
         if user.id is None:  # another message of this client may have been as fast
             for name, value in record.data.items():
@@ -235,32 +236,34 @@ class _Removal:
 
 
 class _Guesses:
-    """Tokens that one client tries within a minute, of which so many may be unknown."""
+    """Tokens that one client tries within a minute.
+
+    A known one always passes: others at that address must not lock it out. So past the limit
+    tokens are still looked for, but one at a time, and those that are unknown get another error.
+    """
 
     def __init__(self, most: int | None, minute_ends: float) -> None:
         self._left = math.inf if most is None else most
         self._minute_ends = minute_ends
         self._looking = 0
-        self._one_less = anyio.Event()
+        self._lock = anyio.Lock()
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
-        """While one is looked for; waits while those that are might all be unknown.
-
-        Raises a `ClientError` where too many were.
-        """
-        while self._looking >= self._left:
-            if self._left <= 0:
-                after = self._minute_ends - anyio.current_time()
-                raise ClientError("rate limited", {"retry_after": max(1, math.ceil(after))})
-            await self._one_less.wait()
+    async def turn(self) -> AsyncIterator[None]:
+        """Look for a token: alone, if those that are looked for might all be unknown."""
+        if self._looking >= self._left:
+            async with self._lock:
+                yield
+            return
         self._looking += 1
         try:
             yield
         finally:
             self._looking -= 1
-            self._one_less.set()
-            self._one_less = anyio.Event()
 
     def was_unknown(self) -> None:
+        """Count a token that nobody has. Raises `NotAuthorized` past the limit."""
         self._left -= 1
+        if self._left < 0:
+            after = self._minute_ends - anyio.current_time()
+            raise NotAuthorized("rate limited", {"retry_after": max(1, math.ceil(after))})
