@@ -7,19 +7,11 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 
 from typing_extensions import TypeForm
 
-from websuckets.di.plan import (
-    REQUIRED,
-    Declaration,
-    Plan,
-    alternatives,
-    bare_type,
-    name_of,
-    plain,
-    positional,
-    read_plan,
-    where,
-)
+from websuckets.di.functions import where
+from websuckets.di.hints import alternatives, bare_type, name_of, plain
+from websuckets.di.plan import Declaration, Plan, positional, read_plan
 from websuckets.di.providers import Injection, injection_of
+from websuckets.envelope import ResultEncoder
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -56,6 +48,7 @@ class Command:
     plan: Plan
     injection: Injection
     call: Call
+    encode: ResultEncoder
     timeout: float | None
     """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
     cancel_on_disconnect: bool
@@ -78,9 +71,9 @@ def _caller(plan: Plan) -> Call:
     ) -> Any:
         if frame is not None:
             return function(socket, validate(frame), *dependencies)
-        if default is REQUIRED:
+        if default is None:
             raise ClientError("payload required")
-        return function(socket, default, *dependencies)
+        return function(socket, default.make(), *dependencies)
 
     return call_with_payload
 
@@ -167,16 +160,20 @@ class _Declaration(Declaration):
     cancel_on_disconnect: bool
     command: Command | None = None
 
-    def read(self) -> Command:
-        """The command; raises `NameError` while an annotation names what is not defined."""
+    def read(self, *, complete: bool = False) -> Command:
+        """The command; raises `NameError` while an annotation names what is not defined.
+
+        ``complete`` is that of `read_plan`.
+        """
         if self.command is None:
-            plan = read_plan(self.function, self.names)
+            plan = read_plan(self.function, self.names, complete=complete)
             injection = injection_of(plan, self._guards_of(plan))
             self.command = Command(
                 self.name,
                 plan,
                 injection,
                 _caller(plan),
+                ResultEncoder(self.name, plan.result),
                 self.timeout,
                 self.cancel_on_disconnect,
                 is_stream=plan.is_stream,
@@ -247,7 +244,7 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
                 errors.append(DuplicateCommand(f"{group!r} is included twice"))
                 break
             try:
-                table[declaration.name] = declaration.read()
+                table[declaration.name] = declaration.read(complete=complete)
             except NameError as error:
                 if complete:
                     errors.append(declaration.undefined_names(error))

@@ -260,11 +260,8 @@ async def _run(
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
     result = await command.call(socket, call.frame, dependencies)
-    message = call.message
-    if result is None and message.id is None:
-        return None
     try:
-        return encode_result(message.event, result, message.id)
+        return command.encode.reply(result, call.message.id)
     except Exception as error:
         error.add_note(f"while encoding what {command.plan.where} returned")
         raise
@@ -298,9 +295,8 @@ class _Stream:
         return None if message.id is None else encode_event(message.event, None, message.id)
 
     async def _send(self, item: Any) -> None:
-        message = self.call.message
         try:
-            frame = encode_result(message.event, item, message.id, more=True)
+            frame = self.command.encode.item(item, self.call.message.id)
         except Exception as error:
             error.add_note(f"while encoding what {self.command.plan.where} yielded")
             raise

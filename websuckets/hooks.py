@@ -6,7 +6,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from dishka import AsyncContainer
 
-from websuckets.di.plan import Declaration, Plan, name_of, positional, read_hook
+from websuckets.di.hints import name_of
+from websuckets.di.plan import Declaration, Plan, positional, read_hook
 from websuckets.di.providers import Injection, WebSucketsProvider, injection_of
 from websuckets.di.work import Work
 from websuckets.exc import ConfigurationError, report

@@ -22,8 +22,9 @@ from dishka.registry import Registry
 from pydantic import BaseModel
 
 from websuckets.backend import on_trio
+from websuckets.di.hints import bare_type, component_of, name_of
 from websuckets.di.lock import lock_factory
-from websuckets.di.plan import REQUIRED, Dependency, Plan, bare_type, component_of, name_of
+from websuckets.di.plan import Dependency, Plan
 from websuckets.di.providers import Injection, accepted, values_provider
 from websuckets.exc import (
     ConfigurationError,
@@ -251,9 +252,20 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
 
 
 def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
-    """Log which parameters are never filled: one may have been meant for the payload."""
+    """Log which parameters are never filled, and which return annotation is not used.
+
+    One of the parameters may have been meant for the payload.
+    """
+    plan = injection.plan
+    if plan.undefined_result is not None:
+        logger.info(
+            "%s: its return annotation is not used: %s when the program runs; what it returns is "
+            "sent as it is",
+            plan.where,
+            plan.undefined_result,
+        )
     for dependency in injection.plan.dependencies:
-        if dependency.default is not REQUIRED and not any(
+        if dependency.default is not None and not any(
             scopes_of(container, Annotated[wanted, FromComponent(dependency.component)])
             for wanted in accepted(dependency)
         ):

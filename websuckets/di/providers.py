@@ -28,7 +28,9 @@ from dishka import (
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
-from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, plain, where
+from websuckets.di.functions import evaluated, where
+from websuckets.di.hints import alternatives, plain
+from websuckets.di.plan import REQUIRED, Dependency, Plan
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
 from websuckets.security import CurrentUser
@@ -250,7 +252,7 @@ def injection_of(
             places.append(guards.index(dependency.hint))
             continue
         places.append(len(hints))
-        if dependency.default is REQUIRED:
+        if dependency.default is None:
             hints.append(dependency.hint)
         else:
             either = _new_type(f"{dependency.name} or its default", "parameter")
@@ -298,7 +300,8 @@ def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
         found = Has(wanted) if missing is None else missing & Has(wanted)
         provider.alias(wanted, provides=either, when=found)
         missing = ~Has(wanted) if missing is None else missing & ~Has(wanted)
-    provider.provide(_constant(dependency.default), provides=either, when=missing)
+    assert dependency.default is not None
+    provider.provide(dependency.default.make, provides=either, when=missing)
     return provider
 
 
