@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from math import isfinite
 from typing import Any, Final, NoReturn, Self
 
@@ -163,13 +162,13 @@ def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False)
 
     ``more`` says that it is not the last answer.
     """
-    return f"{_opening(event)}{_to_text(payload)}{_closing(id, more)}"
+    return f"{_opening(event)}{_to_text(payload)}{_closing(id, more=more)}"
 
 
 def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
     """A frame with what a handler gave: the event that it made itself, or one named ``event``."""
     if isinstance(result, ClientEvent):
-        return f"{result[:-1]}{_closing(id, more)}"
+        return f"{result[:-1]}{_closing(id, more=more)}"
     return encode_event(event, result, id, more=more)
 
 
@@ -178,9 +177,9 @@ def _opening(event: str) -> str:
     return f'{{"event":{_to_text(event)},"payload":'
 
 
-def _closing(id: CommandId, more: bool) -> str:
+def _closing(id: CommandId, *, more: bool) -> str:
     """The rest of a frame behind its payload."""
-    rest = "" if id is None else f',"id":{id if type(id) is int else _to_text(id)}'
+    rest = "" if id is None else f',"id":{_to_text(id)}'
     return f'{rest},"more":true}}' if more else f"{rest}}}"
 
 
@@ -250,7 +249,11 @@ class ResultType:
         return cls(write_fitting, takes_events)
 
 
-ANYTHING: Final = ResultType(partial(to_json, inf_nan_mode="null"))
+def _write_anything(value: Any) -> bytes:
+    return to_json(value, inf_nan_mode="null")
+
+
+ANYTHING: Final = ResultType(_write_anything)
 """Anything fits, and each object is written as it says itself."""
 
 
@@ -277,18 +280,26 @@ class ResultEncoder:
         """
         if result is None and id is None and self._none_fits:
             return None
-        return f"{self._up_to_closing(result)}{_closing(id, False)}"
+        if isinstance(result, ClientEvent):
+            return self._event(result, id, more=False)
+        # Every reply comes by here: so no functions are called for what can be done in place.
+        payload = self._write(result).decode()
+        if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
+            payload = _without_constants(payload)
+        if type(id) is int:
+            return f'{self._opening}{payload},"id":{id}}}'
+        return f"{self._opening}{payload}{_closing(id, more=False)}"
 
     def item(self, item: Any, id: CommandId) -> str:
         """The frame with an item of a stream. Raises what `reply` does."""
-        return f"{self._up_to_closing(item)}{_closing(id, True)}"
+        if isinstance(item, ClientEvent):
+            return self._event(item, id, more=True)
+        return f"{self._opening}{_text_of(self._write(item))}{_closing(id, more=True)}"
 
-    def _up_to_closing(self, result: Any) -> str:
-        if isinstance(result, ClientEvent):
-            if not self._takes_events:
-                raise TypeError("a ClientEvent does not fit its return annotation")
-            return result[:-1]
-        return f"{self._opening}{_text_of(self._write(result))}"
+    def _event(self, event: ClientEvent, id: CommandId, *, more: bool) -> str:
+        if not self._takes_events:
+            raise TypeError("a ClientEvent does not fit its return annotation")
+        return encode_result(event.event, event, id, more=more)
 
 
 def _refuse(value: Any) -> NoReturn:
@@ -361,17 +372,24 @@ def _to_text(value: Any) -> str:
 
 
 def _text_of(data: bytes) -> str:
-    """The text of what pydantic wrote, with null where a model's config made it no JSON.
+    """The text of what pydantic wrote, which is JSON whatever a model's config says."""
+    text = data.decode()
+    return _without_constants(text) if "N" in text or "I" in text else text
+
+
+def _without_constants(text: str) -> str:
+    """What pydantic wrote, with null for ``NaN`` and ``Infinity``, unless they stand in a string.
 
     ``ser_json_inf_nan="constants"`` of a model is stronger than what its writer is told.
     """
-    if b"NaN" in data or b"Infinity" in data:
-        try:
-            from_json(data, allow_inf_nan=False, cache_strings=CACHED_STRINGS)  # in a string, then
-        except ValueError:
-            content = from_json(data, cache_strings=CACHED_STRINGS)
-            data = to_json(content, inf_nan_mode="null")
-    return data.decode()
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    try:
+        from_json(text, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
+        return text
+    except ValueError:
+        content = from_json(text, cache_strings=CACHED_STRINGS)
+        return to_json(content, inf_nan_mode="null").decode()
 
 
 def _problem(type: str, text: str, *location: int | str) -> dict[str, Any]:
