@@ -13,8 +13,8 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from types import NoneType
-from typing import Annotated, Any, Final, Self, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Self, TypeVar, Union, get_args, get_origin
 
 from dishka import (
     AsyncContainer,
@@ -25,10 +25,14 @@ from dishka import (
     Scope,
     provide,
 )
+from dishka.exceptions import NoFactoryError
+from dishka.provider import BaseProvider
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
+from websuckets.di.defaults import Default
 from websuckets.di.functions import evaluated, where
+from websuckets.di.graph import ASKS_FOR, ContextTypes
 from websuckets.di.hints import alternatives, plain
 from websuckets.di.plan import REQUIRED, Dependency, Plan
 from websuckets.envelope import Message
@@ -38,7 +42,16 @@ from websuckets.session import User
 from websuckets.socket import Socket
 from websuckets.tasks import ConnectionTasks, TaskSource
 
-__all__ = ["Injection", "WebSucketsProvider", "injection_of", "provide_context", "values_provider"]
+__all__ = [
+    "Injection",
+    "WebSucketsProvider",
+    "context_types",
+    "injection_of",
+    "provide_context",
+    "values_provider",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _YIELDS_ITS_FIRST_ARGUMENT: Final = (
     AbstractAsyncContextManager,
@@ -160,6 +173,16 @@ def _dressed(
     return function
 
 
+def _asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
+    """Say what a factory asks the container for, so that it is proved; see `ASKS_FOR`."""
+
+    def say(function: Function) -> Function:
+        setattr(function, ASKS_FOR, hints)
+        return function
+
+    return say
+
+
 class WebSucketsProvider(Provider):
     """What every scope of websuckets holds: the connection, its client, and the message.
 
@@ -185,11 +208,23 @@ class WebSucketsProvider(Provider):
         return ConnectionTasks(await source.open())
 
     @provide(scope=Scope.REQUEST)
+    @_asking_for({CurrentUser: True})
     async def current_user_if_any(self, container: AsyncContainer) -> CurrentUser | None:
         try:
             return await container.get(CurrentUser)
         except NotAuthorized:
             return None
+
+
+def context_types(providers: Iterable[BaseProvider]) -> ContextTypes:
+    """Return the types of what the framework passes to the scopes that it opens."""
+    types: dict[BaseScope, set[Any]] = {}
+    for provider in providers:
+        if isinstance(provider, WebSucketsProvider):
+            for variable in provider.context_vars:
+                assert variable.scope is not None
+                types.setdefault(variable.scope, set()).add(variable.provides.type_hint)
+    return types
 
 
 def _connection_types() -> tuple[type, ...]:
@@ -294,15 +329,41 @@ def _new_type(name: str, module: str) -> Any:
 
 def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
     """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
+    assert dependency.default is not None
     provider = Provider(scope=Scope.REQUEST, component=dependency.component)
+    if any(_is_generic(wanted) for wanted in accepted(dependency)):
+        provider.provide(_asking_for_first(dependency, dependency.default), provides=either)
+        return provider
     missing: Any = None
     for wanted in accepted(dependency):
         found = Has(wanted) if missing is None else missing & Has(wanted)
         provider.alias(wanted, provides=either, when=found)
         missing = ~Has(wanted) if missing is None else missing & ~Has(wanted)
-    assert dependency.default is not None
     provider.provide(dependency.default.make, provides=either, when=missing)
     return provider
+
+
+def _is_generic(hint: Any) -> bool:
+    """Return whether a generic provider may provide it, which dishka's ``Has`` does not see."""
+    return get_origin(hint) not in (None, Union, UnionType)
+
+
+def _asking_for_first(dependency: Dependency, default: Default) -> Callable[..., Any]:
+    """Return a factory that gives the first of the accepted types that is provided."""
+    component = dependency.component
+    hints = [Annotated[hint, FromComponent(component)] for hint in accepted(dependency)]
+
+    @_asking_for(dict.fromkeys(hints, False))
+    async def first(container: AsyncContainer) -> Any:
+        for hint in accepted(dependency):
+            try:
+                return await container.get(hint, component)
+            except NoFactoryError as error:
+                if error.requested.type_hint != hint:  # something below it
+                    raise
+        return default.make()
+
+    return first
 
 
 def accepted(dependency: Dependency) -> list[Any]:
