@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "websuckets"
 
 FLOORS = [
-    {"backend", "clock", "closing", "exc", "incidents", "limits", "socket"},
+    {"backend", "clock", "closing", "exc", "incidents", "limits", "socket", "strings"},
     {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
     {"channels", "hub", "resuming", "security"},
     {
@@ -66,6 +66,7 @@ NEIGHBOURS = {
     "di.graph": {"di.hints"},
     "di.plan": {"di.defaults", "di.functions", "di.hints"},
     "di.providers": {"di.defaults", "di.functions", "di.graph", "di.hints", "di.plan"},
+    "exc": {"strings"},
     "socket": {"exc"},
     "calls": {"dispatcher"},
     "connection": {"calls", "dispatcher"},

@@ -21,6 +21,7 @@ from websuckets.exc import (
 )
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
+from websuckets.strings import plain_string
 
 __all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
 
@@ -90,7 +91,7 @@ class CommandGroup:
     def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
         if not isinstance(prefix, str):
             raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
-        self.prefix = prefix
+        self.prefix: str = plain_string(prefix)
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
 
@@ -127,10 +128,12 @@ class CommandGroup:
                 f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
             )
 
+        own = plain_string(name)
+
         def register(handler: Handler) -> Handler:
             declaration = _Declaration(
                 function=handler,
-                name=f"{self.prefix} {name}" if self.prefix else name,
+                name=f"{self.prefix} {own}" if self.prefix else own,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
                 timeout=timeout,

@@ -11,6 +11,7 @@ from websockets.datastructures import Headers
 
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.socket import HttpAnswer
+from websuckets.strings import plain_string
 
 __all__ = ["Entrance", "client_of", "path_of"]
 
@@ -61,9 +62,9 @@ class Entrance:
         return cls(
             None if origins is None else frozenset(map(_origin, origins)),
             tuple(map(_proxy, trusted_proxies)),
-            tuple(subprotocols),
-            path,
-            health,
+            tuple(map(plain_string, subprotocols)),
+            None if path is None else plain_string(path),
+            None if health is None else plain_string(health),
         )
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
@@ -157,7 +158,7 @@ def _proxy(proxy: Any) -> Network | str:
     if proxy == UNIX:
         return UNIX
     try:
-        return ip_network(proxy)
+        return ip_network(plain_string(proxy) if isinstance(proxy, str) else proxy)
     except ValueError as error:
         raise ConfigurationError(
             f'trusted_proxies=[{proxy!r}]: {error}; write addresses, networks, or "{UNIX}"'

@@ -11,6 +11,7 @@ from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator, from_json, 
 from typing_extensions import TypedDict
 
 from websuckets.exc import ClientError, InvalidMessage
+from websuckets.strings import plain_string
 
 __all__ = [
     "Cancel",
@@ -75,6 +76,7 @@ class ClientEvent(str):
     def __new__(cls, event: str, payload: Any = None) -> "ClientEvent":
         if not isinstance(event, str):
             raise TypeError(f"the event is a str, not {type(event).__name__}")
+        event = plain_string(event)
         return cls._of_text(encode_event(event, payload, None), event, payload)
 
     @classmethod

@@ -12,6 +12,7 @@ import anyio
 from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession
 from websuckets.socket import Socket
+from websuckets.strings import plain_string
 
 __all__ = ["Session", "User"]
 
@@ -53,7 +54,8 @@ class User:
         for a ``str`` that is no text (half of a surrogate pair)."""
         if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
             raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
-        if isinstance(id, str) and not id.isascii():
+        if isinstance(id, str):
+            id = plain_string(id)
             id.encode()
         if id == self._id:
             return

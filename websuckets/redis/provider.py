@@ -13,6 +13,7 @@ from websuckets.redis.line import Line
 from websuckets.redis.store import RedisSessionStore
 from websuckets.security import resumed_user
 from websuckets.store import LIFETIME, SessionStore
+from websuckets.strings import plain_string
 
 __all__ = ["RedisProvider"]
 
@@ -62,6 +63,7 @@ class RedisProvider(Provider):
         if not heartbeat >= 0.001:
             raise ConfigurationError(f"RedisProvider(heartbeat={heartbeat!r}): it is in seconds")
         _keep_quiet()
+        url, prefix = plain_string(url), plain_string(prefix)
         self.provide(lambda: RedisBroker(Line(url, heartbeat), prefix), provides=RedisBroker)
         self.alias(RedisBroker, provides=Broker)
         if resume:
