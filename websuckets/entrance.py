@@ -62,7 +62,7 @@ class Entrance:
         return cls(
             None if origins is None else frozenset(map(_origin, origins)),
             tuple(map(_proxy, trusted_proxies)),
-            tuple(map(plain_string, subprotocols)),
+            tuple(map(_subprotocol, subprotocols)),
             None if path is None else plain_string(path),
             None if health is None else plain_string(health),
         )
@@ -138,6 +138,12 @@ def _origin(origin: Any) -> str | None:
             "; None stands for clients that are no browsers"
         )
     return origin.lower()
+
+
+def _subprotocol(name: Any) -> str:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"subprotocols=[{name!r}]: a subprotocol is a string")
+    return plain_string(name)
 
 
 def _host_of(peer: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, TypeAlias, get_type_hints
 
 from websuckets.di.hints import name_of, substituted, variables_of
 
-__all__ = ["Kind", "checked", "evaluated", "is_async", "kind_of", "target_of", "where"]
+__all__ = ["Kind", "called", "checked", "evaluated", "kind_of", "own_kind", "target_of", "where"]
 
 Kind: TypeAlias = Literal["async", "stream"]
 """What calling a function gives: something to be awaited, or an async generator."""
@@ -36,11 +36,6 @@ def where(function: Callable[..., Any]) -> str:
     return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
 
 
-def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether calling it certainly gives something to be awaited."""
-    return _own_kind(function) == "async"
-
-
 def kind_of(function: Callable[..., Any]) -> Kind | None:
     """Return what calling it gives, as far as that can be seen; ``None`` for anything else.
 
@@ -48,12 +43,12 @@ def kind_of(function: Callable[..., Any]) -> Kind | None:
     does. Of a compiled function that does not say it, it is taken to be async.
     """
     for layer in _layers(function):
-        kind = _own_kind(layer)
+        kind = own_kind(layer)
         if kind is not None:
             return kind
     target = target_of(function)
     is_compiled = inspect.isroutine(target) and not isinstance(target, FunctionType)
-    return "async" if is_compiled else None
+    return "async" if is_compiled and target.__module__ not in (None, "builtins") else None
 
 
 def checked(function: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
@@ -61,7 +56,7 @@ def checked(function: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
 
     That of a plain function that wraps another one is only known once it is called.
     """
-    if _own_kind(function) == kind:
+    if own_kind(function) == kind:
         return function
 
     def wrong(result: Any) -> TypeError:
@@ -126,16 +121,21 @@ def _layers(function: Any) -> Iterator[Any]:
             return
 
 
-def _own_kind(function: Any) -> Kind | None:
+def own_kind(function: Any) -> Kind | None:
     """Return what calling it gives, without asking what it wraps."""
-    if not (inspect.isroutine(function) or isinstance(function, type | partial)):
-        function = type(function).__call__
+    function = called(function)
     if inspect.iscoroutinefunction(function):
         return "async"
     if inspect.isasyncgenfunction(function):
         return "stream"
     flags = getattr(getattr(function, "__code__", None), "co_flags", 0)  # of compiled functions
     return next((kind for flag, kind in _FLAGS.items() if flags & flag), None)
+
+
+def called(function: Any) -> Any:
+    """Return what is called when an object is: its ``__call__``, or the function that it is."""
+    is_function = inspect.isroutine(function) or isinstance(function, type | partial)
+    return function if is_function else type(function).__call__
 
 
 def _globals_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets.di.defaults import Default
-from websuckets.di.functions import evaluated, where
+from websuckets.di.functions import called, evaluated, own_kind, where
 from websuckets.di.graph import ASKS_FOR, ContextTypes
 from websuckets.di.hints import alternatives, plain
 from websuckets.di.plan import REQUIRED, Dependency, Plan
@@ -67,7 +67,7 @@ def provide_context(
     factory: Callable[..., AbstractAsyncContextManager[Any] | AbstractContextManager[Any]],
     *,
     provides: Any = None,
-    scope: BaseScope = Scope.REQUEST,
+    scope: BaseScope | None = None,
     component: str | None = None,
 ) -> Provider:
     """A provider from whatever returns a context manager, sync or async.
@@ -82,6 +82,9 @@ def provide_context(
     ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
     ``@asynccontextmanager``.
 
+    In the body of a `Provider` class it is written as an attribute, like dishka's ``provide``, and
+    belongs to the scope of the class then if it has none of its own. Else its scope is REQUEST.
+
     Raises `ConfigurationError` where neither says it, and for what makes no context manager.
     """
     if not callable(factory):
@@ -89,12 +92,12 @@ def provide_context(
             f"provide_context({factory!r}): it is no function; pass what makes the context, "
             "without calling it"
         )
-    if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
+    if own_kind(factory) == "stream" or inspect.isgeneratorfunction(called(factory)):
         raise ConfigurationError(
             f"provide_context({where(factory)}): a generator is no context manager; put "
             "@asynccontextmanager or @contextmanager on it"
         )
-    if inspect.iscoroutinefunction(factory):
+    if own_kind(factory) == "async":
         raise ConfigurationError(
             f"provide_context({where(factory)}): an async function gives no context manager; make "
             "it a plain one that returns it, or an async generator under @asynccontextmanager"
@@ -123,14 +126,49 @@ def provide_context(
         if isinstance(manager, AbstractAsyncContextManager):
             error = yield await manager.__aenter__()
             await manager.__aexit__(*_exit_arguments(error))
+        elif not isinstance(manager, AbstractContextManager):
+            raise TypeError(
+                f"{where(factory)}: it gave an object of type {type(manager).__qualname__}, which "
+                "is not a context manager"
+            )
         else:
             error = yield manager.__enter__()
             manager.__exit__(*_exit_arguments(error))
 
     hinted = [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters]
-    provider = Provider(scope=scope, component=component)
-    provider.provide(_dressed(entered, factory, hinted), provides=provides)
-    return provider
+    return _ContextProvider(_dressed(entered, factory, hinted), provides, scope, component)
+
+
+class _ContextProvider(Provider):
+    """What `provide_context` makes: a provider, and an attribute of other ones."""
+
+    def __init__(
+        self,
+        source: Callable[..., Any],
+        provides: Any,
+        scope: BaseScope | None,
+        component: str | None,
+    ) -> None:
+        super().__init__(scope or Scope.REQUEST, component)
+        self._source = source
+        self._provides = provides
+        self._own_scope = scope
+        self._own_component = component
+        self._number = self.provide(source, provides=provides).number
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """What dishka looks for among the attributes of a provider, with its defaults."""
+        if not isinstance(instance, Provider):
+            return self
+        if self._own_component not in (None, instance.component):
+            raise ConfigurationError(
+                f"{owner.__qualname__}: provide_context(component={self._own_component!r}) stands "
+                "in a class of another component; drop it, or give it to providers=[...] alone"
+            )
+        scope = self._own_scope or instance.scope or Scope.REQUEST
+        composite = Provider(scope).provide(self._source, provides=self._provides)
+        composite.number = self._number  # providers win over those before them
+        return composite.__get__(instance, owner)
 
 
 def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
