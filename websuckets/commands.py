@@ -7,8 +7,6 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 
 from typing_extensions import TypeForm
 
-from websuckets.di.functions import where
-from websuckets.di.hints import alternatives, bare_type, name_of, plain
 from websuckets.di.plan import Declaration, Plan, positional, read_plan
 from websuckets.di.providers import Injection, injection_of
 from websuckets.envelope import ResultEncoder
@@ -19,6 +17,8 @@ from websuckets.exc import (
     InvalidGuard,
     report,
 )
+from websuckets.functions import where
+from websuckets.hints import alternatives, bare_type, name_of, plain
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 from websuckets.strings import plain_string

@@ -6,11 +6,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from dishka import AsyncContainer
 
-from websuckets.di.hints import name_of
 from websuckets.di.plan import Declaration, Plan, positional, read_hook
 from websuckets.di.providers import Injection, WebSucketsProvider, injection_of
 from websuckets.di.work import Work
 from websuckets.exc import ConfigurationError, report
+from websuckets.hints import name_of
 
 __all__ = ["Hook", "HookDeclarations", "Hooks"]
 

@@ -18,7 +18,6 @@ from pydantic import BaseModel
 
 from websuckets.backend import on_trio
 from websuckets.di.graph import ContextTypes, needed_by, scopes_of, unprovable
-from websuckets.di.hints import bare_type, component_of, name_of
 from websuckets.di.lock import lock_factory
 from websuckets.di.plan import Dependency, Plan
 from websuckets.di.providers import Injection, accepted, context_types, values_provider
@@ -29,6 +28,7 @@ from websuckets.exc import (
     MissingProvider,
     report,
 )
+from websuckets.hints import bare_type, component_of, name_of
 
 __all__ = [
     "Override",

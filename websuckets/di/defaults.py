@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from websuckets.di.hints import FromComponentMarker
+from websuckets.hints import FromComponentMarker
 
 __all__ = ["Default", "field_of", "misfit_of", "remedy_for_marker"]
 

@@ -24,7 +24,7 @@ from dishka.entities.marker import (
 )
 from dishka.registry import Registry
 
-from websuckets.di.hints import bare_type, component_of, open_variables
+from websuckets.hints import bare_type, component_of, open_variables
 
 __all__ = ["ASKS_FOR", "ContextTypes", "needed_by", "scopes_of", "unprovable"]
 

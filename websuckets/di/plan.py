@@ -17,15 +17,17 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from types import FrameType, NoneType
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, ForwardRef, TypeVar, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from websuckets.di.defaults import Default, field_of, misfit_of, remedy_for_marker
-from websuckets.di.functions import Kind, checked, evaluated, kind_of, target_of, where
-from websuckets.di.hints import (
+from websuckets.envelope import ANYTHING, EVENTS, ClientEvent, PayloadValidator, ResultType
+from websuckets.exc import ClientError, InvalidHandlerSignature
+from websuckets.functions import Kind, checked, evaluated, kind_of, target_of, where
+from websuckets.hints import (
     FromComponentMarker,
     alternatives,
     bare_type,
@@ -35,8 +37,6 @@ from websuckets.di.hints import (
     open_variables,
     plain,
 )
-from websuckets.envelope import ANYTHING, EVENTS, ClientEvent, PayloadValidator, ResultType
-from websuckets.exc import ClientError, InvalidHandlerSignature
 
 __all__ = [
     "Declaration",
@@ -439,8 +439,8 @@ def _result(
         return _result_type(hint)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise InvalidHandlerSignature(
-            f"{what}: pydantic cannot serialise it: {error.message}. Annotate what is sent, or "
-            "write `-> object` to send the JSON that the returned object itself has"
+            f"{what}: {error.message.splitlines()[0]} Annotate what is sent, or write `-> object` "
+            "to send the JSON that the returned object itself has"
         ) from None
 
 
@@ -508,7 +508,7 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
 
 def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
     """Return whether an alias accepts ``null`` of which only pydantic knows what it stands for."""
-    if not any(isinstance(type_, str) for type_ in types):
+    if not any(isinstance(type_, str | ForwardRef) for type_ in types):
         return False
     try:
         validate(b'{"payload": null}')

@@ -31,12 +31,12 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets.di.defaults import Default
-from websuckets.di.functions import called, evaluated, own_kind, where
 from websuckets.di.graph import ASKS_FOR, ContextTypes
-from websuckets.di.hints import alternatives, plain
 from websuckets.di.plan import REQUIRED, Dependency, Plan
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
+from websuckets.functions import called, dressed, evaluated, own_kind, where
+from websuckets.hints import alternatives, plain
 from websuckets.security import CurrentUser
 from websuckets.session import User
 from websuckets.socket import Socket
@@ -136,7 +136,7 @@ def provide_context(
             manager.__exit__(*_exit_arguments(error))
 
     hinted = [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters]
-    return _ContextProvider(_dressed(entered, factory, hinted), provides, scope, component)
+    return _ContextProvider(dressed(entered, factory, hinted), provides, scope, component)
 
 
 class _ContextProvider(Provider):
@@ -194,21 +194,6 @@ def _result(function: Callable[..., Any], signature: inspect.Signature) -> Any:
 
 def _exit_arguments(error: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if error is None else (type(error), error, error.__traceback__)
-
-
-def _dressed(
-    function: Callable[..., Any], named_as: Any, parameters: Iterable[inspect.Parameter]
-) -> Callable[..., Any]:
-    """``function`` with another's name and with parameters that dishka reads as dependencies."""
-    dressed: Any = function  # type checkers know no such attributes of a function
-    dressed.__signature__ = inspect.Signature(list(parameters))
-    dressed.__annotations__ = {
-        p.name: p.annotation for p in dressed.__signature__.parameters.values()
-    }
-    dressed.__module__ = getattr(named_as, "__module__", __name__)
-    # No identifier: dishka generates code with this name in it, next to names of its own.
-    dressed.__qualname__ = f"{getattr(named_as, '__qualname__', type(named_as).__name__)}()"
-    return function
 
 
 def _asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
@@ -336,7 +321,7 @@ def injection_of(
         inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
         for n, hint in enumerate(hints)
     )
-    resolve = _dressed(_picking(places), plan.function, parameters)
+    resolve = dressed(_picking(places), plan.function, parameters)
     providers[0].provide(resolve, provides=key)
     needs_scope = bool(guards or plan.dependencies)
     return Injection(

@@ -3,14 +3,24 @@
 import builtins
 import inspect
 import sys
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final, Literal, TypeAlias, get_type_hints
 
-from websuckets.di.hints import name_of, substituted, variables_of
+from websuckets.hints import name_of, substituted, variables_of
 
-__all__ = ["Kind", "called", "checked", "evaluated", "kind_of", "own_kind", "target_of", "where"]
+__all__ = [
+    "Kind",
+    "called",
+    "checked",
+    "dressed",
+    "evaluated",
+    "kind_of",
+    "own_kind",
+    "target_of",
+    "where",
+]
 
 Kind: TypeAlias = Literal["async", "stream"]
 """What calling a function gives: something to be awaited, or an async generator."""
@@ -31,7 +41,7 @@ def target_of(function: Callable[..., Any]) -> Any:
 def where(function: Callable[..., Any]) -> str:
     """Return the function's name, file and line, for errors."""
     target = target_of(function)
-    name = f"`{target.__module__}.{name_of(target)}`"
+    name = f"`{getattr(target, '__module__', None)}.{name_of(target)}`"
     code = getattr(target, "__code__", None)
     return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
 
@@ -48,7 +58,9 @@ def kind_of(function: Callable[..., Any]) -> Kind | None:
             return kind
     target = target_of(function)
     is_compiled = inspect.isroutine(target) and not isinstance(target, FunctionType)
-    return "async" if is_compiled and target.__module__ not in (None, "builtins") else None
+    if is_compiled and getattr(target, "__module__", None) not in (None, "builtins"):
+        return "async"
+    return None
 
 
 def checked(function: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
@@ -103,6 +115,21 @@ def evaluated(
     hints = get_type_hints(annotated, _globals_of(of), dict(names or {}), include_extras=True)
     variables = _variables_of(of)
     return {name: substituted(hint, variables) for name, hint in hints.items()}
+
+
+def dressed(
+    function: Callable[..., Any], named_as: Any, parameters: Iterable[inspect.Parameter]
+) -> Callable[..., Any]:
+    """Return ``function`` with another's name and with the parameters that dishka is to read."""
+    dressed: Any = function  # type checkers know no such attributes of a function
+    dressed.__signature__ = inspect.Signature(list(parameters))
+    dressed.__annotations__ = {
+        p.name: p.annotation for p in dressed.__signature__.parameters.values()
+    }
+    dressed.__module__ = getattr(named_as, "__module__", __name__)
+    # No identifier: dishka generates code with this name in it, next to names of its own.
+    dressed.__qualname__ = f"{getattr(named_as, '__qualname__', type(named_as).__name__)}()"
+    return function
 
 
 def _layers(function: Any) -> Iterator[Any]:

@@ -104,9 +104,13 @@ def variables_of(owner: Any, definer: type) -> dict[Any, Any]:
     """Return what the type variables of a generic base class stand for in a class.
 
     ``owner`` is the class, or a generic alias of it (``Crud[Item]``), and ``definer`` the base.
-    Variables of which nobody says it are left out.
+    Variables of which nothing says it are left out.
     """
-    return next(_ways_to(owner, definer), {})
+    arguments = next(_ways_to(owner, definer), {})
+    for variable in getattr(definer, "__parameters__", ()):
+        if variable not in arguments and getattr(variable, "has_default", bool)():  # PEP 696
+            arguments[variable] = variable.__default__
+    return arguments
 
 
 def _ways_to(owner: Any, definer: type) -> Iterator[dict[Any, Any]]:
@@ -116,7 +120,8 @@ def _ways_to(owner: Any, definer: type) -> Iterator[dict[Any, Any]]:
     if origin is definer:
         yield arguments
     for base in vars(origin).get("__orig_bases__", getattr(origin, "__bases__", ())):
-        yield from _ways_to(substituted(base, arguments), definer)
+        if issubclass(get_origin(base) or base, definer):
+            yield from _ways_to(substituted(base, arguments), definer)
 
 
 def _parameters_of(hint: Any) -> tuple[Any, ...]:
