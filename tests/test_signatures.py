@@ -462,7 +462,7 @@ def test_an_open_type_variable_is_refused() -> None:
 
 
 async def test_a_recursive_alias_is_for_pydantic_to_read() -> None:
-    """As a payload, in a union and in a container; absent is null where it takes null."""
+    """As a payload, in a union, and as a dependency; absent is null where it takes null."""
 
     async def alias(socket: Socket, value: Payload[Json]) -> Json:
         return value
@@ -473,11 +473,17 @@ async def test_a_recursive_alias_is_for_pydantic_to_read() -> None:
     async def tree(socket: Socket, value: Payload[Tree]) -> Tree:
         return value
 
+    async def injected(socket: Socket, *, value: Json) -> Json:
+        return value
+
     group = CommandGroup()
-    for handler in (alias, union, tree):
+    provider = Provider(scope=Scope.APP)
+    provider.provide(lambda: {"a": 1}, provides=Json)
+    for handler in (alias, union, tree, injected):
         group.command(handler.__name__)(handler)
     sample = {"a": [1, "b", {"c": None}]}
-    async with TestClient(app_with(group)) as client:
+    async with TestClient(app_with(group, providers=[provider])) as client:
+        assert (await client.call("injected")).payload == {"a": 1}
         assert (await client.call("alias", sample)).payload == sample
         assert (await client.call("alias")).payload is None
         assert (await client.call("union", {"a": {}})).payload == {"a": {}}

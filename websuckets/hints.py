@@ -13,6 +13,7 @@ __all__ = [
     "alternatives",
     "bare_type",
     "component_of",
+    "is_alias_of_string",
     "metadata_of",
     "name_of",
     "open_variables",
@@ -47,8 +48,14 @@ def name_of(thing: Any) -> str:
 
 
 def plain(hint: Any) -> Any:
-    """Return the hint without aliases around it (``type X = ...``), also inside ``Annotated``."""
+    """Return the hint without aliases around it (``type X = ...``), also inside ``Annotated``.
+
+    An alias whose value is a string, as that of a recursive one, stays: only pydantic knows which
+    names it sees.
+    """
     origin = get_origin(hint)
+    if is_alias_of_string(origin) or is_alias_of_string(hint):
+        return hint
     if isinstance(origin, _ALIASES):
         return plain(_value_of(origin, get_args(hint)))
     if isinstance(hint, _ALIASES):
@@ -57,6 +64,11 @@ def plain(hint: Any) -> Any:
         inner, *metadata = get_args(hint)
         return Annotated[(plain(inner), *metadata)]
     return hint
+
+
+def is_alias_of_string(hint: Any) -> bool:
+    """Return whether it is an alias (``TypeAliasType``) whose value is a string."""
+    return isinstance(hint, _ALIASES) and isinstance(hint.__value__, str)
 
 
 def _value_of(alias: Any, arguments: tuple[Any, ...]) -> Any:

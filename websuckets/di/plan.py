@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from types import FrameType, NoneType
-from typing import Annotated, Any, Final, ForwardRef, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel
@@ -32,6 +32,7 @@ from websuckets.hints import (
     alternatives,
     bare_type,
     component_of,
+    is_alias_of_string,
     metadata_of,
     name_of,
     open_variables,
@@ -508,7 +509,7 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
 
 def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
     """Return whether an alias accepts ``null`` of which only pydantic knows what it stands for."""
-    if not any(isinstance(type_, str | ForwardRef) for type_ in types):
+    if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
         return False
     try:
         validate(b'{"payload": null}')
