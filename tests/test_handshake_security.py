@@ -1,7 +1,8 @@
 """Users that are verified once, at their opening handshake."""
 
+import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from http.cookies import SimpleCookie
 from typing import Any
 
@@ -206,3 +207,71 @@ async def test_a_token_in_a_subprotocol(group: CommandGroup) -> None:
         async with dial(server, subprotocols=["chat", "token.t1"]) as client:
             assert client.connection.subprotocol == "chat"
             assert (await client.call("whoami"))["payload"] == "Ann"
+
+
+async def by_word(word: str, request: Request) -> Identity | None:
+    return Identity(word)
+
+
+class ByWord:
+    async def __call__(self, request: Request) -> Identity | None:
+        return Identity("ann")
+
+
+def plainly(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    return wrapper
+
+
+def without_hint(request: Request):
+    return by_word("ann", request)
+
+
+def at_once(request: Request) -> Identity:
+    return Identity("ann")
+
+
+async def yields(request: Request) -> AsyncIterator[Identity | None]:
+    yield Identity("ann")
+
+
+def yields_at_once(request: Request) -> Iterator[Identity | None]:
+    yield Identity("ann")
+
+
+@pytest.mark.parametrize(
+    "authenticate",
+    [
+        ByWord(),
+        functools.partial(by_word, "ann"),
+        plainly(functools.partial(by_word, "ann")),
+        plainly(ByWord()),
+        without_hint,
+        at_once,
+        yields,
+        yields_at_once,
+    ],
+)
+async def test_whatever_python_calls_an_async_function_authenticates(authenticate: Any) -> None:
+    """Instances, partials, plain wrappers, plain functions, and generators for who cleans up."""
+    group = CommandGroup()
+
+    @group.command("who")
+    async def who(socket: Socket, *, user: CurrentUser) -> Any:
+        return user.id
+
+    provider = HandshakeSecurityProvider(authenticate)
+    async with TestClient(app_with(group, providers=[provider], origins=ORIGINS)) as client:
+        assert (await client.call("who")).payload == "ann"
+
+
+def test_an_authentication_that_names_what_is_not_defined_is_refused() -> None:
+    """At once, with its place."""
+
+    async def authenticate(request: "Nowhere") -> None: ...  # noqa: F821  # on purpose
+
+    with pytest.raises(ConfigurationError, match=r"authenticate` \(.*'Nowhere' is not defined"):
+        HandshakeSecurityProvider(authenticate)

@@ -392,7 +392,6 @@ async def test_a_handshake_in_the_moment_of_stopping(journal: list[str]) -> None
     ("error", "code", "reason"),
     [
         (ClientError("no seat left", {"not": "told"}), 1008, "no seat left"),
-        (ClientError(5), 1008, "5"),
         (ClientError("ж" * 100), 1008, "ж" * 61),
         (RuntimeError("canary"), 1011, r"incident [0-9a-f]{16}"),
         (ExceptionGroup("", [ClientError("alone")]), 1008, "alone"),

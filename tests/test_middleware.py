@@ -1,5 +1,6 @@
 """What runs around every command, and the log of every command."""
 
+import functools
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -502,3 +503,49 @@ async def test_it_is_off_unless_asked_for(
     async with talk(app_with(group)) as client:
         await client.call("ping")
     assert not [r for r in caplog.records if r.name == "websuckets.access"]
+
+
+async def test_any_async_callable_is_middleware_and_a_wrong_one_is_named(
+    group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Plain wrappers and partials serve; which one returned nothing is told."""
+
+    async def marked(mark: str, socket: Socket, message: Message, call_next: CallNext) -> Outcome:
+        passed.append(mark)
+        return await call_next()
+
+    def plainly(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(*arguments: Any) -> Any:
+            return function(*arguments)
+
+        return wrapper
+
+    async def forgets(socket: Socket, message: Message, call_next: CallNext) -> None:
+        await call_next()
+
+    async def hands_on(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        return call_next()
+
+    @functools.wraps(forgets)
+    def gives_five(socket: Socket, message: Message, call_next: CallNext) -> Any:
+        return 5
+
+    passed: list[str] = []
+    one = functools.partial(marked, "partial")
+    two = plainly(functools.partial(marked, "wrapped"))
+    async with talk(app_with(group, middleware=[one, two])) as client:
+        assert (await client.call("ping"))["payload"] == "pong"
+    assert passed == ["partial", "wrapped"]
+    for wrong, says in {
+        forgets: "it returned None; return what call_next() gave",
+        hands_on: "it returned a coroutine; `return await call_next()`",
+        gives_five: "it gave an object of type int",
+    }.items():
+        caplog.clear()
+        async with talk(app_with(group, middleware=[one, wrong])) as client:
+            assert (await client.call("ping"))["error"] == "internal error"
+        (error,) = errors(caplog)
+        assert error.exc_info is not None
+        assert f"{wrong.__name__}` ({__file__}, line " in str(error.exc_info[1])
+        assert says in str(error.exc_info[1])

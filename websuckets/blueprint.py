@@ -8,8 +8,14 @@ from dishka import AsyncContainer, Provider, Scope
 from dishka.provider import BaseProvider
 
 from websuckets.commands import Command, CommandGroup, command_table
-from websuckets.di.container import Override, build_container, check_container, scopes_of
-from websuckets.di.providers import Injection, WebSucketsProvider, values_provider
+from websuckets.di.container import Override, build_container, check_container
+from websuckets.di.graph import scopes_of
+from websuckets.di.providers import (
+    Injection,
+    WebSucketsProvider,
+    context_types,
+    values_provider,
+)
 from websuckets.hooks import Hook, HookDeclarations, Hooks
 from websuckets.security import Identity, SecurityProvider, identify
 from websuckets.tasks import AppTasks, TaskSource
@@ -55,7 +61,8 @@ class Blueprint:
 
     def check_container(self, container: AsyncContainer) -> None:
         """Raises a `ConfigurationError` for one with which the app cannot run."""
-        check_container(container, self.injections, Blueprint, self)
+        context = context_types([self.context])
+        check_container(container, self.injections, Blueprint, self, context)
 
     def _ours(self) -> tuple[BaseProvider, ...]:
         tasks = Provider(scope=Scope.APP)

@@ -20,6 +20,7 @@ from websuckets.revocation_announcements import RevocationAnnouncements, user_id
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
+from websuckets.strings import plain_string
 from websuckets.tasks import Background, wait_through
 
 __all__ = ["Channels"]
@@ -68,7 +69,7 @@ class Channels:
         for a connection that is not open yet.
         """
         node = self._running
-        node.check(name)
+        name = node.checked(name)
         user = self._session.online.get(socket.id)
         if user is None:
             if socket.close_code is None:
@@ -82,7 +83,7 @@ class Channels:
     async def unsubscribe(self, socket: Socket, name: str) -> None:
         """The opposite; does nothing for one that is not subscribed."""
         node = self._running
-        node.check(name)
+        name = node.checked(name)
         if node.hub.unsubscribe(socket.id, name):
             node.link.unsubscribe(CHANNEL + name)
 
@@ -92,7 +93,7 @@ class Channels:
         Raises `TypeError` for what is no `ClientEvent`.
         """
         node = self._running
-        node.check(name)
+        name = node.checked(name)
         frame = _frame(event)
         node.hub.deliver(name, frame, None if exclude is None else exclude.id)
         node.link.publish(CHANNEL + name, frame)
@@ -111,8 +112,7 @@ class Channels:
 
     async def members(self, name: str) -> set[UserId]:
         """The ids of verified users who are subscribed to the channel."""
-        self._running.check(name)
-        return await self._running.members(name)
+        return await self._running.members(self._running.checked(name))
 
     async def online(self) -> set[UserId]:
         """The ids of all verified users who are connected."""
@@ -206,8 +206,10 @@ class _Node:
         self._scope.cancel()
         await wait_through(self._ended, self._background.patience)
 
-    def check(self, name: str) -> None:
-        """Raises `InvalidChannel`, and `TypeError` for what no client can have sent."""
+    def checked(self, name: str) -> str:
+        """The name as a plain ``str``.
+
+        Raises `InvalidChannel`, and `TypeError` for what no client can have sent."""
         if not isinstance(name, str):
             raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
         if not name:
@@ -218,6 +220,7 @@ class _Node:
             raise InvalidChannel from None
         if self._longest_name is not None and size > self._longest_name:
             raise InvalidChannel
+        return plain_string(name)
 
     async def members(self, group: str) -> set[UserId]:
         return self.hub.members(group) | await self.link.members(group)

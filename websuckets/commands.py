@@ -7,19 +7,9 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 
 from typing_extensions import TypeForm
 
-from websuckets.di.plan import (
-    REQUIRED,
-    Declaration,
-    Plan,
-    alternatives,
-    bare_type,
-    name_of,
-    plain,
-    positional,
-    read_plan,
-    where,
-)
+from websuckets.di.plan import Declaration, Plan, positional, read_plan
 from websuckets.di.providers import Injection, injection_of
+from websuckets.envelope import ResultEncoder
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -27,8 +17,11 @@ from websuckets.exc import (
     InvalidGuard,
     report,
 )
+from websuckets.functions import where
+from websuckets.hints import alternatives, bare_type, name_of, plain
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
+from websuckets.strings import plain_string
 
 __all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
 
@@ -56,6 +49,7 @@ class Command:
     plan: Plan
     injection: Injection
     call: Call
+    encode: ResultEncoder
     timeout: float | None
     """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
     cancel_on_disconnect: bool
@@ -78,9 +72,9 @@ def _caller(plan: Plan) -> Call:
     ) -> Any:
         if frame is not None:
             return function(socket, validate(frame), *dependencies)
-        if default is REQUIRED:
+        if default is None:
             raise ClientError("payload required")
-        return function(socket, default, *dependencies)
+        return function(socket, default.make(), *dependencies)
 
     return call_with_payload
 
@@ -97,7 +91,7 @@ class CommandGroup:
     def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
         if not isinstance(prefix, str):
             raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
-        self.prefix = prefix
+        self.prefix: str = plain_string(prefix)
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
 
@@ -134,10 +128,12 @@ class CommandGroup:
                 f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
             )
 
+        own = plain_string(name)
+
         def register(handler: Handler) -> Handler:
             declaration = _Declaration(
                 function=handler,
-                name=f"{self.prefix} {name}" if self.prefix else name,
+                name=f"{self.prefix} {own}" if self.prefix else own,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
                 timeout=timeout,
@@ -167,16 +163,20 @@ class _Declaration(Declaration):
     cancel_on_disconnect: bool
     command: Command | None = None
 
-    def read(self) -> Command:
-        """The command; raises `NameError` while an annotation names what is not defined."""
+    def read(self, *, complete: bool = False) -> Command:
+        """The command; raises `NameError` while an annotation names what is not defined.
+
+        ``complete`` is that of `read_plan`.
+        """
         if self.command is None:
-            plan = read_plan(self.function, self.names)
+            plan = read_plan(self.function, self.names, complete=complete)
             injection = injection_of(plan, self._guards_of(plan))
             self.command = Command(
                 self.name,
                 plan,
                 injection,
                 _caller(plan),
+                ResultEncoder(self.name, plan.result),
                 self.timeout,
                 self.cancel_on_disconnect,
                 is_stream=plan.is_stream,
@@ -247,7 +247,7 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
                 errors.append(DuplicateCommand(f"{group!r} is included twice"))
                 break
             try:
-                table[declaration.name] = declaration.read()
+                table[declaration.name] = declaration.read(complete=complete)
             except NameError as error:
                 if complete:
                     errors.append(declaration.undefined_names(error))

@@ -10,7 +10,8 @@ from dishka.provider import BaseProvider
 
 from websuckets.blueprint import Blueprint, read_blueprint
 from websuckets.commands import CommandGroup, check_groups, command_table
-from websuckets.di.container import Override, needs
+from websuckets.di.container import Override
+from websuckets.di.graph import needed_by
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import HookDeclarations, Kind
 from websuckets.tasks import AppTasks
@@ -114,7 +115,7 @@ class Composition:
         if self._hooks.has("startup") or (self._providers and self._container is None):
             return True
         blueprint, container = self.ready(values)
-        return needs(container, blueprint.injections, AppTasks)
+        return needed_by(container, (i.key for i in blueprint.injections), AppTasks)
 
     def _check_complete(self, blueprint: Blueprint) -> None:
         """Groups may have got commands since it was made."""

@@ -285,10 +285,8 @@ async def _run(
 
 def _reply(message: Message, command: Command, result: Any) -> str | None:
     """Encode what a handler returned for this message."""
-    if result is None and message.id is None:
-        return None
     try:
-        return encode_result(message.event, result, message.id)
+        return command.encode.reply(result, message.id)
     except Exception as error:
         error.add_note(f"while encoding what {command.plan.where} returned")
         raise
@@ -328,9 +326,8 @@ class _Stream:
         return None if message.id is None else encode_event(message.event, None, message.id)
 
     async def _send(self, item: Any) -> None:
-        message = self.call.message
         try:
-            frame = encode_result(message.event, item, message.id, more=True)
+            frame = self.command.encode.item(item, self.call.message.id)
         except Exception as error:
             error.add_note(f"while encoding what {self.command.plan.where} yielded")
             raise

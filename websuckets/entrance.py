@@ -12,6 +12,7 @@ from websockets.datastructures import Headers
 from websuckets.exc import HEADER_NAME, ConfigurationError, HandshakeRefused
 from websuckets.origins import origin_of
 from websuckets.socket import HttpAnswer
+from websuckets.strings import plain_string
 
 __all__ = ["Entrance", "client_of", "join_cookies"]
 
@@ -176,7 +177,7 @@ def _proxy(proxy: Any) -> Network | str:
     try:
         if isinstance(proxy, int | bytes):
             raise ValueError(f"it is a str, not {type(proxy).__name__}")
-        network = ip_network(proxy)
+        network = ip_network(plain_string(proxy) if isinstance(proxy, str) else proxy)
         mapped = getattr(network.network_address, "ipv4_mapped", None)
         if mapped is not None:
             network = ip_network((mapped, network.prefixlen - 96))
@@ -200,7 +201,7 @@ def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
             )
         if names.count(name) > 1:
             raise ConfigurationError(f"subprotocols: {name!r} stands there twice")
-    return names
+    return tuple(map(plain_string, names))
 
 
 def _path(name: str, path: Any) -> str | None:
@@ -223,7 +224,7 @@ def _path(name: str, path: Any) -> str | None:
             f'{name}={path!r}: clients resolve "." and ".." before they connect; write the path '
             "without them"
         )
-    return path
+    return plain_string(path)
 
 
 def join_cookies(headers: Headers) -> None:

@@ -1,17 +1,19 @@
 """Frames to meaning and back: the wire format. Pure: no connection, no event loop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
 from math import isfinite
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator, from_json, to_json
 from typing_extensions import TypedDict
 
 from websuckets.exc import ClientError, InvalidMessage
 from websuckets.refused_json import value_of
+from websuckets.strings import plain_string
 
 __all__ = [
     "Cancel",
@@ -20,6 +22,8 @@ __all__ = [
     "Message",
     "PayloadValidator",
     "Ping",
+    "ResultEncoder",
+    "ResultType",
     "decode",
     "encode_error",
     "encode_event",
@@ -50,6 +54,9 @@ MANY_VALUES: Final = 1000
 
 CACHED_STRINGS: Final = "keys"
 """Not the values: passwords and tokens would stay in memory long after they were needed."""
+
+MAX_MISFITS: Final = 5
+"""How many parts that do not fit are told of one result."""
 
 CommandId = str | int | None
 
@@ -102,6 +109,7 @@ class ClientEvent(str):
     def __new__(cls, event: str, payload: Any = None) -> "ClientEvent":
         if not isinstance(event, str):
             raise TypeError(f"the event is a str, not {type(event).__name__}")
+        event = plain_string(event)
         return cls._of_text(encode_event(event, payload, None), event, payload)
 
     @classmethod
@@ -204,22 +212,25 @@ def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False)
 
     ``more`` says that it is not the last answer.
     """
-    content = {"event": event, "payload": payload}
-    if id is not None:
-        content["id"] = id
-    if more:
-        content["more"] = True
-    return to_json(content, inf_nan_mode="null").decode()
+    return f"{_opening(event)}{_to_text(payload)}{_closing(id, more=more)}"
 
 
 def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
     """A frame with what a handler gave: the event that it made itself, or one named ``event``."""
-    if not isinstance(result, ClientEvent):
-        return encode_event(event, result, id, more=more)
+    if isinstance(result, ClientEvent):
+        return f"{result[:-1]}{_closing(id, more=more)}"
+    return encode_event(event, result, id, more=more)
+
+
+def _opening(event: str) -> str:
+    """A frame up to its payload."""
+    return f'{{"event":{_to_text(event)},"payload":'
+
+
+def _closing(id: CommandId, *, more: bool) -> str:
+    """The rest of a frame behind its payload."""
     rest = "" if id is None else f',"id":{_to_text(id)}'
-    if more:
-        rest += ',"more":true'
-    return f"{result[:-1]}{rest}}}" if rest else result
+    return f'{rest},"more":true}}' if more else f"{rest}}}"
 
 
 def encode_error(error: str, details: Any, id: CommandId) -> str:
@@ -250,10 +261,7 @@ class PayloadValidator:
         """
         fields: Any = {"payload": payload_type}
         frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
-        adapter = TypeAdapter(frame)
-        if not adapter.pydantic_complete:
-            adapter.rebuild()
-        schema = adapter.core_schema
+        schema = _adapter(frame).core_schema
         fast = fail_fast_schema(schema)
         self._fails_fast: bool = fast is not schema
         self._validate = _validator(fast, is_changed=self._fails_fast)
@@ -370,8 +378,177 @@ def _location(location: tuple[int | str, ...]) -> Iterator[int | str]:
         yield part[:MAX_KEY] if isinstance(part, str) else part
 
 
+@dataclass(frozen=True, slots=True)
+class ResultType:
+    """What a handler may return or yield, and how that is written as JSON."""
+
+    write: Callable[[Any], bytes]
+    """Raises for what does not fit, or has no JSON form."""
+    takes_events: bool = True
+    """Says that a `ClientEvent` fits."""
+
+    @classmethod
+    def of(cls, hint: Any, *, takes_events: bool) -> Self:
+        """Return what fits ``hint``: it is converted to that type, and written as that type says.
+
+        An instance of the type is taken as it is, and one of a subclass is written without what the
+        subclass adds. Raises pydantic's own errors for a type that it cannot serialise, among them
+        a `NameError` for a model that names what is not defined yet.
+        """
+        adapter = _adapter_for_results(hint)
+        validate, write = adapter.validator.validate_python, adapter.serializer.to_json
+
+        def write_fitting(value: Any) -> bytes:
+            try:
+                fitting = validate(value, from_attributes=True)
+            except ValidationError as error:
+                raise _misfit(value, error) from None
+            return write(fitting, by_alias=True, warnings=False)
+
+        return cls(write_fitting, takes_events)
+
+
+def _write_anything(value: Any) -> bytes:
+    return to_json(value, inf_nan_mode="null")
+
+
+ANYTHING: Final = ResultType(_write_anything)
+"""Anything fits, and each object is written as it says itself."""
+
+
+class ResultEncoder:
+    """Frames with what the handler of one command returns or yields; made once for each command."""
+
+    __slots__ = ("_none_fits", "_opening", "_takes_events", "_write")
+
+    def __init__(self, event: str, result_type: ResultType) -> None:
+        self._opening = _opening(event)
+        self._write = result_type.write
+        self._takes_events = result_type.takes_events
+        try:
+            self._write(None)
+            self._none_fits = True
+        except Exception:
+            self._none_fits = False
+
+    def reply(self, result: Any, id: CommandId) -> str | None:
+        """The frame that answers a command; ``None`` for a command that needs no answer.
+
+        Raises `TypeError` for a result that does not fit the annotation, and what pydantic raises
+        for one that has no JSON form.
+        """
+        if result is None and id is None and self._none_fits:
+            return None
+        if isinstance(result, ClientEvent):
+            return self._event(result, id, more=False)
+        # Every reply comes by here: so no functions are called for what can be done in place.
+        payload = self._write(result).decode()
+        if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
+            payload = _without_constants(payload)
+        if type(id) is int:
+            return f'{self._opening}{payload},"id":{id}}}'
+        return f"{self._opening}{payload}{_closing(id, more=False)}"
+
+    def item(self, item: Any, id: CommandId) -> str:
+        """The frame with an item of a stream. Raises what `reply` does."""
+        if isinstance(item, ClientEvent):
+            return self._event(item, id, more=True)
+        return f"{self._opening}{_text_of(self._write(item))}{_closing(id, more=True)}"
+
+    def _event(self, event: ClientEvent, id: CommandId, *, more: bool) -> str:
+        if not self._takes_events:
+            raise TypeError("a ClientEvent does not fit its return annotation")
+        return encode_result(event.event, event, id, more=more)
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise TypeError(f"{_named(value)} does not fit its return annotation: it is no ClientEvent")
+
+
+EVENTS: Final = ResultType(_refuse)
+"""Only a `ClientEvent` fits."""
+
+
+def _misfit(value: Any, error: ValidationError) -> TypeError:
+    """Tell which part does not fit, without any value: it is written to the log."""
+    details = error.errors(include_url=False, include_input=False)
+    problems = [
+        f"{'.'.join(map(str, detail['loc'])) or 'it'}: {_text(detail)}"
+        for detail in details[:MAX_MISFITS]
+    ]
+    more = len(details) - MAX_MISFITS
+    if more > 0:
+        problems.append(f"and {more} more")
+    return TypeError(f"{_named(value)} does not fit its return annotation: {'; '.join(problems)}")
+
+
+def _named(value: Any) -> str:
+    return f"an object of type {type(value).__qualname__}"
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    """The adapter for a type, which is complete. Raises pydantic's own errors."""
+    adapter = TypeAdapter(hint)
+    if not adapter.pydantic_complete:
+        adapter.rebuild()
+    return adapter
+
+
+def _adapter_for_results(hint: Any) -> TypeAdapter[Any]:
+    """The adapter for a type, which may be made of classes that pydantic does not know.
+
+    Those are written like the built-in class that they derive from, as `Token` is one of ``str``.
+    """
+    try:
+        return _adapter(hint)
+    except PydanticSchemaGenerationError as error:
+        try:
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # a class with a config of its own
+            raise error from None
+        unknown = list(_unknown_classes(adapter.core_schema))
+        if not all(issubclass(cls, _WRITTEN) for cls in unknown):
+            raise
+        return adapter
+
+
+_WRITTEN: Final = (str, bytes, int, float, dict, list, tuple, set, frozenset)
+
+
+def _unknown_classes(schema: Any) -> Iterator[type]:
+    """The classes in a core schema of which pydantic only looks whether an object is one."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "is-instance":
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _unknown_classes(part)
+
+
 def _to_text(value: Any) -> str:
-    return to_json(value, inf_nan_mode="null").decode()
+    return _text_of(to_json(value, inf_nan_mode="null"))
+
+
+def _text_of(data: bytes) -> str:
+    """The text of what pydantic wrote, which is JSON whatever a model's config says."""
+    text = data.decode()
+    return _without_constants(text) if "N" in text or "I" in text else text
+
+
+def _without_constants(text: str) -> str:
+    """What pydantic wrote, with null for ``NaN`` and ``Infinity``, unless they stand in a string.
+
+    ``ser_json_inf_nan="constants"`` of a model is stronger than what its writer is told.
+    """
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    try:
+        from_json(text, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
+        return text
+    except ValueError:
+        content = from_json(text, cache_strings=CACHED_STRINGS)
+        return to_json(content, inf_nan_mode="null").decode()
 
 
 def _problem(type: str, text: str, *location: int | str) -> dict[str, Any]:

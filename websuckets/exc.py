@@ -25,6 +25,8 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
+from websuckets.strings import plain_string
+
 __all__ = [
     "ClientError",
     "CommandTimeout",
@@ -72,9 +74,17 @@ class ClientError(WebSucketsError):
 
     ``error`` names what happened; ``details`` is anything that pydantic serialises, or ``None``.
     ``str()`` and logs show the name alone: details are between the program and its client.
+
+    Raises `TypeError` for an ``error`` that is not a ``str``.
     """
 
     def __init__(self, error: str, details: Any = None) -> None:
+        if not isinstance(error, str):
+            raise TypeError(
+                f"{type(self).__name__}: the error is a str, not {type(error).__name__}; what else "
+                "the client is to know goes into details"
+            )
+        error = plain_string(error)
         super().__init__(error)
         self.error = error
         self.details = details
@@ -137,16 +147,20 @@ class HandshakeRefused(WebSucketsError):
     def __init__(
         self, status: int = 403, text: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(f"HTTP {status}: {text}" if text else f"HTTP {status}")
         if not isinstance(status, int) or not 300 <= status <= 599:
             raise ValueError(f"HandshakeRefused({status!r}): the status is an int from 300 to 599")
         if not isinstance(text, str):
             raise ValueError(f"HandshakeRefused: the text is a str, not {type(text).__name__}")
         self.status: HTTPStatus = HTTPStatus(status)
         self.text: str = text.encode(errors="replace").decode()  # no halves of surrogate pairs
-        self.headers: dict[str, str] = dict(headers or {})
-        for name, value in self.headers.items():
+        number = self.status.value
+        super().__init__(f"HTTP {number}: {self.text}" if text else f"HTTP {number}")
+        self.headers: dict[str, str] = {}
+        for name, value in (headers or {}).items():
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise ValueError(f"HandshakeRefused: the header {name!r} is not a str")
             check_header(name, value, "HandshakeRefused")
+            self.headers[plain_string(name)] = plain_string(value)
 
 
 class ConfigurationError(WebSucketsError):

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from websuckets.di.plan import Declaration, Plan, name_of, positional, read_hook
+from websuckets.di.plan import Declaration, Plan, positional, read_hook
 from websuckets.di.providers import Injection, WebSucketsProvider, injection_of
 from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work
 from websuckets.exc import ConfigurationError, report
+from websuckets.hints import name_of
 
 __all__ = ["Hook", "HookDeclarations", "Hooks"]
 

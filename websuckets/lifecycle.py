@@ -15,8 +15,9 @@ from websuckets.channels import Channels
 from websuckets.clock import Clock
 from websuckets.connection import Setup
 from websuckets.connections import Connections
-from websuckets.di.container import scopes_of, tell_defaults
+from websuckets.di.container import tell_defaults
 from websuckets.di.finalisers import read_generators
+from websuckets.di.graph import scopes_of
 from websuckets.di.scopes import OpenScope, sources_of_generators
 from websuckets.di.work import Work, Works
 from websuckets.dispatcher import Dispatcher

@@ -2,12 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from inspect import iscoroutine, iscoroutinefunction, signature
+from inspect import iscoroutine, signature
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError
+from websuckets.functions import checked as checked_function
+from websuckets.functions import kind_of, where
 from websuckets.socket import Socket
 
 __all__ = ["Around", "Attempt", "CallNext", "Middleware", "Outcome", "checked", "composed"]
@@ -82,6 +84,8 @@ async def _timed(attempt: Attempt) -> Outcome:
 
 
 def _layer(function: Middleware, inner: Around) -> Around:
+    call, place = checked_function(function, "async"), where(function)
+
     async def around(attempt: Attempt) -> Outcome:
         has_called = False
 
@@ -91,12 +95,12 @@ def _layer(function: Middleware, inner: Around) -> Around:
             return inner(attempt)
 
         try:
-            result = await function(attempt.socket, attempt.message, call_next)
+            result = await call(attempt.socket, attempt.message, call_next)
             if result is None and has_called:
-                raise TypeError("a middleware returned None: return what call_next() gave")
+                raise TypeError(f"{place}: it returned None; return what call_next() gave")
             if iscoroutine(result):
                 result.close()
-                raise TypeError("a middleware returned a coroutine: `return await call_next()`")
+                raise TypeError(f"{place}: it returned a coroutine; `return await call_next()`")
             return result if isinstance(result, Outcome) else attempt.told(result)
         except BaseException as error:
             return attempt.explain(error)
@@ -120,9 +124,8 @@ def checked(middleware: Iterable[Any]) -> tuple[Middleware, ...]:
 
 
 def _is_middleware(function: Any) -> bool:
-    is_async = iscoroutinefunction(function) or iscoroutinefunction(type(function).__call__)
     try:
         signature(function).bind(None, None, None)
     except (TypeError, ValueError):
         return False
-    return is_async
+    return kind_of(function) == "async"

@@ -9,12 +9,14 @@ import secrets
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from inspect import isawaitable, isgeneratorfunction, signature
 from typing import Any, Final
 
 from dishka import Provider, Scope, provide
 
 from websuckets.envelope import Message
-from websuckets.exc import Expired, NotAuthorized
+from websuckets.exc import ConfigurationError, Expired, NotAuthorized
+from websuckets.functions import called, dressed, evaluated, own_kind, where
 from websuckets.session import Session, User, UserId
 from websuckets.socket import Socket
 
@@ -194,7 +196,7 @@ class HandshakeSecurityProvider(Provider):
 
     def __init__(self, authenticate: Callable[..., Any]) -> None:
         super().__init__(scope=Scope.REQUEST)
-        self.provide(authenticate, provides=Identity | None)
+        self.provide(_identifying(authenticate), provides=Identity | None)
 
     @provide
     def current_user(self, user: User) -> CurrentUser:
@@ -202,6 +204,32 @@ class HandshakeSecurityProvider(Provider):
         if user.id is None:
             raise NotAuthorized
         return _unless_expired(user)
+
+
+def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
+    """Return it as an async function that dishka reads, whatever Python calls one."""
+    if own_kind(authenticate) == "stream" or isgeneratorfunction(called(authenticate)):
+        return authenticate
+    parameters = signature(authenticate).parameters.values()
+    try:
+        hints = evaluated(
+            {p.name: p.annotation for p in parameters if p.annotation is not p.empty}, authenticate
+        )
+    except NameError as error:
+        raise ConfigurationError(
+            f"HandshakeSecurityProvider({where(authenticate)}): {error}; import it where the "
+            "function is defined"
+        ) from None
+
+    async def identity(*arguments: Any, **keywords: Any) -> Any:
+        result = authenticate(*arguments, **keywords)
+        return await result if isawaitable(result) else result
+
+    return dressed(
+        identity,
+        authenticate,
+        [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters],
+    )
 
 
 async def identify(user: User, identity: Identity | None = None) -> None:

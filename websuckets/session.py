@@ -14,6 +14,7 @@ from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession, NotAuthorized
 from websuckets.revocations import Revocations
 from websuckets.socket import Socket
+from websuckets.strings import plain_string
 
 __all__ = ["Session", "User"]
 
@@ -81,7 +82,8 @@ class User:
         ``str`` that is no text (half of a surrogate pair), and `NotAuthorized` as said above."""
         if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
             raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
-        if isinstance(id, str) and not id.isascii():
+        if isinstance(id, str):
+            id = plain_string(id)
             id.encode()
         if id == self._id:
             return

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Annotated, Any
 
 import pytest
-from dishka import AsyncContainer, FromComponent, Provider, Scope, make_async_container
+from dishka import AsyncContainer, FromComponent, Provider, Scope, make_async_container, provide
 from dishka.exceptions import ExitError
 
 from websuckets.di import provide_context
+from websuckets.di.graph import scopes_of
 from websuckets.exc import ConfigurationError
 
 pytestmark = pytest.mark.anyio
@@ -246,3 +247,93 @@ def test_what_makes_no_context_is_refused_at_once(factory: Any, says: str) -> No
     """With the remedy."""
     with pytest.raises(ConfigurationError, match=says):
         provide_context(factory)
+
+
+# As an attribute of a provider -------------------------------------------------------------------
+
+
+async def test_it_may_be_an_attribute_of_a_provider() -> None:
+    """Like dishka's own, with the defaults of the class; and it is still a provider itself."""
+
+    @asynccontextmanager
+    async def begin(engine: Engine) -> AsyncIterator[Session]:
+        yield Session(engine, "attribute")
+
+    class Databases(Provider):
+        scope = Scope.SESSION
+        session = provide_context(begin)
+        narrow = provide_context(begin, provides=object, scope=Scope.REQUEST)
+
+    class WithoutScope(Provider):
+        component = "billing"
+        engine = provide(Engine, scope=Scope.APP)
+        session = provide_context(begin)
+
+    class Later(Provider):
+        scope = Scope.REQUEST
+        first = provide_context(begin, provides=Named)
+        second = provide(lambda self: Named("later"), provides=Named)
+
+    assert isinstance(Databases.session, Provider)
+    container = make_async_container(engine(), Databases(), WithoutScope(), Later())
+    assert scopes_of(container, Session) == {Scope.SESSION}
+    assert scopes_of(container, object) == {Scope.REQUEST}
+    assert scopes_of(container, Annotated[Session, FromComponent("billing")]) == {Scope.REQUEST}
+    async with container(scope=Scope.REQUEST) as request:
+        assert (await request.get(Session)).name == "attribute"
+        assert (await request.get(Session, "billing")).name == "attribute"
+        assert (await request.get(Named)).name == "later"
+    async with make_async_container(engine(), Databases.session)() as request:
+        assert (await request.get(Session)).name == "attribute"
+
+
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def test_a_component_of_its_own_does_not_go_with_that_of_a_class() -> None:
+    """What stands in a class belongs to the component of the class."""
+
+    class Databases(Provider):
+        session = provide_context(returns_manager, component="other")
+
+    with pytest.raises(
+        ConfigurationError, match=r"Databases: provide_context\(component='other'\)"
+    ):
+        Databases()
+
+    class Same(Provider):
+        component = "other"
+        session = provide_context(returns_manager, component="other")
+
+    Same()
+
+    class Unrelated:
+        session = provide_context(returns_manager)
+
+    assert isinstance(Unrelated().session, Provider)
+
+
+async def test_what_gives_no_context_manager_is_told() -> None:
+    """A plain function that gives a coroutine looks like any other until it is called."""
+
+    async def opens() -> Session: ...
+
+    def promises() -> AbstractAsyncContextManager[Session]:
+        return 5  # type: ignore[return-value]  # on purpose
+
+    class Opens:
+        async def __call__(self) -> Session: ...
+
+    class Yields:
+        def __call__(self) -> Iterator[Session]:
+            yield Session(Engine())
+
+    container = make_async_container(provide_context(promises))
+    with pytest.raises(TypeError, match=r"promises.*it gave an object of type int"):
+        async with container(scope=Scope.REQUEST) as request:
+            await request.get(Session)
+    for wrong in (Opens(), partial(opens), Yields()):
+        with pytest.raises(ConfigurationError, match="context manager"):
+            provide_context(wrong)

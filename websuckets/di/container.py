@@ -1,30 +1,26 @@
 """Containers: built and proved at start, or given by the program and proved then."""
 
 import logging
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Protocol
 
 from dishka import (
-    DEFAULT_COMPONENT,
     AsyncContainer,
-    BaseScope,
     DependencyKey,
     FromComponent,
     Scope,
     make_async_container,
 )
-from dishka.dependency_source import Factory
-from dishka.entities.factory_type import FactoryType
 from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
 from dishka.provider import BaseProvider
-from dishka.registry import Registry
 from pydantic import BaseModel
 
 from websuckets.backend import on_trio
+from websuckets.di.graph import ContextTypes, needed_by, scopes_of, unprovable
 from websuckets.di.lock import lock_factory
-from websuckets.di.plan import REQUIRED, Dependency, Plan, bare_type, component_of, name_of
-from websuckets.di.providers import Injection, accepted, values_provider
+from websuckets.di.plan import Dependency, Plan
+from websuckets.di.providers import Injection, accepted, context_types, values_provider
 from websuckets.exc import (
     ConfigurationError,
     InvalidGuard,
@@ -32,13 +28,12 @@ from websuckets.exc import (
     MissingProvider,
     report,
 )
+from websuckets.hints import bare_type, component_of, name_of
 
 __all__ = [
     "Override",
     "build_container",
     "check_container",
-    "needs",
-    "scopes_of",
     "setup_dishka",
     "tell_defaults",
 ]
@@ -88,10 +83,11 @@ def build_container(
             if error.requested not in missing:
                 errors.append(MissingProvider(f"a provider misses something. {error}"))
             raise report(errors) from None
+    context = context_types(providers)
     for injection in proved:
-        errors.extend(_misuses(injection, container))
+        errors.extend(_misuses(injection, container, context))
     for hint in new:
-        if not needs(container, proved, bare_type(hint)):
+        if not needed_by(container, (i.key for i in proved), bare_type(hint)):
             errors.append(
                 ConfigurationError(
                     f"override(values=...): nothing provides or asks for {name_of(hint)}, so its "
@@ -139,11 +135,16 @@ def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
 
 
 def check_container(
-    container: AsyncContainer, injections: Iterable[Injection], key: Any, value: object
+    container: AsyncContainer,
+    injections: Iterable[Injection],
+    key: Any,
+    value: object,
+    context: ContextTypes,
 ) -> None:
     """What `build_container` proves, for one that the program has built.
 
-    ``value`` is what it gives for ``key`` if it was built for the injections. Raises a
+    ``value`` is what it gives for ``key`` if it was built for the injections; ``context`` are the
+    types of what the framework passes to its scopes. Raises a
     `ConfigurationError` that holds everything that is wrong.
     """
     try:
@@ -161,7 +162,9 @@ def check_container(
         raise ConfigurationError(
             f"the container has dishka's default lock, which does not run on trio; {HOW_TO_BUILD}"
         )
-    errors = [error for injection in injections for error in _misuses(injection, container)]
+    errors = [
+        error for injection in injections for error in _misuses(injection, container, context)
+    ]
     if errors:
         raise report(errors)
 
@@ -223,14 +226,15 @@ def _remedy(plan: Plan, dependency: Dependency) -> str:
     return ""
 
 
-def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[ConfigurationError]:
+def _misuses(
+    injection: Injection, container: AsyncContainer, context: ContextTypes
+) -> Iterable[ConfigurationError]:
     plan = injection.plan
-    for path in _paths_to(container, injection.key, injection.absent):
+    for path, why in unprovable(container, injection.key, injection.absent, context):
         names = [name_of(type_) for type_ in path if type_ not in injection.provided]
-        yield ConfigurationError(
-            f"{plan.where}: it asks for {' -> '.join(f'`{name}`' for name in names)}: "
-            f"{injection.absent[path[-1]]}"
-        )
+        error_class = ConfigurationError if path[-1] in injection.absent else MissingProvider
+        asked = " -> ".join(f"`{name}`" for name in names)
+        yield error_class(f"{plan.where}: it asks for {asked}: {why}")
     for guard in injection.guards:
         for scope in sorted(scopes_of(container, guard) - {Scope.REQUEST}):
             yield InvalidGuard(
@@ -251,9 +255,20 @@ def _misuses(injection: Injection, container: AsyncContainer) -> Iterable[Config
 
 
 def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
-    """Log which parameters are never filled: one may have been meant for the payload."""
+    """Log which parameters are never filled, and which return annotation is not used.
+
+    One of the parameters may have been meant for the payload.
+    """
+    plan = injection.plan
+    if plan.undefined_result is not None:
+        logger.info(
+            "%s: its return annotation is not used: %s when the program runs; what it returns is "
+            "sent as it is",
+            plan.where,
+            plan.undefined_result,
+        )
     for dependency in injection.plan.dependencies:
-        if dependency.default is not REQUIRED and not any(
+        if dependency.default is not None and not any(
             scopes_of(container, Annotated[wanted, FromComponent(dependency.component)])
             for wanted in accepted(dependency)
         ):
@@ -263,71 +278,3 @@ def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
                 dependency.name,
                 name_of(dependency.hint),
             )
-
-
-def needs(container: AsyncContainer, injections: Iterable[Injection], hint: Any) -> bool:
-    """Whether any of them asks for ``hint``, directly or further below."""
-    return any(_paths_to(container, injection.key, {hint}) for injection in injections)
-
-
-def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
-    """The scopes in which the container provides ``hint``: none, one, or several by conditions.
-
-    With `_paths_to`, the only place that reads dishka's graph beyond its documented interface.
-    """
-    return _scopes(_root(container), DependencyKey(bare_type(hint), component_of(hint)))
-
-
-def _scopes(root: Registry, key: DependencyKey) -> set[BaseScope]:
-    factory = _factory(root, key)
-    return set() if factory is None else _scopes_of_factory(root, factory)
-
-
-def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
-    scopes = {factory.scope} if factory.scope is not None else set()
-    for variant in factory.when_dependencies:  # one of which is chosen when it is built
-        scopes |= _scopes_of_factory(root, variant)
-    if factory.type is FactoryType.ALIAS:
-        scopes |= _scopes(root, factory.dependencies[0])
-    return scopes
-
-
-def _paths_to(container: AsyncContainer, start: Any, ends: Container[Any]) -> list[list[Any]]:
-    """How ``start`` comes to need any of ``ends``: types, each needing the next."""
-    root = _root(container)
-    paths = []
-    seen = set()
-
-    def follow(key: DependencyKey, path: list[Any]) -> None:
-        if key.type_hint in ends:
-            paths.append([*path, key.type_hint])
-            return
-        factory = _factory(root, key)
-        if factory is not None and key not in seen:
-            seen.add(key)
-            follow_all(factory, [*path, key.type_hint])
-
-    def follow_all(factory: Factory, path: list[Any]) -> None:
-        for key in (*factory.dependencies, *factory.kw_dependencies.values()):
-            follow(key, path)
-        for variant in factory.when_dependencies:
-            follow_all(variant, path)
-
-    follow(DependencyKey(start, DEFAULT_COMPONENT), [])
-    return paths
-
-
-def _root(container: AsyncContainer) -> Registry:
-    while container.parent_container is not None:
-        container = container.parent_container
-    return container.registry
-
-
-def _factory(root: Registry, key: DependencyKey) -> Factory | None:
-    registry: Registry | None = root
-    while registry is not None:
-        factory = registry.get_factory(key)
-        if factory is not None:
-            return factory
-        registry = registry.child_registry
-    return None

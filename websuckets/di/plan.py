@@ -1,22 +1,43 @@
 """The signature of a handler or a hook, read once into a frozen plan."""
 
-import builtins
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from functools import partial
-from types import FrameType, NoneType, UnionType
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
+from types import FrameType, NoneType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
-from dishka import FromComponent
+import typing_extensions
 from pydantic import BaseModel
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from typing_extensions import TypeAliasType
 
-from websuckets.envelope import PayloadValidator
-from websuckets.exc import InvalidHandlerSignature
+from websuckets.di.defaults import Default, field_of, misfit_of, remedy_for_marker
+from websuckets.envelope import ANYTHING, EVENTS, ClientEvent, PayloadValidator, ResultType
+from websuckets.exc import ClientError, InvalidHandlerSignature
+from websuckets.functions import Kind, checked, evaluated, kind_of, target_of, where
+from websuckets.hints import (
+    FromComponentMarker,
+    alternatives,
+    bare_type,
+    component_of,
+    is_alias_of_string,
+    metadata_of,
+    name_of,
+    open_variables,
+    plain,
+)
 
 __all__ = [
     "Declaration",
@@ -45,8 +66,6 @@ A plain pydantic model standing second needs no mark."""
 REQUIRED: Final = inspect.Parameter.empty
 """Stands for the default of a parameter that has none."""
 
-_FromComponent: Final = type(FromComponent())
-
 _SOCKETS: Final = frozenset(
     {
         "websockets.asyncio.server.ServerConnection",
@@ -57,19 +76,29 @@ _SOCKETS: Final = frozenset(
 )
 """By name: one is deprecated and another needs trio, so neither is imported to be recognised."""
 
+_STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
+
+_UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
+"""Return annotations that leave it to the returned object how it is written."""
+
+_NOT_ASYNC: Final = (
+    "it is no async function; declare it with `async def` (a decorator around one needs "
+    "`@functools.wraps(function)`)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class PayloadParameter:
     """The parameter that the client's payload is validated into: one of ``types``.
 
     ``marked`` says that it is written ``Payload[...]``, ``default`` what stands for an absent
-    payload: `REQUIRED` if nothing does.
+    payload: ``None`` if nothing does.
     """
 
     name: str
     types: tuple[Any, ...]
     marked: bool
-    default: Any
+    default: Default | None
     validate: PayloadValidator
 
 
@@ -79,7 +108,8 @@ class Dependency:
 
     name: str
     hint: Any
-    default: Any
+    default: Default | None
+    """What it is if nothing provides it; ``None`` if that is an error."""
     keyword: bool
 
     @property
@@ -105,11 +135,12 @@ class Plan:
     payload: PayloadParameter | None
     dependencies: tuple[Dependency, ...]
     is_hook: bool = False
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether it is an async generator."""
-        return inspect.isasyncgenfunction(self.function)
+    is_stream: bool = False
+    """Says that it is an async generator."""
+    result: ResultType = ANYTHING
+    """What it may return, or, as a stream, yield."""
+    undefined_result: str | None = None
+    """Why its return annotation is not used, where that names what is not defined."""
 
 
 @dataclass(slots=True)
@@ -123,7 +154,8 @@ class Declaration:
     frame: FrameType | None = field(init=False)
 
     def __post_init__(self) -> None:
-        around, local, _ = getattr(self.function, "__qualname__", "").rpartition(".<locals>.")
+        qualified = getattr(target_of(self.function), "__qualname__", "")
+        around, local, _ = qualified.rpartition(".<locals>.")
         frame = sys._getframe() if local else None
         while frame is not None and frame.f_code.co_qualname != around:
             frame = frame.f_back
@@ -131,13 +163,13 @@ class Declaration:
 
     @property
     def names(self) -> Mapping[str, Any]:
-        """Those that its annotations see besides its module's."""
+        """Those that its annotations see besides its globals."""
         return self.frame.f_locals if self.frame else {}
 
     def undefined_names(self, error: NameError) -> InvalidHandlerSignature:
         """What to say when reading went on raising `NameError` until the function was needed."""
         culprit = ""
-        for name, annotation in getattr(_target(self.function), "__annotations__", {}).items():
+        for name, annotation in getattr(target_of(self.function), "__annotations__", {}).items():
             if isinstance(annotation, str) and error.name and error.name in annotation:
                 culprit = f"parameter `{name}: {annotation}`: "
                 break
@@ -147,20 +179,9 @@ class Declaration:
         )
 
 
-def bare_type(hint: Any) -> Any:
-    """The hint without what ``Annotated`` adds."""
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
-
-
-def component_of(hint: Any) -> str:
-    """The dishka component that the hint names with ``FromComponent``, or the default one."""
-    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((item.component for item in metadata if isinstance(item, _FromComponent)), "")
-
-
 def positional(plan: Plan) -> Callable[..., Any]:
-    """The function of the plan, to be called with all its arguments by position."""
-    function = plan.function
+    """Return the function of the plan, to be called with all its arguments by position."""
+    function = checked(plan.function, "stream" if plan.is_stream else "async")
     keywords = [dependency.name for dependency in plan.dependencies if dependency.keyword]
     if not keywords:
         return function
@@ -172,35 +193,24 @@ def positional(plan: Plan) -> Callable[..., Any]:
     return call
 
 
-def name_of(thing: Any) -> str:
-    """The name of a function or of a hint, as it is written."""
-    thing = bare_type(thing)
-    if get_args(thing):
-        return str(thing).replace("typing.", "")
-    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or repr(thing)
-
-
-def where(function: Callable[..., Any]) -> str:
-    """The function's name, file and line, for errors."""
-    target = _target(function)
-    name = f"`{target.__module__}.{name_of(target)}`"
-    code = getattr(target, "__code__", None)
-    return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
-
-
-def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
-    """The plan of a handler; ``names`` are those that its annotations see besides its module's.
+def read_plan(
+    function: Callable[..., Any], names: Mapping[str, Any], *, complete: bool = False
+) -> Plan:
+    """Return the plan of a handler; ``names`` are those that annotations see besides globals.
 
     Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
-    names what is not defined (yet).
+    names what is not defined (yet). ``complete`` says that nothing more will be defined: then a
+    return annotation that is not defined is left unused.
     """
     here = where(function)
-    parameters = list(inspect.signature(function).parameters.values())
-    _refuse(here, [*_misfits_of_handler(function, parameters), *_misfits(parameters)])
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    kind = kind_of(function) or _promised_kind(function, signature, names)
+    _refuse(here, [*_misfits_of_handler(kind, parameters), *_misfits(parameters)])
 
-    problems = []
-    hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
+    hints = _hints(function, parameters, names)
     socket, *rest = parameters
+    problems = []
     if not _is_socket(hints[socket.name]):
         problems.append(
             f"the first parameter, `{socket}`, is not the socket; annotate it with "
@@ -208,37 +218,58 @@ def read_plan(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
         )
     payload = None
     if rest and rest[0].kind is not rest[0].KEYWORD_ONLY and _is_payload(hints[rest[0].name]):
+        given = rest.pop(0)
+        wrong = _misfits_of_payload(given, hints[given.name])
         try:
-            payload = _payload(rest[0], hints[rest[0].name])
+            payload = None if wrong else _payload(given, hints[given.name])
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            problems.append(f"parameter `{rest[0]}`: pydantic cannot validate it: {error.message}")
-        del rest[0]
+            wrong = [f"parameter `{_shown(given)}`: pydantic cannot validate it: {error.message}"]
+        problems.extend(wrong)
     for parameter in rest:
         if _marks_payload(hints[parameter.name]):
-            problems.append(f"parameter `{parameter}`: the payload stands second; move it there")
+            problems.append(
+                f"parameter `{_shown(parameter)}`: the payload stands second; move it there"
+            )
+    problems.extend(_misfits_of_dependencies(rest, hints))
     _refuse(here, problems)
-    return Plan(function, here, payload, _dependencies(rest, hints))
+
+    result, undefined = ANYTHING, None
+    try:
+        result = _result(function, signature, names, is_stream=kind == "stream")
+    except NameError as error:
+        if not complete:
+            raise
+        undefined = str(error)
+    return Plan(
+        function,
+        here,
+        payload,
+        _dependencies(rest, hints),
+        is_stream=kind == "stream",
+        result=result,
+        undefined_result=undefined,
+    )
 
 
 def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
-    """The plan of a hook: all of its parameters are dependencies. Raises what `read_plan` does."""
+    """Return the plan of a hook: all of its parameters are dependencies. Raises as `read_plan`."""
     here = where(function)
-    parameters = list(inspect.signature(function).parameters.values())
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    kind = kind_of(function) or _promised_kind(function, signature, names)
     problems = []
-    if inspect.isasyncgenfunction(function):
+    if kind == "stream":
         problems.append("it yields; a hook is an `async def` without `yield`")
-    elif not inspect.iscoroutinefunction(function):
-        problems.append("it is no async function; declare it with `async def`")
+    elif kind is None:
+        problems.append(_NOT_ASYNC)
     _refuse(here, [*problems, *_misfits(parameters)])
-    hints = {name: plain(hint) for name, hint in _hints(function, parameters, names).items()}
-    _refuse(
-        here,
-        [
-            f"parameter `{parameter}`: a hook answers no message, so there is no payload"
-            for parameter in parameters
-            if _marks_payload(hints[parameter.name])
-        ],
-    )
+    hints = _hints(function, parameters, names)
+    problems = [
+        f"parameter `{_shown(parameter)}`: a hook answers no message, so there is no payload"
+        for parameter in parameters
+        if _marks_payload(hints[parameter.name])
+    ]
+    _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
     return Plan(function, here, None, _dependencies(parameters, hints), is_hook=True)
 
 
@@ -251,24 +282,36 @@ def _dependencies(
     parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
 ) -> tuple[Dependency, ...]:
     return tuple(
-        Dependency(p.name, hints[p.name], p.default, p.kind is p.KEYWORD_ONLY) for p in parameters
+        Dependency(
+            p.name,
+            plain(hints[p.name]),
+            None if p.default is REQUIRED else Default.of(p.default),
+            p.kind is p.KEYWORD_ONLY,
+        )
+        for p in parameters
     )
 
 
-def _target(function: Callable[..., Any]) -> Any:
-    """The function itself, below wrappers, partials and bound methods."""
-    target: Any = function
-    while isinstance(target, partial):
-        target = target.func
-    target = inspect.unwrap(getattr(target, "__func__", target))
-    return target if inspect.isroutine(target) or isinstance(target, type) else type(target)
+def _promised_kind(
+    function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
+) -> Kind | None:
+    """Return what calling a plain function gives, if its return annotation says so."""
+    if isinstance(target_of(function), type):
+        return None
+    try:
+        promised = _origin(plain(_return_hint(function, signature, names)))
+    except NameError:
+        return None
+    if promised in _STREAMS:
+        return "stream"
+    return "async" if promised in (Awaitable, Coroutine) else None
 
 
 def _misfits_of_handler(
-    function: Callable[..., Any], parameters: Sequence[inspect.Parameter]
+    kind: Kind | None, parameters: Sequence[inspect.Parameter]
 ) -> Iterator[str]:
-    if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
-        yield "it is no async function; declare it with `async def`"
+    if kind is None:
+        yield _NOT_ASYNC
     if not parameters:
         yield "it has no parameter; the first one is the socket: `socket: ServerConnection`"
     elif parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
@@ -276,9 +319,15 @@ def _misfits_of_handler(
 
 
 def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
-    """What can be said of parameters without knowing the types."""
+    """Yield what can be said of parameters without knowing the types."""
     for number, parameter in enumerate(parameters):
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_variadic and parameter.annotation is parameter.empty:
+            yield (
+                f"parameter `{parameter}`: nothing can fill it; name each parameter (a decorator's "
+                "wrapper shows those of what it wraps by `@functools.wraps(function)`)"
+            )
+        elif is_variadic:
             yield f"parameter `{parameter}`: nothing can fill it; name each parameter"
         elif parameter.annotation is parameter.empty and (number, parameter.name) == (0, "self"):
             yield "parameter `self`: it is a method; register that of an object, or a function"
@@ -289,11 +338,67 @@ def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
             )
 
 
+def _misfits_of_payload(parameter: inspect.Parameter, hint: Any) -> list[str]:
+    what = f"parameter `{_shown(parameter)}`"
+    problems = [*_open_variables(what, hint), *_foreign_markers(parameter, hint)]
+    for item in (parameter.default, *metadata_of(hint)):
+        field = field_of(item)
+        if field is not None and (field.alias or field.validation_alias):
+            problems.append(f"{what}: it is no field of a model that could have an alias; drop it")
+    if (why := misfit_of(parameter.default, is_payload=True)) is not None:
+        problems.append(f"{what}: {why}")
+    return problems
+
+
+def _misfits_of_dependencies(
+    parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
+) -> Iterator[str]:
+    for parameter in parameters:
+        what = f"parameter `{_shown(parameter)}`"
+        yield from _open_variables(what, hints[parameter.name])
+        yield from _foreign_markers(parameter, hints[parameter.name])
+        if (why := misfit_of(parameter.default)) is not None:
+            yield f"{what}: {why}"
+
+
+def _foreign_markers(parameter: inspect.Parameter, hint: Any) -> Iterator[str]:
+    for item in (parameter.default, *metadata_of(hint)):
+        if (remedy := remedy_for_marker(item)) is not None:
+            yield f"parameter `{_shown(parameter)}`: {remedy}"
+
+
+def _open_variables(what: str, hint: Any) -> Iterator[str]:
+    for variable in open_variables(hint):
+        yield (
+            f"{what}: nothing says what the type variable `{variable.__name__}` stands for; "
+            "register a method of an object whose class does: `class Items(Crud[Item])`"
+        )
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    """Return the parameter as it is written, without its default, which may be long."""
+    return str(parameter.replace(default=REQUIRED))
+
+
 def _hints(
     function: Callable[..., Any], parameters: list[inspect.Parameter], names: Mapping[str, Any]
 ) -> dict[str, Any]:
-    # Of the parameters alone: what a handler returns need not be defined at run time.
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
+    return _evaluated(function, annotations, names)
+
+
+def _return_hint(
+    function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
+) -> Any:
+    """Return the hint of what it returns; `Any` where there is none."""
+    if signature.return_annotation is signature.empty:
+        return Any
+    return _evaluated(function, {"return": signature.return_annotation}, names)["return"]
+
+
+def _evaluated(
+    function: Callable[..., Any], annotations: dict[str, Any], names: Mapping[str, Any]
+) -> dict[str, Any]:
     try:
         return evaluated(annotations, function, names)
     except NameError:
@@ -304,56 +409,54 @@ def _hints(
         ) from error
 
 
-def evaluated(
-    annotations: dict[str, Any], of: Callable[..., Any], names: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Annotations, some of which may be strings, as the hints that they mean where ``of`` stands.
+def _origin(hint: Any) -> Any:
+    return get_origin(hint) or hint
 
-    Raises what evaluating them raises: a `NameError` for what is not defined.
+
+def _result(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    names: Mapping[str, Any],
+    *,
+    is_stream: bool,
+) -> ResultType:
+    """Return what fits the return annotation.
+
+    Raises `InvalidHandlerSignature` for an annotation that cannot be serialised, and `NameError`
+    for one that is not defined (yet).
     """
-
-    def annotated() -> None: ...
-
-    annotated.__annotations__ = annotations
-    module = sys.modules.get(getattr(_target(of), "__module__", ""))
-    return get_type_hints(
-        annotated, vars(module or builtins), dict(names or {}), include_extras=True
-    )
-
-
-def plain(hint: Any) -> Any:
-    """The hint without aliases around it (``type X = ...``), also inside of ``Annotated``."""
-    origin = get_origin(hint)
-    if isinstance(origin, _ALIASES):
-        return plain(_substituted(origin, get_args(hint)))
-    if isinstance(hint, _ALIASES):
-        return plain(hint.__value__)
-    if origin is Annotated:
-        inner, *metadata = get_args(hint)
-        return Annotated[(plain(inner), *metadata)]
-    return hint
+    hint = _return_hint(function, signature, names)
+    promised = plain(hint)
+    what = f"{where(function)}: its return annotation `{name_of(hint)}`"
+    if is_stream and promised not in _UNTYPED:
+        if _origin(promised) not in _STREAMS:
+            raise InvalidHandlerSignature(f"{what}: it yields; write `-> AsyncIterator[...]`")
+        hint = next(iter(get_args(promised)), Any)
+    elif kind_of(target_of(function)) is None and _origin(promised) in (Awaitable, Coroutine):
+        hint = next(reversed(get_args(promised)), Any)
+    if problems := list(_open_variables(what, hint)):
+        raise InvalidHandlerSignature(*problems)
+    try:
+        return _result_type(hint)
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise InvalidHandlerSignature(
+            f"{what}: {error.message.splitlines()[0]} Annotate what is sent, or write `-> object` "
+            "to send the JSON that the returned object itself has"
+        ) from None
 
 
-def _substituted(alias: Any, arguments: tuple[Any, ...]) -> Any:
-    """What a generic alias stands for with these arguments."""
-    value = alias.__value__
-    by_parameter = dict(zip(alias.__type_params__, arguments, strict=True))
-    if value in by_parameter:
-        return by_parameter[value]
-    parameters = getattr(value, "__parameters__", ())
-    return value[tuple(by_parameter[p] for p in parameters)] if parameters else value
-
-
-_ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
-"""Up to Python 3.13, that of `typing_extensions` is a type of its own."""
-
-
-def alternatives(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of anything else, itself."""
-    hint = plain(hint)
-    if get_origin(hint) in (Union, UnionType):
-        return tuple(plain(member) for member in get_args(hint))
-    return (hint,)
+def _result_type(hint: Any) -> ResultType:
+    """Return what fits a hint. Raises pydantic's own errors for what it cannot serialise."""
+    members = [bare_type(member) for member in alternatives(bare_type(plain(hint)))]
+    if any(member in _UNTYPED for member in members):
+        return ANYTHING
+    events = [m for m in members if isinstance(m, type) and issubclass(m, ClientEvent)]
+    if not events:
+        # A ClientEvent is a str, so it fits what a str does.
+        return ResultType.of(hint, takes_events=str in members)
+    others = [member for member in members if member not in events]
+    # There may be a single one, and `|` does not join any two.
+    return ResultType.of(Union[tuple(others)], takes_events=True) if others else EVENTS  # noqa: UP007
 
 
 def _is_socket(hint: Any) -> bool:
@@ -364,18 +467,8 @@ def _is_socket(hint: Any) -> bool:
     return all(is_one(bare_type(member)) for member in alternatives(hint))
 
 
-def _metadata(hint: Any) -> tuple[Any, ...]:
-    """What ``Annotated`` adds to the hint, or to a member of the union that it is."""
-    return tuple(
-        item
-        for member in alternatives(hint)
-        if get_origin(member) is Annotated
-        for item in get_args(member)[1:]
-    )
-
-
 def _marks_payload(hint: Any) -> bool:
-    return any(isinstance(item, _PayloadMarker) for item in _metadata(hint))
+    return any(isinstance(item, _PayloadMarker) for item in metadata_of(hint))
 
 
 def _payload_types(hint: Any) -> tuple[Any, ...]:
@@ -391,21 +484,35 @@ def _is_payload(hint: Any) -> bool:
     """Whether a second parameter is the payload: marked as such, or a model (or ``None``)."""
     if _marks_payload(hint):
         return True
-    if any(isinstance(item, _FromComponent) for item in _metadata(hint)):
+    if any(isinstance(item, FromComponentMarker) for item in metadata_of(hint)):
         return False
     models = [type_ for type_ in _payload_types(hint) if type_ is not NoneType]
     return bool(models) and all(isinstance(m, type) and issubclass(m, BaseModel) for m in models)
 
 
 def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
-    types = _payload_types(hint)
-    default = parameter.default
-    if default is REQUIRED and NoneType in types:
-        default = None  # on the wire, null and absent are the same
-    return PayloadParameter(
-        name=parameter.name,
-        types=types,
-        marked=_marks_payload(hint),
-        default=default,
-        validate=PayloadValidator(hint),
-    )
+    """Raises pydantic's own errors for what it cannot validate."""
+    types, marked = _payload_types(hint), _marks_payload(hint)
+    default, field = None, field_of(parameter.default)
+    if field is not None:
+        hint = Annotated[hint, field]
+    elif parameter.default is not REQUIRED:
+        default = Default.of(parameter.default, is_payload=True)
+    for item in metadata_of(hint):
+        if default is None and (field := field_of(item)) is not None:
+            default = Default.of_field(field)
+    validate = PayloadValidator(hint)
+    if default is None and (NoneType in types or _takes_null(types, validate)):
+        default = Default.of(None)  # on the wire, null and absent are the same
+    return PayloadParameter(parameter.name, types, marked, default, validate)
+
+
+def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
+    """Return whether an alias accepts ``null`` of which only pydantic knows what it stands for."""
+    if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
+        return False
+    try:
+        validate(b'{"payload": null}')
+    except ClientError:
+        return False
+    return True

@@ -13,8 +13,8 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from types import NoneType
-from typing import Annotated, Any, Final, Self, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Self, TypeVar, Union, get_args, get_origin
 
 from dishka import (
     AsyncContainer,
@@ -25,18 +25,33 @@ from dishka import (
     Scope,
     provide,
 )
+from dishka.exceptions import NoFactoryError
+from dishka.provider import BaseProvider
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
-from websuckets.di.plan import REQUIRED, Dependency, Plan, alternatives, evaluated, plain, where
+from websuckets.di.defaults import Default
+from websuckets.di.graph import ASKS_FOR, ContextTypes
+from websuckets.di.plan import REQUIRED, Dependency, Plan
 from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, NotAuthorized
+from websuckets.functions import called, dressed, evaluated, own_kind, where
+from websuckets.hints import alternatives, plain
 from websuckets.security import CurrentUser
 from websuckets.session import User
 from websuckets.socket import ResponseHeaders, Socket, response_headers
 from websuckets.tasks import ConnectionTasks, TaskSource
 
-__all__ = ["Injection", "WebSucketsProvider", "injection_of", "provide_context", "values_provider"]
+__all__ = [
+    "Injection",
+    "WebSucketsProvider",
+    "context_types",
+    "injection_of",
+    "provide_context",
+    "values_provider",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _YIELDS_ITS_FIRST_ARGUMENT: Final = (
     AbstractAsyncContextManager,
@@ -52,7 +67,7 @@ def provide_context(
     factory: Callable[..., AbstractAsyncContextManager[Any] | AbstractContextManager[Any]],
     *,
     provides: Any = None,
-    scope: BaseScope = Scope.REQUEST,
+    scope: BaseScope | None = None,
     component: str | None = None,
 ) -> Provider:
     """A provider from whatever returns a context manager, sync or async.
@@ -67,6 +82,9 @@ def provide_context(
     ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
     ``@asynccontextmanager``.
 
+    In the body of a `Provider` class it is written as an attribute, like dishka's ``provide``, and
+    belongs to the scope of the class then if it has none of its own. Else its scope is REQUEST.
+
     Raises `ConfigurationError` where neither says it, and for what makes no context manager.
     """
     if not callable(factory):
@@ -74,12 +92,12 @@ def provide_context(
             f"provide_context({factory!r}): it is no function; pass what makes the context, "
             "without calling it"
         )
-    if inspect.isasyncgenfunction(factory) or inspect.isgeneratorfunction(factory):
+    if own_kind(factory) == "stream" or inspect.isgeneratorfunction(called(factory)):
         raise ConfigurationError(
             f"provide_context({where(factory)}): a generator is no context manager; put "
             "@asynccontextmanager or @contextmanager on it"
         )
-    if inspect.iscoroutinefunction(factory):
+    if own_kind(factory) == "async":
         raise ConfigurationError(
             f"provide_context({where(factory)}): an async function gives no context manager; make "
             "it a plain one that returns it, or an async generator under @asynccontextmanager"
@@ -108,14 +126,49 @@ def provide_context(
         if isinstance(manager, AbstractAsyncContextManager):
             error = yield await manager.__aenter__()
             await manager.__aexit__(*_exit_arguments(error))
+        elif not isinstance(manager, AbstractContextManager):
+            raise TypeError(
+                f"{where(factory)}: it gave an object of type {type(manager).__qualname__}, which "
+                "is not a context manager"
+            )
         else:
             error = yield manager.__enter__()
             manager.__exit__(*_exit_arguments(error))
 
     hinted = [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters]
-    provider = Provider(scope=scope, component=component)
-    provider.provide(_dressed(entered, factory, hinted), provides=provides)
-    return provider
+    return _ContextProvider(dressed(entered, factory, hinted), provides, scope, component)
+
+
+class _ContextProvider(Provider):
+    """What `provide_context` makes: a provider, and an attribute of other ones."""
+
+    def __init__(
+        self,
+        source: Callable[..., Any],
+        provides: Any,
+        scope: BaseScope | None,
+        component: str | None,
+    ) -> None:
+        super().__init__(scope or Scope.REQUEST, component)
+        self._source = source
+        self._provides = provides
+        self._own_scope = scope
+        self._own_component = component
+        self._number = self.provide(source, provides=provides).number
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        """What dishka looks for among the attributes of a provider, with its defaults."""
+        if not isinstance(instance, Provider):
+            return self
+        if self._own_component not in (None, instance.component):
+            raise ConfigurationError(
+                f"{owner.__qualname__}: provide_context(component={self._own_component!r}) stands "
+                "in a class of another component; drop it, or give it to providers=[...] alone"
+            )
+        scope = self._own_scope or instance.scope or Scope.REQUEST
+        composite = Provider(scope).provide(self._source, provides=self._provides)
+        composite.number = self._number  # providers win over those before them
+        return composite.__get__(instance, owner)
 
 
 def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
@@ -143,19 +196,14 @@ def _exit_arguments(error: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if error is None else (type(error), error, error.__traceback__)
 
 
-def _dressed(
-    function: Callable[..., Any], named_as: Any, parameters: Iterable[inspect.Parameter]
-) -> Callable[..., Any]:
-    """``function`` with another's name and with parameters that dishka reads as dependencies."""
-    dressed: Any = function  # type checkers know no such attributes of a function
-    dressed.__signature__ = inspect.Signature(list(parameters))
-    dressed.__annotations__ = {
-        p.name: p.annotation for p in dressed.__signature__.parameters.values()
-    }
-    dressed.__module__ = getattr(named_as, "__module__", __name__)
-    # No identifier: dishka generates code with this name in it, next to names of its own.
-    dressed.__qualname__ = f"{getattr(named_as, '__qualname__', type(named_as).__name__)}()"
-    return function
+def _asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
+    """Say what a factory asks the container for, so that it is proved; see `ASKS_FOR`."""
+
+    def say(function: Function) -> Function:
+        setattr(function, ASKS_FOR, hints)
+        return function
+
+    return say
 
 
 class WebSucketsProvider(Provider):
@@ -187,11 +235,23 @@ class WebSucketsProvider(Provider):
         return response_headers(socket)
 
     @provide(scope=Scope.REQUEST)
+    @_asking_for({CurrentUser: True})
     async def current_user_if_any(self, container: AsyncContainer) -> CurrentUser | None:
         try:
             return await container.get(CurrentUser)
         except NotAuthorized:
             return None
+
+
+def context_types(providers: Iterable[BaseProvider]) -> ContextTypes:
+    """Return the types of what the framework passes to the scopes that it opens."""
+    types: dict[BaseScope, set[Any]] = {}
+    for provider in providers:
+        if isinstance(provider, WebSucketsProvider):
+            for variable in provider.context_vars:
+                assert variable.scope is not None
+                types.setdefault(variable.scope, set()).add(variable.provides.type_hint)
+    return types
 
 
 def _connection_types() -> tuple[type, ...]:
@@ -254,7 +314,7 @@ def injection_of(
             places.append(guards.index(dependency.hint))
             continue
         places.append(len(hints))
-        if dependency.default is REQUIRED:
+        if dependency.default is None:
             hints.append(dependency.hint)
         else:
             either = _new_type(f"{dependency.name} or its default", "parameter")
@@ -265,7 +325,7 @@ def injection_of(
         inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
         for n, hint in enumerate(hints)
     )
-    resolve = _dressed(_picking(places), plan.function, parameters)
+    resolve = dressed(_picking(places), plan.function, parameters)
     providers[0].provide(resolve, provides=key)
     needs_scope = bool(guards or plan.dependencies)
     return Injection(
@@ -296,14 +356,41 @@ def _new_type(name: str, module: str) -> Any:
 
 def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
     """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
+    assert dependency.default is not None
     provider = Provider(scope=Scope.REQUEST, component=dependency.component)
+    if any(_is_generic(wanted) for wanted in accepted(dependency)):
+        provider.provide(_asking_for_first(dependency, dependency.default), provides=either)
+        return provider
     missing: Any = None
     for wanted in accepted(dependency):
         found = Has(wanted) if missing is None else missing & Has(wanted)
         provider.alias(wanted, provides=either, when=found)
         missing = ~Has(wanted) if missing is None else missing & ~Has(wanted)
-    provider.provide(_constant(dependency.default), provides=either, when=missing)
+    provider.provide(dependency.default.make, provides=either, when=missing)
     return provider
+
+
+def _is_generic(hint: Any) -> bool:
+    """Return whether a generic provider may provide it, which dishka's ``Has`` does not see."""
+    return get_origin(hint) not in (None, Union, UnionType)
+
+
+def _asking_for_first(dependency: Dependency, default: Default) -> Callable[..., Any]:
+    """Return a factory that gives the first of the accepted types that is provided."""
+    component = dependency.component
+    hints = [Annotated[hint, FromComponent(component)] for hint in accepted(dependency)]
+
+    @_asking_for(dict.fromkeys(hints, False))
+    async def first(container: AsyncContainer) -> Any:
+        for hint in accepted(dependency):
+            try:
+                return await container.get(hint, component)
+            except NoFactoryError as error:
+                if error.requested.type_hint != hint:  # something below it
+                    raise
+        return default.make()
+
+    return first
 
 
 def accepted(dependency: Dependency) -> list[Any]:

@@ -14,6 +14,7 @@ from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
 from websuckets.security import resumed_user
 from websuckets.store import LIFETIME, RECORDS_PER_USER, SessionStore
+from websuckets.strings import plain_string
 
 __all__ = ["RedisProvider"]
 
@@ -65,9 +66,8 @@ class RedisProvider(Provider):
                 raise ConfigurationError(
                     f"RedisProvider({name}={number!r}): it is a number, at least {least}"
                 )
-        # Members of enums that are texts have another one when they are formatted.
-        url, prefix = str.__str__(url), str.__str__(prefix)
         _keep_quiet()
+        url, prefix = plain_string(url), plain_string(prefix)
         self.provide(lambda: RedisBroker(Line(url, heartbeat), prefix), provides=RedisBroker)
         self.alias(RedisBroker, provides=Broker)
         if resume:

@@ -1,0 +1,196 @@
+"""What depends on what in a container: the only place that reads dishka beyond its documentation.
+
+dishka proves most of a graph when it is built. It does not prove a dependency on a bare type
+variable, values that nobody passes to a scope (``from_context``), providers of which none is ever
+active (``when=``), and nothing of a container that is built with ``skip_validation=True``. All of
+these would fail with every message, so they are looked for here, before a port opens.
+"""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias
+
+from dishka import DEFAULT_COMPONENT, AsyncContainer, BaseScope, DependencyKey
+from dishka.dependency_source import Factory
+from dishka.entities.factory_type import FactoryType
+from dishka.entities.marker import (
+    AndMarker,
+    BaseMarker,
+    BoolMarker,
+    Has,
+    HasContext,
+    NotMarker,
+    OrMarker,
+    unpack_marker,
+)
+from dishka.registry import Registry
+
+from websuckets.hints import bare_type, component_of, open_variables
+
+__all__ = ["ASKS_FOR", "ContextTypes", "needed_by", "scopes_of", "unprovable"]
+
+ASKS_FOR: Final = "asks_for"
+"""The attribute of a factory that names what it asks the container for while it runs: hints, and
+for each of them, whether it has to be provided."""
+
+ContextTypes: TypeAlias = Mapping[BaseScope, Container[Any]]
+"""Types of the values that are passed to scopes when these are opened."""
+
+
+def needed_by(container: AsyncContainer, starts: Iterable[Any], hint: Any) -> bool:
+    """Return whether any of the types ``starts`` needs ``hint``, directly or further below."""
+    walk = _Walk(container, {hint: ""}, {})
+    return any(path[-1] == hint for start in starts for path, _ in walk.problems(start))
+
+
+def unprovable(
+    container: AsyncContainer, start: Any, absent: Mapping[Any, str], passed: ContextTypes
+) -> list[tuple[list[Any], str]]:
+    """Return what keeps ``start`` from being built: paths to it, and why it cannot be had.
+
+    A path is types, each needing the next. ``absent`` are types of which there is no object, and
+    why.
+    """
+    return list(_Walk(container, absent, passed).problems(start))
+
+
+def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
+    """Return the scopes in which the container provides ``hint``: none, one, or several by
+    conditions."""
+    return _scopes(_root(container), DependencyKey(bare_type(hint), component_of(hint)))
+
+
+class _Walk:
+    """One walk through the graph of a container; each type is looked at once."""
+
+    def __init__(
+        self, container: AsyncContainer, absent: Mapping[Any, str], passed: ContextTypes
+    ) -> None:
+        self._registry = _root(container)
+        self._absent = absent
+        self._passed = {**passed, **_passed_at_start(container)}
+        self._seen: set[DependencyKey] = set()
+
+    def problems(self, start: Any) -> Iterator[tuple[list[Any], str]]:
+        return self._of(DependencyKey(start, DEFAULT_COMPONENT), [])
+
+    def _of(self, key: DependencyKey, path: list[Any]) -> Iterator[tuple[list[Any], str]]:
+        path = [*path, key.type_hint]
+        if key.type_hint in self._absent:
+            yield path, self._absent[key.type_hint]
+        elif open_variables(key.type_hint):
+            yield path, "nothing says what this type variable stands for; ask for a type"
+        elif key not in self._seen and not key.is_const() and key.type_hint is not DependencyKey:
+            self._seen.add(key)
+            factory = _factory(self._registry, key)
+            if factory is None:
+                yield path, "nothing provides it; give a provider of it to the container"
+            else:
+                yield from self._of_factory(factory, path)
+
+    def _of_factory(self, factory: Factory, path: list[Any]) -> Iterator[tuple[list[Any], str]]:
+        if factory.type is FactoryType.CONTEXT and not self._is_passed(factory):
+            yield (
+                path,
+                (
+                    f"it is taken from the context of {factory.scope} (from_context), and nothing "
+                    "passes it there; give a provider of it instead"
+                ),
+            )
+        for key in (*factory.dependencies, *factory.kw_dependencies.values()):
+            yield from self._of(key, path)
+        for hint, is_required in getattr(factory.source, ASKS_FOR, {}).items():
+            asked = DependencyKey(bare_type(hint), component_of(hint))
+            if is_required or _factory(self._registry, asked) is not None:
+                yield from self._of(asked, path)
+        for marker in unpack_marker(factory.when_override):
+            key = DependencyKey(marker, factory.when_component)
+            activator = _factory(self._registry, key)  # of Has and HasContext there is none
+            if activator is not None:
+                yield from self._of_factory(activator, [*path, marker])
+        variants = [
+            variant
+            for variant in factory.when_dependencies
+            if self._holds(variant.when_override, variant) is not False
+        ]
+        if factory.type is FactoryType.SELECTOR and not variants:
+            yield path, "it has providers under conditions (when=), of which none ever holds"
+        for variant in variants:
+            yield from self._of_factory(variant, path)
+
+    def _is_passed(self, factory: Factory) -> bool:
+        if factory.provides.type_hint == self._registry.container_key.type_hint:
+            return True
+        assert factory.scope is not None
+        return factory.provides.type_hint in self._passed.get(factory.scope, ())
+
+    def _holds(self, marker: BaseMarker | None, factory: Factory) -> bool | None:
+        """Return whether a condition of this factory holds; ``None`` if only running tells."""
+        match marker:
+            case None:
+                return True
+            case BoolMarker():
+                return marker.value
+            case NotMarker():
+                holds = self._holds(marker.marker, factory)
+                return None if holds is None else not holds
+            case AndMarker():
+                both = {self._holds(marker.left, factory), self._holds(marker.right, factory)}
+                return False if False in both else None if None in both else True
+            case OrMarker():
+                both = {self._holds(marker.left, factory), self._holds(marker.right, factory)}
+                return True if True in both else None if None in both else False
+            case HasContext():
+                assert factory.scope is not None
+                return marker.value in self._passed.get(factory.scope, ())
+            case Has():
+                key = DependencyKey(marker.value, factory.when_component)
+                found = _factory(self._registry, key)
+                if found is None or _is_narrower(found, factory):
+                    return False
+                return self._holds(found.when_active, found)
+            case _:
+                return None
+
+
+def _is_narrower(one: Factory, other: Factory) -> bool:
+    return one.scope is not None and other.scope is not None and one.scope > other.scope
+
+
+def _passed_at_start(container: AsyncContainer) -> dict[BaseScope, Container[Any]]:
+    """Return what was passed to a container and its parents when it was made."""
+    passed: dict[BaseScope, Container[Any]] = {}
+    level: AsyncContainer | None = container
+    while level is not None:
+        passed[level.scope] = level._context or ()
+        level = level.parent_container
+    return passed
+
+
+def _scopes(root: Registry, key: DependencyKey) -> set[BaseScope]:
+    factory = _factory(root, key)
+    return set() if factory is None else _scopes_of_factory(root, factory)
+
+
+def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
+    scopes = {factory.scope} if factory.scope is not None else set()
+    for variant in factory.when_dependencies:  # one of which is chosen when it is built
+        scopes |= _scopes_of_factory(root, variant)
+    if factory.type is FactoryType.ALIAS:
+        scopes |= _scopes(root, factory.dependencies[0])
+    return scopes
+
+
+def _root(container: AsyncContainer) -> Registry:
+    while container.parent_container is not None:
+        container = container.parent_container
+    return container.registry
+
+
+def _factory(root: Registry, key: DependencyKey) -> Factory | None:
+    registry: Registry | None = root
+    while registry is not None:
+        factory = registry.get_factory(key)
+        if factory is not None:
+            return factory
+        registry = registry.child_registry
+    return None

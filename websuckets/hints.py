@@ -1,0 +1,152 @@
+"""Type hints: what stands in them, without aliases, metadata and type variables."""
+
+import typing
+from collections.abc import Iterator, Mapping
+from types import UnionType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+from dishka import FromComponent
+from typing_extensions import TypeAliasType
+
+__all__ = [
+    "FromComponentMarker",
+    "alternatives",
+    "bare_type",
+    "component_of",
+    "is_alias_of_string",
+    "metadata_of",
+    "name_of",
+    "open_variables",
+    "plain",
+    "substituted",
+    "variables_of",
+]
+
+FromComponentMarker: Final = type(FromComponent())
+
+_ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
+"""Up to Python 3.13, that of `typing_extensions` is a type of its own."""
+
+
+def bare_type(hint: Any) -> Any:
+    """Return the hint without what ``Annotated`` adds."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
+def component_of(hint: Any) -> str:
+    """Return the dishka component that the hint names with ``FromComponent``, or the default."""
+    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((item.component for item in metadata if isinstance(item, FromComponentMarker)), "")
+
+
+def name_of(thing: Any) -> str:
+    """Return the name of a function or of a hint, as it is written."""
+    thing = bare_type(thing)
+    if get_args(thing):
+        return str(thing).replace("typing.", "")
+    return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or repr(thing)
+
+
+def plain(hint: Any) -> Any:
+    """Return the hint without aliases around it (``type X = ...``), also inside ``Annotated``.
+
+    An alias whose value is a string, as that of a recursive one, stays: only pydantic knows which
+    names it sees.
+    """
+    origin = get_origin(hint)
+    if is_alias_of_string(origin) or is_alias_of_string(hint):
+        return hint
+    if isinstance(origin, _ALIASES):
+        return plain(_value_of(origin, get_args(hint)))
+    if isinstance(hint, _ALIASES):
+        return plain(hint.__value__)
+    if origin is Annotated:
+        inner, *metadata = get_args(hint)
+        return Annotated[(plain(inner), *metadata)]
+    return hint
+
+
+def is_alias_of_string(hint: Any) -> bool:
+    """Return whether it is an alias (``TypeAliasType``) whose value is a string."""
+    return isinstance(hint, _ALIASES) and isinstance(hint.__value__, str)
+
+
+def _value_of(alias: Any, arguments: tuple[Any, ...]) -> Any:
+    """Return what a generic alias stands for with these arguments."""
+    return substituted(alias.__value__, dict(zip(alias.__type_params__, arguments, strict=True)))
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union; of anything else, the hint itself."""
+    hint = plain(hint)
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(plain(member) for member in get_args(hint))
+    return (hint,)
+
+
+def metadata_of(hint: Any) -> tuple[Any, ...]:
+    """Return what ``Annotated`` adds to the hint, or to a member of the union that it is."""
+    return tuple(
+        item
+        for member in alternatives(hint)
+        if get_origin(member) is Annotated
+        for item in get_args(member)[1:]
+    )
+
+
+def substituted(hint: Any, arguments: Mapping[Any, Any]) -> Any:
+    """Return the hint with type variables replaced by the arguments that are known for them."""
+    if isinstance(hint, TypeVar):
+        return arguments.get(hint, hint)
+    parameters = _parameters_of(hint)
+    if not any(parameter in arguments for parameter in parameters):
+        return hint
+    return hint[tuple(arguments.get(parameter, parameter) for parameter in parameters)]
+
+
+def open_variables(hint: Any) -> list[Any]:
+    """Return the type variables that the hint leaves open."""
+    parameters = (hint,) if isinstance(hint, TypeVar) else _parameters_of(hint)
+    if isinstance(hint, type) and not _generic_model(hint).get("args"):
+        return []  # a generic model that is not subscripted: anything fits its variables
+    return [parameter for parameter in parameters if isinstance(parameter, TypeVar)]
+
+
+def variables_of(owner: Any, definer: type) -> dict[Any, Any]:
+    """Return what the type variables of a generic base class stand for in a class.
+
+    ``owner`` is the class, or a generic alias of it (``Crud[Item]``), and ``definer`` the base.
+    Variables of which nothing says it are left out.
+    """
+    arguments = next(_ways_to(owner, definer), {})
+    for variable in getattr(definer, "__parameters__", ()):
+        if variable not in arguments and getattr(variable, "has_default", bool)():  # PEP 696
+            arguments[variable] = variable.__default__
+    return arguments
+
+
+def _ways_to(owner: Any, definer: type) -> Iterator[dict[Any, Any]]:
+    origin = get_origin(owner) or owner
+    parameters = getattr(origin, "__parameters__", ())
+    arguments = dict(zip(parameters, get_args(owner), strict=False))
+    if origin is definer:
+        yield arguments
+    for base in vars(origin).get("__orig_bases__", getattr(origin, "__bases__", ())):
+        if issubclass(get_origin(base) or base, definer):
+            yield from _ways_to(substituted(base, arguments), definer)
+
+
+def _parameters_of(hint: Any) -> tuple[Any, ...]:
+    """Return the type variables in a hint; a generic class that is not subscripted has none.
+
+    A generic model has, because pydantic takes ``Model[T]`` for ``Model`` where ``T`` is its own.
+    """
+    if isinstance(hint, type):
+        return tuple(_generic_model(hint).get("parameters", ()))
+    if isinstance(hint, _ALIASES):
+        return ()
+    return tuple(getattr(hint, "__parameters__", ()))
+
+
+def _generic_model(hint: type) -> Mapping[str, Any]:
+    return getattr(hint, "__pydantic_generic_metadata__", {})
