@@ -24,7 +24,18 @@ FLOORS = [
         "socket",
         "strings",
     },
-    {"broker", "conduct", "entrance", "envelope", "outbox", "session", "store", "tasks"},
+    {
+        "broker",
+        "conduct",
+        "entrance",
+        "envelope",
+        "outbox",
+        "results",
+        "session",
+        "store",
+        "tasks",
+        "validation",
+    },
     {"channels", "hub", "resuming", "revocation_announcements", "security"},
     {
         "di",
@@ -102,6 +113,7 @@ NEIGHBOURS = {
     "redis.presence": {"redis.foreign", "redis.line"},
     "redis.provider": {"redis.broker", "redis.line", "redis.store", "redis.url"},
     "redis.store": {"redis.broker", "redis.line", "redis.scripts"},
+    "results": {"envelope", "validation"},
     "resuming": {"security"},
     "socket": {"exc"},
     "store": {"session"},
@@ -131,6 +143,7 @@ NEIGHBOURS = {
         "transports.handshake",
         "transports.listener",
     },
+    "validation": {"envelope"},
 }
 
 MODULES = {

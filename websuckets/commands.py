@@ -9,7 +9,6 @@ from typing_extensions import TypeForm
 
 from websuckets.di.plan import Declaration, Plan, positional, read_plan
 from websuckets.di.providers import Injection, injection_of
-from websuckets.envelope import ResultEncoder
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -19,6 +18,7 @@ from websuckets.exc import (
 )
 from websuckets.functions import where
 from websuckets.hints import alternatives, bare_type, name_of, plain
+from websuckets.results import ResultEncoder
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 from websuckets.strings import plain_string

@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from websuckets.di.defaults import Default, field_of, misfit_of, remedy_for_marker
-from websuckets.envelope import ANYTHING, EVENTS, ClientEvent, PayloadValidator, ResultType
+from websuckets.envelope import ClientEvent
 from websuckets.exc import ClientError, InvalidHandlerSignature
 from websuckets.functions import Kind, checked, evaluated, kind_of, target_of, where
 from websuckets.hints import (
@@ -38,6 +38,8 @@ from websuckets.hints import (
     open_variables,
     plain,
 )
+from websuckets.results import ANYTHING, EVENTS, ResultType
+from websuckets.validation import PayloadValidator
 
 __all__ = [
     "Declaration",
