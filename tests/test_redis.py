@@ -1,5 +1,6 @@
 """Redis comes and goes; nodes notice, tell their subscribers, and begin again by themselves."""
 
+import enum
 import importlib
 import secrets
 import sys
@@ -226,6 +227,19 @@ async def test_foreign_messages_are_dropped_and_counted(
         assert (await client.receive()).event == "end"
         node: Any = app._channels._node
         assert node.link._foreign.count == count
+
+
+class Prefix(str, enum.Enum):  # noqa: UP042  # of a StrEnum, the value is in an f-string, too
+    OF_THE_SHOP = "shop"
+
+
+async def test_a_prefix_may_be_a_member_of_an_enum(shared_redis: RedisServer) -> None:
+    """Its value is what names in Redis begin with, on every node and in every tool."""
+    provider = RedisProvider(shared_redis.url, prefix=Prefix.OF_THE_SHOP)
+    async with TestClient(rooms.app(providers=[provider])) as client:
+        await client.call("enter", "ann")
+        await client.call("join", "a")
+        assert b"shop:topic:channel/a" in shared_redis.command("PUBSUB", "CHANNELS", "shop:*")
 
 
 async def test_foreign_keys_are_no_users(

@@ -1,7 +1,7 @@
 """Type hints: what stands in them, without aliases, metadata and type variables."""
 
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import UnionType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -118,22 +118,22 @@ def variables_of(owner: Any, definer: type) -> dict[Any, Any]:
     ``owner`` is the class, or a generic alias of it (``Crud[Item]``), and ``definer`` the base.
     Variables of which nothing says it are left out.
     """
-    arguments = next(_ways_to(owner, definer), {})
+    arguments = _arguments_of(owner, definer)
     for variable in getattr(definer, "__parameters__", ()):
         if variable not in arguments and getattr(variable, "has_default", bool)():  # PEP 696
             arguments[variable] = variable.__default__
     return arguments
 
 
-def _ways_to(owner: Any, definer: type) -> Iterator[dict[Any, Any]]:
+def _arguments_of(owner: Any, definer: type) -> dict[Any, Any]:
     origin = get_origin(owner) or owner
     parameters = getattr(origin, "__parameters__", ())
     arguments = dict(zip(parameters, get_args(owner), strict=False))
     if origin is definer:
-        yield arguments
-    for base in vars(origin).get("__orig_bases__", getattr(origin, "__bases__", ())):
-        if issubclass(get_origin(base) or base, definer):
-            yield from _ways_to(substituted(base, arguments), definer)
+        return arguments
+    bases = vars(origin).get("__orig_bases__", origin.__bases__)
+    way = next(base for base in bases if issubclass(get_origin(base) or base, definer))
+    return _arguments_of(substituted(way, arguments), definer)
 
 
 def _parameters_of(hint: Any) -> tuple[Any, ...]:

@@ -103,10 +103,8 @@ class _Walk:
             if is_required or _factory(self._registry, asked) is not None:
                 yield from self._of(asked, path)
         for marker in unpack_marker(factory.when_override):
-            key = DependencyKey(marker, factory.when_component)
-            activator = _factory(self._registry, key)  # of Has and HasContext there is none
-            if activator is not None:
-                yield from self._of_factory(activator, [*path, marker])
+            if not isinstance(marker, Has | HasContext):
+                yield from self._of(DependencyKey(marker, factory.when_component), path)
         variants = [
             variant
             for variant in factory.when_dependencies
@@ -126,10 +124,10 @@ class _Walk:
     def _holds(self, marker: BaseMarker | None, factory: Factory) -> bool | None:
         """Return whether a condition of this factory holds; ``None`` if only running tells."""
         match marker:
-            case None:
+            case None | BoolMarker(True):
                 return True
             case BoolMarker():
-                return marker.value
+                return False
             case NotMarker():
                 holds = self._holds(marker.marker, factory)
                 return None if holds is None else not holds
