@@ -60,7 +60,9 @@ class Things(Provider):
 async def opened(things: Things) -> AsyncIterator[tuple[OpenScope, OpenScope, AsyncContainer]]:
     """An APP scope, a SESSION scope and a REQUEST scope."""
     things.from_context(int, scope=Scope.SESSION)
-    app = OpenScope(make_async_container(things, lock_factory=lock_factory), copy_context())
+    things.from_context(str, scope=Scope.APP)
+    container = make_async_container(things, lock_factory=lock_factory, context={str: "app"})
+    app = OpenScope(container, copy_context())
     session = app.session({int: 1}, lock_factory, copy_context())
     async with app.container, session.container, session.request({}) as request:
         yield app, session, request
@@ -99,6 +101,7 @@ async def test_objects_of_wider_scopes_are_built_once() -> None:
         assert await app.get(Wide) is await session.get(Wide) is wide
         assert await session.get(Middle) is await session.container.get(Middle)
         assert await session.get(int) == 1
+        assert await session.get(str) == await app.get(str) == "app"
 
 
 async def test_a_container_without_finalisers_is_closed_at_once() -> None:

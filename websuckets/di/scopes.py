@@ -37,10 +37,7 @@ _GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 
 
 class OpenScope:
-    """A container of APP or SESSION scope, and the context of its objects.
-
-    ``values`` are those of the container's own context values that can be had without asking it.
-    """
+    """A container of APP or SESSION scope, and the context of its objects."""
 
     __slots__ = (
         "_given",
@@ -56,17 +53,19 @@ class OpenScope:
         self,
         container: AsyncContainer,
         context: Context,
-        values: Mapping[Any, Any] | None = None,
         wider: "OpenScope | None" = None,
     ) -> None:
         self.container = container
         self.context = context
         self.is_closed: bool = False
         """Set when the objects have been finalised: from then on none is built."""
-        self._values = values or {}
         self._wider = wider
         self._is_entered = False
         self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
+        self._values: Mapping[Any, Any] = {}  # what is given without asking the container
+        if wider is None:
+            given = _from_context(container.registry)
+            self._values = _part_of(container._context or {}, given)
 
     def session(
         self, values: dict[Any, Any], lock_factory: Callable[[], Lock] | None, context: Context
@@ -76,9 +75,9 @@ class OpenScope:
         container.parent_getter = self.get
         if self._given is None:
             self._given = _from_context(container.registry)
-        if not values.keys() <= self._given:  # the program has providers of its own for some
-            values = {key: value for key, value in values.items() if key in self._given}
-        return OpenScope(container, context, values, self)
+        scope = OpenScope(container, context, self)
+        scope._values = _part_of(values, self._given)
+        return scope
 
     def request(self, values: dict[Any, Any]) -> AsyncContainer:
         """Open a REQUEST scope in this one, in the context of whoever calls."""
@@ -100,21 +99,22 @@ class OpenScope:
             return built[key]
         if key in self._values:
             return self._values[key]
-        if self._wider is not None and key in self._wider.container._cache:
-            return self._wider.container._cache[key]
+        wider = self._wider
+        if wider is not None:
+            if key in wider.container._cache:
+                return wider.container._cache[key]
+            if self.container.registry.get_compiled_async(key) is None:  # not of this scope
+                return await wider.get(key)
         if self.is_closed:
             raise RuntimeError(
                 f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
                 "started by a command or a middleware, can get nothing more from its container"
             )
-        return await self._build(key)
-
-    async def _build(self, key: Any) -> Any:
         before = self.context.copy()
-        built = await self.run(self.container._get(key))
-        if self._wider is not None:
+        new = await self.run(self.container._get(key))
+        if wider is not None:
             self._hand_on(before)
-        return built
+        return new
 
     def _hand_on(self, before: Context) -> None:
         """Set here what the context got since ``before``: the message in which an object of its
@@ -149,6 +149,13 @@ def _from_context(registry: Registry) -> frozenset[Any]:
         for key, factory in registry.factories.items()
         if factory.type is FactoryType.CONTEXT
     )
+
+
+def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
+    """What of the values is given under these keys: all, but for what the program provides."""
+    if values.keys() <= keys:
+        return values
+    return {key: value for key, value in values.items() if key in keys}
 
 
 def exits_of(container: AsyncContainer) -> Iterator[Exit]:
