@@ -261,7 +261,7 @@ def test_every_problem_of_a_small_payload_is_told(binary: bool) -> None:
 def test_of_a_large_payload_the_first_problems_are_told(payload_type: Any, payload: Any) -> None:
     """With one more that says so: a strange client pays for its own message only."""
     *problems, last = problems_of(payload_type, payload)
-    assert 1 <= len(problems) <= 2
+    assert 1 <= len(problems) <= 32  # of a dict, the first versions of pydantic find them all
     assert (last["loc"], last["type"]) == ([], "more_problems")
 
 
