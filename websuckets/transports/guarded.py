@@ -105,8 +105,12 @@ class GuardedConnection(Handshake):
         """Return the next message. Raises `ConnectionClosed`, see `Wire.receive`."""
         if self._lent is not None:
             await self._lent.take_back()
+        return await self._next_message(None)  # type: ignore[no-any-return]
+
+    async def _next_message(self: Any, decode: bool | None) -> str | bytes:
+        """Return the next message as ``websockets`` does; throw away those after our close."""
         while True:
-            message: str | bytes = await super().recv()  # type: ignore[misc]  # of ServerConnection
+            message: str | bytes = await super().recv(decode)  # type: ignore[misc]  # of ServerConnection
             if not self.has_stopped_receiving:
                 return message
 
@@ -121,7 +125,7 @@ class GuardedConnection(Handshake):
         self._lent = lent = _Lent()
         try:
             with lent.scope:
-                return await super().recv(decode)  # type: ignore[misc]  # of ServerConnection
+                return await self._next_message(decode)
         except ConcurrencyError:
             pass
         finally:
@@ -139,7 +143,7 @@ class GuardedConnection(Handshake):
             super().process_event(event)  # type: ignore[misc]  # of ServerConnection
 
     def _stop_receiving_if_closed(self: Any) -> None:
-        """Be called before anything is written: so is a close frame, whoever sends it.
+        """Look for a close frame of this side, whoever sends it, before anything is written.
 
         A close that answers one of the client, or that the client has provoked by breaking the
         protocol, is the client's: messages that it sent before are handled.
