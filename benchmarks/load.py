@@ -72,8 +72,7 @@ class Load:
 
     def __enter__(self) -> "Load":
         try:
-            for _ in range(self._job.connections):
-                self._connect()
+            self.connect(self._job.connections)
         except BaseException:
             self.__exit__()
             raise
@@ -83,6 +82,11 @@ class Load:
         self._epoll.close()
         for peer in self._peers.values():
             peer.socket.close()
+
+    def connect(self, connections: int) -> None:
+        """Open so many more connections."""
+        for _ in range(connections):
+            self._connect()
 
     def _connect(self) -> None:
         peer = connected(self._port, self._dialect)

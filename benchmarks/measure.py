@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol, Self
 
 from benchmarks.dialects import DIALECTS
@@ -24,6 +24,9 @@ TURN: Final = 0.2
 IDLE_SECONDS: Final = 6.0
 """Seconds that idle connections are measured at least. It is less than the 20 seconds between two
 pings: those of 1,000 connections that were opened together would all fall into it, or none."""
+
+IDLE_AT_ONCE: Final = 50
+"""Connections that are opened to one server, before those to the next."""
 
 IDLE_WARM_UP: Final = 1.0
 """Seconds until a server has done what comes after opening connections."""
@@ -144,10 +147,14 @@ class IdleBench(Bench):
     """A running subject whose clients send nothing after their first message."""
 
     def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
-        load, cpu = super()._start(stack)
-        assert isinstance(load, Load)
-        self._load = load
-        return load, cpu
+        server = stack.enter_context(running(self._subject, self._options))
+        nobody = replace(self._job, connections=0)
+        self._load = Load(server.port, DIALECTS[self._subject.dialect], nobody)
+        return stack.enter_context(self._load), server.cpu
+
+    def connect(self, connections: int) -> None:
+        """Open so many connections."""
+        self._load.connect(connections)
 
     def begin(self) -> None:
         """Measure from now on."""
@@ -224,10 +231,15 @@ def _idle_round(
     failed: dict[str, str] = {}
     most_files()
     with ExitStack() as stack:
-        for name, subject, options in random.sample(entries, len(entries)):
+        for name, subject, options in entries:
             with _noting(failed, name):
                 benches[name] = stack.enter_context(IdleBench(subject, job, options))
-            _rest(benches, failed, TURN)  # others may have been pinged
+        for opened in range(0, job.connections, IDLE_AT_ONCE):
+            for name in random.sample([*benches], len(benches)):
+                if name not in failed:
+                    with _noting(failed, name):
+                        benches[name].connect(min(IDLE_AT_ONCE, job.connections - opened))
+            _rest(benches, failed, 0.001)  # some may have been pinged
         _rest(benches, failed, IDLE_WARM_UP)
         for idle in benches.values():
             idle.begin()

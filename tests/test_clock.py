@@ -114,10 +114,11 @@ def test_what_does_not_ring_any_more_is_cleared_away() -> None:
         timer.by(20 + number, 0.01)
         timer.by(10 + number, 0.5)
         timer.stop()
-        assert len(clock._timers) <= len(lasting) + 2 * (FEW + 1)
+        assert len(clock._entries) <= len(lasting) + 2 * (FEW + 1)
+        assert not [entry for entry in clock._entries if entry[3] is timer]
     assert clock._short[0.01] < len(lasting) + 2 * (FEW + 1)
     go_on(clock, 1e6)
-    assert clock._timers == []
+    assert clock._entries == []
     assert clock._short == {}
     assert clock._outdated == 0
 

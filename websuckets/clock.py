@@ -20,7 +20,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic, time
-from typing import Final
+from typing import Any, Final, TypeAlias
 
 import anyio
 
@@ -43,6 +43,9 @@ JUMP: Final = 1.0
 FEW: Final = 64
 """Outdated entries that are not worth tidying up."""
 
+_Entry: TypeAlias = list[Any]
+"""A moment, a number (so that no two are equal), a step, and the timer, or ``None``."""
+
 
 class Clock:
     """Goes on in steps, for as long as the app runs, and rings timers."""
@@ -54,7 +57,7 @@ class Clock:
         self._begun = monotonic()  # or when `now` was read last
         self._left = 0.0  # of the step, since then
         self._ends_early: anyio.Event | None = None
-        self._timers: list[tuple[float, int, float, Timer]] = []  # heap: moment, number, step
+        self._entries: list[_Entry] = []  # a heap
         self._numbers = count()
         self._outdated = 0  # entries of timers that were stopped, or set to an earlier moment
         self._short: dict[float, int] = {}  # how many entries have each short step
@@ -100,14 +103,14 @@ class Clock:
     def ring(self) -> None:
         """Ring all timers whose moment has come."""
         ringing: list[Timer] = []
-        while self._timers and self._timers[0][0] <= self.now:
-            moment, _, step, timer = heappop(self._timers)
+        while self._entries and self._entries[0][0] <= self.now:
+            _, _, step, timer = heappop(self._entries)
             self._count(step, -1)
-            if timer.moment == moment:
-                timer.moment = math.inf
-                ringing.append(timer)
-            else:
+            if timer is None:
                 self._outdated -= 1
+            else:
+                timer.moment, timer._entry = math.inf, None
+                ringing.append(timer)
         for timer in ringing:
             _call(timer.ring)
         wall = time() - self.now
@@ -116,11 +119,13 @@ class Clock:
             for listener in self._jump_listeners:
                 _call(listener)
 
-    def _set(self, timer: "Timer", moment: float, step: float) -> None:
-        heappush(self._timers, (moment, next(self._numbers), step, timer))
+    def _enter(self, timer: "Timer", moment: float, step: float) -> "_Entry":
+        entry: _Entry = [moment, next(self._numbers), step, timer]
+        heappush(self._entries, entry)
         self._count(step, 1)
         if step < self._step and self._ends_early is not None:
             self._ends_early.set()
+        return entry
 
     def _count(self, step: float, entries: int) -> None:
         if step < LONGEST_STEP:
@@ -128,17 +133,19 @@ class Clock:
             if not self._short[step]:
                 del self._short[step]
 
-    def _one_is_outdated(self) -> None:
+    def _leave(self, entry: "_Entry") -> None:
+        """The entry stays in the heap until there are many of the kind, but refers to nobody."""
+        entry[3] = None
         self._outdated += 1
-        if self._outdated > max(FEW, len(self._timers) // 2):
+        if self._outdated > max(FEW, len(self._entries) // 2):
             self._tidy_up()
 
     def _tidy_up(self) -> None:
-        self._timers = [entry for entry in self._timers if entry[3].moment == entry[0]]
-        heapify(self._timers)
+        self._entries = [entry for entry in self._entries if entry[3] is not None]
+        heapify(self._entries)
         self._outdated = 0
         self._short = {}
-        for _, _, step, _ in self._timers:
+        for _, _, step, _ in self._entries:
             self._count(step, 1)
 
 
@@ -180,10 +187,11 @@ class Timer:
     Whoever is done with it calls `stop`.
     """
 
-    __slots__ = ("_clock", "moment", "ring")
+    __slots__ = ("_clock", "_entry", "moment", "ring")
 
     def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
         self._clock = clock
+        self._entry: _Entry | None = None
         self.ring: Callable[[], None] = ring
         """Called when the moment has come."""
         self.moment: float = math.inf
@@ -192,11 +200,9 @@ class Timer:
     def by(self, moment: float, step: float) -> None:
         """Ring by this moment, if not earlier, and within so many seconds after it."""
         if moment < self.moment:
-            is_outdated = self.moment < math.inf
+            self._unset()
             self.moment = moment
-            self._clock._set(self, moment, step)
-            if is_outdated:
-                self._clock._one_is_outdated()
+            self._entry = self._clock._enter(self, moment, step)
 
     def start(self, timeout: Timeout) -> None:
         """Ring when this timeout has passed, if not earlier."""
@@ -204,11 +210,14 @@ class Timer:
 
     def stop(self) -> None:
         """Never ring again, and refer to nobody; does nothing when that was said already."""
-        is_set = -math.inf < self.moment < math.inf
+        self._unset()
         self.moment = -math.inf
         self.ring = _do_nothing
-        if is_set:
-            self._clock._one_is_outdated()
+
+    def _unset(self) -> None:
+        if self._entry is not None:
+            self._clock._leave(self._entry)
+            self._entry = None
 
 
 def _do_nothing() -> None: ...

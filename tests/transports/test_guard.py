@@ -114,7 +114,7 @@ def test_pings_may_be_off(options: dict[str, Any], alarms: list[Alarm]) -> None:
 def test_who_is_pinged_by_somebody_else_is_not_looked_at() -> None:
     """A server for ASGI does that itself."""
     peer = Watched(is_pinged=False)
-    assert peer.clock._timers == []
+    assert peer.clock._entries == []
     assert peer.after(100) == []
 
 
@@ -166,7 +166,7 @@ def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
     peer.guard.blocked()
     peer.guard.pinged(lambda: False)
     assert peer.after(100) == []
-    assert peer.clock._timers == []
+    assert peer.clock._entries == []
 
 
 def test_what_may_wait_for_it() -> None:
