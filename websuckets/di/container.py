@@ -37,6 +37,7 @@ __all__ = [
     "Override",
     "build_container",
     "check_container",
+    "finalises",
     "needs",
     "scopes_of",
     "setup_dishka",
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+OF_THE_APP: Final = (Scope.RUNTIME, Scope.APP)
+FINALISED: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,10 +274,30 @@ def needs(container: AsyncContainer, injections: Iterable[Injection], hint: Any)
     return any(_paths_to(container, injection.key, {hint}) for injection in injections)
 
 
+def finalises(container: AsyncContainer, hints: Iterable[Any]) -> bool:
+    """Return whether any of the types needs an object that is finalised when the app ends."""
+    root = _root(container)
+    keys = [DependencyKey(hint, DEFAULT_COMPONENT) for hint in hints]
+    seen = set()
+    while keys:
+        key = keys.pop()
+        factory = None if key in seen else _factory(root, key)
+        seen.add(key)
+        factories = [] if factory is None else [factory]
+        while factories:
+            factory = factories.pop()
+            if factory.scope in OF_THE_APP and factory.type in FINALISED:
+                return True
+            keys += (*factory.dependencies, *factory.kw_dependencies.values())
+            factories += factory.when_dependencies
+    return False
+
+
 def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
     """The scopes in which the container provides ``hint``: none, one, or several by conditions.
 
-    With `_paths_to`, the only place that reads dishka's graph beyond its documented interface.
+    With `finalises` and `_paths_to`, the only place that reads dishka's graph beyond its documented
+    interface.
     """
     return _scopes(_root(container), DependencyKey(bare_type(hint), component_of(hint)))
 
