@@ -1,5 +1,6 @@
 """Who may connect: from which page, to which path, through which proxy."""
 
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -128,6 +129,25 @@ async def test_paths_of_a_mounted_app(group: CommandGroup) -> None:
         assert await get(server, "/ws/health") == 200
         assert await get(server, "/ws/chat") == 426
         assert await get(server, "/health") == 404
+
+
+async def test_asking_for_the_head_alone(on_sockets: Serving, group: CommandGroup) -> None:
+    """It is that of a GET, and nothing follows."""
+    request = b"HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with on_sockets(app_with(group)) as server, await tcp(server) as stream:
+        await stream.send(request)
+        answer = b""
+        with anyio.fail_after(TIMEOUT), suppress(anyio.EndOfStream):
+            while True:
+                answer += await stream.receive()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-length: 3" in head.lower()
+    assert body == b""
+
+
+async def tcp(server: Any) -> Any:
+    return await anyio.connect_tcp("127.0.0.1", server.port)
 
 
 async def test_health_while_the_app_stops(group: CommandGroup) -> None:

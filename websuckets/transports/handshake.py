@@ -65,6 +65,8 @@ class Handshake:
         async def process(_: Any, request: Request, response: Any) -> Any:
             response = await _result(process_response, self, request, response) or response
             if response.status_code != 101:
+                if getattr(request, "method", "GET") == "HEAD":
+                    response.body = b""  # its length stays in the headers: RFC 9110, section 9.3.2
                 return response
             self._address = (self.door.address_of(self._peer_address(), request.headers),)
             self.accepted = self.door.accept(self)
