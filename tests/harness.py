@@ -111,6 +111,14 @@ def connect(url: str, **options: Any) -> Any:
     return client.connect(url, proxy=None, **options)
 
 
+async def unix_client(path: str) -> Any:
+    """The client of `websockets` at a unix socket; a context manager."""
+    if not on_trio():
+        return websockets.asyncio.client.unix_connect(path)
+    stream = await trio.open_unix_socket(path)
+    return connect("ws://localhost", stream=stream)
+
+
 async def get(server: Server, path: str) -> int:
     """The status of what a GET request is answered with."""
     async with httpx2.AsyncClient(trust_env=False) as http:

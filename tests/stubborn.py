@@ -5,10 +5,13 @@ wait for is a line, or the end, of its standard input; what they do is on its st
 """
 
 import asyncio
+import hashlib
 import json
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from subprocess import PIPE
@@ -57,11 +60,36 @@ async def block() -> None:
     time.sleep(FOR_EVER)
 
 
+async def executor() -> None:
+    """A thread of asyncio's."""
+    await asyncio.to_thread(time.sleep, FOR_EVER)
+
+
+async def pool() -> None:
+    """A thread of the program's own."""
+    threads = ThreadPoolExecutor()
+    await asyncio.get_running_loop().run_in_executor(threads, time.sleep, FOR_EVER)
+
+
+async def compute() -> None:
+    """Python runs no handler of signals meanwhile."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
+
+
+async def match() -> None:
+    """No thread of Python runs meanwhile."""
+    re.match("(a+)+$", "a" * 50 + "b")
+
+
 WAYS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
     "ignore": ignore,
     "shield": shield,
     "thread": thread,
     "block": block,
+    "executor": executor,
+    "pool": pool,
+    "compute": compute,
+    "match": match,
 }
 """Not to stop when told to."""
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import signal
 import socket as sockets
@@ -23,9 +22,8 @@ import trio
 import trustme
 import websockets.trio.server
 from dishka import Provider, Scope
-from harness import TIMEOUT, Client, Gate, app_with, connect, dial, get, on_trio, talk
+from harness import TIMEOUT, Client, Gate, app_with, connect, dial, get, on_trio, talk, unix_client
 from websockets.asyncio.client import connect as connect_on_asyncio
-from websockets.asyncio.client import unix_connect
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
@@ -44,7 +42,7 @@ from websuckets.dispatcher import Dispatcher
 from websuckets.entrance import Entrance
 from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
 from websuckets.hooks import Hooks
-from websuckets.program import LastResort, console_logging
+from websuckets.program import console_logging
 from websuckets.security import SecurityProvider
 from websuckets.session import Session, current_session
 from websuckets.tasks import Background
@@ -87,13 +85,6 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         async with await unix_client(path) as connection:
             client = Client(connection, server)
             assert (await client.call("echo", id=1))["id"] == 1
-
-
-async def unix_client(path: str) -> Any:
-    if not on_trio():
-        return unix_connect(path)
-    stream = await trio.open_unix_socket(path)
-    return connect("ws://localhost", stream=stream)
 
 
 async def test_ipv6() -> None:
@@ -758,72 +749,6 @@ def test_a_program_serves_until_it_is_told_to_stop(
     assert lines[-1].endswith("INFO websuckets: stopping")
     assert logging.getLogger("websuckets").handlers == []
     assert logging.getLogger("websuckets").level == logging.NOTSET
-
-
-@pytest.fixture
-def exits(monkeypatch: pytest.MonkeyPatch) -> "Queue[int]":
-    """The exit codes with which this process would have ended."""
-    codes: Queue[int] = Queue()
-    monkeypatch.setattr("os._exit", codes.put)
-    monkeypatch.setattr("logging.shutdown", lambda: None)
-    return codes
-
-
-def test_a_program_that_cannot_stop_is_ended(
-    exits: "Queue[int]", caplog: pytest.LogCaptureFixture
-) -> None:
-    """When everything else is finalised; the log names the command."""
-    caplog.set_level(logging.INFO, logger="websuckets")
-    group = CommandGroup()
-    started, enough = threading.Event(), threading.Event()
-
-    @group.command("ignore")
-    async def ignore(socket: ServerConnection) -> None:
-        started.set()
-        while not enough.is_set():
-            try:
-                await anyio.sleep(0.001)
-            except BaseException:
-                pass
-
-    async def talk_to_it(url: str) -> None:
-        async with connect(url) as connection:
-            await connection.send('{"event": "ignore"}')
-            started.wait(TIMEOUT)
-            os.kill(os.getpid(), signal.SIGTERM)
-            await connection.wait_closed()
-
-    def end() -> None:
-        asyncio.run(talk_to_it(urls.get(timeout=TIMEOUT)))
-        codes.append(exits.get(timeout=TIMEOUT))
-        enough.set()
-
-    codes: list[int] = []
-    app = app_with(group, limits=Limits(drain_timeout=0.05, finalize_timeout=0.01))
-    with listening() as urls:
-        thread = threading.Thread(target=end, daemon=True)
-        thread.start()
-        asyncio.run(app("127.0.0.1", 0))
-        thread.join(TIMEOUT)
-    assert codes == [1]
-    assert "1 connections ignore their cancellation, 'ignore' (1)" in caplog.messages
-    assert "CRITICAL" in [record.levelname for record in caplog.records]
-
-
-def test_a_program_that_hangs_is_ended(exits: "Queue[int]") -> None:
-    """By a thread: whatever holds up the event loop, does not hold up that."""
-    with LastResort() as last_resort:
-        last_resort.after(0.01, str)
-        assert exits.get(timeout=TIMEOUT) == 1
-
-
-def test_a_program_may_have_all_the_time_there_is(exits: "Queue[int]") -> None:
-    """If its limits are off."""
-    with LastResort() as last_resort:
-        last_resort.after(math.inf, str)
-    with LastResort() as last_resort:
-        last_resort.after(3600, str)
-    assert exits.empty()
 
 
 def test_outside_the_main_thread_it_leaves_signals_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """`app.asgi`: by an ASGI server, and mounted in another application."""
 
 import asyncio
+import inspect
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from websockets.exceptions import (
 from websockets.http11 import Request
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
+from websuckets.broker import Broker, MemoryBroker
 from websuckets.di import lock_factory, provide_context, setup_dishka
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.session import Session, User
@@ -210,10 +212,11 @@ async def startup(thing: Thing) -> None:
 """
 
 COMMANDS = {
-    "uvicorn": "uvicorn program:app.asgi --port {port}",
-    "hypercorn": "hypercorn program:app.asgi --bind 127.0.0.1:{port}",
-    "hypercorn on trio": "hypercorn program:app.asgi --worker-class trio --bind 127.0.0.1:{port}",
-    "granian": "granian --interface asgi program:app.asgi --port {port}",
+    "uvicorn": "uvicorn program:app --port {port}",
+    "uvicorn, app.asgi": "uvicorn program:app.asgi --port {port}",
+    "hypercorn": "hypercorn program:app --bind 127.0.0.1:{port}",
+    "hypercorn on trio": "hypercorn program:app --worker-class trio --bind 127.0.0.1:{port}",
+    "granian": "granian --interface asgi program:app --port {port}",
 }
 
 
@@ -253,6 +256,7 @@ async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -
             await process.aclose()
     assert "started" in output and "finalised" in output
     assert "Traceback" not in output
+    assert "factory" not in output
 
 
 # Mounted
@@ -340,7 +344,27 @@ def with_tasks(app: WebSuckets) -> WebSuckets:
     return app
 
 
-@pytest.mark.parametrize("having", [with_providers, with_startup, with_tasks])
+def with_own_container(app: WebSuckets) -> WebSuckets:
+    @app.on_connect
+    async def connect(thing: Thing) -> None: ...
+
+    setup_dishka(make_async_container(Things(), *app.providers, lock_factory=lock_factory), app)
+    return app
+
+
+def with_own_broker(app: WebSuckets) -> WebSuckets:
+    @asynccontextmanager
+    async def broker() -> AsyncIterator[Broker]:
+        yield MemoryBroker()
+
+    provider = provide_context(broker, scope=Scope.APP)
+    setup_dishka(make_async_container(provider, *app.providers, lock_factory=lock_factory), app)
+    return app
+
+
+@pytest.mark.parametrize(
+    "having", [with_providers, with_startup, with_tasks, with_own_container, with_own_broker]
+)
 def test_one_with_something_to_start_has_to_be_started(
     having: Callable[[WebSuckets], WebSuckets], app: WebSuckets
 ) -> None:
@@ -353,13 +377,22 @@ def test_one_with_something_to_start_has_to_be_started(
 
 
 async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuckets) -> None:
-    """Who built it, finalises it."""
-    container = make_async_container(Things(), *app.providers, lock_factory=lock_factory)
+    """If nothing that it needs of the container is finalised; whatever HTTP needs."""
+
+    @app.on_connect
+    async def connect(plain: Plain) -> None: ...
+
+    provider = Provider(scope=Scope.APP)
+    provider.provide(Plain)
+    container = make_async_container(provider, Things(), *app.providers, lock_factory=lock_factory)
     setup_dishka(container, app)
     with starlette(app, None) as client:
         with client.websocket_connect("/ws") as connection:
             connection.send_text('{"event": "say", "payload": "hi"}')
             assert connection.receive_json()["payload"] == "hi"
+
+
+class Plain: ...
 
 
 @pytest.mark.on_asyncio
@@ -1333,14 +1366,21 @@ async def test_commands_that_came_before_the_client_left_are_run(
     assert journal == ["0", "1", "2"]
 
 
-@pytest.mark.on_asyncio
-async def test_the_app_itself_is_no_asgi_application(
+async def test_the_app_itself_is_an_asgi_application(
     app: WebSuckets, new_server: NewServer
 ) -> None:
-    """Which a server is told that is given it."""
+    """It is what `app.asgi` is, and looks like one to ASGI servers."""
+    assert await lives(app) == ["startup.complete", "shutdown.complete"]
     server = new_server()
-    with pytest.raises(ConfigurationError, match=r"has one: app\.asgi"):
-        await server(app)
+    server.says('{"event": "say", "payload": "hi"}')
+    server.leaves()
+    await server(app)
+    assert inspect.iscoroutinefunction(app.__call__)
+    with pytest.raises(TypeError):  # which tells uvicorn that it is no factory
+        app()  # type: ignore[unused-coroutine]
+    assert server.sent[0] == {"type": "websocket.accept"}
+    await app(scope={"type": "http", "path": "/health"}, receive=server.receive, send=server.send)
+    assert server.sent[-1]["body"] == b"ok\n"
 
 
 async def test_the_lifespan(group: CommandGroup, journal: list[str]) -> None:
@@ -1379,7 +1419,7 @@ def broken_group() -> CommandGroup:
     return group
 
 
-async def lives(app: WebSuckets) -> list[str]:
+async def lives(app: Any) -> list[str]:
     """What the app answers to a server that starts and stops it."""
     said: list[str] = []
 
@@ -1389,7 +1429,7 @@ async def lives(app: WebSuckets) -> list[str]:
     async def send(event: Any) -> None:
         said.append(f"{event['type']} {event.get('message', '')}".removeprefix("lifespan.").strip())
 
-    await app.asgi({"type": "lifespan"}, receive, send)
+    await app({"type": "lifespan"}, receive, send)
     return said
 
 

@@ -136,6 +136,25 @@ async def test_paths_of_a_mounted_app(group: CommandGroup) -> None:
         assert await get(server, "/health") == 404
 
 
+async def test_asking_for_the_head_alone(on_sockets: Serving, group: CommandGroup) -> None:
+    """It is that of a GET, and nothing follows."""
+    request = b"HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    async with on_sockets(app_with(group)) as server, await stream_to(server) as stream:
+        await stream.send(request)
+        answer = b""
+        with anyio.fail_after(TIMEOUT), suppress(anyio.EndOfStream):
+            while True:
+                answer += await stream.receive()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-length: 3" in head.lower()
+    assert body == b""
+
+
+async def stream_to(server: Any) -> Any:
+    return await anyio.connect_tcp("127.0.0.1", server.port)
+
+
 async def test_health_while_the_app_stops(group: CommandGroup) -> None:
     """503, for as long as anybody still has something to finish; so does who wants to connect."""
     started, go_on = anyio.Event(), anyio.Event()

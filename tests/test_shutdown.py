@@ -174,6 +174,8 @@ async def test_no_command_is_half_done(start: str) -> None:
         *product(["wait"], SIGNALS, SIGNALS),
         ("ignore", signal.SIGTERM, signal.SIGINT),
         ("thread", signal.SIGTERM, signal.SIGINT),
+        ("block", signal.SIGTERM, signal.SIGINT),
+        ("compute", signal.SIGINT, signal.SIGTERM),
     ],
 )
 async def test_a_second_signal_stops_at_once(
@@ -186,12 +188,13 @@ async def test_a_second_signal_stops_at_once(
         else:
             await begin(client, "stay", payload=way)
         program.signal(first)
-        await until_stopping(program.server)
+        if way not in ("block", "compute"):  # then the event loop cannot say that it stops
+            await until_stopping(program.server)
         program.signal(second)
         assert await program.ended() != 0
 
 
-@pytest.mark.parametrize("way", ["ignore", "shield", "thread"])
+@pytest.mark.parametrize("way", ["ignore", "shield", "thread", "block", "compute"])
 async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
     start: str, way: str
 ) -> None:
@@ -202,6 +205,29 @@ async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
         assert await program.ended() == 1
         assert program.errors("CRITICAL")
         assert "'stay' (1)" in "".join(program.log)
+
+
+@pytest.mark.on_asyncio
+@pytest.mark.parametrize("way", ["executor", "pool"])
+async def test_a_thread_that_a_handler_has_left_does_not_keep_the_program(
+    start: str, way: str
+) -> None:
+    """The handler can be cancelled, but Python waits for its thread before it ends."""
+    async with started(start, **SOON) as program, dial(program.server) as client:
+        await begin(client, "stay", payload=way)
+        program.signal(signal.SIGTERM)
+        assert await program.ended() == 1
+        [line] = program.errors("CRITICAL")
+        assert "threads that run: " in line
+
+
+async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(start: str) -> None:
+    """No line of Python can run then; the process ends nevertheless, and says where it was."""
+    async with started(start, **SOON) as program, dial(program.server) as client:
+        await begin(client, "stay", payload="match")
+        program.signal(signal.SIGTERM)
+        assert await program.ended() == 1
+        assert "Timeout (" in "".join(program.log)
 
 
 @pytest.mark.heavy

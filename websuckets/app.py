@@ -2,11 +2,20 @@
 
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, Never, TypeVar
+from typing import Any, Final, Literal, NoReturn, TypeVar, overload
 
 import anyio
 from dishka import AsyncContainer, Provider
@@ -14,6 +23,7 @@ from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
 from websuckets.asgi import AsgiApplication
+from websuckets.backend import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.channels import Channels
 from websuckets.commands import CommandGroup
 from websuckets.composition import Composition, groups_of_the_program
@@ -21,12 +31,14 @@ from websuckets.entrance import Entrance
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import Kind
 from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
-from websuckets.limits import Limits
+from websuckets.limits import Limits, seconds
 from websuckets.middleware import Middleware, checked
-from websuckets.program import LastResort, StopSignals, console_logging
+from websuckets.program import Program, console_logging
 from websuckets.session import Session
 from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport
+from websuckets.transports.asgi import AsgiReceive, AsgiScope, AsgiSend
+from websuckets.transports.listener import one_port
 
 __all__ = ["Server", "WebSuckets"]
 
@@ -86,6 +98,10 @@ class WebSuckets:
         self._running: Running | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
+        # ASGI servers ask whether this is a coroutine function. What they call is the method of the
+        # class, which is none: for uvicorn an application is what raises TypeError at once when it
+        # is called without arguments; anything else is a factory.
+        self.__call__ = self._asgi.__call__  # type: ignore[method-assign, assignment]
 
     def include_command_group(self, group: CommandGroup) -> None:
         """Serve the commands of a group.
@@ -171,7 +187,8 @@ class WebSuckets:
 
         A server starts and stops it. Mounted applications are not told when to, so there the host
         has to enter `lifespan`, but for an app with nothing to start or finalise: one without
-        providers of its own, ``on_startup`` hooks and `AppTasks`. That starts by itself.
+        providers of its own, ``on_startup`` hooks, `AppTasks`, and objects of a container that are
+        finalised when the program closes it. That starts by itself.
         """
         return self._asgi
 
@@ -192,35 +209,59 @@ class WebSuckets:
         """
         return render_mermaid(self._composition.ready(self._values(self._limits))[1])
 
+    @overload
     async def __call__(
-        self, host: str | None = None, port: int | None = None, *asgi: Never, **options: Any
-    ) -> None:
+        self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
+    ) -> None: ...
+
+    @overload
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None: ...
+
+    def __call__(  # type: ignore[misc]  # ``scope`` and the others may be among the options
+        self, host: Any = None, port: Any = None, *asgi: Any, **options: Any
+    ) -> Coroutine[Any, Any, None]:
         """Serve until SIGINT or SIGTERM, or until cancelled.
 
         ``asyncio.run(app("localhost", 9000))`` is a whole program, and so is
-        ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A second signal
-        stops at once. A program that cannot stop, because a handler ignores its cancellation, is
-        ended with exit code 1 after `Limits.drain_timeout` and what finalisers may take.
+        ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A signal that
+        comes before the app has started ends the start, and what has started is finalised. A second
+        signal stops at once. A program that cannot stop, because a handler ignores its cancellation
+        or holds up a thread, is ended with exit code 1 after `Limits.drain_timeout` and what
+        finalisers may take.
+
+        Called as an ASGI server calls it, the app is `asgi`. Called without arguments it raises
+        `TypeError`.
         """
-        if asgi:
-            raise ConfigurationError("WebSuckets is no ASGI application, but has one: app.asgi")
+        if isinstance(host, MutableMapping):
+            return self._asgi(host, port, *asgi)
+        if "scope" in options:  # as Daphne names it
+            return self._asgi(**options)
+        if host is None and port is None and not options:
+            raise TypeError(_NOWHERE)
+        return self._run_as_program(host, port, *asgi, **options)
+
+    async def _run_as_program(
+        self, host: str | Sequence[str] | None, port: int | None, **options: Any
+    ) -> None:
         # An app without groups, started as the program, serves what the program included in others.
         theirs = () if self._composition.groups else groups_of_the_program()
-        with console_logging(), LastResort() as last_resort, StopSignals() as signals:
+        time_to_give_up = TIMEOUTS_OF_A_START * seconds(self._limits.finalize_timeout)
+        with (
+            console_logging(),
+            anyio.CancelScope() as starting,
+            Program(starting, time_to_give_up) as program,
+            exit_scope() as propagate,
+        ):
             try:
-                # From before the port opens: who can connect to it, may also want it to end.
-                async with self._serve(theirs or None, host, port, options, signals.receive):
+                async with self._serve(theirs or None, host, port, options, propagate):
                     if theirs:
                         logger.warning(_SERVES_OTHERS, len(theirs))
                     assert self._running is not None
                     running = self._running
-                    await signals.wait()
-                    logger.info("stopping")
-                    last_resort.on_signal()
                     connections = running.connections
-                    last_resort.after(connections.time_to_stop, connections.what_runs)
+                    await program.until_told(connections.time_to_stop, connections.what_runs)
                 if not running.has_ended:
-                    last_resort.now(connections.what_runs())
+                    program.end()
             except ConfigurationError as error:
                 if theirs:
                     error.add_note(_SERVES_OTHERS % len(theirs))
@@ -228,7 +269,7 @@ class WebSuckets:
 
     def run(
         self,
-        host: str | None = None,
+        host: str | Sequence[str] | None = None,
         port: int | None = None,
         *,
         backend: Literal["asyncio", "trio"] = "asyncio",
@@ -236,21 +277,25 @@ class WebSuckets:
     ) -> None:
         """Serve in an event loop of its own; takes and raises what calling the app does.
 
-        ``backend="trio"`` needs the extra ``trio``.
+        ``backend="trio"`` needs the extra ``trio``. Raises `ConfigurationError` where an event loop
+        runs already, as in a notebook: ``await app(host, port)`` serves there.
         """
+
+        if event_loop_runs():
+            raise ConfigurationError(_RUNS_IN_A_LOOP)
 
         async def main() -> None:
             await self(host, port, **options)
 
         anyio.run(main, backend=backend)
 
-    @asynccontextmanager
-    async def serve(
-        self, host: str | None = None, port: int | None = None, **options: Any
-    ) -> AsyncIterator["Server"]:
+    def serve(
+        self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
+    ) -> AbstractAsyncContextManager["Server"]:
         """Serve for as long as the context lasts, beside whatever else the program does.
 
-        Port 0 picks a free one: ``async with app.serve("localhost", 0) as server: server.port``.
+        Port 0 picks a free one, the same on every address of the host:
+        ``async with app.serve("localhost", 0) as server: server.port``.
         ``options`` are the keyword arguments of ``serve`` in ``websockets.asyncio.server`` or
         ``websockets.trio.server``, whichever event loop runs: ``ssl``, ``subprotocols``, ``path``
         of a unix socket, and the others.
@@ -259,10 +304,9 @@ class WebSuckets:
         1012; after `Limits.drain_timeout` they are cancelled.
 
         Raises a `ConfigurationError` for a program that is wrong, before the port opens, and
-        ``OSError`` where the port cannot be had.
+        ``OSError`` where the port cannot be had, before any hook runs.
         """
-        async with self._serve(None, host, port, options) as server:
-            yield server
+        return _Serving(self._serve(None, host, port, options))
 
     def __repr__(self) -> str:
         return f"WebSuckets({len(self._composition.groups)} groups)"
@@ -271,16 +315,22 @@ class WebSuckets:
     async def _serve(
         self,
         groups: tuple[CommandGroup, ...] | None,
-        host: str | None,
+        host: str | Sequence[str] | None,
         port: int | None,
         options: dict[str, Any],
-        about_to_listen: Callable[[], None] = lambda: None,
+        propagate: Propagate = propagate,
     ) -> AsyncIterator["Server"]:
+        self._check_not_running(_RUNS_ONCE)
+        if port is None and not options.keys() & PLACES:
+            raise ConfigurationError(_NOWHERE)
         # What websockets calls as we call our limits is one of these, whoever names it.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
-        async with self._started(limits, groups) as app:
-            about_to_listen()
+        if port:  # one that is taken is told before anything has started
+            await one_port(host, port, options)
+        async with self._started(limits, groups, propagate) as app:
+            if port == 0:
+                port = await one_port(host, port, options)
             listener = running_transport().listen(
                 app.connections,
                 partial(stop, app.connections, limits.drain_timeout),
@@ -289,6 +339,7 @@ class WebSuckets:
                 limits,
                 app.clock,
                 options,
+                propagate,
             )
             async with listener as listening:
                 app.log("listening on %s", ", ".join(listening.urls))
@@ -307,11 +358,12 @@ class WebSuckets:
 
     @asynccontextmanager
     async def _started(
-        self, limits: Limits, groups: tuple[CommandGroup, ...] | None = None
+        self,
+        limits: Limits,
+        groups: tuple[CommandGroup, ...] | None = None,
+        propagate: Propagate = propagate,
     ) -> AsyncIterator[Running]:
-        self._check_not_running(
-            "one app runs once at a time (another client of a TestClient is client.connect())"
-        )
+        self._check_not_running(_RUNS_ONCE)
         self._is_running = True
         try:
             blueprint, container = self._composition.ready(self._values(limits), groups)
@@ -326,6 +378,7 @@ class WebSuckets:
                 self._entrance,
                 self._middleware,
                 finalise=self._composition.has_own_container,
+                propagate=propagate,
             ) as self._running:
                 yield self._running
         finally:
@@ -372,9 +425,31 @@ class WebSuckets:
         return hook
 
 
+PLACES: Final = {"path", "sock", "listeners"}
+"""Options of ``websockets`` that say where to listen, instead of host and port."""
+
+TIMEOUTS_OF_A_START: Final = 5
+"""How often `Limits.finalize_timeout` may pass until a start that was cancelled is undone: for the
+scope of the hook, tasks of the app, objects of the app, the broker, and one to spare."""
+
+_RUNS_ONCE = "one app runs once at a time (another client of a TestClient is client.connect())"
+
+_NOWHERE = """where? app("localhost", 9000) serves there, port 0 picks a free one; path="..." is a \
+unix socket"""
+
+_RUNS_IN_A_LOOP = """app.run() starts an event loop, and one runs already, as in a notebook: write
+    await app("localhost", 9000)
+or, to do other things meanwhile,
+    async with app.serve("localhost", 9000) as server: ..."""
+
+_SERVE_IS_A_CONTEXT = """app.serve() is a context:
+    async with app.serve("localhost", 9000) as server: ...
+To serve until the program is told to stop, write
+    await app("localhost", 9000)"""
+
 _NOT_STARTED = """the app has not started, and has something to start or to finalise: providers of \
-its own, on_startup hooks or AppTasks. An application that is mounted is not told when its host \
-starts; let the host start it:
+its own, objects of a container that are finalised, on_startup hooks or AppTasks. An application \
+that is mounted is not told when its host starts; let the host start it:
     @asynccontextmanager
     async def lifespan(host):
         async with app.lifespan():
@@ -406,3 +481,19 @@ class Server:
     """The TCP port; ``None`` on a unix socket."""
     urls: tuple[str, ...]
     """Where clients connect to, one for each listening socket."""
+
+
+class _Serving(AbstractAsyncContextManager[Server]):
+    """What `WebSuckets.serve` returns."""
+
+    def __init__(self, serving: AbstractAsyncContextManager[Server]) -> None:
+        self._serving = serving
+
+    async def __aenter__(self) -> Server:
+        return await self._serving.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._serving.__aexit__(*error)
+
+    def __await__(self) -> NoReturn:
+        raise ConfigurationError(_SERVE_IS_A_CONTEXT)

@@ -3,15 +3,39 @@
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
-__all__ = ["EventLoop", "cancellations", "on_trio", "spawn"]
+import anyio
+
+__all__ = [
+    "EventLoop",
+    "Propagate",
+    "cancellations",
+    "event_loop_has_ended",
+    "event_loop_runs",
+    "exit_in",
+    "exit_scope",
+    "on_trio",
+    "propagate",
+    "spawn",
+    "threadsafe",
+]
+
+Propagate = Callable[[BaseException], None]
+"""What is done with an error that may end the program; see `propagate`."""
 
 
 def on_trio() -> bool:
     """Whether trio runs this, and not asyncio."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
+
+
+def event_loop_runs() -> bool:
+    """Return whether any event loop runs in this thread."""
+    return on_trio() or asyncio._get_running_loop() is not None
 
 
 def cancellations() -> int:
@@ -54,3 +78,86 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
     if on_trio():
         return sys.modules["trio"].lowlevel.spawn_system_task(main)
     return asyncio.get_running_loop().create_task(main())
+
+
+def threadsafe(callback: Callable[[], None]) -> Callable[[], object]:
+    """Return a function that has the running event loop call ``callback`` soon.
+
+    It may be called in any thread, and in a handler of signals. Raises ``RuntimeError`` when the
+    event loop has ended.
+    """
+    if on_trio():
+        return partial(sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon, callback)
+    return partial(asyncio.get_running_loop().call_soon_threadsafe, callback)
+
+
+def event_loop_has_ended() -> Callable[[], bool]:
+    """Return a function that tells whether the running event loop waits for no thread any more.
+
+    asyncio waits for those of its executor before it closes its loop; trio does so for none.
+    """
+    return _always if on_trio() else asyncio.get_running_loop().is_closed
+
+
+def _always() -> bool:
+    return True
+
+
+def propagate(error: BaseException) -> None:
+    """End the event loop with the error if it ends the program, and raise it again if not.
+
+    asyncio stops its event loop for a `SystemExit` or `KeyboardInterrupt`, whatever task raises it:
+    there it is raised again, too. trio leaves that to the parents of a task. Tasks of `spawn` have
+    none, and who waits for them waits for others first; so another one raises it at once. Then trio
+    cancels everything, and raises a ``TrioInternalError`` that is caused by the error.
+    """
+    end = exit_in(error)
+    if end is None or not on_trio():
+        raise error
+
+    async def fail() -> None:
+        raise end
+
+    spawn(fail)
+
+
+def exit_scope() -> AbstractContextManager[Propagate]:
+    """Return a context that ends with a `SystemExit` or `KeyboardInterrupt` of tasks below it.
+
+    They are given to the function that the context yields. On trio it does not do what `propagate`
+    does, but cancels the block, which raises the error when it has ended.
+    """
+    return _ExitScope() if on_trio() else nullcontext(propagate)
+
+
+class _ExitScope:
+    def __init__(self) -> None:
+        self._scope = anyio.CancelScope()
+        self._end: BaseException | None = None
+
+    def __enter__(self) -> Propagate:
+        self._scope.__enter__()
+        return self._propagate
+
+    def __exit__(self, *error: Any) -> bool | None:
+        swallows = self._scope.__exit__(*error)
+        if self._end is not None:
+            raise self._end
+        return swallows
+
+    def _propagate(self, error: BaseException) -> None:
+        end = exit_in(error)
+        if end is None:
+            raise error
+        self._end = end
+        self._scope.cancel()
+
+
+def exit_in(error: BaseException) -> BaseException | None:
+    """Return the error, or the first in a group, that ends the program."""
+    while isinstance(error, BaseExceptionGroup):
+        group = error.subgroup((SystemExit, KeyboardInterrupt))
+        if group is None:
+            return None
+        error = group.exceptions[0]
+    return error if isinstance(error, SystemExit | KeyboardInterrupt) else None

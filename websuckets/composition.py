@@ -9,11 +9,13 @@ from dishka import AsyncContainer
 from dishka.provider import BaseProvider
 
 from websuckets.blueprint import Blueprint, read_blueprint
+from websuckets.broker import Broker
 from websuckets.commands import CommandGroup, check_groups, command_table
 from websuckets.di.container import Override
-from websuckets.di.graph import needed_by
+from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
 from websuckets.hooks import HookDeclarations, Kind
+from websuckets.store import SessionStore
 from websuckets.tasks import AppTasks
 
 __all__ = ["Composition", "groups_of_the_program"]
@@ -115,7 +117,10 @@ class Composition:
         if self._hooks.has("startup") or (self._providers and self._container is None):
             return True
         blueprint, container = self.ready(values)
-        return needed_by(container, (i.key for i in blueprint.injections), AppTasks)
+        wanted = [injection.key for injection in blueprint.injections]
+        return needed_by(container, wanted, AppTasks) or needs_finalising(
+            container, [*wanted, Broker, SessionStore]
+        )
 
     def _check_complete(self, blueprint: Blueprint) -> None:
         """Groups may have got commands since it was made."""

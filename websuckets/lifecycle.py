@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import anyio
 from dishka import AsyncContainer
 
-from websuckets.backend import EventLoop, spawn
+from websuckets.backend import EventLoop, Propagate, propagate, spawn
 from websuckets.blueprint import Blueprint
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
@@ -73,17 +73,19 @@ async def started(
     middleware: Iterable[Middleware] = (),
     *,
     finalise: bool,
+    propagate: Propagate = propagate,
 ) -> AsyncIterator[Running]:
     """While an app runs: its hooks have run, its tasks are running.
 
     ``finalise`` says that the container is the app's own: its objects are finalised at the end.
-    Raises what an ``on_startup`` hook raises.
+    ``propagate`` is called with what a task of the app ends the program with. Raises what an
+    ``on_startup`` hook raises.
     """
     read_generators(sources_of_generators(container))
     clock = Clock()
     works = Works(clock, limits.finalize_timeout)
     scope = OpenScope(container, context_of(session))
-    background = Background(patience=limits.finalize_timeout)
+    background = Background(limits.finalize_timeout, propagate)
     setup = Setup(
         scope,
         connection_types=blueprint.context.connection_types,

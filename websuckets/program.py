@@ -1,19 +1,29 @@
 """What an app does only when it is the program itself: it shows its log, minds signals, ends."""
 
+import faulthandler
 import logging
 import os
-import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Self
+from asyncio import Runner
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Self
 
 import anyio
 
-__all__ = ["LastResort", "StopSignals", "console_logging"]
+from websuckets.backend import event_loop_has_ended, threadsafe
+from websuckets.signals import STDERR, listen, stop_listening
+
+__all__ = ["Program", "console_logging"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+TIME_TO_SAY: Final = 1
+"""Seconds in which the log may take what is said of a process that is ended."""
+
+PYTHON_ENDS: Final = getattr(threading, "_shutdown", Runner.close)
+"""Where Python waits for threads, having run the program. It has no public name."""
 
 
 @contextmanager
@@ -36,74 +46,84 @@ def console_logging() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class StopSignals:
-    """SIGINT and SIGTERM, from `receive` until the first; then both do what they did before.
+class Program:
+    """The program that an app is, from its start to its end; used as a context.
 
-    Where signals cannot be received, outside of the main thread and on Windows, none comes. It is
-    used as a context.
+    SIGINT and SIGTERM tell it to stop. Until it has started they cancel ``starting``, the scope of
+    all that is done in the context. ``time_to_stop`` is how many seconds it may then take; after
+    that the process is ended with exit code 1, if the context was not left, or if the event loop or
+    Python itself cannot end for a thread that runs. Outside of the main thread no signals are
+    received, and nothing is ended.
     """
 
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._signals: AsyncIterator[signal.Signals] | None = None
+    def __init__(self, starting: anyio.CancelScope, time_to_stop: float) -> None:
+        self._starting: anyio.CancelScope | None = starting
+        self._time_to_stop = time_to_stop
+        self._what_runs: Callable[[], str] = str
+        self._is_told = anyio.Event()
+        self._has_left = False
+        self._stop_in_loop = threadsafe(self._stop)
+        self._loop_has_ended = event_loop_has_ended()
 
     def __enter__(self) -> Self:
+        listen(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stack.close()
+        self._has_left = True
+        stop_listening(self)
 
-    def receive(self) -> None:
-        """From now on."""
-        receiver = anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM)
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            self._signals = self._stack.enter_context(receiver)
+    async def until_told(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
+        """Wait for a signal; the app has started.
 
-    async def wait(self) -> None:
-        """Until one has come."""
-        if self._signals is None:
-            await anyio.sleep_forever()
-        else:
-            await anext(self._signals)
-            self._stack.close()
+        Should the process have to be ended, the log says ``what_runs``.
+        """
+        self._time_to_stop, self._what_runs = time_to_stop, what_runs
+        self._starting = None
+        await self._is_told.wait()
 
-
-class LastResort:
-    """Ends the process when it has been told to stop and cannot, because of what ignores that.
-
-    Event loops wait for every task, and for good if one ignores its cancellation or does not even
-    let the loop go on. Used as a context, around what is to end.
-    """
-
-    def __init__(self) -> None:
-        self._timer: threading.Timer | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def on_signal(self) -> None:
-        """From now on another signal ends the process, whatever else may handle it."""
-        with suppress(ValueError):  # only the main thread receives them
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, signal.SIG_DFL)
-
-    def after(self, seconds: float, what_runs: Callable[[], str]) -> None:
-        """From now on there is so much time to leave the context; the log says ``what_runs``."""
-        if seconds < threading.TIMEOUT_MAX:
-            self._timer = threading.Timer(seconds, lambda: self.now(what_runs()))
-            self._timer.daemon = True
-            self._timer.start()
-
-    def now(self, what_runs: str) -> None:
-        """With exit code 1."""
-        logger.critical("something ignores its cancellation%s: ending the process", what_runs)
+    def end(self) -> None:
+        """End the process with exit code 1."""
+        # Writing may wait for good: for a lock that is held, or for a pipe that nobody reads.
+        faulthandler.dump_traceback_later(TIME_TO_SAY, exit=True, file=STDERR)
+        with console_logging():
+            logger.critical("%s: ending the process", self._what_does_not_end())
         logging.shutdown()
         sys.stdout.flush()
         os._exit(1)
+
+    def _what_does_not_end(self) -> str:
+        main = threading.main_thread()
+        others = [t.name for t in threading.enumerate() if not t.daemon and t is not main]
+        threads = f", threads that run: {', '.join(others)}" if others else ""
+        return f"something does not end{self._what_runs()}{threads}"
+
+    # Called where signals are received:
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # the event loop has ended
+            self._stop_in_loop()
+
+    def time_to_stop(self) -> float:
+        return self._time_to_stop
+
+    def time_is_over(self) -> None:
+        is_stuck = not self._has_left
+        if not self._loop_has_ended():
+            is_stuck = is_stuck or _main_thread_is_in(Runner.close)
+        if is_stuck or _main_thread_is_in(PYTHON_ENDS):
+            self.end()
+
+    def _stop(self) -> None:
+        logger.info("stopping")
+        self._is_told.set()
+        if self._starting is not None:
+            self._starting.cancel()
+
+
+def _main_thread_is_in(function: Any) -> bool:
+    """Return whether the main thread runs the function, or waits in it."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None

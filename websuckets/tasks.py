@@ -8,7 +8,7 @@ from typing import Any, NewType, NoReturn
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from websuckets.backend import cancellations, on_trio, spawn
+from websuckets.backend import Propagate, cancellations, exit_in, on_trio, propagate, spawn
 from websuckets.incidents import log_incident
 
 __all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "wait_through"]
@@ -53,10 +53,12 @@ class Background:
 
     It is entered and left by whoever runs the app, maybe in different tasks, and lives in between.
     ``patience`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
+    ``propagate`` is called with a `SystemExit` or `KeyboardInterrupt` of a task.
     """
 
-    def __init__(self, patience: float | None) -> None:
+    def __init__(self, patience: float | None, propagate: Propagate = propagate) -> None:
         self.patience = patience
+        self.propagate = propagate
         self._started = anyio.Event()
         self._ending = anyio.Event()
         self._ended = anyio.Event()
@@ -104,19 +106,22 @@ class Background:
         try:
             await function(*args)
         except BaseException as error:
-            failure = _without_cancellations(error, self._group)
+            failure = _without_cancellations(error, self._group, self.propagate)
             if failure is not None:
                 log_incident(_name_of(function), failure)
 
 
-def _without_cancellations(error: BaseException, group: TaskGroup) -> BaseException | None:
+def _without_cancellations(
+    error: BaseException, group: TaskGroup, propagate: Propagate
+) -> BaseException | None:
     """What a task of the group failed with, if it was not just cancelled.
 
-    Raises what concerns others: that the group is cancelled, and that the program ends. Whatever
-    else a task of a group raised, would end the others.
+    Raises what concerns others: that the group is cancelled, and that the program ends, unless
+    ``propagate`` sees to that. Whatever else a task of a group raised, would end the others.
     """
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        raise error
+    if exit_in(error) is not None:
+        propagate(error)
+        return None
     cancelled = anyio.get_cancelled_exc_class()
     failure: BaseException | None = None if isinstance(error, cancelled) else error
     if isinstance(error, BaseExceptionGroup):
@@ -163,7 +168,8 @@ class TaskSource:
             raise RuntimeError(f"there are no tasks of {self._whose} before it runs")
         if self._ending is None:
             self._ending = anyio.Event()
-            self._tasks = await self._background.start(self._hold_open, self._ending)
+            propagate = self._background.propagate
+            self._tasks = await self._background.start(self._hold_open, self._ending, propagate)
         assert self._tasks is not None
         return self._tasks
 
@@ -184,12 +190,14 @@ class TaskSource:
         if not ended.is_set():
             logger.error("tasks of %s ignore their cancellation", self._whose)
 
-    async def _hold_open(self, ending: anyio.Event, *, task_status: TaskStatus["Tasks"]) -> None:
+    async def _hold_open(
+        self, ending: anyio.Event, propagate: Propagate, *, task_status: TaskStatus["Tasks"]
+    ) -> None:
         ended = anyio.Event()
         try:
             async with anyio.create_task_group() as group:
                 tasks = self._tasks or Tasks(str(self._whose), self._is_expected)
-                tasks.work_in(group, ended)
+                tasks.work_in(group, ended, propagate)
                 task_status.started(tasks)
                 await ending.wait()
                 group.cancel_scope.cancel()
@@ -211,9 +219,10 @@ class Tasks(TaskGroup):
         self._whose = whose
         self._is_expected = is_expected
 
-    def work_in(self, group: TaskGroup, ended: anyio.Event) -> None:
+    def work_in(self, group: TaskGroup, ended: anyio.Event, propagate: Propagate) -> None:
         """Start tasks in this group from now on."""
         self._group = group
+        self._propagate = propagate
         self.cancel_scope: anyio.CancelScope = group.cancel_scope
         self.ended = ended
 
@@ -276,7 +285,7 @@ class Tasks(TaskGroup):
             self._tell(error, name)
 
     def _tell(self, error: BaseException, name: object) -> None:
-        failure = _without_cancellations(error, self._group)
+        failure = _without_cancellations(error, self._group, self._propagate)
         if failure is not None and not self._is_expected(failure):
             log_incident(f"{name} of {self._whose}", failure)
 

@@ -9,7 +9,7 @@ these would fail with every message, so they are looked for here, before a port 
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from dishka import DEFAULT_COMPONENT, AsyncContainer, BaseScope, DependencyKey
+from dishka import DEFAULT_COMPONENT, AsyncContainer, BaseScope, DependencyKey, Scope
 from dishka.dependency_source import Factory
 from dishka.entities.factory_type import FactoryType
 from dishka.entities.marker import (
@@ -26,7 +26,14 @@ from dishka.registry import Registry
 
 from websuckets.hints import bare_type, component_of, open_variables
 
-__all__ = ["ASKS_FOR", "ContextTypes", "needed_by", "scopes_of", "unprovable"]
+__all__ = [
+    "ASKS_FOR",
+    "ContextTypes",
+    "needed_by",
+    "needs_finalising",
+    "scopes_of",
+    "unprovable",
+]
 
 ASKS_FOR: Final = "asks_for"
 """The attribute of a factory that names what it asks the container for while it runs: hints, and
@@ -40,6 +47,29 @@ def needed_by(container: AsyncContainer, starts: Iterable[Any], hint: Any) -> bo
     """Return whether any of the types ``starts`` needs ``hint``, directly or further below."""
     walk = _Walk(container, {hint: ""}, {})
     return any(path[-1] == hint for start in starts for path, _ in walk.problems(start))
+
+
+def needs_finalising(container: AsyncContainer, starts: Iterable[Any]) -> bool:
+    """Return whether any of the types needs an object that is finalised when the app ends."""
+    root = _root(container)
+    keys = [DependencyKey(hint, DEFAULT_COMPONENT) for hint in starts]
+    seen = set()
+    while keys:
+        key = keys.pop()
+        factory = None if key in seen else _factory(root, key)
+        seen.add(key)
+        factories = [] if factory is None else [factory]
+        while factories:
+            factory = factories.pop()
+            if factory.scope in _OF_THE_APP and factory.type in _FINALISED:
+                return True
+            keys += (*factory.dependencies, *factory.kw_dependencies.values())
+            factories += factory.when_dependencies
+    return False
+
+
+_OF_THE_APP: Final = (Scope.RUNTIME, Scope.APP)
+_FINALISED: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 
 
 def unprovable(

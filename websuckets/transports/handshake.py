@@ -75,6 +75,8 @@ class Handshake:
         async def process(_: Any, request: Request, response: Any) -> Any:
             response = await _result(process_response, self, request, response) or response
             if response.status_code != 101:
+                if getattr(request, "method", "GET") == "HEAD":
+                    response.body = b""  # its length stays in the headers: RFC 9110, section 9.3.2
                 return response
             self._address = (self.door.address_of(self._peer_address(), request.headers),)
             self.accepted = self.door.accept(self)
@@ -144,11 +146,15 @@ def options_with(
     mixin: type[Handshake],
     connection_type: type,
     options: dict[str, Any],
+    **attributes: Any,
 ) -> dict[str, Any]:
-    """The ``options`` for ``serve``, with our limits and connections of our kind."""
+    """Return the ``options`` for ``serve``, with our limits and connections of our kind.
+
+    All connections share ``attributes``.
+    """
     given = options.get("create_connection") or connection_type
     options = dict(options)
-    shared = {"door": door, "patience": Patience.of(clock, limits, options)}
+    shared = {"door": door, "patience": Patience.of(clock, limits, options), **attributes}
 
     def select_subprotocol(connection: Any, offered: Sequence[str]) -> str | None:
         return door.subprotocol(offered)

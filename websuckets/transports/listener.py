@@ -1,10 +1,22 @@
 """What both servers of ``websockets`` listen on, and what they log."""
 
+import errno
 import logging
-from collections.abc import Sequence
-from typing import Any, Protocol
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any, Final, Protocol
 
-__all__ = ["Listener", "Named", "keep_secrets_out_of_logs"]
+import anyio
+
+__all__ = ["Listener", "Named", "hosts_of", "keep_secrets_out_of_logs", "one_port"]
+
+TRIES: Final = 20
+"""Ports that are tried, until one is free on every address."""
+
+Address = tuple[int, tuple[Any, ...]]
+"""A family of addresses, and one of its addresses with a port."""
 
 
 class Named(Protocol):
@@ -45,3 +57,69 @@ def keep_secrets_out_of_logs() -> None:
     logger = logging.getLogger("websockets")
     if logger.level == logging.NOTSET and logger.getEffectiveLevel() < logging.INFO:
         logger.setLevel(logging.INFO)
+
+
+def hosts_of(host: str | Sequence[str] | None) -> Sequence[str | None]:
+    """Return each host to listen on; ``None`` stands for every interface."""
+    return [host or None] if host is None or isinstance(host, str) else host
+
+
+async def one_port(host: str | Sequence[str] | None, port: int, options: dict[str, Any]) -> int:
+    """Return the port to listen on, the same on each address of the host; nobody listens yet.
+
+    For port 0 and several addresses that is one that is free on all of them; a single address
+    leaves the choice to the system, as 0. Of the ``options``, those of
+    ``asyncio.loop.create_server`` count. Raises ``OSError`` for a port that is taken, or that this
+    user may not have.
+    """
+    addresses = await _addresses(host, port, options.get("family", socket.AF_UNSPEC))
+    if not port and len(addresses) < 2:
+        return port
+    for _ in range(TRIES - 1):
+        try:
+            return _bind(addresses, port, options)
+        except OSError:
+            if port:
+                raise
+    return _bind(addresses, port, options)
+
+
+async def _addresses(host: str | Sequence[str] | None, port: int, family: int) -> list[Address]:
+    found: dict[Address, None] = {}
+    for each in hosts_of(host):
+        how: dict[str, Any] = {"family": family, "type": socket.SOCK_STREAM}
+        try:  # no thread is needed for an address
+            infos: Iterable[Any] = socket.getaddrinfo(
+                each, port, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST, **how
+            )
+        except socket.gaierror:
+            infos = await anyio.getaddrinfo(each, port, flags=socket.AI_PASSIVE, **how)
+        found |= {(info[0], info[4]): None for info in infos}
+    return list(found)
+
+
+def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> int:
+    """Return the port, once it was bound on each address that this machine has."""
+    with ExitStack() as sockets:
+        for family, (host, _, *more) in addresses:
+            try:
+                own = sockets.enter_context(socket.socket(family, socket.SOCK_STREAM))
+                _prepare(own, options)
+                own.bind((host, port, *more))
+            except OSError as error:
+                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    continue  # whoever listens there tells what is wrong
+                text = f"{host}, port {port}: {os.strerror(error.errno).lower()}"
+                raise OSError(error.errno, text) from None
+            port = own.getsockname()[1]
+    return port
+
+
+def _prepare(own: socket.socket, options: dict[str, Any]) -> None:
+    """Set the options that asyncio and trio set before they bind."""
+    if options.get("reuse_address", os.name == "posix"):
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if options.get("reuse_port"):
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if own.family == socket.AF_INET6:
+        own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
 from typing import Any, Final
@@ -13,6 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.streams import StreamReader
 
+from websuckets.backend import Propagate
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits
@@ -337,30 +338,38 @@ def _do_nothing() -> None: ...
 async def listen(
     door: Door,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
-    host: str | None,
+    host: str | Sequence[str] | None,
     port: int | None,
     limits: Limits,
     clock: Clock,
     options: dict[str, Any],
+    propagate: Propagate,
 ) -> AsyncIterator[Listener]:
     """Bring clients to the door, until the context is left.
 
     Then ``stop`` is called with what closes the port and waits until every connection is gone.
     ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
-    ``websockets.asyncio.server``, but for those that ``limits`` holds.
+    ``websockets.asyncio.server``, but for those that ``limits`` holds. What ends the program goes
+    past ``propagate``: the event loop takes it.
     """
     keep_secrets_out_of_logs()
     options = options_with(door, limits, clock, _Connection, ServerConnection, options)
+    # asyncio awaits something after it has begun to listen: whoever is cancelled there would leave
+    # a server that nobody knows. Nothing is awaited between binding and the `try` below.
+    starts = options.pop("start_serving", True)
     if "path" in options:
-        server = await unix_serve(serve_connection, **options)
+        server = await unix_serve(serve_connection, start_serving=False, **options)
     else:
-        server = await serve(serve_connection, host, port, **options)
+        where: Any = host  # asyncio takes several, too
+        server = await serve(serve_connection, where, port, start_serving=False, **options)
 
     async def close() -> None:
         server.close(close_connections=False)
         await server.wait_closed()
 
     try:
+        if starts:
+            await server.start_serving()
         yield Listener(server.sockets, secure=options.get("ssl") is not None)
     finally:
         try:

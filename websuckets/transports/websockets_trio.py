@@ -1,8 +1,9 @@
 """The server of ``websockets`` on trio."""
 
 import os
+import stat
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -12,6 +13,7 @@ from websockets.http11 import SERVER
 from websockets.protocol import State
 from websockets.trio.server import Server, ServerConnection, serve
 
+from websuckets.backend import Propagate, spawn
 from websuckets.clock import Clock
 from websuckets.closing import NO_PONG
 from websuckets.limits import Limits, seconds
@@ -20,7 +22,7 @@ from websuckets.transports.checks import checked_close
 from websuckets.transports.guard import FAREWELL_TIME
 from websuckets.transports.guarded import GuardedConnection
 from websuckets.transports.handshake import options_with, serve_connection
-from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
+from websuckets.transports.listener import Listener, hosts_of, keep_secrets_out_of_logs
 
 __all__ = ["ServerConnection", "listen"]
 
@@ -38,6 +40,12 @@ class _Connection(GuardedConnection):
 
     _attributes = (*GuardedConnection._attributes, "_turn", "_unwritten")
 
+    propagate: Propagate
+    """Called with a `SystemExit` or `KeyboardInterrupt` of the program.
+
+    The nursery of the server would wait for every other connection before it raised either.
+    """
+
     def _prepare(self: Any) -> None:
         super()._prepare()
         self._turn = trio.Lock()  # of those who send messages
@@ -49,11 +57,24 @@ class _Connection(GuardedConnection):
         process_response: Any = None,
         server_header: str | None = SERVER,
     ) -> None:
-        await super().handshake(process_request, process_response, server_header)
+        try:
+            await super().handshake(process_request, process_response, server_header)
+        except BaseException as error:
+            self.propagate(error)
+            raise ConnectionAbortedError from error
         if self.response is not None and self.state is not State.OPEN:
             with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
                 await self.wait_closed()  # and what reads not have answered yet
             await self.abort()
+
+    async def serve(self: Any) -> None:
+        """The handler for ``serve``."""
+        try:
+            await serve_connection(self)
+        except BaseException as error:
+            self.propagate(error)
+        # The task that reads for us may wait for room in its queue, and would do so for good.
+        await self.abort()
 
     async def abort(self: Any) -> None:
         self._stop_receiving()
@@ -235,46 +256,49 @@ async def _end_writing(stream: trio.abc.Stream) -> None:
         await stream.aclose()
 
 
-async def _serve_connection(connection: Any) -> None:
-    await serve_connection(connection)
-    # The task that reads for us may wait for room in its queue, and would do so for good.
-    await connection.abort()
-
-
 @asynccontextmanager
 async def listen(
     door: Door,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
-    host: str | None,
+    host: str | Sequence[str] | None,
     port: int | None,
     limits: Limits,
     clock: Clock,
     options: dict[str, Any],
+    propagate: Propagate,
 ) -> AsyncIterator[Listener]:
     """Bring clients to the door, until the context is left.
 
     Then ``stop`` is called with what closes the port and waits until every connection is gone.
     ``options`` are the keyword arguments of ``websockets.trio.server.serve``, but for those that
-    ``limits`` holds, and ``path`` for a unix socket.
+    ``limits`` holds, and ``path`` for a unix socket. ``propagate`` is called with what a connection
+    ends the program with.
     """
     keep_secrets_out_of_logs()
-    options = options_with(door, limits, clock, _Connection, ServerConnection, options)
-    if "path" in options:
-        options["listeners"] = [await _unix_listener(options.pop("path"))]
-    running = _Running()
-    # No task of ours: whoever cancels us would take the server's tasks along, before they can
-    # answer the last commands and shake hands with clients.
-    trio.lowlevel.spawn_system_task(
-        running.run, partial(serve, _serve_connection, port, host=host, **options)
+    options = options_with(
+        *(door, limits, clock, _Connection, ServerConnection, options),
+        propagate=staticmethod(propagate),
     )
-    server = await running.wait_started()
+    if "listeners" not in options:
+        options["listeners"] = await _open_listeners(host, port, options)
+    elif host is not None or port is not None:
+        raise ValueError("host and port are incompatible with listeners")
+    server = _Running()
+    serve_there = partial(serve, _Connection.serve, **options)
     try:
-        sockets = [listener.socket for listener in server.listeners]
+        # No task of ours: whoever cancels us would take the server's tasks along, before they can
+        # answer the last commands and shake hands with clients.
+        spawn(partial(server.run, serve_there))
+        await server.wait_started()
+        sockets = [listener.socket for listener in options["listeners"]]
         yield Listener(sockets, secure=options.get("ssl") is not None)
     finally:
         with trio.CancelScope(shield=True):
-            await stop(partial(server.aclose, close_connections=False))
-            await running.end(limits.finalize_timeout)
+            if server.has_started:
+                await stop(server.close)
+            await server.end(limits.finalize_timeout)
+        for listener in options["listeners"]:
+            listener.socket.close()
 
 
 class _Running:
@@ -302,14 +326,23 @@ class _Running:
         self._server = server
         self._started.set()
 
-    async def wait_started(self) -> Server:
+    @property
+    def has_started(self) -> bool:
+        return self._server is not None
+
+    async def wait_started(self) -> None:
         """Raises what `serve` does."""
         await self._started.wait()
-        if self._server is None:
+        if not self.has_started:
             raise self._error or trio.ClosedResourceError
-        return self._server
+
+    async def close(self) -> None:
+        """Close the port, and wait until every connection is gone."""
+        assert self._server is not None
+        await self._server.aclose(close_connections=False)
 
     async def end(self, patience: float | None) -> None:
+        """Cancel what is left. Raises what the server ended with."""
         self._scope.cancel()
         with trio.move_on_after(seconds(patience)):  # handlers may ignore it
             await self._ended.wait()
@@ -317,8 +350,35 @@ class _Running:
             raise self._error
 
 
-async def _unix_listener(path: str | os.PathLike[str]) -> trio.SocketListener:
-    socket = trio.socket.socket(trio.socket.AF_UNIX)
-    await socket.bind(os.fspath(path))
-    socket.listen()
-    return trio.SocketListener(socket)
+async def _open_listeners(
+    host: str | Sequence[str] | None, port: int | None, options: dict[str, Any]
+) -> list[trio.SocketListener]:
+    """Listen at a path, or at the port of each host."""
+    backlog = options.pop("backlog", None)
+    if "path" in options:
+        return [await _unix_listener(os.fspath(options.pop("path")), backlog)]
+    assert port is not None
+    listeners: list[trio.SocketListener] = []
+    try:
+        for each in hosts_of(host):
+            listeners += await trio.open_tcp_listeners(port, host=each, backlog=backlog)
+    except BaseException:
+        for listener in listeners:
+            listener.socket.close()
+        raise
+    return listeners
+
+
+async def _unix_listener(path: str, backlog: int | None) -> trio.SocketListener:
+    """Listen there, also where a server that is gone has left its socket, as asyncio does."""
+    with suppress(FileNotFoundError):
+        if not path.startswith("\0") and stat.S_ISSOCK(os.stat(path).st_mode):
+            os.remove(path)
+    own = trio.socket.socket(trio.socket.AF_UNIX)
+    try:
+        await own.bind(path)
+        own.listen(*() if backlog is None else (backlog,))
+    except BaseException:
+        own.close()
+        raise
+    return trio.SocketListener(own)
