@@ -143,6 +143,7 @@ class Socket(Protocol):
         """Send one message: ``str`` as a text frame, ``bytes`` as a binary one.
 
         ``text`` chooses the frame's type whatever the message is. A `ClientEvent` is a ``str``.
+        Raises ``UnicodeEncodeError`` for a ``str`` without a UTF-8 form; the connection goes on.
         Raises the transport's error for a closed connection
         (``websockets.exceptions.ConnectionClosed``).
         """
