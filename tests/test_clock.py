@@ -126,18 +126,36 @@ def test_what_does_not_ring_any_more_is_cleared_away() -> None:
 async def test_steps_are_as_short_as_what_runs_needs() -> None:
     """And long again afterwards: who has waited for long, and waits on, costs nothing meanwhile."""
     clock = Clock()
-    patient, quick = clock.timer(lambda: None), anyio.Event()
+    patient, has_rung = clock.timer(lambda: None), anyio.Event()
     patient.start(clock.timeout(30))
+    steps: list[float] = []
+
+    def ring() -> None:
+        steps.append(clock._step)
+        has_rung.set()
+
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
-        assert clock._step == LONGEST_STEP
-        clock.timer(quick.set).start(clock.timeout(0.04))
+        steps.append(clock._step)
+        clock.timer(ring).start(clock.timeout(0.04))
+        await has_rung.wait()
         await anyio.wait_all_tasks_blocked()
-        assert clock._step == 0.005
-        await quick.wait()
-        await anyio.wait_all_tasks_blocked()
-        assert clock._step == LONGEST_STEP
+        steps.append(clock._step)
+    assert steps == [LONGEST_STEP, 0.005, LONGEST_STEP]
     assert patient.moment < math.inf
+
+
+async def test_a_short_timeout_does_not_pass_while_the_event_loop_is_held_up() -> None:
+    """Not even if the clock is in a long step when it begins."""
+    clock = Clock()
+    rung: list[float] = []
+    async with running(clock):
+        await anyio.wait_all_tasks_blocked()
+        clock.timer(lambda: rung.append(clock.now)).start(clock.timeout(0.04))
+        time.sleep(0.1)
+        clock.read()
+        clock.ring()
+        assert rung == []
 
 
 async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None:

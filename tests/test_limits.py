@@ -665,6 +665,7 @@ async def test_a_time_that_does_not_come_is_not_waited_for(never: float) -> None
 
     @group.command("log in")
     async def log_in(socket: Socket, *, user: User) -> None:
+        user.expires_at = 0.5  # it is nobody yet
         user.id, user.token, user.expires_at = "Ann", "secret", never
 
     @group.command("whoami", protected=True)

@@ -392,9 +392,12 @@ async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> N
 async def test_streams_that_outlive_their_connection_are_over(app: WebSuckets) -> None:
     """There is nothing to cancel; to open one is an error."""
     async with TestClient(app) as client:
-        closed, left = client.stream("count for good"), client.stream("count for good")
+        closed, left, read = (client.stream("count for good") for _ in range(3))
         await client.close()
         await closed.aclose()
+        with pytest.raises(ConnectionClosed):
+            while True:  # what came before is still there
+                await anext(read)
         del left
         with pytest.raises(ConnectionClosed):
             client.stream("count", 1)

@@ -124,6 +124,7 @@ class Clock:
         heappush(self._entries, entry)
         self._count(step, 1)
         if step < self._step and self._ends_early is not None:
+            self._left = min(self._left, step)  # whoever holds up the event loop meanwhile
             self._ends_early.set()
         return entry
 
