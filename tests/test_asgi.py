@@ -345,10 +345,19 @@ def with_tasks(app: WebSuckets) -> WebSuckets:
 
 
 def with_own_container(app: WebSuckets) -> WebSuckets:
-    @app.on_connect
-    async def connect(thing: Thing) -> None: ...
+    class Pool:
+        def __init__(self, thing: Thing) -> None: ...
 
-    setup_dishka(make_async_container(Things(), *app.providers, lock_factory=lock_factory), app)
+    @asynccontextmanager
+    async def thing() -> AsyncIterator[Thing]:
+        yield Thing()
+
+    @app.on_connect
+    async def connect(pool: Pool) -> None: ...
+
+    provider = provide_context(thing, scope=Scope.APP)
+    provider.provide(Pool, scope=Scope.APP)
+    setup_dishka(make_async_container(provider, *app.providers, lock_factory=lock_factory), app)
     return app
 
 
@@ -380,11 +389,18 @@ async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuc
     """If nothing that it needs of the container is finalised; whatever HTTP needs."""
 
     @app.on_connect
-    async def connect(plain: Plain) -> None: ...
+    async def connect(thing: Thing) -> None: ...
 
-    provider = Provider(scope=Scope.APP)
-    provider.provide(Plain)
-    container = make_async_container(provider, Things(), *app.providers, lock_factory=lock_factory)
+    @asynccontextmanager
+    async def for_http() -> AsyncIterator[ForHttp]:
+        yield ForHttp()
+
+    container = make_async_container(
+        Things(),
+        provide_context(for_http, scope=Scope.APP),
+        *app.providers,
+        lock_factory=lock_factory,
+    )
     setup_dishka(container, app)
     with starlette(app, None) as client:
         with client.websocket_connect("/ws") as connection:
@@ -392,7 +408,7 @@ async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuc
             assert connection.receive_json()["payload"] == "hi"
 
 
-class Plain: ...
+class ForHttp: ...
 
 
 @pytest.mark.on_asyncio

@@ -155,9 +155,8 @@ class _ExitScope:
 
 def exit_in(error: BaseException) -> BaseException | None:
     """Return the error, or the first in a group, that ends the program."""
-    while isinstance(error, BaseExceptionGroup):
-        group = error.subgroup((SystemExit, KeyboardInterrupt))
-        if group is None:
-            return None
-        error = group.exceptions[0]
-    return error if isinstance(error, SystemExit | KeyboardInterrupt) else None
+    group = BaseExceptionGroup("", [error])  # whether it is one or not
+    found: BaseException | None = group.subgroup((SystemExit, KeyboardInterrupt))
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found

@@ -66,12 +66,13 @@ class Program:
         self._loop_has_ended = event_loop_has_ended()
 
     def __enter__(self) -> Self:
-        listen(self)
+        self._listens = listen(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         self._has_left = True
-        stop_listening(self)
+        if self._listens:
+            stop_listening(self)
 
     async def until_told(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
         """Wait for a signal; the app has started.

@@ -60,13 +60,10 @@ def listen(told: Told) -> bool:
     Signals can be received in the main thread alone.
     """
     global _reception
+    if threading.current_thread() is not threading.main_thread():
+        return False
     if _reception is None:
-        reception = _Reception()
-        try:
-            reception.begin()
-        except ValueError:
-            return False
-        _reception = reception
+        _reception = _Reception()
     _reception.add(told)
     return True
 
@@ -88,19 +85,10 @@ class _Reception:
         self._is_told = False
         self._ends: list[tuple[float, Told]] = []
         self._previous: dict[signal.Signals, Any] = {}
-        self._previous_descriptor = -1
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
-
-    def begin(self) -> None:
-        """Raises ``ValueError`` in a thread that is not the main thread."""
-        try:
-            for number in SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
-        except ValueError:
-            self._reader.close()
-            self._writer.close()
-            raise
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._handle)
         self._previous_descriptor = signal.set_wakeup_fd(
             self._writer.fileno(), warn_on_full_buffer=False
         )
@@ -113,27 +101,27 @@ class _Reception:
 
     def remove(self, told: Told) -> bool:
         """Return whether nobody is left."""
-        if told in self._apps:
-            self._apps.remove(told)
+        self._apps.remove(told)
         return not self._apps
 
     def end(self) -> None:
         """The thread goes on until the last app's time is over."""
-        self._restore(self._previous_descriptor)
+        present = signal.set_wakeup_fd(self._previous_descriptor)
+        if present != self._writer.fileno():  # somebody has set another
+            signal.set_wakeup_fd(present)
+        self._restore_handlers()
         if self._is_told:
             faulthandler.cancel_dump_traceback_later()
         self._writer.close()
 
     def forget(self) -> None:
         """In a process that was forked."""
-        self._restore(-1)
+        signal.set_wakeup_fd(-1)
+        self._restore_handlers()
         self._writer.close()
         self._reader.close()
 
-    def _restore(self, descriptor: int) -> None:
-        present = signal.set_wakeup_fd(descriptor)
-        if present != self._writer.fileno() and descriptor != -1:  # somebody has set another
-            signal.set_wakeup_fd(present)
+    def _restore_handlers(self) -> None:
         for number, handler in self._previous.items():
             if signal.getsignal(number) in (self._handle, signal.SIG_DFL):
                 signal.signal(number, handler)
@@ -213,5 +201,4 @@ def _forget() -> None:
         _reception = None
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+getattr(os, "register_at_fork", lambda **_: None)(after_in_child=_forget)

@@ -93,8 +93,9 @@ class Background:
             self._ended.set()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task; if ``function`` raises, that is logged."""
-        self._group.start_soon(self._run, function, args)
+        """Start a task, unless all have ended; if ``function`` raises, that is logged."""
+        if not self.has_ended:
+            self._group.start_soon(self._run, function, args)
 
     async def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
         """Start a task and wait for what it tells its ``task_status``; it raises only before."""
