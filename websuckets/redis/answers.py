@@ -148,7 +148,7 @@ def cause_of(error: BaseException) -> str:
     texts: list[str] = []
     cause: BaseException | None = error
     while isinstance(cause, Exception):
-        texts.append(f"{type(cause).__name__}: {text_of(cause)}")
+        texts.append(f"{type(cause).__name__}: {text_of(cause)}".removesuffix(": "))
         cause = cause.__cause__
     return "; ".join(texts)
 

@@ -88,7 +88,7 @@ class Line:
         self.refusals: Refusals = Refusals()
         self._connection: BaseConnection | None = None
         self._has_to_leave = anyio.Event()
-        self._reason_to_leave: RedisError = NotConnected()
+        self._reason_to_leave = ""
         self._told_of_loss: set[str] = set()
 
     async def run(self, user: LineUser) -> None:
@@ -99,12 +99,12 @@ class Line:
             try:
                 await self._live_where_the_keys_are(user)
             except Exception as error:
-                cause = first_of(error)
-                if is_first and isinstance(cause, ConfigurationError):
-                    raise cause from None
+                # No variable keeps it: an error keeps all that was sent when it came.
+                if is_first and isinstance(first_of(error), ConfigurationError):
+                    raise first_of(error) from None
                 if self._connection is not None:
                     pause = FIRST_PAUSE
-                self._tell_of_loss(cause)
+                self._tell_of_loss(first_of(error))
             finally:
                 self._connection = None
                 user.lost()
@@ -147,7 +147,7 @@ class Line:
         if meaning is Meaning.UNEXPECTED:
             return ResponseError(text_of(error))
         if meaning in (Meaning.LOST, Meaning.ELSEWHERE):
-            self._reason_to_leave = error
+            self._reason_to_leave = text_of(error)
             self._has_to_leave.set()
         else:
             self.refusals.found(error)
@@ -236,7 +236,7 @@ class Line:
     async def _leave(self) -> None:
         """When an answer has shown that this server cannot serve any more."""
         await self._has_to_leave.wait()
-        raise self._reason_to_leave
+        raise NotConnected(self._reason_to_leave)
 
     def _tell_of_loss(self, cause: BaseException) -> None:
         """Once, and once more for each mistake that somebody has to mend."""
