@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from census import census, until_as_before, without_tracebacks
-from harness import TIMEOUT, Client, Gate, app_with, dial, until
+from harness import TIMEOUT, Client, Gate, app_with, dial, get, until
 from peers import (
     BINARY,
     CLOSE,
@@ -793,3 +793,20 @@ async def assert_nothing_is_left_in(app: WebSuckets, serving: Serving, visits: l
             await pay(server.port, visit)
         await until_as_before(before, TIMEOUT)
         await assert_serves(server.port)
+
+
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize("behind", [GET, handshake(), b"x" * 300])
+async def test_what_is_pipelined_behind_a_request_ends_the_connection_without_an_error(
+    behind: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``websockets`` takes it for frames; nothing can be answered after that."""
+    app = WebSuckets()
+    async with app.serve("127.0.0.1", 0) as server:
+        async with tcp(server.port) as peer:
+            await peer.write(GET + behind)
+            await peer.read_to_end()
+        assert await get(server, "/health") == 200
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -66,6 +66,8 @@ class Handshake:
         original: Any = super()
 
         async def answer_http(_: Any, request: Request) -> Any:
+            if self.protocol.close_expected():  # what came behind the request broke the protocol
+                raise _CannotAnswer
             join_cookies(request.headers)
             response = await _result(process_request, self, request)
             if response is None and not _wants_websocket(request):
@@ -90,6 +92,8 @@ class Handshake:
 
         try:
             await original.handshake(answer_http, process, server_header)
+        except _CannotAnswer:
+            await self.abort()
         except BaseException:
             await self._give_up()
             raise
@@ -127,6 +131,14 @@ class Handshake:
                 del response.headers[name]
             response.headers[name] = value
         return response
+
+
+class _CannotAnswer(BaseException):  # past what ``websockets`` answers with 500
+    """A request cannot be answered: ``websockets`` has ended the connection already.
+
+    Clients that pipeline HTTP requests do that. ``websockets`` reads what follows a request as
+    frames, and would fail when it answers the request after all.
+    """
 
 
 async def _result(process: Any, *arguments: Any) -> Any:
