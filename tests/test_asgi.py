@@ -771,7 +771,7 @@ async def test_a_handler_that_ends_the_program(new_server: NewServer, group: Com
 async def test_a_handler_that_raises_what_is_no_exception(
     serving: Any, group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ends its own connection; the server and others go on."""
+    """Is answered like any other failure; its connection, the server and others go on."""
 
     class Surprise(BaseException): ...
 
@@ -781,8 +781,8 @@ async def test_a_handler_that_raises_what_is_no_exception(
 
     async with serving(app_with(group)) as server, dial(server) as other:
         async with dial(server) as client:
-            await client.send("surprise")
-            assert (await client.closed())[0] == 1011
+            assert (await client.call("surprise"))["error"] == "internal error"
+            assert (await client.call("say", payload="on"))["payload"] == "on"
         assert (await other.call("say", payload="on"))["payload"] == "on"
     [error] = errors(caplog)
     assert error.exc_info is not None and error.exc_info[0] is Surprise

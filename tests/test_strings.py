@@ -82,7 +82,7 @@ def test_members_say_who_may_connect_and_where() -> None:
     assert entrance.subprotocol(["post"]) == "post"
     forwarded = Headers([("X-Forwarded-For", "1.2.3.4")])
     assert entrance.address_of(("10.1.1.1", 1), forwarded) == ("1.2.3.4", 0)
-    with pytest.raises(ConfigurationError, match="a subprotocol is a string"):
+    with pytest.raises(ConfigurationError, match="a subprotocol is a token"):
         Entrance.of(None, [], [5], None, None)
     refused = HandshakeRefused(403, Name.POST, {Name.POST: Name.CREATE})
     assert (str(refused), refused.headers) == ("HTTP 403: post", {"post": "create"})

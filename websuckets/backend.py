@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
 __all__ = [
+    "ASYNCIO_ENDS",
     "EventLoop",
     "Propagate",
     "cancellations",
@@ -22,6 +23,9 @@ __all__ = [
     "spawn",
     "threadsafe",
 ]
+
+ASYNCIO_ENDS: Final = asyncio.Runner.close
+"""Where asyncio waits for what is left when the main task has ended."""
 
 Propagate = Callable[[BaseException], None]
 """What is done with an error that may end the program; see `propagate`."""

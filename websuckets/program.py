@@ -5,14 +5,13 @@ import logging
 import os
 import sys
 import threading
-from asyncio import Runner
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, Self
 
 import anyio
 
-from websuckets.backend import event_loop_has_ended, threadsafe
+from websuckets.backend import ASYNCIO_ENDS, event_loop_has_ended, threadsafe
 from websuckets.signals import STDERR, listen, stop_listening
 
 __all__ = ["Program", "console_logging"]
@@ -22,7 +21,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 TIME_TO_SAY: Final = 1
 """Seconds in which the log may take what is said of a process that is ended."""
 
-PYTHON_ENDS: Final = getattr(threading, "_shutdown", Runner.close)
+PYTHON_ENDS: Final = getattr(threading, "_shutdown", ASYNCIO_ENDS)
 """Where Python waits for threads, having run the program. It has no public name."""
 
 
@@ -111,7 +110,7 @@ class Program:
     def time_is_over(self) -> None:
         is_stuck = not self._has_left
         if not self._loop_has_ended():
-            is_stuck = is_stuck or _main_thread_is_in(Runner.close)
+            is_stuck = is_stuck or _main_thread_is_in(ASYNCIO_ENDS)
         if is_stuck or _main_thread_is_in(PYTHON_ENDS):
             self.end()
 
