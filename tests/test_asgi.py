@@ -1249,7 +1249,7 @@ async def test_a_second_message_that_is_too_long(new_server: NewServer, app: Web
 async def test_a_reply_behind_what_waits_to_be_sent(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """Counts as what else waits for a client that does not read."""
+    """Waits for a client that does not read for as long as that does."""
     stuck = Gate()
 
     @group.command("start")
@@ -1263,7 +1263,7 @@ async def test_a_reply_behind_what_waits_to_be_sent(
         await server.send(event)
 
     server = new_server()
-    app = app_with(group, limits=Limits(outbox=(1, 100)))
+    app = app_with(group, limits=Limits(outbox=(1, 100), send_timeout=0.1))
     tell_of_the_end(app, journal)
 
     async with app.lifespan(), anyio.create_task_group() as connections:

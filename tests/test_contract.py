@@ -357,20 +357,17 @@ async def test_commands_that_come_after_the_close_frame_do_not_run(
 ) -> None:
     """The client's own close frame, which comes behind them, still ends the connection."""
     app = kicking_app(journal, gate)
-    async with (
-        on_sockets(app) as server,
-        dial(server) as other,
-        opened(server.port) as client,
-    ):
-        await client.call("enter", payload="ann", id=1)
-        await other.send(how, id=1)
-        received = await client.read_close()
-        assert received is not None
-        with suppress(Gone):  # the server may drop the connection instead
-            for _ in range(30):
-                await client.write(command("note") + command("protected note", token="ann"))
-            await client.write(close(received.close_code))
-        await client.read_to_end()
+    async with on_sockets(app) as server, dial(server) as other:
+        async with opened(server.port) as client:
+            await client.call("enter", payload="ann", id=1)
+            await other.send(how, id=1)
+            received = await client.read_close()
+            assert received is not None
+            with suppress(Gone):  # the server may drop the connection instead
+                for _ in range(30):
+                    await client.write(command("note") + command("protected note", token="ann"))
+                await client.write(close(received.close_code))
+            await client.read_to_end()
         await until(journal, f"disconnect {received.close_code}")
         assert journal == [f"disconnect {received.close_code}"]
 

@@ -245,3 +245,26 @@ async def test_a_start_that_is_interrupted_finalises_the_app(how: Any, journal: 
             if how == "scope":
                 raise
     assert journal == ["started", "finalised"]
+
+
+async def test_generator_exit_ends_the_connection_of_its_handler_alone(
+    on_sockets: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python raises it to end a generator, so that it cannot be answered; others go on."""
+    group = CommandGroup()
+
+    @group.command("exit")
+    async def exit(socket: Socket) -> None:
+        raise GeneratorExit
+
+    @group.command("hello")
+    async def hello(socket: Socket) -> str:
+        return "hello"
+
+    async with on_sockets(app_with(group)) as server, dial(server) as other:
+        async with dial(server) as client:
+            await client.send("exit")
+            await client.closed()
+        assert (await other.call("hello", id=1))["payload"] == "hello"
+    [error] = errors(caplog)
+    assert error.exc_info is not None and error.exc_info[0] is GeneratorExit

@@ -28,6 +28,7 @@ from stubborn import STARTS
 
 from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets, signals
 from websuckets.app import Server
+from websuckets.backend import exit_scope
 from websuckets.di import provide_context
 from websuckets.exc import ConfigurationError
 
@@ -619,7 +620,7 @@ def test_beside_other_things_it_ends_them_all_on_trio(
     async def start_task(socket: Socket, *, tasks: AppTasks) -> None:
         tasks.start_soon(handler, socket)
 
-    app = app_with(group)
+    app = app_with(group, limits=Limits(drain_timeout=0.5))
 
     @app.on_disconnect
     async def disconnect() -> None:
@@ -837,3 +838,17 @@ async def test_running_where_an_event_loop_runs_is_refused() -> None:
     """As in a notebook; it says what works there."""
     with pytest.raises(ConfigurationError, match=r"await app\("):
         WebSuckets().run("127.0.0.1", 0)
+
+
+def test_only_what_ends_the_program_ends_the_scope_of_its_tasks() -> None:
+    """Any other error is raised where it happened."""
+
+    async def main() -> None:
+        with exit_scope() as propagate:
+            with pytest.raises(RuntimeError, match="canary"):
+                propagate(RuntimeError("canary"))
+            propagate(BaseExceptionGroup("", [ValueError(), SystemExit(3)]))
+            await anyio.sleep_forever()
+
+    with pytest.raises(SystemExit, match="3"):
+        trio.run(main)

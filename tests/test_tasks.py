@@ -498,3 +498,18 @@ async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixtu
         assert journal == ["other begins"]
     (message,) = messages(caplog)
     assert message.startswith("fail failed, incident")
+
+
+async def test_a_background_that_has_ended_starts_nothing() -> None:
+    """Not even a coroutine that nobody would await."""
+    background = Background(patience=1)
+    async with background:
+        pass
+    started: list[str] = []
+
+    async def start() -> None:
+        started.append("started")
+
+    background.start_soon(start)
+    await anyio.wait_all_tasks_blocked()
+    assert started == []

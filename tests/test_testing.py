@@ -684,3 +684,37 @@ async def test_overridden(app: WebSuckets) -> None:
             assert (await client.call("x")).payload == "fake"
     async with TestClient(app) as client:
         assert (await client.call("x")).payload == "real"
+
+
+async def test_who_sends_more_than_the_server_takes_waits() -> None:
+    """As with a network, which does not hold any number of messages either; none is lost."""
+    gate = Gate()
+    group = CommandGroup()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        await gate()
+
+    @group.command("size")
+    async def size(socket: Socket, text: Payload[str]) -> int:
+        return len(text)
+
+    count, length = 40, 50_000
+    async with TestClient(app_with(group, limits=Limits(rate=None))) as client:
+        await client.send("wait")
+        sent: list[int] = []
+
+        async def send_all() -> None:
+            for number in range(count):
+                await client.send("size", "x" * length, id=number)
+                sent.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send_all)
+            await gate.reached.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert 0 < len(sent) < count
+            gate.opened.set()
+            for number in range(count):
+                event = await client.receive()
+                assert (event.id, event.payload) == (number, length)

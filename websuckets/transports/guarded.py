@@ -83,7 +83,7 @@ class GuardedConnection(Handshake):
             case Alarm.NO_PONG:
                 logger.info("%s does not answer pings: dropped", self.id)
                 self._start(self._drop)
-            case Alarm.NOT_READ:
+            case _:  # nothing is read from it
                 self._look_for_departure()
 
     def _look_for_departure(self: Any) -> None:
