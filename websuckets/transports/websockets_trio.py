@@ -293,12 +293,14 @@ async def listen(
         sockets = [listener.socket for listener in options["listeners"]]
         yield Listener(sockets, secure=options.get("ssl") is not None)
     finally:
-        with trio.CancelScope(shield=True):
-            if server.has_started:
-                await stop(server.close)
-            await server.end(limits.finalize_timeout)
-        for listener in options["listeners"]:
-            listener.socket.close()
+        try:
+            with trio.CancelScope(shield=True):
+                if server.has_started:
+                    await stop(server.close)
+                await server.end(limits.finalize_timeout)
+        finally:
+            for listener in options["listeners"]:
+                listener.socket.close()
 
 
 class _Running:
