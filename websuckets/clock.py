@@ -67,10 +67,11 @@ class Clock:
     def timeout(self, seconds: float | None) -> "Timeout":
         """Return the timeout of so many seconds; without them, one that never passes."""
         if seconds is None:
-            return Timeout(self, math.inf, LONGEST_STEP)
+            return Timeout(self, math.inf, LONGEST_STEP, is_short=False)
         if seconds >= LONGEST_STEP * STEPS:
-            return Timeout(self, seconds + LONGEST_STEP, LONGEST_STEP)
-        return _ShortTimeout(self, seconds, max(seconds / STEPS, SHORTEST_STEP))
+            return Timeout(self, seconds + LONGEST_STEP, LONGEST_STEP, is_short=False)
+        step = max(seconds / STEPS, SHORTEST_STEP)
+        return Timeout(self, seconds, step, is_short=True)
 
     def timer(self, ring: Callable[[], None]) -> "Timer":
         """Return a timer that calls this function."""
@@ -160,26 +161,20 @@ def _call(function: Callable[[], None]) -> None:
 class Timeout:
     """How long something may take on a clock: up to a quarter longer, and never less."""
 
-    __slots__ = ("_clock", "_length", "step")
+    __slots__ = ("_clock", "is_short", "length", "step")
 
-    def __init__(self, clock: Clock, length: float, step: float) -> None:
+    def __init__(self, clock: Clock, length: float, step: float, *, is_short: bool) -> None:
         self._clock = clock
-        self._length = length
+        self.length: float = length
+        """Seconds after which it has passed for sure."""
         self.step: float = step
         """Seconds of a step of the clock while this timeout runs."""
+        self.is_short: bool = is_short
+        """Whether `Clock.now` may be too old for it."""
 
     def due(self) -> float:
         """Return the moment at which the timeout has passed for what begins now."""
-        return self._clock.now + self._length
-
-
-class _ShortTimeout(Timeout):
-    """One for which `Clock.now` may be too old."""
-
-    __slots__ = ()
-
-    def due(self) -> float:
-        return self._clock.read() + self._length
+        return (self._clock.read() if self.is_short else self._clock.now) + self.length
 
 
 class Timer:

@@ -91,6 +91,7 @@ class Connection:
         "_peer",
         "_refused",
         "_reply",
+        "_revocations",
         "_setup",
         "_tasks",
         "_timer",
@@ -132,7 +133,8 @@ class Connection:
         self._is_open = False
         self._is_connected = False
         self._idle = False
-        self._handling_since = setup.session._revocations.count
+        self._revocations = setup.session._revocations
+        self._handling_since = self._revocations.count
         self._is_over = False
         self._is_cancelled = False
         self._farewell: Farewell | None = None
@@ -313,7 +315,7 @@ class Connection:
         """Answer one message, or start what does."""
         dispatcher, peer, conduct = self._setup.dispatcher, self._peer, self._conduct
         if self._calls is None or self._calls.are_none:
-            self._handling_since = self._setup.session._revocations.count
+            self._handling_since = self._revocations.count
         call = dispatcher.read(frame)
         retry_after = conduct.retry_after()
         outcome: Outcome | None

@@ -279,7 +279,8 @@ async def _run(
     call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
-    _check_authorisation(command, socket)
+    if command.injection.guards:  # the user may have changed while dependencies were built
+        check_still_authorised(socket)
     return _reply(call.message, command, await command.call(socket, call.frame, dependencies))
 
 
@@ -290,12 +291,6 @@ def _reply(message: Message, command: Command, result: Any) -> str | None:
     except Exception as error:
         error.add_note(f"while encoding what {command.plan.where} returned")
         raise
-
-
-def _check_authorisation(command: Command, socket: Socket) -> None:
-    """Raise `NotAuthorized` if the user was revoked, or changed, while dependencies were built."""
-    if command.injection.guards:
-        check_still_authorised(socket)
 
 
 @dataclass(slots=True)
@@ -312,7 +307,8 @@ class _Stream:
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
         """Validate the payload, call the handler, send each item that it yields."""
         message = self.call.message
-        _check_authorisation(self.command, self.wire.socket)
+        if self.command.injection.guards:
+            check_still_authorised(self.wire.socket)
         items = self.command.call(self.wire.socket, self.call.frame, dependencies)
         self.begun()
         try:

@@ -63,6 +63,9 @@ class CurrentUser(User):
     or ``None``, and guards nothing.
     """
 
+    _of: User
+    _verified_by: int
+
     def __init__(self, user: User) -> None:
         record = user._record
         own = vars(self)  # and not one call with all of them, which takes twice as long
@@ -104,13 +107,11 @@ class CurrentUser(User):
 
     @property
     def _is_over(self) -> bool:
-        verified_by: int = vars(self)["_verified_by"]
-        return self._record._verifications != verified_by
+        return self._of._verifications != self._verified_by
 
     @property
     def _record(self) -> User:
-        record: User = vars(self)["_of"]
-        return record
+        return self._of
 
     def _set(self, name: str, value: Any) -> None:
         if self._is_over:
@@ -145,7 +146,8 @@ def check_still_authorised(socket: Socket) -> None:
     another connection, has nothing to lose.
     """
     user = _authorised.get()
-    if user is not None and user.socket is socket and user._is_over:
+    # As `_is_over`, but in place: every protected command asks.
+    if user is not None and user._of._verifications != user._verified_by and user.socket is socket:
         raise NotAuthorized
 
 
@@ -259,7 +261,7 @@ def _verified(message: Message, user: User) -> CurrentUser:
 
 
 def _unless_expired(user: User) -> CurrentUser:
-    if user.has_expired:
+    if user._expires_at is not None and user.has_expired:
         raise Expired
     return CurrentUser(user)
 

@@ -72,28 +72,42 @@ async def finalise(exit: Exit, error: BaseException | None) -> None:
     """
     generator: Any = exit[0]
     asynchronous: Any = exit[1]
-    is_raised = error is not None and _expects_it_raised(asynchronous or generator)
-    traceback = None if error is None else error.__traceback__
     try:
-        if asynchronous is not None:
-            await (asynchronous.athrow if is_raised else asynchronous.asend)(error)
+        if error is not None:
+            if await _has_ended_with(error, generator, asynchronous):
+                return
+        elif asynchronous is not None:
+            await asynchronous.asend(None)
         else:
-            (generator.throw if is_raised else generator.send)(error)
+            generator.send(None)
     except (StopIteration, StopAsyncIteration):
         return
-    except BaseException as failure:
-        if error is None or not _is_again(failure, error):
-            raise
-        return
-    finally:
-        if error is not None:
-            error.__traceback__ = traceback  # without the generator's frames
     if asynchronous is not None:
         await asynchronous.aclose()
     else:
         generator.close()
     name = (asynchronous or generator).__qualname__
     raise RuntimeError(f"{name} provides one object, but yields again when its scope ends")
+
+
+async def _has_ended_with(error: BaseException, generator: Any, asynchronous: Any) -> bool:
+    """Resume a generator with an error. Return whether the generator has ended."""
+    is_raised = _expects_it_raised(asynchronous or generator)
+    traceback = error.__traceback__
+    try:
+        if asynchronous is not None:
+            await (asynchronous.athrow if is_raised else asynchronous.asend)(error)
+        else:
+            (generator.throw if is_raised else generator.send)(error)
+        return False
+    except (StopIteration, StopAsyncIteration):
+        return True
+    except BaseException as failure:
+        if not _is_again(failure, error):
+            raise
+        return True
+    finally:
+        error.__traceback__ = traceback  # without the generator's frames
 
 
 def _is_again(failure: BaseException, error: BaseException) -> bool:

@@ -25,7 +25,7 @@ from dishka.registry import Registry
 from websuckets.di.contexts import in_context
 from websuckets.di.finalisers import Exit
 
-__all__ = ["OpenScope", "close_at_once", "exits_of", "sources_of_generators"]
+__all__ = ["OpenScope", "close_at_once", "next_exit", "sources_of_generators"]
 
 T = TypeVar("T")
 
@@ -158,19 +158,18 @@ def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
     return {key: value for key, value in values.items() if key in keys}
 
 
-def exits_of(container: AsyncContainer) -> Iterator[Exit]:
-    """Give what has to be resumed for the end of a container, the newest first.
+def next_exit(container: AsyncContainer) -> Exit | None:
+    """Return what has to be resumed next for the end of a container; ``None`` when that was all.
 
-    What was given is forgotten: who is interrupted can go on with the rest. Those of wider scopes
-    follow that were opened together with it.
+    It is forgotten then. The newest comes first; those of wider scopes that were opened together
+    with the container come last.
     """
-    while True:
-        while container._exits:
-            yield container._exits.pop()
+    while not container._exits:
         container._cache = {}
         if container.parent_closer is None or container.parent_container is None:
-            return
+            return None
         container = container.parent_container
+    return container._exits.pop()
 
 
 def close_at_once(container: AsyncContainer) -> bool:

@@ -13,7 +13,7 @@ from dishka.exceptions import ExitError
 from websuckets.backend import cancellations
 from websuckets.clock import Clock, Timeout
 from websuckets.di.finalisers import finalise
-from websuckets.di.scopes import OpenScope, close_at_once, exits_of
+from websuckets.di.scopes import OpenScope, close_at_once, next_exit
 from websuckets.exc import CommandTimeout
 from websuckets.failures import ends_the_program, is_failure
 from websuckets.incidents import log_incident
@@ -114,7 +114,9 @@ class Work:
     def limit(self, timeout: Timeout) -> None:
         """Cancel what is done if it takes longer than this, from now on."""
         self._step = timeout.step
-        self.due = due = timeout.due()
+        # As `Timeout.due` for what is not short, in place: every message comes by here.
+        due = timeout.due() if timeout.is_short else self._clock.now + timeout.length
+        self.due = due
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
@@ -254,7 +256,7 @@ class Work:
         if close_by < self._timer.moment:
             self._timer.by(close_by, time_to_close.step)
         try:
-            for generator in exits_of(container):
+            while (generator := next_exit(container)) is not None:
                 try:
                     await finalise(generator, error)
                 except BaseException as failure:
