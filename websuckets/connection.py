@@ -17,6 +17,7 @@ from websuckets.calls import RunningCalls
 from websuckets.clock import Clock, Timeout
 from websuckets.closing import EXPIRED, NOT_VERIFIED, RESTART, Farewell
 from websuckets.conduct import Conduct
+from websuckets.di.contexts import in_context
 from websuckets.di.lock import lock_factory
 from websuckets.di.scopes import OpenScope
 from websuckets.di.work import Work, Works
@@ -326,7 +327,9 @@ class Connection:
         elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
             outcome = await self._start(call)
         else:
-            outcome = await peer.scope.run_apart(dispatcher.answer(call, peer, peer.work))
+            answering = dispatcher.answer(call, peer, peer.work)
+            # As `OpenScope.run_apart`, in place: every message comes by here.
+            outcome = await in_context(peer.scope.context.copy().run, answering)
             if route is None or outcome.exception is not None or not conduct.is_spotless:
                 self._farewell = self._farewell or self._judged(call, outcome)
         if self._verify_by <= self._setup.clock.now and self._is_overdue:

@@ -31,6 +31,10 @@ FIRST_PAUSE: Final = 0.05
 """Seconds before the first attempt to connect again; each next takes twice as long, up to a
 heartbeat."""
 
+TIME_TO_CONNECT: Final = 2.0
+"""Seconds that a connection may take at least to be made: it looks up a name, and may make keys for
+TLS, on a machine that has other things to do. A shorter heartbeat says nothing of that."""
+
 AT_ONCE: Final = 500
 """Commands, or what they are about, in one go: others have their turn in between."""
 
@@ -85,6 +89,7 @@ class Line:
         self._url = url
         self.database: int = database_of(url)
         self.heartbeat = heartbeat
+        self._time_to_connect = max(heartbeat, TIME_TO_CONNECT)
         self.refusals: Refusals = Refusals()
         self._connection: BaseConnection | None = None
         self._has_to_leave = anyio.Event()
@@ -189,7 +194,7 @@ class Line:
     async def _connect(self, pool: ConnectionPool[Any], key: str) -> BaseConnection:
         """To a server that can serve. Raises `ConfigurationError` where none ever can."""
         try:
-            with anyio.fail_after(self.heartbeat):
+            with anyio.fail_after(self._time_to_connect):
                 # A connection of the client that fails to connect leaves streams unclosed.
                 if pool.location is None or not await pool.location.check():
                     raise NotConnected(f"nobody listens at {pool.location}")
@@ -200,7 +205,7 @@ class Line:
                     await request(connection, b"EXISTS", key)
                 return connection
         except TimeoutError:
-            raise TimeoutError(f"no connection within {self.heartbeat} seconds") from None
+            raise TimeoutError(f"no connection within {self._time_to_connect} seconds") from None
         except RedisError as error:
             if meaning_of(error) in (Meaning.MISCONFIGURED, Meaning.UNEXPECTED):
                 text = f"RedisProvider(url), at {pool.location}: {text_of(error)}"
