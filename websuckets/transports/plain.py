@@ -63,10 +63,7 @@ class Frames:
         return True
 
     async def get(self) -> str | bytes:
-        """The next frame. Raises `anyio.EndOfStream` after the last, and `anyio.BusyResourceError`
-        while somebody else is waiting for it."""
-        if self._is_reading:
-            raise anyio.BusyResourceError("reading from")
+        """Return the next frame, to one reader at a time. Raises `anyio.EndOfStream` at the end."""
         self._is_reading = True
         try:
             while not self._frames:
