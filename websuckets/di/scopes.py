@@ -55,8 +55,8 @@ class OpenScope:
         context: Context,
         wider: "OpenScope | None" = None,
     ) -> None:
-        self.container = container
-        self.context = context
+        self.container: AsyncContainer = container
+        self.context: Context = context
         self.is_closed: bool = False
         """Set when the objects have been finalised: from then on none is built."""
         self._wider = wider

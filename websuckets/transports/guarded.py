@@ -53,6 +53,8 @@ class GuardedConnection(Handshake):
 
     _attributes = (*Handshake._attributes, "_lent", "guard")
 
+    guard: Guard
+
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
 
     def _prepare(self: Any) -> None:

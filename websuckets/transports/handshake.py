@@ -38,6 +38,8 @@ class Handshake:
 
     door: Door
     patience: Patience
+    accepted: Accepted | None
+    has_stopped_receiving: bool
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self._prepare()
