@@ -351,6 +351,30 @@ async def test_a_login_that_began_before_a_revocation_does_not_undo_it(
         assert (await client.call("slow login", "ann")).payload == "entered"
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_a_login_beside_what_runs_for_long_is_not_taken_for_older(
+    journal: list[str], concurrency: int
+) -> None:
+    """It began after the revocation, whatever else its connection does; another one did not."""
+    commands = Commands(journal)
+    app = app_with(commands, limits=Limits(concurrency=concurrency))
+    async with TestClient(app) as client, client.connect() as admin:
+        await client.send("public feed", id="p")
+        assert (await client.receive()).payload == 1
+        if concurrency > 1:
+            await client.send("slow login", "ann", id=1)
+            await commands.gate.reached.wait()
+        await admin.call("revoke", "ann")
+        await client.call("enter", "ann")
+        assert (await client.call("whoami", token="secret of ann")).payload == "ann"
+        await client.call("leave", token="secret of ann")
+        commands.gate.opened.set()
+        if concurrency > 1:
+            with pytest.raises(CommandError, match="not authorized"):
+                while (await client.receive()).id == "p":
+                    pass
+
+
 async def test_a_login_may_revoke_what_was_before(app: WebSuckets) -> None:
     """It logs in here, and out everywhere else."""
     async with TestClient(app) as client, client.connect() as elsewhere:

@@ -14,6 +14,7 @@ from websuckets.failures import ends_the_program
 from websuckets.incidents import log_incident
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
+from websuckets.revocations import Revocations
 from websuckets.tasks import Background, wait_through
 
 __all__ = ["RunningCalls"]
@@ -35,6 +36,7 @@ class RunningCalls:
         "_limits",
         "_one_gone",
         "_peer",
+        "_revocations",
         "_running",
         "_works",
     )
@@ -46,6 +48,7 @@ class RunningCalls:
         background: Background,
         works: Works,
         limits: Limits,
+        revocations: Revocations,
         answered: Callable[[Call, Outcome], Awaitable[None]],
     ) -> None:
         self._peer = peer
@@ -53,6 +56,7 @@ class RunningCalls:
         self._background = background
         self._works = works
         self._limits = limits
+        self._revocations = revocations
         self._answered = answered
         self._running: set[_Running] = set()
         self._one_gone: anyio.Event | None = None  # while somebody waits for that
@@ -97,11 +101,6 @@ class RunningCalls:
             if running.is_protected:
                 running.error = str(NotAuthorized())
                 running.life.cancel()
-
-    @property
-    def are_none(self) -> bool:
-        """Whether nothing runs."""
-        return not self._running
 
     def cancel_all(self) -> None:
         """Cancel all, without a last reply."""
@@ -165,7 +164,8 @@ class RunningCalls:
 
     async def _run(self, running: "_Running") -> None:
         try:
-            await self._answer(running)
+            with self._revocations.handling():
+                await self._answer(running)
         except self._peer.wire.closed_errors:
             logger.debug("%s is gone", self._peer.wire.socket.id)
         except BaseException as error:  # none that the dispatcher could tell

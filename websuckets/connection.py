@@ -123,6 +123,8 @@ class Connection:
             User: self._user,
             TaskSource: self._tasks,
         }
+        self._revocations = setup.session._revocations
+        self._handling_since = self._revocations.count
         self._is_concurrent = setup.limits.concurrency != 1
         some_run_beside = setup.has_streams or self._is_concurrent
         # Messages that come one after the other do without a lock.
@@ -134,8 +136,6 @@ class Connection:
         self._is_open = False
         self._is_connected = False
         self._idle = False
-        self._revocations = setup.session._revocations
-        self._handling_since = self._revocations.count
         self._is_over = False
         self._is_cancelled = False
         self._farewell: Farewell | None = None
@@ -148,7 +148,9 @@ class Connection:
     def _calls_of(self, peer: Peer) -> RunningCalls:
         setup = self._setup
         return RunningCalls(
-            peer, setup.dispatcher, setup.background, setup.works, setup.limits, self._answered
+            *(peer, setup.dispatcher, setup.background, setup.works, setup.limits),
+            self._revocations,
+            self._answered,
         )
 
     def __str__(self) -> str:
@@ -315,8 +317,7 @@ class Connection:
     async def _answer(self, frame: str | bytes) -> None:
         """Answer one message, or start what does."""
         dispatcher, peer, conduct = self._setup.dispatcher, self._peer, self._conduct
-        if self._calls is None or self._calls.are_none:
-            self._handling_since = self._revocations.count
+        self._handling_since = self._revocations.count
         call = dispatcher.read(frame)
         retry_after = conduct.retry_after()
         outcome: Outcome | None

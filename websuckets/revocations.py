@@ -6,15 +6,35 @@ each revocation has a number, and each connection remembers the number of the la
 it began what it handles; see `User.id`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
 
-__all__ = ["Revocations"]
+__all__ = ["Handling", "Revocations", "current_handling"]
 
 REMEMBERED: Final = 10_000
 """Users whose last revocation is remembered: more than are revoked while one message is handled."""
 
 _own: ContextVar[int] = ContextVar("websuckets.own_revocation", default=0)
+
+
+class Handling:
+    """The handling of one message in a task of its own, beside others of its connection."""
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: int) -> None:
+        self.since: int | None = since
+        """The number of the last revocation from before it began; ``None`` when it is over."""
+
+
+_handling: ContextVar[Handling | None] = ContextVar("websuckets.handling", default=None)
+
+
+def current_handling() -> Handling | None:
+    """Return the handling to which this task belongs, or did, if it has a task of its own."""
+    return _handling.get()
 
 
 class Revocations:
@@ -42,6 +62,17 @@ class Revocations:
         """
         self.add(user_id)
         _own.set(self.count)
+
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Handle a message in this task for as long as the context lasts."""
+        handling = Handling(self.count)
+        token = _handling.set(handling)
+        try:
+            yield
+        finally:
+            handling.since = None
+            _handling.reset(token)
 
     def add_forgotten(self) -> None:
         """Count a token that was forgotten, which says nothing of its user."""

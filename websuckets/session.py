@@ -12,7 +12,7 @@ import anyio
 from websuckets.backend import EventLoop
 from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession, NotAuthorized
-from websuckets.revocations import Revocations
+from websuckets.revocations import Revocations, current_handling
 from websuckets.socket import Socket
 from websuckets.strings import plain_string
 
@@ -95,7 +95,8 @@ class User:
     def _was_revoked_meanwhile(self, id: UserId) -> bool:
         if self._revocations is None or self._connection is None:
             return False
-        since = self._connection.handling_since
+        beside = current_handling()
+        since = self._connection.handling_since if beside is None else beside.since
         return since is not None and self._revocations.came_after(since, id)
 
     def _change_id(self, id: UserId | None) -> None:
