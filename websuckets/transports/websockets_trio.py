@@ -194,7 +194,9 @@ class _Connection(GuardedConnection):
                 while self._unwritten:
                     await self._write_first()
         except Exception as error:
-            self.set_connection_exc(error)
+            # The name before websockets 17.4 is set_recv_exc.
+            remember = getattr(self, "set_connection_exc", None) or self.set_recv_exc
+            remember(error)
             await trio.aclose_forcefully(self.stream)
         finally:
             written.set()
