@@ -825,8 +825,6 @@ async def test_revoking_while_redis_is_away_is_unavailable_without_a_store(
         own_redis.start()
 
 
-# The Redis client, with anyio before 4.16, leaves the socket of a connection half made.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_forgetting_while_redis_is_away_is_unavailable(own_redis: RedisServer) -> None:
     """On this node the token is good for nobody in any case."""
     async with TestClient(app_at(own_redis.url)) as ann, ann.connect() as beside:

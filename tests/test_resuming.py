@@ -502,8 +502,6 @@ async def test_who_cannot_be_saved_has_not_entered() -> None:
         assert (await client.call("who am i", token=ANN)).payload == ["ann", None]
 
 
-# With anyio before 4.16, a lost connection of coredis leaves its socket to be collected on trio.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_without_redis_unknown_tokens_are_no_wrong_ones(own_redis: RedisServer) -> None:
     """Live connections stay, and what needs the store is unavailable."""
     provider = RedisProvider(own_redis.url, resume=True, heartbeat=0.5)
