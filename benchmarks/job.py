@@ -71,7 +71,7 @@ class Job:
     is_subscribed: bool = False
     """Whether each connection subscribes to a channel before it sends anything else."""
     is_idle: bool = False
-    """Whether clients send nothing after their first message; what is measured then is the
+    """True if clients send nothing after their first message; the measure is then the
     server's processor time for a connection and a second."""
 
     @property

@@ -484,7 +484,7 @@ class Server:
 
 
 class _Serving(AbstractAsyncContextManager[Server]):
-    """What `WebSuckets.serve` returns."""
+    """Context in which an app is served: the result of `WebSuckets.serve`."""
 
     def __init__(self, serving: AbstractAsyncContextManager[Server]) -> None:
         self._serving = serving

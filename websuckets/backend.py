@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 ASYNCIO_ENDS: Final = asyncio.Runner.close
-"""Where asyncio waits for what is left when the main task has ended."""
+"""Function in which asyncio waits for remaining tasks when the main task has ended."""
 
 Propagate = Callable[[BaseException], None]
-"""What is done with an error that may end the program; see `propagate`."""
+"""Callback that receives an error that may end the program; see `propagate`."""
 
 
 def on_trio() -> bool:

@@ -202,7 +202,7 @@ class _Running:
         self.work: Work | None = None
         self.begun = anyio.Event()
         self.error: str | None = None
-        """For the last reply of a stream that is cancelled; ``None`` if its client cancelled it."""
+        """Reason in the last reply of a cancelled stream; ``None`` if its client cancelled it."""
         self.is_over = False
 
     @property

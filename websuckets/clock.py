@@ -170,7 +170,7 @@ class Timeout:
         self.step: float = step
         """Seconds of a step of the clock while this timeout runs."""
         self.is_short: bool = is_short
-        """Whether `Clock.now` may be too old for it."""
+        """True if `Clock.now` may be too old to measure this timeout from."""
 
     def due(self) -> float:
         """Return the moment at which the timeout has passed for what begins now."""

@@ -213,7 +213,7 @@ class _Attempt:
     work: Work
     begun: Callable[[], None] | None
     is_over: bool = False
-    """Whether the outermost middleware has ended."""
+    """True once the outermost middleware has ended."""
 
     @property
     def socket(self) -> Socket:
@@ -224,7 +224,7 @@ class _Attempt:
         return self.call.message
 
     async def answer(self) -> Outcome:
-        """In a work of its own: middleware may cancel it, but not its finalisers.
+        """Answer in a work of its own, so that middleware cannot cancel the finalisers.
 
         Raises `RuntimeError` when the middleware has ended, because nobody waits for it any more:
         then its connection could end, and be finalised, while it runs.

@@ -59,14 +59,14 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Cancel(Control):
-    """What the client sends to end the running stream that answers the command ``id``."""
+    """Control message that ends the running stream that answers the command ``id``."""
 
     id: str | int
 
 
 @dataclass(frozen=True, slots=True)
 class Ping(Control):
-    """What the client sends to see whether the connection works, and gets back in a pong."""
+    """Control message that checks the connection; its number comes back in a pong."""
 
     number: str | float
 

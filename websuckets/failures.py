@@ -1,4 +1,4 @@
-"""What an error means: a failure of what was called, or the end of the task that called it."""
+"""Classification of errors: a failure of the called code, or the end of the calling task."""
 
 from typing import Final
 

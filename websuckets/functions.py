@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal["async", "stream"]
-"""What calling a function gives: something to be awaited, or an async generator."""
+"""Kind of a function's result: something to be awaited, or an async generator."""
 
 _FLAGS: Final[dict[int, Kind]] = {
     inspect.CO_COROUTINE: "async",

@@ -25,7 +25,7 @@ class _Subscriber:
         self.user = user
         self.outbox = outbox
         self.channels: dict[str, UserId | None] = {}
-        """Those to which it is subscribed, each with the user that the subscription ends with."""
+        """Subscribed channels, each with the user whose end also ends the subscription."""
 
 
 class Hub:

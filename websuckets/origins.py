@@ -12,7 +12,7 @@ NULL: Final = "null"
 """The origin of pages that have none: from files, in sandboxed frames, in some mobile apps."""
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-"""Of the schemes whose hosts are names or addresses; a browser leaves these ports out."""
+"""Default ports of schemes whose hosts are names or addresses; browsers leave them out."""
 
 PAGES_OF: Final = {"ws": "http", "wss": "https"}
 """Schemes of pages, by those that they connect with."""
@@ -21,7 +21,7 @@ PARTS: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^/?#\\]*@)?"
     r"(?P<host>\[[0-9a-f:.]+\]|[^/?#\\:@\[\]]*)(?::(?P<port>[0-9]*))?(?:[/?#\\].*)?"
 )
-"""What people write as an origin, lower case and without blanks."""
+"""Pattern of an origin as people write it, in lower case and without blanks."""
 
 NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 

@@ -22,7 +22,7 @@ TIME_TO_SAY: Final = 1
 """Seconds in which the log may take what is said of a process that is ended."""
 
 PYTHON_ENDS: Final = getattr(threading, "_shutdown", ASYNCIO_ENDS)
-"""Where Python waits for threads, having run the program. It has no public name."""
+"""Function in which Python waits for threads at exit. It has no public name."""
 
 
 @contextmanager

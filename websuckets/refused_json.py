@@ -1,4 +1,4 @@
-"""What can be read of JSON that the parser refuses: too deep, half of a character, cut off.
+"""Reader of JSON that the parser refuses: too deep, half of a character, cut off.
 
 The parser gives nothing of a frame in which it finds a fault. So this finds the members of the
 object around it, without a look at what these hold, in one pass and without recursion. It knows

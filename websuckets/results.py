@@ -27,7 +27,7 @@ MAX_MISFITS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class ResultType:
-    """What a handler may return or yield, and how that is written as JSON."""
+    """Type of the values that a handler returns or yields, with their JSON writer."""
 
     write: Callable[[Any], bytes]
     """Raises for what does not fit, or has no JSON form."""

@@ -24,7 +24,7 @@ Verified: TypeAlias = tuple[User, UserId | None, str | None]
 
 
 class RevocationAnnouncements:
-    """Those of this node for all others, and those of others; it lives as long as the app runs."""
+    """Sender and receiver of announced revocations; lives as long as the app runs."""
 
     def __init__(
         self, session: Session, limits: Limits, background: Background, link: Link

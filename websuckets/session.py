@@ -152,7 +152,7 @@ class User:
 
     @property
     def _is_over(self) -> bool:
-        """Whether this stands for a user as which the connection is not verified any more."""
+        """Tell whether the connection is no longer verified as this user."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -200,9 +200,10 @@ class Keeper(Protocol):
 
 
 class OtherNodes(Protocol):
-    """What tells all other nodes of users who are not verified any more, as long as the app runs.
+    """Protocol that tells all other nodes of users who are no longer verified.
 
-    Everything raises `Unavailable` where some of them may not hear of it.
+    An instance lives as long as the app runs. Each method raises `Unavailable` where some nodes
+    may not hear of the change.
     """
 
     async def revoke(self, id: UserId) -> None: ...
@@ -425,7 +426,7 @@ def context_of(session: Session) -> Context:
 
 @contextmanager
 def as_current(session: Session) -> Iterator[None]:
-    """In this task, and in those that it starts, `Session` stands for this one."""
+    """Make `Session` stand for this session in the current task and in those that it starts."""
     token = _current.set(session)
     try:
         yield

@@ -115,7 +115,7 @@ class _Reception:
         self._writer.close()
 
     def forget(self) -> None:
-        """In a process that was forked."""
+        """Run in a process that was forked."""
         signal.set_wakeup_fd(-1)
         self._restore_handlers()
         self._writer.close()
@@ -151,7 +151,7 @@ class _Reception:
             self._writer.send(b"\0")
 
     def _run(self) -> None:
-        """In a thread of its own."""
+        """Run in a thread of its own."""
         numbers: list[int] = []
         with self._reader:
             while (data := self._next()) is None or data:

@@ -181,7 +181,7 @@ class Wire(Protocol):
 
     @property
     def has_stopped_receiving(self) -> bool:
-        """Whether this side has sent its close frame, or has aborted the connection.
+        """True once this side has sent its close frame, or has aborted the connection.
 
         From then on no message of the client is handled: neither one that comes, nor one that
         waits already. A command that runs goes on.

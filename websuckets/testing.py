@@ -91,7 +91,7 @@ class TestClient:
 
     @property
     def response_headers(self) -> Headers:
-        """What the app added to the answer to the opening handshake: see `ResponseHeaders`."""
+        """Headers that the app added to the handshake response: see `ResponseHeaders`."""
         return Headers(sent_headers(self._inbox.client.socket))
 
     @property
@@ -381,11 +381,11 @@ class _Inbox:
         return self
 
     def claim(self, id: str) -> None:
-        """From now on, replies to this command are for whoever takes them by its id."""
+        """Keep replies to this command, from now on, for the caller that takes them by its id."""
         self._claimed.add(id)
 
     def release(self, id: str) -> None:
-        """From now on, replies to this command are thrown away."""
+        """Drop replies to this command from now on."""
         self._claimed.discard(id)
         self._given_up.add(id)
         self._frames = [frame for frame in self._frames if frame.id != id]

@@ -29,10 +29,10 @@ _MARKER_MODULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """What stands for something that is absent."""
+    """Default value of a parameter whose argument is absent."""
 
     make: Callable[[], Any]
-    """Gives it: anew each time if it could be changed, so that no message sees another's."""
+    """Return the value: a new copy if it is mutable, so that no message sees another's."""
 
     @classmethod
     def of(cls, value: Any, *, is_payload: bool = False) -> Self:

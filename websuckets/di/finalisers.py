@@ -30,16 +30,16 @@ Exit: TypeAlias = tuple[Generator[Any, Any, Any] | None, AsyncGenerator[Any, Any
 
 @dataclass(frozen=True, slots=True)
 class _Yields:
-    """Where a generator function yields, as numbers of lines."""
+    """Lines, by number, on which a generator function yields."""
 
     discarding: frozenset[int] = frozenset()
-    """Those whose value nobody looks at."""
+    """Lines whose ``yield`` has a value that nothing uses."""
     guarded: frozenset[int] = frozenset()
-    """Those inside of a ``try`` or a ``with`` that would notice an error."""
+    """Lines inside a ``try`` or a ``with`` that would notice an error."""
 
 
 _read: Final[WeakKeyDictionary[CodeType, _Yields | None]] = WeakKeyDictionary()
-"""What was found out already; ``None`` where no source could be read."""
+"""Cache of the functions already read; ``None`` where no source could be read."""
 
 
 def read_generators(sources: Iterable[Callable[..., Any]]) -> None:

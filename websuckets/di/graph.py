@@ -1,4 +1,4 @@
-"""What depends on what in a container: the only place that reads dishka beyond its documentation.
+"""Proof of a container's dependency graph; the only module that uses undocumented parts of dishka.
 
 dishka proves most of a graph when it is built. It does not prove a dependency on a bare type
 variable, values that nobody passes to a scope (``from_context``), providers of which none is ever

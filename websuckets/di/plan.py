@@ -111,7 +111,7 @@ class Dependency:
     name: str
     hint: Any
     default: Default | None
-    """What it is if nothing provides it; ``None`` if that is an error."""
+    """Value to pass if nothing provides the type; ``None`` if that is an error."""
     keyword: bool
 
     @property
@@ -140,7 +140,7 @@ class Plan:
     is_stream: bool = False
     """Says that it is an async generator."""
     result: ResultType = ANYTHING
-    """What it may return, or, as a stream, yield."""
+    """Type of the values that the function returns or, as a stream, yields."""
     undefined_result: str | None = None
     """Why its return annotation is not used, where that names what is not defined."""
 
@@ -165,7 +165,7 @@ class Declaration:
 
     @property
     def names(self) -> Mapping[str, Any]:
-        """Those that its annotations see besides its globals."""
+        """Local names that its annotations see besides its globals."""
         return self.frame.f_locals if self.frame else {}
 
     def undefined_names(self, error: NameError) -> InvalidHandlerSignature:

@@ -140,7 +140,7 @@ def provide_context(
 
 
 class _ContextProvider(Provider):
-    """What `provide_context` makes: a provider, and an attribute of other ones."""
+    """Result of `provide_context`: a provider, and an attribute of other providers."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _ContextProvider(Provider):
         self._number = self.provide(source, provides=provides).number
 
     def __get__(self, instance: object, owner: type) -> Any:
-        """What dishka looks for among the attributes of a provider, with its defaults."""
+        """Return what dishka collects from attributes, with the defaults of their provider."""
         if not isinstance(instance, Provider):
             return self
         if self._own_component not in (None, instance.component):

@@ -134,7 +134,7 @@ class OpenScope:
         return in_context(self.context.copy().run, coroutine)
 
     def _enter(self, step: Callable[[Any], Any], argument: Any) -> Any:
-        # Who is in a context cannot enter it, and who asks for an object may be.
+        # A context cannot be entered twice, and the code that asks for an object may be in it.
         self._is_entered = True
         try:
             return self.context.run(step, argument)
@@ -152,7 +152,7 @@ def _from_context(registry: Registry) -> frozenset[Any]:
 
 
 def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
-    """What of the values is given under these keys: all, but for what the program provides."""
+    """Return the values under these keys: all but those that the program provides."""
     if values.keys() <= keys:
         return values
     return {key: value for key, value in values.items() if key in keys}

@@ -83,7 +83,7 @@ to go on."""
 
 
 class Announcements:
-    """Those of all nodes, as one node sees them; it lives as long as the node's link."""
+    """Announcements of all nodes, as one node sees them; lives as long as the node's link."""
 
     def __init__(
         self, line: Line, names: tuple[str, str], channel: str, receiver: Receiver, foreign: Foreign

@@ -36,7 +36,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 class Meaning(enum.Enum):
-    """What follows from an error."""
+    """Consequence of an error."""
 
     LOST = "there is no connection any more"
     ELSEWHERE = "this server cannot serve now: connect anew"
@@ -84,7 +84,7 @@ TAKEN_OFF: Final[tuple[tuple[type[RedisError], str], ...]] = (
 """Codes that the client removes from the text, and tells by the class of the error instead."""
 
 QUOTED: Final = (", with args", " script: ")
-"""Where the part of a text begins in which Redis quotes what was sent, or names our script."""
+"""Start of the part of a text in which Redis quotes what was sent, or names our script."""
 
 IN_A_SCRIPT: Final = re.compile(rf"(?:^|[\s:-])({'|'.join(CODES)})\b")
 """Redis 6 wraps what stopped a script in a text of its own."""

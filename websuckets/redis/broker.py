@@ -63,7 +63,7 @@ class RedisBroker:
         self.foreign: Foreign = Foreign()
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        """As every `Broker`. The link is told when there is a connection, or none for now.
+        """Run the broker, as `Broker.run` says; tell the link of each connection and each loss.
 
         Raises `ConfigurationError` where the first attempt to connect shows one.
         """

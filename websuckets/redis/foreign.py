@@ -1,4 +1,4 @@
-"""What is found in Redis that no node can have put there."""
+"""Count of data found in Redis that no node can have written."""
 
 import logging
 
@@ -8,13 +8,13 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 class Foreign:
-    """Counts it, and says so ever more seldom; it lives as long as the broker."""
+    """Counter of foreign data, logged at each power of two; lives as long as the broker."""
 
     def __init__(self) -> None:
         self.count: int = 0
 
     def found(self, where: str) -> None:
-        """There was something, which is dropped."""
+        """Count one piece of foreign data, which the caller drops."""
         self.count += 1
         if self.count & (self.count - 1) == 0:
             logger.warning("dropped what no node has written, in %.80r (%d)", where, self.count)

@@ -118,20 +118,20 @@ class Line:
             pause = min(2 * pause, self.heartbeat)
 
     async def ask(self, *command: Any) -> Any:
-        """What Redis answers.
+        """Return the answer of Redis to one command.
 
-        Raises `Unavailable` while it does not, or refuses, and other errors of Redis without what
-        was sent.
+        Raises `Unavailable` while Redis does not answer, or refuses, and other errors of Redis
+        without what was sent.
         """
         (answer,) = await self.ask_all([command])
         return answer
 
     async def ask_all(self, commands: Iterable[Any]) -> list[Any]:
-        """The same for several at once."""
+        """Return the answers to several commands, sent at once; raise as `ask` does."""
         return await self._ask(asked, commands)
 
     async def ask_each(self, commands: Iterable[Any]) -> list[Any]:
-        """The same; where a key is of another kind, that error is in the place of its answer."""
+        """Return answers as `ask_all` does; for a key of another kind, its error is the answer."""
         answers = await self._ask(asked_each, commands)
         for answer in answers:
             if isinstance(answer, RedisError) and not isinstance(answer, WrongTypeError):
@@ -147,7 +147,7 @@ class Line:
             raise self._error_of(error) from None
 
     def _error_of(self, error: RedisError) -> Exception:
-        """What a caller is to be raised for an error with which Redis answered."""
+        """Return the error to raise to a caller for an error with which Redis answered."""
         meaning = meaning_of(error)
         if meaning is Meaning.UNEXPECTED:
             return ResponseError(text_of(error))
@@ -159,8 +159,10 @@ class Line:
         return Unavailable()
 
     async def _live_where_the_keys_are(self, user: LineUser) -> None:
-        """As long as one connection does: to the server that the URL leads to, or to the one that
-        this names. Raises what ended it."""
+        """Run one connection: to the server of the URL, or to the one that this server names.
+
+        Raises the error that ended the connection.
+        """
         location: TCPLocation | None = None
         try:
             await self._live(user, None)
@@ -218,7 +220,7 @@ class Line:
         raise NotConnected("the messages have ended")
 
     async def _hear(self, connection: BaseConnection) -> None:
-        """What Redis answers when nothing was asked: that it refuses a subscription."""
+        """Count unrequested answers of Redis that are errors: refusals of subscriptions."""
         async for answer in connection.streamed_messages:
             if isinstance(answer, RedisError):
                 self.refusals.found(answer)
@@ -292,7 +294,7 @@ async def answers_to(connection: BaseConnection, commands: Iterable[Any]) -> lis
 
 
 async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
-    """The same, by answers that are certainly to these commands; else it raises `NotConnected`.
+    """Return answers that are certainly to these commands; raise `NotConnected` otherwise.
 
     The last question is one whose answer is known: where that differs, the others are not used.
     """

@@ -67,7 +67,7 @@ class Presence:
         return commands
 
     def was_refused(self) -> None:
-        """What Redis has may not be true any more: a change was refused."""
+        """Note that Redis refused a change, so its copy may be out of date."""
         self._is_sure = False
 
     async def begin(self, connection: BaseConnection) -> None:

@@ -66,7 +66,7 @@ def _problem_with_options(url: str, parts: SplitResult) -> str | None:
 
 
 def _database(parts: SplitResult) -> str:
-    """As it is written: in an option, or else as the path of what is no socket."""
+    """Return the database as written: in an option, or else as the path of a TCP URL."""
     option = dict(parse_qsl(parts.query)).get("db")
     if option is not None:
         return option

@@ -1,4 +1,4 @@
-"""What cannot be sent, found before the library below finds it: some of them end the connection."""
+"""Checks of data to send, made first because an error in the library may end the connection."""
 
 from websockets.frames import Close
 

@@ -1,4 +1,4 @@
-"""Whether a client has left, asked of the operating system while nothing is read from it."""
+"""Detection of clients that have left, by the operating system, while nothing is read from them."""
 
 import select
 from typing import Final

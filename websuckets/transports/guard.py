@@ -28,14 +28,14 @@ class Patience:
     to_read: Timeout
     between_pings: Timeout
     ping_timeout: float
-    """Seconds until a ping is answered."""
+    """Seconds in which a ping must be answered."""
     for_pong: Timeout
-    """The same, on the clock."""
+    """`ping_timeout` as a timeout on the clock."""
     outbox: tuple[float, float]
 
     @classmethod
     def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "Patience":
-        """Takes the options of ``websockets`` for pings out of ``options``."""
+        """Return the times that limits and options set; remove those for pings from ``options``."""
         interval = options.pop("ping_interval", PING_INTERVAL)
         timeout = options.pop("ping_timeout", PING_TIMEOUT)
         return cls(

@@ -219,7 +219,7 @@ class GuardedConnection(Handshake):
     @property
     @abstractmethod
     def _file_descriptor(self) -> int:
-        """That of the TCP connection, or -1 when it is closed."""
+        """File descriptor of the TCP connection, or -1 when it is closed."""
 
     @staticmethod
     @abstractmethod

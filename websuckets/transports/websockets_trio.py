@@ -188,7 +188,7 @@ class _Connection(GuardedConnection):
             self.send_lock.release()
 
     async def _write_rest(self: Any, written: trio.Event) -> None:
-        """In a task of the connection, which nobody cancels before it ends."""
+        """Write the rest, in a task that is cancelled only when the connection ends."""
         try:
             async with self.send_lock:
                 while self._unwritten:
