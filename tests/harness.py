@@ -48,7 +48,7 @@ class Client:
 
     @property
     def response_headers(self) -> Any:
-        """Those of the answer to the opening handshake."""
+        """Headers of the answer to the opening handshake."""
         return self.connection.response.headers
 
     async def vanish(self) -> None:

@@ -40,7 +40,7 @@ class Victim(Target):
         self.process = process
 
     async def seen(self) -> dict[str, int]:
-        """What became of it all, once it is quiet."""
+        """Return what became of all clients, once nothing happens any more."""
         async with opened(self.port) as peer:
             counts: dict[str, int] = (await peer.call("seen", id=1))["payload"]
             return counts
@@ -81,7 +81,7 @@ async def until_it_serves(port: int) -> None:
 
 
 async def warm_up(victim: Victim) -> None:
-    """What is imported and allocated once, is no growth."""
+    """Run once what imports and allocates, so that it is not counted as growth."""
     async with tcp(victim.port) as peer:
         if "permessage-deflate" in await peer.open(headers=DEFLATE):
             await peer.write(text(compressed(b'{"event": "online"}'), rsv=4))
@@ -182,7 +182,7 @@ async def listener(victim: Victim) -> AsyncIterator[Slowest]:
 
 
 class Departure:
-    """Whether and when the app, and the server, let go of a client."""
+    """Record of whether and when the app, and the server, let go of a client."""
 
     def __init__(self, victim: Victim, client: Bystander) -> None:
         self._victim, self._client = victim, client

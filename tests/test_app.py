@@ -182,7 +182,7 @@ async def test_messages_and_their_fragments_may_be_bounded(
 
 
 async def test_an_unknown_option_is_an_error() -> None:
-    """As for `websockets`; nothing keeps running, and no port stays open."""
+    """Expect the error of `websockets`; nothing keeps running, and no port stays open."""
     with pytest.raises(TypeError, match="nonsense"):
         async with app_with(echo_group()).serve("127.0.0.1", 0, nonsense=1):
             raise AssertionError("it started")

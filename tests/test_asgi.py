@@ -308,7 +308,7 @@ def test_an_app_with_nothing_to_start_starts_by_itself(
 
 
 def test_an_app_that_runs_in_one_loop_is_not_served_in_another(app: WebSuckets) -> None:
-    """As by a test client that starts a loop for each connection: it would wait for nobody."""
+    """Serve by a test client that starts a loop for each connection."""
     host = starlette(app, None)  # not entered
     with host.websocket_connect("/ws") as first:
         with pytest.raises(RuntimeError, match="the app runs in another event loop"):

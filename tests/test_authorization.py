@@ -1,4 +1,4 @@
-"""What a command may do as the user that it was authorised as, and what ends with that user."""
+"""Tests of what a command may do as its authorised user, and of what ends with that user."""
 
 import time
 from collections.abc import AsyncIterator
@@ -185,7 +185,7 @@ async def test_a_stream_ends_when_the_time_of_its_user_is_over(
 
 
 async def test_a_stream_that_needs_no_user_goes_on(app: WebSuckets, commands: Commands) -> None:
-    """Whoever logs out beside it."""
+    """Log out the user of the connection while the stream runs."""
     async with TestClient(app) as client:
         await ann_of(client)
         await client.send("public feed", id="p")
@@ -277,7 +277,7 @@ async def test_a_revoked_users_command_goes_on_but_can_save_nothing(journal: lis
 
 
 async def test_the_current_user_is_the_connections_user(app: WebSuckets) -> None:
-    """What is set on either is there on the other, and the two are equal."""
+    """Expect both to be equal, and attributes set on one to be there on the other."""
     async with TestClient(app) as client:
         record = app._session.online[client.socket.id]
         record.id, record.token, record.login = "ann", "old", "Ann"
@@ -339,7 +339,7 @@ async def test_a_command_whose_user_is_gone_cannot_subscribe(commands: Commands)
 async def test_a_login_that_began_before_a_revocation_does_not_undo_it(
     app: WebSuckets, commands: Commands
 ) -> None:
-    """What it has read of the user may be older; a login that begins afterwards counts."""
+    """Refuse it, for its data may be older; accept a login that begins afterwards."""
     async with TestClient(app) as client, client.connect() as admin:
         await client.send("slow login", "ann", id=1)
         await commands.gate.reached.wait()

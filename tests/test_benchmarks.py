@@ -95,7 +95,7 @@ def test_idle_connections_are_measured_by_themselves(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("bounds", [(1, 1.0), (5, 0.9375), (6, 0.96875)])
 def test_few_values_are_enclosed_by_the_least_and_the_greatest(bounds: tuple[int, float]) -> None:
-    """Of fewer than six, that is less sure than 95 %; of one it says nothing."""
+    """Expect less than 95 % for fewer than six values, and no statement for one."""
     n, confidence = bounds
     values = [float(value) for value in range(n)]
     found = interval_of_median(values)
@@ -128,7 +128,7 @@ def results_with(*ratios: float) -> Results:
 def test_a_ratio_is_held_where_its_interval_begins_at_the_bar_or_below(
     ratios: Sequence[float], is_held: bool
 ) -> None:
-    """What was not measured is not held."""
+    """Expect a ratio that was not measured not to be held."""
     rows, all_held = against_table(results_with(*ratios), [("job", "a")], bar=1.03)
     assert all_held is is_held
     assert rows[1][-1] == ("yes" if is_held else "no")

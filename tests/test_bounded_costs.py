@@ -1,4 +1,4 @@
-"""What one stranger sends, costs the others next to nothing, whatever it is."""
+"""Tests that a message of one client costs the others next to nothing."""
 
 import json
 

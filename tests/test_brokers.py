@@ -88,7 +88,7 @@ async def test_everybody_knows_who_is_on_other_nodes(make: Make) -> None:
 
 
 async def test_announcements_reach_every_other_node_in_order(make: Make) -> None:
-    """Whatever they are subscribed to, and each once."""
+    """Expect each announcement once, without subscriptions."""
     expected = [b"%d" % number for number in range(100)]
     async with linked(make()) as one, linked(make()) as two, linked(make()) as three:
         losses = [node.losses for node in (one, two, three)]

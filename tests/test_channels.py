@@ -350,7 +350,7 @@ def test_a_session_is_made_for_channels() -> None:
 
 
 async def test_channels_are_used_in_the_loop_of_their_app() -> None:
-    """Who publishes from a thread, by a loop of its own, is told so: there are no connections."""
+    """Expect an error for a thread that publishes in a loop of its own."""
     app = rooms.app()
     channels = channels_of(app)
     async with TestClient(app) as client:

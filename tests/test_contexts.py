@@ -179,7 +179,7 @@ async def test_a_hook_may_ask_for_what_belongs_to_its_connection(
 async def test_a_message_keeps_what_it_has_set_when_its_connection_gets_something(
     serving: Serving, journal: list[str]
 ) -> None:
-    """As a span of a message does that asks for an object of its connection."""
+    """Set a variable like the span of a message that asks for an object of its connection."""
     group = CommandGroup()
 
     @group.command("build")
@@ -217,7 +217,7 @@ async def test_what_middleware_sets_is_there_for_its_message(
 async def test_tasks_see_what_was_set_where_they_were_started(
     serving: Serving, journal: list[str]
 ) -> None:
-    """Those of the connection and of the app; what they set is theirs."""
+    """Test tasks of the connection and of the app; their own changes stay with them."""
     group = CommandGroup()
 
     async def task(name: str) -> None:
@@ -295,8 +295,8 @@ async def test_objects_that_need_each_other_are_built_each_in_its_scope(
 async def test_a_container_of_the_program_keeps_messages_apart_as_well(
     using: CommandGroup, journal: list[str]
 ) -> None:
-    """What its APP objects set is not there for the message that asked first; the program closes
-    it, in a context of its own."""
+    """Expect that variables set by its APP objects do not reach the message that asked first; the
+    program closes the container, in a context of its own."""
     app = app_with(using)
     provider = Provider(scope=Scope.APP)
 
@@ -317,7 +317,7 @@ async def test_a_container_of_the_program_keeps_messages_apart_as_well(
 
 @pytest.mark.on_asyncio
 async def test_what_an_asgi_host_sets_is_there_for_the_connection(group: CommandGroup) -> None:
-    """As its middleware does that traces requests."""
+    """Set a variable in ASGI middleware, as tracing does."""
     app = app_with(group)
 
     async def host(scope: Any, receive: Any, send: Any) -> None:

@@ -387,7 +387,7 @@ async def test_sending_on_a_closed_connection(
 async def test_a_hook_adds_headers_to_the_answer_of_the_handshake(
     serving: Serving, app: WebSuckets, journal: list[str]
 ) -> None:
-    """As often as it sets a name; once the answer is on its way, nobody can."""
+    """Repeat a name as often as it is set; refuse headers once the answer is sent."""
 
     @app.on_handshake
     async def set_cookies(headers: ResponseHeaders) -> None:

@@ -262,7 +262,7 @@ COOKIES = [("Cookie", "theme=dark"), ("Cookie", "session=ann; a=1"), ("X-Other",
 
 
 async def test_cookies_in_several_headers_are_one(on_sockets: Serving, group: CommandGroup) -> None:
-    """As browsers send them over HTTP/2, and any client may."""
+    """Send several headers, as browsers do over HTTP/2 and any client may."""
     hooked = Hooked(group)
     async with on_sockets(hooked.app) as server:
         async with dial(server, additional_headers=COOKIES) as client:
@@ -273,7 +273,7 @@ async def test_cookies_in_several_headers_are_one(on_sockets: Serving, group: Co
 
 
 async def test_cookies_in_several_headers_in_memory(group: CommandGroup) -> None:
-    """The same."""
+    """Send several headers over the transport in memory."""
     hooked = Hooked(group)
     async with TestClient(hooked.app, headers=COOKIES):
         assert hooked.cookies == ["theme=dark; session=ann; a=1"]
@@ -458,7 +458,7 @@ def test_what_tells_clients_apart() -> None:
     ],
 )
 async def test_origins_that_clients_send_may_be_listed(group: CommandGroup, origin: str) -> None:
-    """Whatever their scheme; the case of letters does not matter."""
+    """List origins of any scheme, and send them in lower and upper case."""
     app = app_with(group, origins=[origin])
     for sent in (origin, origin.upper()):
         async with TestClient(app, headers={"Origin": sent}) as client:

@@ -266,7 +266,7 @@ def test_of_a_large_payload_the_first_problems_are_told(payload_type: Any, paylo
 
 
 def test_more_problems_than_anybody_reads_are_not_told() -> None:
-    """Whether they are those of items or of keys that should not be there."""
+    """Test problems of items, and of keys that should not be there."""
 
     class Closed(BaseModel, extra="forbid"):
         pass
@@ -316,7 +316,7 @@ def test_a_wrap_validator_sees_every_problem_of_what_it_wraps() -> None:
 
 
 def test_a_validator_that_changes_its_mind_is_answered_with_its_first_word() -> None:
-    """What did not fit once, does not reach the handler."""
+    """Expect that a payload refused once does not reach the handler."""
     asked = []
 
     def refuse_once(value: int) -> int:

@@ -372,7 +372,7 @@ async def test_one_that_leaves_behind_many_commands_is_noticed_while_a_command_r
 async def test_where_the_system_does_not_tell_who_has_left_the_next_read_does(
     journal: list[str], gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on macOS and Windows."""
+    """Run without the poll event that macOS and Windows lack."""
     monkeypatch.setattr("websuckets.transports.departure.PEER_HAS_SHUT_DOWN", 0)
     app = make_app(journal, gate)
     async with app.serve("127.0.0.1", 0) as server:

@@ -211,7 +211,7 @@ def cancel() -> None:
 
 @pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit, Fatal, "cancelled", "scope"])
 async def test_a_start_that_is_interrupted_finalises_the_app(how: Any, journal: list[str]) -> None:
-    """Whatever ends an `on_startup` hook: a signal, the program, or who has started it."""
+    """End an `on_startup` hook by a signal, by the program, and by the task that has started it."""
     if how == "cancelled" and on_trio():
         pytest.skip("trio has no cancellation but that of scopes")
 

@@ -118,7 +118,7 @@ async def test_who_may_have_missed_something_is_told() -> None:
 
 
 async def verified(client: TestClient, name: str) -> bool:
-    """Whether this client may run protected commands as that user."""
+    """Tell whether this client may run protected commands as that user."""
     try:
         reply = await client.call("who am i", token=f"secret of {name}")
     except CommandError as error:

@@ -248,7 +248,7 @@ def test_a_second_signal_ends_what_holds_up_the_main_thread(
 
 
 def handlers() -> list[Any]:
-    """What this process does about signals."""
+    """Return the signal handlers of this process."""
     descriptor = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(descriptor)
     return [*map(signal.getsignal, BOTH), descriptor]
@@ -395,7 +395,7 @@ def test_a_handler_that_the_program_sets_stays(listening: "Queue[str]", meanwhil
 def test_a_signal_that_comes_during_the_start_ends_it(
     backend: Any, number: signal.Signals, journal: list[str], listening: "Queue[str]"
 ) -> None:
-    """What has started is finalised, and the app does not listen."""
+    """Expect started objects to be finalised, and no port to be open."""
 
     @asynccontextmanager
     async def thing() -> AsyncIterator[Thing]:
@@ -419,7 +419,7 @@ def test_a_signal_that_comes_during_the_start_ends_it(
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_what_is_forked_has_its_own_signals(backend: Any, listening: "Queue[str]") -> None:
-    """As this process would be, if it were the child."""
+    """Run the hooks of a fork in this process, in place of a child."""
     seen: list[Any] = []
     app = app_with(hello_group())
 
@@ -665,7 +665,7 @@ async def test_port_0_is_one_port_on_every_address(host: Any) -> None:
 async def test_port_0_is_chosen_again_if_it_is_taken_on_another_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is free on the first address need not be so on the second."""
+    """Refuse the port at first, as if it were taken on the second address."""
     from websuckets.transports import listener
 
     tries: list[int] = []
@@ -827,7 +827,7 @@ async def test_serving_nowhere_in_particular_is_refused() -> None:
 
 @pytest.mark.anyio
 async def test_a_server_is_no_awaitable() -> None:
-    """What `serve` returns is a context, and says so."""
+    """Expect an error that says that the result of `serve` is a context."""
     app: Any = WebSuckets()
     with pytest.raises(ConfigurationError, match=r"async with app\.serve"):
         await app.serve("127.0.0.1", 0)
@@ -835,7 +835,7 @@ async def test_a_server_is_no_awaitable() -> None:
 
 @pytest.mark.anyio
 async def test_running_where_an_event_loop_runs_is_refused() -> None:
-    """As in a notebook; it says what works there."""
+    """Run as in a notebook, and expect an error that says what works there."""
     with pytest.raises(ConfigurationError, match=r"await app\("):
         WebSuckets().run("127.0.0.1", 0)
 

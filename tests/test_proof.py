@@ -1,4 +1,4 @@
-"""What of the dependency graph is proved before the port opens, beyond what dishka proves."""
+"""Tests of what is proved of the dependency graph, beyond dishka's proof, before the port opens."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Generic, TypeVar
@@ -127,7 +127,7 @@ async def test_a_context_value_that_nobody_passes_is_refused(scope: Scope) -> No
 
 
 async def test_context_values_that_are_passed_are_fine() -> None:
-    """Those of the framework, whoever declares them, in the scope where it passes them."""
+    """Declare values of the framework in the scope where it passes them."""
 
     class Declares(Provider):
         request = from_context(Request, scope=Scope.SESSION)
@@ -259,7 +259,7 @@ class Conditions(Provider):
 
 
 async def test_conditions_that_only_running_tells_are_left_to_it() -> None:
-    """What their providers need is proved all the same."""
+    """Expect the dependencies of their providers to be proved."""
     assert await answer_of(app_of(asks_thing, Conditions())) == "Thing"
     assert await answer_of(app_of(asks_settings, Conditions())) == "Settings"
 
@@ -277,7 +277,7 @@ async def test_conditions_that_only_running_tells_are_left_to_it() -> None:
 
 
 async def test_a_collection_may_be_empty() -> None:
-    """Of several providers under conditions, those that hold are collected."""
+    """Collect those providers whose conditions hold."""
 
     class Collects(Provider):
         scope = Scope.REQUEST

@@ -73,7 +73,7 @@ def servers(*options: tuple[str, ...]) -> Iterator[list[RedisServer]]:
 
 
 def error_of(answer: str) -> Exception:
-    """As the client reads it."""
+    """Return the error that the client makes of an answer."""
     parser = Parser()
     parser.feed(f"-{answer}\r\n".encode())
     response: Any = parser.parse()
@@ -113,7 +113,7 @@ def error_of(answer: str) -> Exception:
     ],
 )
 def test_an_error_of_redis_has_one_meaning(answer: str, meaning: Meaning) -> None:
-    """Whatever the client makes of it; its code is told, and nothing that was sent."""
+    """Expect the code of the error in the text, and nothing that was sent."""
     error = error_of(answer)
     assert meaning_of(error) is meaning
     code = answer.split()[0]
@@ -193,7 +193,7 @@ async def test_a_write_that_a_replica_refuses_ends_the_connection(
 async def test_an_app_at_a_replica_starts_and_waits_for_the_primary(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As while Redis is away, which it is not to stay."""
+    """Wait as for a Redis that is away, because a replica may become the primary."""
     own_redis.command("REPLICAOF", "127.0.0.1", "1")
     async with TestClient(app_at(own_redis.url)) as client:
         await client.call("enter", "ann")
@@ -387,7 +387,7 @@ class Unrelated:
 
 
 async def test_a_connection_that_is_being_closed_is_lost() -> None:
-    """Whatever the client calls it."""
+    """Raise the error of anyio that the client lets through."""
 
     class Closing:
         def create_request(self, *command: Any) -> Any:
@@ -465,7 +465,7 @@ async def test_an_app_does_not_start_where_redis_says_that_the_url_is_wrong(
 
 
 async def test_an_app_does_not_start_at_a_server_without_resp3() -> None:
-    """As Redis before 6.0, or one where it is disabled."""
+    """Connect to a Redis without HELLO, as before 6.0."""
     with servers(("--rename-command", "HELLO", "")) as (server,):
         with pytest.raises(ConfigurationError, match="RESP3"):
             async with TestClient(app_at(server.url)):
@@ -522,7 +522,7 @@ def test_a_url_that_can_never_work_is_refused(url: str, word: str) -> None:
     ],
 )
 def test_a_url_that_may_work_is_accepted(url: str) -> None:
-    """Whether there is a Redis or not."""
+    """Test the URL alone, without a server."""
     assert RedisProvider(url)
 
 
@@ -587,7 +587,7 @@ async def test_apps_in_two_databases_know_nothing_of_each_other(own_redis: Redis
 
 @contextmanager
 def cluster() -> Iterator[tuple[RedisServer, RedisServer]]:
-    """Of two servers, each of which has one half of the slots."""
+    """Start two servers, each of which has one half of the slots."""
     options = [("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
     with servers(*options) as (one, two):
         one.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
@@ -701,7 +701,7 @@ async def test_announcements_of_the_time_without_a_link_are_replayed(
 async def test_a_hint_that_is_lost_delays_an_announcement_by_a_heartbeat(
     own_redis: RedisServer,
 ) -> None:
-    """As where Redis does not let nodes publish."""
+    """Run where Redis does not let nodes publish."""
     async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
         own_redis.command("ACL", "SETUSER", "default", "-publish")
         await one.link.announce(b"a")
@@ -732,13 +732,13 @@ def emptied(server: RedisServer) -> None:
 
 
 def without_the_last(server: RedisServer) -> None:
-    """As a replica that took over too early."""
+    """Remove the last announcement, like a replica that took over too early."""
     server.command("HSET", "{0/test}:announced", "count", "1")
     server.command("LTRIM", "{0/test}:announcements", "0", "0")
 
 
 def with_another_last(server: RedisServer) -> None:
-    """As one that went on afterwards."""
+    """Replace the last announcement, like a replica that went on afterwards."""
     server.command("LSET", "{0/test}:announcements", "1", "another")
 
 
@@ -756,7 +756,7 @@ def without_its_count(server: RedisServer) -> None:
 async def test_lost_announcements_are_noticed(
     own_redis: RedisServer, loss: Callable[[RedisServer], None]
 ) -> None:
-    """Whatever has become of them; what is announced afterwards arrives."""
+    """Test each kind of loss; expect later announcements to arrive."""
     async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
         for number in range(2):
             await one.link.announce(b"%d" % number)
@@ -774,7 +774,7 @@ async def test_lost_announcements_are_noticed(
 
 
 async def test_foreign_announcements_are_dropped_and_counted(own_redis: RedisServer) -> None:
-    """Those that follow arrive."""
+    """Expect the announcements that follow to arrive."""
     app = app_at(own_redis.url, prefix="test")
     async with TestClient(app) as ann, TestClient(app_at(own_redis.url, prefix="test")) as admin:
         await ann.call("enter", "ann")
@@ -813,7 +813,7 @@ async def test_a_revocation_reaches_a_node_that_was_cut_off(
 async def test_revoking_while_redis_is_away_is_unavailable_without_a_store(
     own_redis: RedisServer,
 ) -> None:
-    """Who is here, is revoked in any case."""
+    """Expect a user of this node to be revoked in any case."""
     provider = RedisProvider(own_redis.url, heartbeat=HEARTBEAT)
     async with TestClient(rooms.app(providers=[provider])) as admin, admin.connect() as ann:
         await ann.call("enter", "ann")

@@ -96,14 +96,14 @@ def test_what_may_not_be_the_id_is_not_taken_for_it(frame: str | bytes) -> None:
 
 
 def test_of_several_ids_the_last_is_taken() -> None:
-    """As of those in a frame without a fault."""
+    """Take the last, as in a frame without a fault."""
     assert id_of('{"id": 1, "id": "a", "id": 7, "event": NaN}') == 7
     message, _ = decode('{"id": 1, "id": "a", "id": 7, "event": "e"}')
     assert getattr(message, "id") == 7  # noqa: B009  # it may be a `Cancel`, says its type
 
 
 def test_an_id_in_front_of_a_fault_is_read_though_the_rest_cannot_be() -> None:
-    """As in a frame that was cut off."""
+    """Read the id of a frame that was cut off."""
     assert id_of('{"id": 7, "payload": ["a", ') == 7
     assert id_of('{"id": 7, "payload": tru, ]') == 7
     assert id_of('{"id": 7, "payload": [%s]}' % ('"",' * 10_000)) == 7
@@ -137,7 +137,7 @@ def test_of_an_object_that_was_cut_off_no_wrong_id_is_read(
 @settings(deadline=None)  # machines may be busy
 @given(st.binary() | st.text('{}[]":,\\ id17eN') | st.text())
 def test_nothing_is_raised_but_invalid_message(frame: str | bytes) -> None:
-    """Whatever the characters."""
+    """Try any characters."""
     value_of(frame, "id", 128)
 
 

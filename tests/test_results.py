@@ -1,4 +1,4 @@
-"""What a handler may return, and what of that is sent: its return annotation decides."""
+"""Tests of what handlers may return and what is sent: the return annotation decides."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ async def test_a_handler_that_never_returns_may_say_so() -> None:
 async def test_an_annotation_that_is_not_defined_when_the_program_runs_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As one that is imported for type checkers alone: what is returned is sent as it is."""
+    """Name a type imported for type checkers alone; the result is sent without validation."""
     caplog.set_level(logging.INFO, logger="websuckets")
     group = CommandGroup()
 

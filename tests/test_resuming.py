@@ -104,7 +104,7 @@ async def test_a_forgotten_token_is_good_for_no_connection(stores: Stores) -> No
 
 
 async def test_another_token_of_the_same_user_stays_good(stores: Stores) -> None:
-    """Who logs out on one device, goes on with the others."""
+    """Log out on one device, and go on with the others."""
     app = rooms.app(providers=stores.providers())
     async with TestClient(app) as phone, phone.connect() as laptop:
         for client, token in ((phone, "of the phone"), (laptop, ANN)):
@@ -125,7 +125,7 @@ async def is_verified(client: TestClient) -> bool:
 
 
 async def test_who_did_not_hear_that_its_token_is_forgotten_cannot_be_saved_again() -> None:
-    """As where nothing connects the nodes but the store; it is closed then."""
+    """Connect nodes by the store alone; expect that it closes the connection."""
     store = MemorySessionStore()
     one, two = (rooms.app(providers=[ResumeProvider(store)]) for _ in range(2))
     async with TestClient(one) as ann, TestClient(two) as unheard, unheard.connect() as newcomer:
@@ -189,7 +189,7 @@ async def test_an_app_without_a_store_keeps_nobody() -> None:
 
 
 async def test_unknown_tokens_are_rate_limited(stores: Stores) -> None:
-    """Of one address, over all its connections; whoever is known goes on from there."""
+    """Count per address, over all connections; known users of the address go on."""
     limits = Limits(unknown_tokens=3)
     async with TestClient(rooms.app(providers=stores.providers(), limits=limits)) as client:
         await client.call("enter", "ann")

@@ -1,4 +1,4 @@
-"""What a scope holds takes effect as a whole: an error of any part reaches all that follow."""
+"""Tests that a scope takes effect as a whole: an error of one object reaches all that follow."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -199,7 +199,7 @@ async def test_wider_scopes_are_no_different(
 async def test_a_context_manager_sees_the_error_of_another(
     journal: list[str], transactions: Transactions
 ) -> None:
-    """Those of `provide_context` are finalised like any other."""
+    """Expect providers of `provide_context` to be finalised like any other."""
     group = CommandGroup()
 
     @asynccontextmanager

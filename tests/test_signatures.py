@@ -176,13 +176,13 @@ def promises_numbers(socket: Socket) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("handler", [Numbers(), timed(numbers), counted(numbers), promises_numbers])
 async def test_whatever_returns_an_async_generator_is_a_stream(handler: Any) -> None:
-    """The same for those."""
+    """Serve functions that return a generator as streams."""
     async with TestClient(app_of(handler)) as client:
         assert [item.payload async for item in client.stream("run")] == [1, 2]
 
 
 class Compiled:
-    """As compilers make functions: Python sees no function in it, and maybe no code either."""
+    """Callable as compilers make it: for Python no function, and perhaps without code."""
 
     def __init__(self, function: Callable[..., Any], code: Any = None) -> None:
         self.__name__ = self.__qualname__ = function.__name__
@@ -437,7 +437,7 @@ async def test_a_type_variable_with_a_default_stands_for_that() -> None:
 
 
 def test_an_open_type_variable_is_refused() -> None:
-    """Of a payload, a dependency and a result, with what to register instead."""
+    """Refuse it in a payload, a dependency and a result, with what to register instead."""
 
     async def payload(socket: Socket, model: Payload[list[T]]) -> None: ...
     async def dependency(socket: Socket, *, repository: Repository[T]) -> None: ...
@@ -462,7 +462,7 @@ def test_an_open_type_variable_is_refused() -> None:
 
 
 async def test_a_recursive_alias_is_for_pydantic_to_read() -> None:
-    """As a payload, in a union, and as a dependency; absent is null where it takes null."""
+    """Read it as a payload, in a union, and as a dependency; absent is null if null fits."""
 
     async def alias(socket: Socket, value: Payload[Json]) -> Json:
         return value
@@ -547,7 +547,7 @@ async def test_a_field_as_the_default_of_the_payload_is_honoured() -> None:
 
 
 async def test_no_message_sees_what_another_did_to_a_default() -> None:
-    """What could be changed is copied: of payloads, and of dependencies that nothing provides."""
+    """Copy mutable defaults: of payloads, and of dependencies that nothing provides."""
 
     @dataclass
     class Filter:
@@ -600,7 +600,7 @@ class Uncopyable(list[int]):
 
 
 def test_markers_that_mean_nothing_here_are_refused() -> None:
-    """Those of other frameworks and pydantic's in the wrong place, each with what to write."""
+    """Refuse those of other frameworks, and pydantic's in the wrong place, with what to write."""
 
     def get_thing() -> Thing: ...
 

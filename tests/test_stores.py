@@ -321,7 +321,7 @@ async def test_tokens_that_have_ended_are_taken_off_the_list(
 async def test_a_login_costs_redis_the_same_however_many_there_were(
     own_redis: RedisServer,
 ) -> None:
-    """As for the many guests of an app that are all one user: by the commands that Redis runs."""
+    """Count commands of Redis for an app in which many guests are one user."""
     redis = RedisBroker(Line(own_redis.url, 60), "test")
     store = RedisSessionStore(redis, LONG, MANY)
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Name(str, enum.Enum):  # noqa: UP042  # that is the point
-    """As it was written before Python 3.11: an f-string has ``Name.CREATE``."""
+    """Enumeration as written before Python 3.11: an f-string has ``Name.CREATE``."""
 
     POST = "post"
     CREATE = "create"

@@ -687,7 +687,7 @@ async def test_overridden(app: WebSuckets) -> None:
 
 
 async def test_who_sends_more_than_the_server_takes_waits() -> None:
-    """As with a network, which does not hold any number of messages either; none is lost."""
+    """Wait as on a network, which holds a limited number of messages, too; none is lost."""
     gate = Gate()
     group = CommandGroup()
 

@@ -26,7 +26,7 @@ seen: list[str] = []
 
 @pytest.fixture(autouse=True)
 def nothing_seen() -> Iterator[None]:
-    """What the generators below have seen belongs to one test."""
+    """Clear the record of what the generators below have seen, for each test."""
     yield
     seen.clear()
 
@@ -278,7 +278,7 @@ class Methods(Provider):
 
 @pytest.mark.parametrize(("key", "what"), [(Thing, RAISED), (int, "sent ValueError")])
 async def test_methods_of_a_provider_are_no_different(key: Any, what: str) -> None:
-    """Whatever they are bound to."""
+    """Provide by methods of a provider class, and end their scope with an error."""
     await end(Methods(), ValueError(), key)
     assert seen == [what]
 
@@ -323,7 +323,7 @@ class Callable_:
     ("source", "what"), [(decorated, RAISED), (wrapped, "goes on"), (Callable_(), RAISED)]
 )
 async def test_the_generator_that_waits_decides(source: Any, what: str) -> None:
-    """Whatever function has made it."""
+    """Wrap generators in decorators and in a callable object."""
     await end(source, ValueError())
     assert seen[0] == what
 
@@ -356,7 +356,7 @@ def shipped():
 async def test_without_a_source_the_error_is_sent_and_the_log_says_so(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """As in a program that was shipped as bytecode."""
+    """Run a program that was shipped as bytecode."""
     namespace: dict[str, Any] = {"Thing": Thing, "seen": seen}
     exec(SHIPPED, namespace)
     await end(namespace["shipped"], ValueError())
@@ -368,7 +368,7 @@ async def test_without_a_source_the_error_is_sent_and_the_log_says_so(
 
 @pytest.mark.parametrize("now", ["", "x = 1", "x = (", "def another():\n    yield"])
 async def test_a_file_that_has_changed_since_is_no_source(tmp_path: Path, now: str) -> None:
-    """What stands there now says nothing of what runs."""
+    """Check that a newer file is not read for the code that runs."""
     path = tmp_path / "shipped.py"
     path.write_text(now)
     namespace: dict[str, Any] = {"Thing": Thing, "seen": seen}
@@ -445,7 +445,7 @@ async def another_error_beside_it() -> AsyncIterator[Thing]:
 
 @pytest.mark.parametrize("function", [another_error, another_error_beside_it])
 async def test_another_error_is_a_failure(function: Callable[..., Any]) -> None:
-    """As from any finaliser."""
+    """Expect it in the `ExitError`, as from any finaliser."""
     with pytest.raises(ExitError) as failure:
         await end(function, ValueError())
     assert failure.group_contains(KeyError, match="canary")
@@ -474,7 +474,7 @@ def yielding_again_after_an_error() -> Iterator[Thing]:
 async def test_one_that_yields_again_is_closed_and_has_failed(
     function: Callable[..., Any], error: Exception | None
 ) -> None:
-    """What it would still do is not done, so its scope has not ended well."""
+    """Expect an error of the scope, because the rest of the generator does not run."""
     with pytest.raises(ExitError) as failure:
         await end(function, error)
     assert failure.group_contains(RuntimeError, match=f"{function.__name__} provides one object")

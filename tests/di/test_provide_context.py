@@ -293,7 +293,7 @@ class Named:
 
 
 def test_a_component_of_its_own_does_not_go_with_that_of_a_class() -> None:
-    """What stands in a class belongs to the component of the class."""
+    """Refuse it, because an attribute belongs to the component of its class."""
 
     class Databases(Provider):
         session = provide_context(returns_manager, component="other")

@@ -158,7 +158,7 @@ def test_a_peer_that_does_not_read() -> None:
 
 
 def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
-    """Whatever was on its way."""
+    """Expect no alarm, although a write and a ping are under way."""
     peer = Watched(Limits(send_timeout=8), **PINGS)
     peer.guard.blocked()
     peer.guard.end()

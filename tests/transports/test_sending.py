@@ -1,4 +1,4 @@
-"""What programs send: to slow readers, in fragments, given up midway, or what cannot be sent."""
+"""Tests of sending: to slow readers, in fragments, given up midway, and of impossible messages."""
 
 import inspect
 import logging
@@ -356,7 +356,7 @@ async def test_a_command_that_nothing_runs_beside_may_receive(group: CommandGrou
 
 
 async def test_only_one_receives_at_a_time(group: CommandGroup) -> None:
-    """As for `websockets`."""
+    """Expect the error that `websockets` raises."""
 
     @group.command("receive")
     async def receive(socket: ServerConnection) -> str:
@@ -398,7 +398,7 @@ def parameters(function: Any) -> list[Any]:
 
 
 async def test_pings_and_pongs_by_keyword(group: CommandGroup) -> None:
-    """As `websockets` documents them."""
+    """Call them as `websockets` documents."""
 
     @group.command("ping")
     async def ping(socket: ServerConnection) -> None:
@@ -413,7 +413,7 @@ async def test_pings_and_pongs_by_keyword(group: CommandGroup) -> None:
 
 
 async def test_nothing_is_sent_before_the_handshake_is_answered(group: CommandGroup) -> None:
-    """What would wait for good is an error."""
+    """Expect an error in place of a wait without end."""
     app = app_with(group)
     refused = []
 

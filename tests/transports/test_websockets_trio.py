@@ -99,7 +99,7 @@ async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
 
 
 async def test_a_connection_ends_that_breaks_while_it_has_no_room_to_read() -> None:
-    """What reads would wait for good for a queue that is closed."""
+    """Close the stream while reading is paused by a full queue."""
     over = trio.Event()
 
     async def serve(wire: Wire) -> None:
