@@ -152,7 +152,7 @@ async def test_a_short_timeout_does_not_pass_while_the_event_loop_is_held_up() -
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         clock.timer(lambda: rung.append(clock.now)).start(clock.timeout(0.04))
-        time.sleep(0.1)
+        time.sleep(0.1)  # holds up the event loop
         clock.read()
         clock.ring()
         assert rung == []
@@ -180,7 +180,7 @@ async def test_no_time_passes_while_the_event_loop_is_held_up() -> None:
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         before = clock.read()
-        time.sleep(0.1)
+        time.sleep(0.1)  # holds up the event loop
         assert clock.read() - before <= 0.01 + 1e-9
         await anyio.sleep(0)
         assert clock.now - before <= 0.01 + 1e-9

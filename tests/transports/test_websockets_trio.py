@@ -98,39 +98,32 @@ async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
                 assert connection.close_code == 1011
 
 
-async def test_a_connection_ends_that_breaks_while_it_has_no_room_to_read() -> None:
-    """Close the stream while reading is paused by a full queue."""
-    over = trio.Event()
+async def break_stream(wire: Wire) -> None:
+    connection: Any = wire.socket
+    await connection.close_stream()
+
+
+async def abort(wire: Wire) -> None:
+    await wire.abort()
+
+
+@pytest.mark.parametrize("end", [break_stream, abort])
+async def test_a_connection_ends_though_its_queue_of_messages_is_full(
+    end: Callable[[Wire], Awaitable[None]],
+) -> None:
+    """End it while its reading task waits for room in the queue, which nobody makes any more."""
+    ended = trio.Event()
 
     async def serve(wire: Wire) -> None:
         connection: Any = wire.socket
         while connection.recv_flow_control is None:
             await trio.sleep(0.001)
-        await connection.close_stream()
-        over.set()
+        await end(wire)
+        ended.set()
 
     async with listening(serve) as url, connect(url) as connection:
         with suppress(ConnectionClosedError):
             for _ in range(100):
                 await connection.send("one of many")
         with anyio.fail_after(TIMEOUT):
-            await over.wait()
-
-
-async def test_a_connection_is_aborted_that_has_more_to_read_than_it_has_room_for() -> None:
-    """What reads waits for room, and nobody makes it any more."""
-    aborted = trio.Event()
-
-    async def abort(wire: Wire) -> None:
-        connection: Any = wire.socket
-        while connection.recv_flow_control is None:
-            await trio.sleep(0.001)
-        await wire.abort()
-        aborted.set()
-
-    async with listening(abort) as url, connect(url) as connection:
-        with suppress(ConnectionClosedError):
-            for _ in range(100):
-                await connection.send("one of many")
-        with anyio.fail_after(TIMEOUT):
-            await aborted.wait()
+            await ended.wait()
