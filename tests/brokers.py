@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 import pytest
-from harness import TIMEOUT
+from timeouts import TIMEOUT
 
 from websuckets.broker import Broker, Link, MemoryBroker
 from websuckets.redis.broker import RedisBroker

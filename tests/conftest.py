@@ -5,23 +5,31 @@ import postgres
 import pytest
 import redis_server
 from brokers import BROKERS, Make
-from serving import SERVINGS, Serving
+from serving import HEAVY, SERVINGS, Serving
 from stores import STORES, Stores
 
 from websuckets import session
 
+SOCKETS_OF_COREDIS = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+"""Lets a test that ends its Redis leave a socket to be collected.
+
+coredis leaves it so, with anyio before 4.16 on trio, when it gives up a connection.
+"""
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that end their Redis leave a socket to be collected, with anyio before 4.16.
-
-    coredis leaves it so, on trio, when it gives up a connection.
-    """
-    ignored = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    for item in items if ANYIO < (4, 16) else ():
-        if "own_redis" in getattr(item, "fixturenames", ()):
-            item.add_marker(ignored)
+    """Mark tests by what they run on."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        backend = parameters.get("anyio_backend")
+        if any((value, backend) in HEAVY for value in parameters.values() if type(value) is str):
+            item.add_marker(pytest.mark.heavy)
+        if ANYIO < (4, 16) and "own_redis" in getattr(item, "fixturenames", ()):
+            item.add_marker(SOCKETS_OF_COREDIS)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -18,13 +18,13 @@ import pytest
 import trio
 import websockets.asyncio.client
 import websockets.trio.client
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-TIMEOUT = 10
 
 
 class Client:

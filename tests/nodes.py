@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import rooms
 from anyio.streams.text import TextReceiveStream
-from harness import TIMEOUT
+from timeouts import TIMEOUT
 
 from websuckets import Limits
 from websuckets.app import Server

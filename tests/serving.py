@@ -12,7 +12,8 @@ import anyio
 import hypercorn.asyncio
 import hypercorn.trio
 import uvicorn
-from harness import TIMEOUT, Client, on_trio
+from harness import Client, on_trio
+from timeouts import TIMEOUT
 
 from websuckets import WebSuckets
 from websuckets.app import Server
@@ -40,13 +41,31 @@ async def by_uvicorn(app: WebSuckets, ws: Any) -> AsyncIterator[Server]:
 async def uvicorn_running(app: Any, **options: Any) -> AsyncIterator[Server]:
     """Any ASGI application."""
     listener = listening_socket()
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, **options))
+    server = Uvicorn(uvicorn.Config(app, log_config=None, **options))
     task = asyncio.create_task(server.serve([listener]))
     try:
         yield address_of(listener)
     finally:
-        server.should_exit = True
+        server.stop()
         await task
+
+
+class Uvicorn(uvicorn.Server):
+    """Stops at once when it is told to: uvicorn itself asks every 0.1 s whether it should."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        while not self.should_exit:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 0.1)
+            await self.on_tick(0)
 
 
 @asynccontextmanager
@@ -163,3 +182,11 @@ SERVINGS: dict[str, tuple[str, Serving]] = {
     "hypercorn": ("asyncio trio", by_hypercorn),
 }
 """Every way in which an app can be served, and on which event loops."""
+
+HEAVY: frozenset[tuple[str, str]] = frozenset(
+    {("uvicorn, wsproto", "asyncio"), ("hypercorn", "asyncio")}
+)
+"""Servers, with their event loop, that are tested with the heavy tests.
+
+Each transport is tested on each event loop without them: two other servers use the ASGI transport.
+"""

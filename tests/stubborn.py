@@ -22,7 +22,7 @@ import trio
 from anyio.abc import Process
 from anyio.streams.buffered import BufferedByteReceiveStream
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT
+from timeouts import TIMEOUT
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
 from websuckets.app import Server

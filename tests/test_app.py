@@ -23,7 +23,8 @@ import trio
 import trustme
 import websockets.trio.server
 from dishka import Provider, Scope
-from harness import TIMEOUT, Client, Gate, app_with, connect, dial, get, on_trio, talk, unix_client
+from harness import Client, Gate, app_with, connect, dial, get, on_trio, talk, unix_client
+from timeouts import TIMEOUT
 from websockets.asyncio.client import connect as connect_on_asyncio
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers

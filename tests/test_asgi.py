@@ -21,13 +21,14 @@ import pytest
 from dishka import Provider, Scope, make_async_container, provide
 from dishka.integrations import fastapi as dishka_fastapi
 from fastapi import FastAPI
-from harness import TIMEOUT, Gate, app_with, connect, dial, errors, until
+from harness import Gate, app_with, connect, dial, errors, until
 from litestar import Litestar, asgi
 from litestar.testing import TestClient as LitestarClient
 from serving import SERVINGS, accepting, address_of, listening_socket
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient as StarletteClient
+from timeouts import TIMEOUT
 from websockets.exceptions import (
     ConnectionClosed,
     ConnectionClosedError,

@@ -4,7 +4,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from brokers import Make, Node, linked
-from harness import TIMEOUT
+from timeouts import TIMEOUT
 
 from websuckets.session import UserId
 

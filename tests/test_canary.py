@@ -17,10 +17,11 @@ import httpx2
 import peers
 import pytest
 from dishka import Provider, Scope
-from harness import TIMEOUT, Client, dial, talk
+from harness import Client, dial, talk
 from peers import Gone, opened, tcp
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, Json, SecretStr, TypeAdapter
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request
 

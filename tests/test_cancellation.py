@@ -11,7 +11,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, dial, on_trio
+from harness import app_with, dial, on_trio
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 

@@ -9,9 +9,10 @@ from uuid import uuid4
 import anyio
 import pytest
 import rooms
-from harness import TIMEOUT, Gate, dial, errors, in_another_loop, talk
+from harness import Gate, dial, errors, in_another_loop, talk
 from peers import SMALL, opened
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import ClientEvent, Limits, WebSuckets

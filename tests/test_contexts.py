@@ -9,8 +9,9 @@ from typing import Any
 import anyio
 import pytest
 from dishka import AsyncContainer, BaseScope, Provider, Scope, make_async_container
-from harness import TIMEOUT, app_with, dial, errors, talk, until
+from harness import app_with, dial, errors, talk, until
 from serving import Serving, uvicorn_running
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Message, Socket

@@ -11,10 +11,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, Gate, app_with, dial, errors, until
+from harness import Client, Gate, app_with, dial, errors, until
 from peers import Gone, close, command, opened
 from pydantic import BaseModel
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import (

@@ -16,7 +16,8 @@ from typing import Any
 
 import anyio
 import pytest
-from harness import TIMEOUT, Client, connect
+from harness import Client, connect
+from timeouts import TIMEOUT
 
 pytestmark = pytest.mark.anyio
 

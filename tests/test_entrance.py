@@ -6,11 +6,12 @@ from typing import Any
 
 import anyio
 import pytest
-from harness import TIMEOUT, app_with, dial, errors, get
+from harness import app_with, dial, errors, get
 from peers import Gone, tcp
 from serving import Serving, uvicorn_running
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from timeouts import TIMEOUT
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request

@@ -13,8 +13,9 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Gate, app_with, dial, errors, on_trio, talk
+from harness import Gate, app_with, dial, errors, on_trio, talk
 from pydantic import BaseModel, field_validator
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 

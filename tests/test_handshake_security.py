@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from dishka import Provider, Scope, make_async_container
-from harness import TIMEOUT, app_with, dial
+from harness import app_with, dial
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 

@@ -12,7 +12,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, app_with, connect, dial, errors, get, talk, until
+from harness import Client, app_with, connect, dial, errors, get, talk, until
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Request

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from census import census, until_as_before, without_tracebacks
-from harness import TIMEOUT, Client, Gate, app_with, dial, get, until
+from harness import Client, Gate, app_with, dial, get, until
 from peers import (
     BINARY,
     CLOSE,
@@ -37,6 +37,7 @@ from peers import (
 from serving import SERVINGS, Serving
 from target import CAN_BE_WATCHED, MIB, alone, running_target, until_online
 from target import group as commands_of_the_target
+from timeouts import TIMEOUT
 from visits import HALF_A_COMMAND, LONG_VISITS, VISITS, Visit, pay
 
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets

@@ -1,7 +1,7 @@
 """Errors that no client caused: each is an incident, whatever was raised, and wherever."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
@@ -21,12 +21,13 @@ class Fatal(BaseException):
     """An error of a program, or of a library that it uses, that is no `Exception`."""
 
 
-RAISED: dict[str, BaseException] = {
-    "an exception": ValueError("canary"),
-    "what is no exception": Fatal("canary"),
-    "a group of it": BaseExceptionGroup("canary", [Fatal(), Fatal()]),
-    "a group of both": BaseExceptionGroup("canary", [Fatal(), ValueError()]),
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "an exception": lambda: ValueError("canary"),
+    "what is no exception": lambda: Fatal("canary"),
+    "a group of it": lambda: BaseExceptionGroup("canary", [Fatal(), Fatal()]),
+    "a group of both": lambda: BaseExceptionGroup("canary", [Fatal(), ValueError()]),
 }
+"""Makers of errors: an error that is raised again keeps the traceback of each time."""
 
 
 class Thing: ...
@@ -44,13 +45,13 @@ class Connection: ...
 class Raising:
     """Raises an error in one place."""
 
-    def __init__(self, place: str, error: BaseException) -> None:
+    def __init__(self, place: str, error: Callable[[], BaseException]) -> None:
         self.place = place
         self.error = error
 
     def at(self, place: str) -> None:
         if place == self.place:
-            raise self.error
+            raise self.error()
 
     async def thing(self) -> Thing:
         self.at("a dependency")
@@ -160,7 +161,7 @@ async def test_whatever_a_hook_raises_concerns_its_own_connection(
 
     async def hook() -> None:
         if next(is_first, False):
-            raise RAISED[what]
+            raise RAISED[what]()
 
     getattr(app, f"on_{kind}")(hook)
     async with serving(app) as server:
@@ -184,7 +185,7 @@ async def test_whatever_a_task_raises_disturbs_nobody(
     group = CommandGroup()
 
     async def fail() -> None:
-        raise RAISED[what]
+        raise RAISED[what]()
 
     @group.command("start")
     async def start(socket: ServerConnection, *, own: ConnectionTasks, app: AppTasks) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope
-from harness import TIMEOUT, Gate, app_with, dial, errors, talk, until
+from harness import Gate, app_with, dial, errors, talk, until
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from websuckets import CommandGroup, Limits, Payload, Socket

@@ -8,7 +8,8 @@ import pytest
 import rooms
 from brokers import Make
 from dishka import Provider, Scope
-from harness import TIMEOUT, errors
+from harness import errors
+from timeouts import TIMEOUT
 
 from websuckets import ClientEvent, Limits, WebSuckets
 from websuckets.broker import Broker, Link, MemoryBroker, Receiver

@@ -23,8 +23,9 @@ import anyio
 import pytest
 import trio
 from dishka import Scope
-from harness import TIMEOUT, Client, app_with, connect, dial, on_trio, talk, unix_client
+from harness import Client, app_with, connect, dial, on_trio, talk, unix_client
 from stubborn import STARTS
+from timeouts import TIMEOUT
 
 from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets, signals
 from websuckets.app import Server

@@ -14,8 +14,9 @@ import rooms
 from brokers import Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
 from coredis.exceptions import RedisError
-from harness import TIMEOUT, errors
+from harness import errors
 from redis_server import Proxy, RedisServer, free_port
+from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
 from websuckets.redis import RedisProvider, broker

@@ -16,8 +16,9 @@ import rooms
 from brokers import Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
 from coredis.parser import Parser
-from harness import TIMEOUT, errors
+from harness import errors
 from redis_server import Proxy, RedisServer, find_binary, free_port, running
+from timeouts import TIMEOUT
 
 from websuckets import Limits, WebSuckets
 from websuckets.exc import ConfigurationError, Unavailable

@@ -9,10 +9,11 @@ from typing import Any
 import anyio
 import pytest
 import rooms
-from harness import TIMEOUT, Gate, dial, errors
+from harness import Gate, dial, errors
 from redis_server import RedisServer
 from serving import Serving
 from stores import Stores
+from timeouts import TIMEOUT
 
 from websuckets import Limits
 from websuckets.exc import NotAuthorized, Unavailable

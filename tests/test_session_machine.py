@@ -12,7 +12,7 @@ import anyio
 import anyio.from_thread
 import pytest
 from anyio.from_thread import BlockingPortal
-from harness import TIMEOUT, Client, app_with, dial
+from harness import Client, app_with, dial
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from serving import Serving, by_websockets, in_memory
+from timeouts import TIMEOUT
 
 from websuckets import CommandGroup, Limits, Payload, Socket
 from websuckets.security import CurrentUser

@@ -11,8 +11,9 @@ from typing import Any
 import anyio
 import pytest
 import stubborn
-from harness import TIMEOUT, Client, app_with, dial, errors, get
+from harness import Client, app_with, dial, errors, get
 from stubborn import started
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets
@@ -26,9 +27,9 @@ SOON = {"drain_timeout": 0.2, "finalize_timeout": 0.05}
 NEVER: dict[str, Any] = {"drain_timeout": None, "handler_timeout": None}
 
 
-@pytest.fixture(params=["the loop's run", "app.run"])
+@pytest.fixture(params=[pytest.param("the loop's run", marks=pytest.mark.heavy), "app.run"])
 def start(request: pytest.FixtureRequest, anyio_backend: str) -> str:
-    """How the program is started: in both ways that the documentation shows, on this backend."""
+    """Give both ways in which the documentation starts a program, on this backend."""
     if request.param == "app.run":
         return f"app.run on {anyio_backend}"
     return f"{anyio_backend}.run"

@@ -10,9 +10,10 @@ import anyio
 import pytest
 import target
 from census import census, until_as_before, without_tracebacks
-from harness import TIMEOUT, app_with
+from harness import app_with
 from peers import SMALL, opened
 from serving import SERVINGS, Serving
+from timeouts import TIMEOUT
 from visits import LONG_VISITS, VISITS, pay
 
 from websuckets import Limits, WebSuckets

@@ -11,10 +11,10 @@ from typing import Any
 import anyio
 import pytest
 from brokers import linked
-from harness import TIMEOUT
 from pydantic_core import to_json
 from redis_server import RedisServer
 from stores import Stores
+from timeouts import TIMEOUT
 
 from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker

@@ -10,8 +10,9 @@ import anyio.lowlevel
 import pytest
 import trio
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, Client, Gate, app_with, dial, errors, on_trio, talk, until
+from harness import Client, Gate, app_with, dial, errors, on_trio, talk, until
 from pydantic import BaseModel
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 

@@ -10,7 +10,8 @@ import pytest
 import trio
 from anyio.abc import TaskStatus
 from dishka import Provider, Scope, provide
-from harness import TIMEOUT, app_with, dial, errors, on_trio, talk, until
+from harness import app_with, dial, errors, on_trio, talk, until
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets

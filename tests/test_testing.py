@@ -10,8 +10,9 @@ import anyio
 import anyio.to_thread
 import pytest
 from dishka import Provider, Scope
-from harness import TIMEOUT, Gate, app_with, errors, in_another_loop, until
+from harness import Gate, app_with, errors, in_another_loop, until
 from pydantic import BaseModel
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from websockets.http11 import Request
 

@@ -5,8 +5,8 @@ from contextlib import suppress
 from typing import Final
 
 import anyio
-from harness import TIMEOUT
 from peers import PING, Gone, Peer, close, command, fragments, frame, handshake, tcp, text
+from timeouts import TIMEOUT
 
 HALF_A_COMMAND: Final = command("ping")[:-3]
 

@@ -6,9 +6,10 @@ from typing import Any, cast
 import anyio
 import pytest
 import websockets.asyncio.server
-from harness import TIMEOUT, app_with, on_trio
+from harness import app_with, on_trio
 from peers import PING, SMALL, Gone, command, frame, opened
 from serving import SERVINGS, Serving
+from timeouts import TIMEOUT
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 

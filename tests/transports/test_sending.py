@@ -11,9 +11,10 @@ import anyio
 import pytest
 import trio
 import trustme
-from harness import TIMEOUT, Gate, app_with, connect, dial, errors, on_trio, until
+from harness import Gate, app_with, connect, dial, errors, on_trio, until
 from peers import SMALL, command, opened
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 

@@ -7,7 +7,8 @@ from typing import Any
 import anyio
 import pytest
 import trio
-from harness import TIMEOUT, connect
+from harness import connect
+from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosedError
 
 from websuckets import Limits
