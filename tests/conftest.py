@@ -10,9 +10,7 @@ from stores import STORES, Stores
 
 from websuckets import session
 
-SOCKETS_OF_COREDIS = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"
-)
+SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Lets a test that ends its Redis leave a socket to be collected.
 
 coredis leaves it so, with anyio before 4.16 on trio, when it gives up a connection.
