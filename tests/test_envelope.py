@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -17,8 +18,11 @@ from pydantic import (
     Base64Bytes,
     BaseModel,
     ByteSize,
+    ConfigDict,
+    Field,
     ImportString,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -51,9 +55,9 @@ def test_a_command_is_decoded_as_it_was_sent(
     frame: str | bytes = json.dumps(content)
     if binary:
         frame = frame.encode()
-    message, has_payload = decode(frame)
+    message, parsed = decode(frame)
     assert message == Message(event, token, id)
-    assert has_payload == (payload is not None)
+    assert parsed == payload
 
 
 @given(event=st.text(), payload=payloads, id=ids, more=st.booleans())
@@ -229,6 +233,97 @@ def problems_of(payload_type: Any, payload: Any) -> list[dict[str, Any]]:
     assert caught.value.__context__ is None  # it would keep every problem in memory
     problems: list[dict[str, Any]] = caught.value.details
     return problems
+
+
+class Line(BaseModel):
+    text: str
+    number: int = 0
+    share: float | None = None
+    is_open: bool = False
+    name: str = Field("", alias="other", max_length=3)
+
+
+class Page(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    first: Line
+    lines: list[Line] = []
+    numbers: list[int | None] = []
+
+
+numbers = (
+    st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([1e300, -0.0])
+)
+scalars = st.none() | st.booleans() | numbers | st.text(max_size=4) | numbers.map(str)
+lines = st.fixed_dictionaries(
+    {"text": st.text() | scalars},
+    optional={
+        "number": scalars,
+        "share": scalars | st.just(10**400),
+        "is_open": scalars | st.sampled_from(["yes", "off", "1"]),
+        "other": scalars,
+        "more": scalars,
+    },
+)
+pages = st.fixed_dictionaries(
+    {"first": lines},
+    optional={"lines": st.lists(lines), "numbers": st.lists(scalars), "more": scalars},
+)
+
+
+@given(
+    payload=pages | lines | payloads, payload_type=st.sampled_from([Page, Line, list[Line], str])
+)
+def test_parsed_json_is_validated_as_its_text_is(payload: Any, payload_type: Any) -> None:
+    """The same fits, with the same result, and the same problems are found."""
+    validate = PayloadValidator(payload_type)
+    assert validate._validate_parsed is not None
+    frame = json.dumps({"event": "e", "payload": payload})
+    try:
+        expected = validate(frame)
+    except ClientError as error:
+        with pytest.raises(ClientError) as caught:
+            validate(frame, decode(frame)[1])
+        assert caught.value.details == error.details
+    else:
+        assert repr(validate(frame, decode(frame)[1])) == repr(expected)
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    at: date
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class WithValidator(BaseModel):
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def check(cls, text: str, info: ValidationInfo) -> str:
+        return f"{text} {info.mode}"
+
+
+class WithInit(BaseModel):
+    text: str
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+
+
+@pytest.mark.parametrize(
+    "payload_type",
+    [Strict, Open, WithValidator, WithInit, Folder, date, set[str], bytes, Any, dict[str, str]],
+)
+def test_a_payload_whose_text_says_more_is_read_from_the_text(payload_type: Any) -> None:
+    """Among them are those that hold any objects, which a handler could change."""
+    assert PayloadValidator(payload_type)._validate_parsed is None
 
 
 @pytest.mark.parametrize("binary", [True, False])

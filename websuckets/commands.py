@@ -36,9 +36,13 @@ UNSET: Final = math.inf
 """Stands for a timeout that is not given."""
 
 
-Call: TypeAlias = Callable[[Socket, str | bytes | None, tuple[Any, ...]], Any]
-"""Calls a handler: with the socket, the payload that the frame carries, if there is one, and the
-dependencies. Raises a `ClientError` for a payload that is missing or invalid."""
+Call: TypeAlias = Callable[[Socket, str | bytes | None, Any, tuple[Any, ...]], Any]
+"""Calls a handler, with its socket, its payload and its dependencies.
+
+The arguments are the socket, the frame that carries the payload (``None`` if there is none), the
+same payload as parsed JSON (``None`` if it was not kept), and the dependencies. Raises a
+`ClientError` for a payload that is missing or invalid.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,9 @@ def _caller(plan: Plan) -> Call:
     function, payload = positional(plan), plan.payload
     if payload is None:
 
-        def call(socket: Socket, frame: str | bytes | None, dependencies: tuple[Any, ...]) -> Any:
+        def call(
+            socket: Socket, frame: str | bytes | None, parsed: Any, dependencies: tuple[Any, ...]
+        ) -> Any:
             return function(socket, *dependencies)
 
         return call
@@ -68,10 +74,10 @@ def _caller(plan: Plan) -> Call:
     validate, default = payload.validate, payload.default
 
     def call_with_payload(
-        socket: Socket, frame: str | bytes | None, dependencies: tuple[Any, ...]
+        socket: Socket, frame: str | bytes | None, parsed: Any, dependencies: tuple[Any, ...]
     ) -> Any:
         if frame is not None:
-            return function(socket, validate(frame), *dependencies)
+            return function(socket, validate(frame, parsed), *dependencies)
         if default is None:
             raise ClientError("payload required")
         return function(socket, default.make(), *dependencies)

@@ -42,6 +42,12 @@ logger: logging.Logger = logging.getLogger("websuckets")
 access: logging.Logger = logging.getLogger("websuckets.access")
 
 
+KEPT_PARSED: Final = 4096
+"""Length of a frame up to which its parsed payload is kept until the message is answered.
+
+Parsed JSON may take twenty times the memory of its text: of larger frames, the text alone is kept.
+"""
+
 NO_COMMAND: Final = Message("")
 """Stands for a frame that is none."""
 
@@ -65,7 +71,9 @@ class Call:
     message: Message
     route: Route | None = None
     frame: str | bytes | None = None
-    """What carries the payload, if there is one."""
+    """Frame that carries the payload, if there is one."""
+    payload: Any = None
+    """Parsed payload of a small frame; see `KEPT_PARSED`."""
     error: str | None = None
     details: Any = None
 
@@ -114,7 +122,7 @@ class Dispatcher:
     def read(self, frame: str | bytes) -> Call | Control:
         """What the frame asks for."""
         try:
-            message, has_payload = decode(frame)
+            message, payload = decode(frame)
         except InvalidMessage as error:
             message = NO_COMMAND if error.id is None else Message("", id=error.id)
             return Call(message, error="invalid message", details=error.problems)
@@ -123,7 +131,9 @@ class Dispatcher:
         route = self._routes.get(message.event)
         if route is None:
             return Call(message, error="unknown command")
-        return Call(message, route, frame if has_payload else None)
+        if payload is None:
+            return Call(message, route)
+        return Call(message, route, frame, payload if len(frame) <= KEPT_PARSED else None)
 
     def answer(
         self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
@@ -179,7 +189,7 @@ class Dispatcher:
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         try:
             if not (route.needs_scope or route.is_stream):
-                result = await command.call(wire.socket, call.frame, ())
+                result = await command.call(wire.socket, call.frame, call.payload, ())
                 return Outcome(_reply(message, command, result))
             if route.is_stream:
                 assert begun is not None
@@ -281,7 +291,8 @@ async def _run(
     """Validate the payload, call the handler, encode what it returns."""
     if command.injection.guards:  # the user may have changed while dependencies were built
         check_still_authorised(socket)
-    return _reply(call.message, command, await command.call(socket, call.frame, dependencies))
+    result = await command.call(socket, call.frame, call.payload, dependencies)
+    return _reply(call.message, command, result)
 
 
 def _reply(message: Message, command: Command, result: Any) -> str | None:
@@ -309,7 +320,8 @@ class _Stream:
         message = self.call.message
         if self.command.injection.guards:
             check_still_authorised(self.wire.socket)
-        items = self.command.call(self.wire.socket, self.call.frame, dependencies)
+        call = self.call
+        items = self.command.call(self.wire.socket, call.frame, call.payload, dependencies)
         self.begun()
         try:
             async for item in items:

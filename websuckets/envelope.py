@@ -114,8 +114,8 @@ class ClientEvent(str):
         return f"ClientEvent({self.event!r})"
 
 
-def decode(frame: str | bytes) -> tuple[Message | Control, bool]:
-    """What the frame says, and whether it carries a payload (``null`` is none).
+def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
+    """Return the message of a frame, and its payload as parsed JSON: ``None`` if it has none.
 
     Raises `InvalidMessage` for everything that is neither a command nor a `Control`.
     """
@@ -136,12 +136,12 @@ def decode(frame: str | bytes) -> tuple[Message | Control, bool]:
         and (id is None or _is_command_id(id))
         and _all_finite(payload)
     ):
-        return Message(event, token, id), payload is not None
+        return Message(event, token, id), payload
     if event is None and "event" not in content:
         if content.get("cancel") is not None:
-            return _cancel(content), False
+            return _cancel(content), None
         if content.get("ping") is not None:
-            return _ping(content), False
+            return _ping(content), None
     raise _invalid(content)
 
 

@@ -1,6 +1,6 @@
 """Payloads of commands, validated by pydantic, and what clients are told of invalid ones."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, Final
 
@@ -35,6 +35,10 @@ class PayloadValidator:
     Finding what is wrong costs far more than reading the frame: 64 KiB of ``{}`` where each should
     have six fields are 126,000 problems. So a list is validated until its first item that does not
     fit, and again as a whole only if the frame is small.
+
+    A payload that is parsed already is validated as it is, where its type gives the same for it as
+    for the JSON text (see `reads_parsed`). Problems are always found in the text, because pydantic
+    names the types of Python in those of parsed JSON.
     """
 
     def __init__(self, payload_type: Any) -> None:
@@ -49,12 +53,20 @@ class PayloadValidator:
         self._fails_fast: bool = fast is not schema
         self._validate = _validator(fast, is_changed=self._fails_fast)
         self._validate_all = cache(partial(_validator, schema))  # made when it is needed
+        self._validate_parsed: Callable[[Any], Any] | None = None
+        if reads_parsed(parsed := _payload_schema(fast)):
+            self._validate_parsed = _made(parsed, is_changed=self._fails_fast).validate_python
 
-    def __call__(self, frame: str | bytes) -> Any:
-        """Return the payload.
+    def __call__(self, frame: str | bytes, parsed: Any = None) -> Any:
+        """Return the payload of a frame, of which ``parsed`` is the parsed JSON if that was kept.
 
         Raises a `ClientError` whose details name fields and keys, but hold no value that was sent.
         """
+        if parsed is not None and self._validate_parsed is not None:
+            try:
+                return self._validate_parsed(parsed)
+            except ValidationError:
+                pass  # raised below, in the words of JSON
         try:
             return self._validate(frame)["payload"]
         except ValidationError as raised:
@@ -91,16 +103,57 @@ MORE_PROBLEMS: Final = (
 
 
 def _validator(schema: Any, *, is_changed: bool = False) -> Any:
-    """Return the function that validates frames.
+    """Return the function that validates frames."""
+    # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
+    return _made(schema, is_changed=is_changed).validate_json
+
+
+def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
+    """Return the validator of a schema.
 
     Of a schema that ``is_changed`` nothing must be replaced by the validators that models have
     themselves; pydantic has an argument for that since it does so.
     """
-    # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
     make: Any = partial(SchemaValidator, schema, CoreConfig(cache_strings=CACHED_STRINGS))
+    validator: SchemaValidator
     if is_changed and "_use_prebuilt" in (SchemaValidator.__text_signature__ or ""):
-        return make(_use_prebuilt=False).validate_json
-    return make().validate_json
+        validator = make(_use_prebuilt=False)
+    else:
+        validator = make()
+    return validator
+
+
+def _payload_schema(frame_schema: Any) -> Any:
+    """Return the core schema of the payload in that of a frame."""
+    if frame_schema["type"] == "definitions":
+        return {**frame_schema, "schema": _payload_schema(frame_schema["schema"])}
+    return frame_schema["fields"]["payload"]["schema"]
+
+
+def reads_parsed(schema: Any) -> bool:
+    """Return whether a core schema gives the same for parsed JSON as for its text.
+
+    That is so for models and lists of numbers, strings, booleans and ``null``. It is not for what
+    is strict, for types that have no JSON of their own (a date, a set, bytes), and for validators
+    of the program, which may ask for the mode. Where anything fits, the handler would get the
+    parsed objects themselves, and could change what a middleware that tries again passes on.
+    """
+    match schema:
+        case {"strict": True} | {"config": {"strict": True}} | {"custom_init": True}:
+            return False
+        case {"config": {"extra_fields_behavior": "allow"}} | {"extra_behavior": "allow"}:
+            return False
+        case {"type": "str" | "int" | "float" | "bool" | "none" | "definition-ref"}:
+            return True
+        case {"type": "definitions", "definitions": definitions, "schema": within}:
+            return all(map(reads_parsed, [*definitions, within]))
+        case {"type": "list" | "nullable" | "default" | "model-field" | "model"}:
+            within = schema.get("schema", schema.get("items_schema"))
+            return within is None or reads_parsed(within)
+        case {"type": "model-fields", "fields": fields}:
+            extras = [schema.get("extras_schema"), schema.get("extras_keys_schema")]
+            return extras == [None, None] and all(map(reads_parsed, fields.values()))
+    return False
 
 
 COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}
