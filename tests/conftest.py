@@ -1,10 +1,12 @@
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from importlib.metadata import version
 
 import postgres
 import pytest
 import redis_server
 from brokers import BROKERS, Make
+from dishka.code_tools import code_builder
 from serving import HEAVY, SERVINGS, Serving
 from stores import STORES, Stores
 
@@ -28,6 +30,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.heavy)
         if ANYIO < (4, 16) and "own_redis" in getattr(item, "fixturenames", ()):
             item.add_marker(SOCKETS_OF_COREDIS)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_once() -> Iterator[None]:
+    """Compile each source that dishka generates once for all containers of a worker.
+
+    Every app of every test has a container of its own; to compile the same few functions for each
+    of them was a tenth of the time of all tests.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(code_builder, "compile", cache(compile), raising=False)
+        yield
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -19,9 +19,12 @@ from benchmarks.redis_server import find_redis, running_redis
 from benchmarks.report import against_table, idle_table
 from benchmarks.subjects import SUBJECTS, Options
 
-pytestmark: Final = pytest.mark.skipif(
-    "not hasattr(__import__('select'), 'epoll')", reason="the load generator needs epoll"
-)
+pytestmark: Final = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        "not hasattr(__import__('select'), 'epoll')", reason="the load generator needs epoll"
+    ),
+]
 
 
 @pytest.mark.parametrize("name", ["websockets/asyncio", "websuckets/asyncio"])
