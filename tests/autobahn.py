@@ -31,8 +31,8 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
-from websuckets.clock import Clock
 from websuckets.limits import Limits
+from websuckets.runtime.clock import Clock
 from websuckets.socket import HttpAnswer, Wire
 from websuckets.transports import running_transport
 

@@ -17,8 +17,8 @@ from timeouts import TIMEOUT
 
 from websuckets import WebSuckets
 from websuckets.app import Server
-from websuckets.backend import spawn
-from websuckets.lifecycle import Running
+from websuckets.runtime.event_loop import spawn
+from websuckets.serving.lifecycle import Running
 from websuckets.testing import TestClient
 
 Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Any]]

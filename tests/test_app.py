@@ -33,21 +33,21 @@ from websockets.http11 import Request, Response
 
 from websuckets import CommandGroup, Limits, WebSuckets, composition
 from websuckets.app import Server
-from websuckets.clock import Clock
-from websuckets.connection import Setup
-from websuckets.connections import Connections
-from websuckets.di.container import build_container
-from websuckets.di.providers import WebSucketsProvider
-from websuckets.di.scopes import OpenScope
-from websuckets.di.work import Works
-from websuckets.dispatcher import Dispatcher
-from websuckets.entrance import Entrance
+from websuckets.commands.dispatcher import Dispatcher
+from websuckets.commands.hooks import Hooks
+from websuckets.connections.admission import Entrance
+from websuckets.connections.connection import Setup
+from websuckets.connections.registry import Connections
+from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
-from websuckets.hooks import Hooks
-from websuckets.program import console_logging
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.request_scope import Works
+from websuckets.runtime.scopes import OpenScope
+from websuckets.runtime.tasks import Background
 from websuckets.security import SecurityProvider
+from websuckets.serving.container import build_container
+from websuckets.serving.process import console_logging
 from websuckets.session import Session, current_session
-from websuckets.tasks import Background
 
 pytestmark = pytest.mark.anyio
 

@@ -568,7 +568,7 @@ async def test_a_start_that_fails_late_is_told_to_all_who_wait(
 ) -> None:
     """And may succeed for the next."""
     with monkeypatch.context() as patch:
-        patch.setattr("websuckets.lifecycle.Works", None)
+        patch.setattr("websuckets.serving.lifecycle.Works", None)
         failures = []
 
         async def connect() -> None:

@@ -15,7 +15,7 @@ from websuckets import ClientEvent, CommandGroup, Limits, Payload, Socket, WebSu
 from websuckets.channels import Channels
 from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.resuming import ResumeProvider
-from websuckets.revocations import REMEMBERED, Revocations
+from websuckets.runtime.revocations import REMEMBERED, Revocations
 from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity
 from websuckets.session import Session, User
 from websuckets.store import MemorySessionStore, Record, key_of

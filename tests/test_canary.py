@@ -27,8 +27,7 @@ from websockets.http11 import Request
 
 from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket, WebSuckets
 from websuckets.app import Server
-from websuckets.commands import CommandGroup as Group
-from websuckets.envelope import Cancel
+from websuckets.commands.groups import CommandGroup as Group
 from websuckets.exc import (
     ClientError,
     HandshakeRefused,
@@ -36,6 +35,7 @@ from websuckets.exc import (
     NotAuthorized,
 )
 from websuckets.middleware import CallNext, Outcome
+from websuckets.protocol.messages import Cancel
 from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity, Token
 from websuckets.session import Session, User
 from websuckets.testing import CommandError, TestClient

@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
+from websuckets.commands.dispatcher import Dispatcher
 from websuckets.di import provide_context
-from websuckets.di.work import Work
-from websuckets.dispatcher import Dispatcher
+from websuckets.runtime.request_scope import Work
 
 pytestmark = pytest.mark.anyio
 

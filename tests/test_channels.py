@@ -17,9 +17,9 @@ from websockets.exceptions import ConnectionClosed
 
 from websuckets import ClientEvent, Limits, WebSuckets
 from websuckets.channels import Channels
+from websuckets.delivery.outbox import Outbox, Outboxes
 from websuckets.exc import InvalidChannel
 from websuckets.limits import Overflow
-from websuckets.outbox import Outbox, Outboxes
 from websuckets.session import Session
 from websuckets.testing import CommandError, TestClient
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from websuckets import clock as module
-from websuckets.clock import FEW, LONGEST_STEP, SHORTEST_STEP, Clock, Timer
+from websuckets.runtime import clock as module
+from websuckets.runtime.clock import FEW, LONGEST_STEP, SHORTEST_STEP, Clock, Timer
 
 pytestmark = pytest.mark.anyio
 

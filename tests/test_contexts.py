@@ -16,8 +16,8 @@ from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Message, Socket
 from websuckets.di import lock_factory, setup_dishka
-from websuckets.di.contexts import in_context
 from websuckets.middleware import CallNext
+from websuckets.runtime.contexts import in_context
 from websuckets.session import Session
 
 pytestmark = pytest.mark.anyio

@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
-from websuckets.entrance import Entrance, client_of
+from websuckets.connections.admission import Entrance, client_of
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.socket import path_of
 from websuckets.testing import TestClient
@@ -411,7 +411,7 @@ def test_addresses_before_the_clients_are_not_looked_at(monkeypatch: pytest.Monk
         looked_at.append(host)
         return ip_address(host)
 
-    monkeypatch.setattr("websuckets.entrance.ip_address", recorded)
+    monkeypatch.setattr("websuckets.connections.admission.ip_address", recorded)
     headers = Headers([("X-Forwarded-For", "198.51.100.1, " * 500 + "203.0.113.9, 10.2.2.2")])
     assert TRUSTED.address_of(("10.0.0.1", 5), headers) == ("203.0.113.9", 0)
     assert set(looked_at) == {"10.0.0.1", "10.2.2.2", "203.0.113.9"}

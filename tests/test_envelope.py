@@ -30,9 +30,9 @@ from pydantic import (
 from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
 
 from websuckets import ClientEvent, Message
-from websuckets.envelope import decode, encode_error, encode_event, encode_result
+from websuckets.commands.validation import PayloadValidator
 from websuckets.exc import ClientError, InvalidMessage
-from websuckets.validation import PayloadValidator
+from websuckets.protocol.messages import decode, encode_error, encode_event, encode_result
 
 ids = st.none() | st.text(max_size=128) | st.integers(-(2**53), 2**53)
 payloads = st.recursive(

@@ -15,9 +15,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Limits, Socket, WebSuckets
-from websuckets.clock import Clock
 from websuckets.di import lock_factory, setup_dishka
 from websuckets.exc import ConfigurationError, HandshakeRefused, NotAuthorized
+from websuckets.runtime.clock import Clock
 from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity
 from websuckets.session import Session
 from websuckets.testing import CommandError, TestClient

@@ -488,7 +488,7 @@ async def test_more_messages_than_the_rate_are_refused(
 ) -> None:
     """After a burst. The client is told when to go on, and whoever runs the server is, once."""
     now = 1000.0
-    monkeypatch.setattr("websuckets.conduct.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("websuckets.connections.abuse.time", SimpleNamespace(monotonic=lambda: now))
     app = app_with(group, limits=Limits(rate=4, burst=3))
     async with serving(app) as server, dial(server) as client:
         answers = [await client.call("ping", id=id) for id in range(5)]
@@ -604,7 +604,7 @@ async def test_a_user_whose_time_is_over_is_sent_away(
 async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the connection is closed, which is not done in the same moment."""
     for step in ("LONGEST_STEP", "SHORTEST_STEP"):
-        monkeypatch.setattr(f"websuckets.clock.{step}", 3600)  # it is not done at all
+        monkeypatch.setattr(f"websuckets.runtime.clock.{step}", 3600)  # it is not done at all
     group = CommandGroup()
 
     @group.command("log in")

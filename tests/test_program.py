@@ -29,9 +29,9 @@ from timeouts import TIMEOUT
 
 from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets, signals
 from websuckets.app import Server
-from websuckets.backend import exit_scope
 from websuckets.di import provide_context
 from websuckets.exc import ConfigurationError
+from websuckets.runtime.event_loop import exit_scope
 
 SOON = Limits(drain_timeout=0.05, finalize_timeout=0.01)
 BOTH = (signal.SIGINT, signal.SIGTERM)

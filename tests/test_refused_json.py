@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from websuckets.envelope import decode
 from websuckets.exc import InvalidMessage
-from websuckets.refused_json import value_of
+from websuckets.protocol.messages import decode
+from websuckets.protocol.refused_json import value_of
 
 HALF = '"\\ud83d"'
 """Half of an emoji, as browsers write what was cut there."""

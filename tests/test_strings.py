@@ -9,7 +9,7 @@ from websockets.datastructures import Headers
 
 from websuckets import ClientEvent, CommandGroup, Socket
 from websuckets.channels import Channels
-from websuckets.entrance import Entrance
+from websuckets.connections.admission import Entrance
 from websuckets.exc import (
     ClientError,
     ConfigurationError,

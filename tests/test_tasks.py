@@ -15,8 +15,8 @@ from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
+from websuckets.runtime.tasks import Background
 from websuckets.session import Session
-from websuckets.tasks import Background
 
 pytestmark = pytest.mark.anyio
 

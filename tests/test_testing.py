@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Conne
 from websockets.http11 import Request
 
 from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket, WebSuckets
-from websuckets.dispatcher import Dispatcher
+from websuckets.commands.dispatcher import Dispatcher
 from websuckets.exc import ClientError, ConfigurationError, HandshakeRefused, MissingProvider
 from websuckets.security import Token
 from websuckets.session import Session, User
@@ -597,7 +597,7 @@ async def test_a_failure_during_the_handshake_reaches_the_test(
     async def opening(*arguments: Any) -> None:
         raise ZeroDivisionError("inside")
 
-    monkeypatch.setattr("websuckets.connection.Connection.opening", opening)
+    monkeypatch.setattr("websuckets.connections.connection.Connection.opening", opening)
     with pytest.raises(ZeroDivisionError, match="inside"):
         async with TestClient(app):
             pytest.fail("it is not open")

@@ -1,12 +1,12 @@
 """Real-time applications over WebSocket: commands, typed handlers, dependencies per message."""
 
 from websuckets.app import WebSuckets
-from websuckets.commands import CommandGroup
-from websuckets.di.plan import Payload
-from websuckets.envelope import ClientEvent, Message
+from websuckets.commands.groups import CommandGroup
+from websuckets.commands.signature import Payload
 from websuckets.limits import Limits
+from websuckets.protocol.messages import ClientEvent, Message
+from websuckets.runtime.tasks import AppTasks, ConnectionTasks
 from websuckets.socket import ResponseHeaders, Socket
-from websuckets.tasks import AppTasks, ConnectionTasks
 
 __all__ = [
     "AppTasks",

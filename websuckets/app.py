@@ -22,18 +22,18 @@ from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
-from websuckets.asgi import AsgiApplication
-from websuckets.backend import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.channels import Channels
-from websuckets.commands import CommandGroup
-from websuckets.composition import Composition, groups_of_the_program
-from websuckets.entrance import Entrance
+from websuckets.commands.groups import CommandGroup
+from websuckets.commands.hooks import Kind
+from websuckets.connections.admission import Entrance
 from websuckets.exc import ConfigurationError
-from websuckets.hooks import Kind
-from websuckets.lifecycle import Running, UntilTheLoopEnds, started, stop
 from websuckets.limits import Limits, seconds
 from websuckets.middleware import Middleware, checked
-from websuckets.program import Program, console_logging
+from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
+from websuckets.serving.asgi import AsgiApplication
+from websuckets.serving.composition import Composition, groups_of_the_program
+from websuckets.serving.lifecycle import Running, UntilTheLoopEnds, started, stop
+from websuckets.serving.process import Program, console_logging
 from websuckets.session import Session
 from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport

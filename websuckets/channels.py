@@ -8,20 +8,20 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
-from websuckets.backend import EventLoop
 from websuckets.broker import Broker, Link
-from websuckets.envelope import ClientEvent
+from websuckets.delivery.outbox import Outboxes
+from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
+from websuckets.delivery.subscriptions import ONLINE, Hub
 from websuckets.exc import InvalidChannel
-from websuckets.hub import ONLINE, Hub
-from websuckets.incidents import log_incident
+from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits
-from websuckets.outbox import Outboxes
-from websuckets.revocation_announcements import RevocationAnnouncements, user_id_of
+from websuckets.protocol.messages import ClientEvent
+from websuckets.runtime.event_loop import EventLoop
+from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.tasks import Background, wait_through
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
-from websuckets.strings import plain_string
-from websuckets.tasks import Background, wait_through
 
 __all__ = ["Channels"]
 

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from websuckets.strings import plain_string
+from websuckets.introspection.strings import plain_string
 
 __all__ = [
     "ClientError",

@@ -6,10 +6,10 @@ from inspect import iscoroutine, signature
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
 
-from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError
-from websuckets.functions import checked as checked_function
-from websuckets.functions import kind_of, where
+from websuckets.introspection.functions import checked as checked_function
+from websuckets.introspection.functions import kind_of, where
+from websuckets.protocol.messages import Message
 from websuckets.socket import Socket
 
 __all__ = ["Around", "Attempt", "CallNext", "Middleware", "Outcome", "checked", "composed"]

@@ -10,11 +10,12 @@ from typing import Any, Final
 import anyio
 from dishka import Provider, Scope
 
-from websuckets.closing import REVOKED, UNSURE, Farewell
-from websuckets.entrance import client_of
+from websuckets.connections.admission import client_of
 from websuckets.exc import NotAuthorized, Unavailable
-from websuckets.incidents import log_incident
 from websuckets.limits import Limits, seconds
+from websuckets.protocol.close_codes import REVOKED, UNSURE, Farewell
+from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.tasks import Background
 from websuckets.security import resumed_user
 from websuckets.session import Session, User, UserId, may_be_added
 from websuckets.store import (
@@ -25,7 +26,6 @@ from websuckets.store import (
     SessionStore,
     key_of,
 )
-from websuckets.tasks import Background
 
 __all__ = ["ResumeProvider", "Resuming"]
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from dishka import Provider, Scope, provide
 
-from websuckets.envelope import Message
 from websuckets.exc import ConfigurationError, Expired, NotAuthorized
-from websuckets.functions import called, dressed, evaluated, own_kind, where
+from websuckets.introspection.functions import called, dressed, evaluated, own_kind, where
+from websuckets.protocol.messages import Message
 from websuckets.session import Session, User, UserId
 from websuckets.socket import Socket
 

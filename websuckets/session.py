@@ -9,12 +9,12 @@ from uuid import UUID
 
 import anyio
 
-from websuckets.backend import EventLoop
-from websuckets.closing import REVOKED
 from websuckets.exc import NoCurrentSession, NotAuthorized
-from websuckets.revocations import Revocations, current_handling
+from websuckets.introspection.strings import plain_string
+from websuckets.protocol.close_codes import REVOKED
+from websuckets.runtime.event_loop import EventLoop
+from websuckets.runtime.revocations import Revocations, current_handling
 from websuckets.socket import Socket
-from websuckets.strings import plain_string
 
 __all__ = ["Session", "User"]
 

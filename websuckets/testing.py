@@ -13,9 +13,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
-from websuckets.backend import spawn
-from websuckets.envelope import ClientEvent
-from websuckets.lifecycle import Running
+from websuckets.protocol.messages import ClientEvent
+from websuckets.runtime.event_loop import spawn
+from websuckets.serving.lifecycle import Running
 from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient
 

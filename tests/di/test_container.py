@@ -6,8 +6,8 @@ from typing import Annotated, Any, Generic, NewType, TypeVar
 import pytest
 from dishka import AnyOf, BaseScope, FromComponent, Has, Provider, Scope
 
-from websuckets.di.container import build_container
 from websuckets.di.graph import scopes_of
+from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ import pytest
 from dishka import Provider, Scope, provide
 from dishka.exceptions import ExitError
 
-from websuckets.clock import Clock
-from websuckets.di.container import build_container
-from websuckets.di.finalisers import read_generators
-from websuckets.di.scopes import sources_of_generators
-from websuckets.di.work import Works
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.finalisers import read_generators
+from websuckets.runtime.request_scope import Works
+from websuckets.runtime.scopes import sources_of_generators
+from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
 

@@ -14,7 +14,7 @@ from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
 from websuckets.di import lock_factory
-from websuckets.di.scopes import OpenScope, close_at_once, sources_of_generators
+from websuckets.runtime.scopes import OpenScope, close_at_once, sources_of_generators
 
 pytestmark = pytest.mark.anyio
 
@@ -69,7 +69,7 @@ async def opened(things: Things) -> AsyncIterator[tuple[OpenScope, OpenScope, As
 
 
 async def test_what_dishka_keeps_to_itself_is_as_expected() -> None:
-    """If this fails, `websuckets.di.scopes` has to be adapted to another version of dishka."""
+    """If this fails, `websuckets.runtime.scopes` has to be adapted to another version of dishka."""
     async with opened(Things()) as (app, session, request):
         assert request.parent_container is session.container
         assert session.container.parent_container is app.container

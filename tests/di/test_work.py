@@ -10,9 +10,9 @@ import pytest
 from dishka import AsyncContainer, BaseScope, Provider, Scope
 from dishka.exceptions import ExitError
 
-from websuckets.clock import Clock
-from websuckets.di.container import build_container
-from websuckets.di.work import Work, Works
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.request_scope import Work, Works
+from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
 

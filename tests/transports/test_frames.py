@@ -15,8 +15,8 @@ from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.frames import Frame, Opcode
 from websockets.server import ServerProtocol
 
-from websuckets.clock import Clock
 from websuckets.limits import Limits
+from websuckets.runtime.clock import Clock
 from websuckets.transports.frames import binary_frame, read_text, text_frame
 from websuckets.transports.handshake import options_with
 from websuckets.transports.websockets_asyncio import _Connection

@@ -14,7 +14,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
-from websuckets.clock import LONGEST_STEP, Clock
+from websuckets.runtime.clock import LONGEST_STEP, Clock
 from websuckets.session import Session
 from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.memory import MemoryClient

@@ -12,8 +12,8 @@ from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosedError
 
 from websuckets import Limits
-from websuckets.backend import propagate
-from websuckets.clock import Clock
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.event_loop import propagate
 from websuckets.socket import Wire
 from websuckets.transports.websockets_trio import _Running, listen
 

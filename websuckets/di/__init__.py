@@ -2,9 +2,10 @@
 
 from dishka import FromComponent, FromDishka
 
-from websuckets.di.container import setup_dishka
+from websuckets.di.context_managers import provide_context
+from websuckets.di.injectables import WebSucketsProvider
 from websuckets.di.lock import lock_factory
-from websuckets.di.providers import WebSucketsProvider, provide_context
+from websuckets.di.setup import setup_dishka
 
 __all__ = [
     "FromComponent",

@@ -6,8 +6,8 @@ active (``when=``), and nothing of a container that is built with ``skip_validat
 these would fail with every message, so they are looked for here, before a port opens.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias, TypeVar
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, BaseScope, DependencyKey, Scope
 from dishka.dependency_source import Factory
@@ -24,16 +24,19 @@ from dishka.entities.marker import (
 )
 from dishka.registry import Registry
 
-from websuckets.hints import bare_type, component_of, open_variables
+from websuckets.introspection.hints import bare_type, component_of, open_variables
 
 __all__ = [
     "ASKS_FOR",
     "ContextTypes",
+    "asking_for",
     "needed_by",
     "needs_finalising",
     "scopes_of",
     "unprovable",
 ]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 ASKS_FOR: Final = "asks_for"
 """The attribute of a factory that names what it asks the container for while it runs: hints, and
@@ -222,3 +225,13 @@ def _factory(root: Registry, key: DependencyKey) -> Factory | None:
             return factory
         registry = registry.child_registry
     return None
+
+
+def asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
+    """Say what a factory asks the container for, so that it is proved; see `ASKS_FOR`."""
+
+    def say(function: Function) -> Function:
+        setattr(function, ASKS_FOR, hints)
+        return function
+
+    return say

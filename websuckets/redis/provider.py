@@ -8,13 +8,13 @@ from dishka import Provider, Scope
 
 from websuckets.broker import Broker
 from websuckets.exc import ConfigurationError
+from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.line import Line
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
 from websuckets.security import resumed_user
 from websuckets.store import LIFETIME, RECORDS_PER_USER, SessionStore
-from websuckets.strings import plain_string
 
 __all__ = ["RedisProvider"]
 

@@ -2,7 +2,7 @@
 
 from types import ModuleType
 
-from websuckets.backend import on_trio
+from websuckets.runtime.event_loop import on_trio
 
 __all__ = ["running_transport"]
 

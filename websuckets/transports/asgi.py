@@ -12,10 +12,10 @@ from websockets.datastructures import Headers
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.backend import on_trio
-from websuckets.entrance import join_cookies
+from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
+from websuckets.runtime.event_loop import on_trio
 from websuckets.socket import Accepted, Door, sent_headers
 from websuckets.transports.guard import Patience
 from websuckets.transports.plain import Frames, PlainSocket

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websuckets.clock import Clock, Timeout
 from websuckets.limits import Limits, seconds
+from websuckets.runtime.clock import Clock, Timeout
 
 __all__ = ["FAREWELL_TIME", "Alarm", "Guard", "Patience"]
 

@@ -11,7 +11,7 @@ from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.frames import DATA_OPCODES
 from websockets.protocol import State
 
-from websuckets.closing import CUT_SHORT
+from websuckets.protocol.close_codes import CUT_SHORT
 from websuckets.socket import path_of
 from websuckets.transports.checks import check_text
 from websuckets.transports.departure import has_left

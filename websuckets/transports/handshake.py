@@ -7,10 +7,10 @@ from typing import Any, Final
 from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
-from websuckets.clock import Clock
-from websuckets.entrance import join_cookies
+from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
+from websuckets.runtime.clock import Clock
 from websuckets.socket import Accepted, Door, HttpAnswer, path_of, sent_headers
 from websuckets.transports.guard import Patience
 

@@ -8,7 +8,7 @@ from websockets import CloseCode
 from websockets.frames import Close
 from websockets.http11 import Request
 
-from websuckets.entrance import join_cookies
+from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.socket import Door, Socket, path_of, sent_headers
 from websuckets.transports.guard import Patience

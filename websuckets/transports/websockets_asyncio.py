@@ -13,10 +13,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.streams import StreamReader
 
-from websuckets.backend import Propagate
-from websuckets.clock import Clock
-from websuckets.closing import NO_PONG
 from websuckets.limits import Limits
+from websuckets.protocol.close_codes import NO_PONG
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.event_loop import Propagate
 from websuckets.socket import Door
 from websuckets.transports.checks import checked_close
 from websuckets.transports.frames import binary_frame, read_text, text_frame

@@ -13,10 +13,10 @@ from websockets.http11 import SERVER
 from websockets.protocol import State
 from websockets.trio.server import Server, ServerConnection, serve
 
-from websuckets.backend import Propagate, spawn
-from websuckets.clock import Clock
-from websuckets.closing import NO_PONG
 from websuckets.limits import Limits, seconds
+from websuckets.protocol.close_codes import NO_PONG
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.event_loop import Propagate, spawn
 from websuckets.socket import Door
 from websuckets.transports.checks import checked_close
 from websuckets.transports.guard import FAREWELL_TIME

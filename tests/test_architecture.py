@@ -1,0 +1,84 @@
+"""Layers of the package, as docs/architecture.md lists them: modules import lower layers only."""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parent.parent
+PACKAGE: Final = ROOT / "websuckets"
+MAP: Final = ROOT / "docs" / "architecture.md"
+
+MODULES: Final = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
+
+
+def layers() -> list[list[str]]:
+    """Return the files in each layer of the map, the lowest layer first."""
+    text = MAP.read_text().partition("## Layers")[2].partition("\n## ")[0]
+    found = [re.findall(r"^\| `([\w/]+\.py)` \|", part, re.M) for part in text.split("\n### ")[1:]]
+    return found[::-1]
+
+
+LAYERS: Final = layers()
+LAYER_OF: Final = {file: number for number, files in enumerate(LAYERS) for file in files}
+
+
+def imports(file: str) -> Iterator[str]:
+    """Yield the files of the package that a file imports, wherever in its text."""
+    for node in ast.walk(ast.parse(MODULES[file].read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == PACKAGE.name:
+                yield file_of(name.split(".")[1:])
+
+
+def file_of(parts: list[str]) -> str:
+    """Return the file of a module, or of the module that a name is imported from."""
+    path = "/".join(parts)
+    for file in (f"{path}.py", f"{path}/__init__.py".lstrip("/")):
+        if file in MODULES:
+            return file
+    return file_of(parts[:-1])
+
+
+def package_of(file: str) -> str:
+    """Return the package of a file within websuckets; a module of the root stands alone."""
+    return file.partition("/")[0]
+
+
+def test_every_module_is_on_the_map_once() -> None:
+    listed = [file for files in LAYERS for file in files]
+    assert sorted(listed) == sorted(MODULES)
+
+
+def test_a_package_is_in_one_layer() -> None:
+    for package in {package_of(file) for file in MODULES}:
+        assert len({LAYER_OF[file] for file in MODULES if package_of(file) == package}) == 1
+
+
+@pytest.mark.parametrize("file", sorted(MODULES))
+def test_modules_import_lower_layers_and_their_own_package_only(file: str) -> None:
+    for imported in imports(file):
+        is_own = package_of(imported) == package_of(file)
+        assert is_own or LAYER_OF[imported] < LAYER_OF[file], f"{file} imports {imported}"
+
+
+def test_no_modules_import_each_other() -> None:
+    TopologicalSorter({file: set(imports(file)) - {file} for file in MODULES}).prepare()
+
+
+def test_only_transports_and_the_event_loop_module_know_asyncio() -> None:
+    """Everything else runs on whichever event loop anyio does."""
+    for file, path in MODULES.items():
+        if package_of(file) != "transports" and file != "runtime/event_loop.py":
+            assert not re.search(r"^\s*(import|from) asyncio", path.read_text(), re.M), file

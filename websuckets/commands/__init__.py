@@ -1,0 +1,1 @@
+"""Commands and hooks: declared, read, resolved and answered."""

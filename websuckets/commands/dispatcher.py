@@ -1,0 +1,380 @@
+"""One message: from the frame that came to the frame that answers it."""
+
+import logging
+import math
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+)
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Final
+
+import anyio
+import anyio.lowlevel
+
+from websuckets.commands.groups import UNSET, Command
+from websuckets.exc import ClientError, CommandTimeout, InvalidMessage, NotAuthorized, alone
+from websuckets.middleware import Around, Middleware, Outcome, composed
+from websuckets.protocol.messages import (
+    Control,
+    Message,
+    decode,
+    encode_error,
+    encode_event,
+    encode_result,
+)
+from websuckets.runtime.clock import Clock, Timeout
+from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.request_scope import Work
+from websuckets.runtime.scopes import OpenScope
+from websuckets.security import check_still_authorised
+from websuckets.socket import Socket, Wire
+
+__all__ = ["Call", "Dispatcher", "Peer", "Route"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+access: logging.Logger = logging.getLogger("websuckets.access")
+
+
+KEPT_PARSED: Final = 4096
+"""Length of a frame up to which its parsed payload is kept until the message is answered.
+
+Parsed JSON may take twenty times the memory of its text: of larger frames, the text alone is kept.
+"""
+
+NO_COMMAND: Final = Message("")
+"""Stands for a frame that is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A command, the time that it has, and what is asked of it for each message."""
+
+    command: Command
+    timeout: Timeout
+    is_stream: bool
+    needs_scope: bool
+    key: Any
+    """What stands for all that it needs of the container, see `Injection`."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What a client sent: a command, or what is answered with an error without running any."""
+
+    message: Message
+    route: Route | None = None
+    frame: str | bytes | None = None
+    """Frame that carries the payload, if there is one."""
+    payload: Any = None
+    """Parsed payload of a small frame; see `KEPT_PARSED`."""
+    error: str | None = None
+    details: Any = None
+
+    @property
+    def is_stream(self) -> bool:
+        return self.route is not None and self.route.is_stream
+
+
+@dataclass(slots=True)
+class Peer:
+    """Where messages come from, for as long as their connection lives."""
+
+    wire: Wire
+    scope: OpenScope
+    """The SESSION scope of the connection; messages are answered in copies of its context."""
+    work: Work
+    """What messages are handled in. It is open before one comes, so that none pays for a cancel
+    scope; after one that took too long, another takes its place."""
+
+
+class Dispatcher:
+    """Answers the messages of one running app."""
+
+    def __init__(
+        self,
+        commands: Mapping[str, Command],
+        clock: Clock,
+        handler_timeout: float | None,
+        middleware: Iterable[Middleware] = (),
+    ) -> None:
+        def route(command: Command) -> Route:
+            timeout = handler_timeout if command.timeout is UNSET else command.timeout
+            injection = command.injection
+            return Route(
+                command,
+                clock.timeout(timeout),
+                command.is_stream,
+                injection.needs_scope,
+                injection.key,
+            )
+
+        self._routes = {name: route(command) for name, command in commands.items()}
+        self._timeout = clock.timeout(handler_timeout)
+        self._around = composed(middleware)
+
+    def read(self, frame: str | bytes) -> Call | Control:
+        """What the frame asks for."""
+        try:
+            message, payload = decode(frame)
+        except InvalidMessage as error:
+            message = NO_COMMAND if error.id is None else Message("", id=error.id)
+            return Call(message, error="invalid message", details=error.problems)
+        if isinstance(message, Control):
+            return message
+        route = self._routes.get(message.event)
+        if route is None:
+            return Call(message, error="unknown command")
+        if payload is None:
+            return Call(message, route)
+        return Call(message, route, frame, payload if len(frame) <= KEPT_PARSED else None)
+
+    def answer(
+        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
+        """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
+
+        What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
+        Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
+        """
+        if self._around is None:
+            answering = self._run(call, peer, work, begun)
+        else:
+            answering = self._around_it(self._around, call, peer, work, begun)
+        if access.isEnabledFor(logging.DEBUG):
+            return _logged(answering, call, peer)
+        return answering
+
+    async def _around_it(
+        self,
+        around: Around,
+        call: Call,
+        peer: Peer,
+        work: Work,
+        begun: Callable[[], None] | None,
+    ) -> Outcome:
+        self._begin(call, work)
+        attempt = _Attempt(self, call, peer, work, begun)
+        try:
+            return await around(attempt)
+        finally:
+            attempt.is_over = True
+            work.rest()
+
+    def _begin(self, call: Call, work: Work) -> None:
+        work.doing = call.message.event
+        work.limit(self._timeout if call.route is None else call.route.timeout)
+        if call.route is not None:
+            work.ends_on_disconnect = call.route.command.cancel_on_disconnect
+
+    async def _run(
+        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
+    ) -> Outcome:
+        route, message, wire = call.route, call.message, peer.wire
+        if route is None:
+            assert call.error is not None
+            return failed(call.error, call.details, message.id)
+        command = route.command
+        if command.cancel_on_disconnect and wire.socket.close_code is not None:
+            return Outcome(None, "connection closed")
+        work.doing = message.event
+        work.limit(route.timeout)
+        work.ends_on_disconnect = command.cancel_on_disconnect
+        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
+        try:
+            if not (route.needs_scope or route.is_stream):
+                result = await command.call(wire.socket, call.frame, call.payload, ())
+                return Outcome(_reply(message, command, result))
+            if route.is_stream:
+                assert begun is not None
+                stream = _Stream(call, command, wire, work, route.timeout, begun)
+                use = stream.send_items
+            else:
+                use = partial(_run, call, command, wire.socket)
+            if not route.needs_scope:
+                return Outcome(await use(()))
+            reply, failure, incident = await work.in_scope(
+                peer.scope, {Message: message}, route.key, use, message.event
+            )
+            if failure is None:
+                return Outcome(reply)
+        except BaseException as error:
+            if work.ends_with(error):
+                raise
+            failure, incident = work.told(error), None
+        finally:
+            work.rest()
+        return _explain(failure, message, wire, incident)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One message, on its way through the middleware."""
+
+    dispatcher: Dispatcher
+    call: Call
+    peer: Peer
+    work: Work
+    begun: Callable[[], None] | None
+    is_over: bool = False
+    """True once the outermost middleware has ended."""
+
+    @property
+    def socket(self) -> Socket:
+        return self.peer.wire.socket
+
+    @property
+    def message(self) -> Message:
+        return self.call.message
+
+    async def answer(self) -> Outcome:
+        """Answer in a work of its own, so that middleware cannot cancel the finalisers.
+
+        Raises `RuntimeError` when the middleware has ended, because nobody waits for it any more:
+        then its connection could end, and be finalised, while it runs.
+        """
+        if self.is_over:
+            raise RuntimeError(
+                f"call_next() for {self.message.event!r:.80} came when its middleware had ended: a "
+                "task that a middleware starts has to end before the middleware returns"
+            )
+        self.work.due, self.work.doing = math.inf, None
+        outcome: Outcome | None = None
+        with anyio.CancelScope() as life, self.work.within(life) as work:
+            outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
+        if not self.is_over:
+            self.dispatcher._begin(self.call, self.work)  # as long again for middleware
+        return outcome or self.explain(CommandTimeout())
+
+    def told(self, result: Any) -> Outcome:
+        message = self.message
+        if result is None and message.id is None:
+            return Outcome(None)
+        return Outcome(encode_result(message.event, result, message.id))
+
+    def explain(self, error: BaseException) -> Outcome:
+        if self.work.ends_with(error):
+            raise error
+        return _explain(self.work.told(error), self.message, self.peer.wire)
+
+
+async def _logged(answering: Awaitable[Outcome], call: Call, peer: Peer) -> Outcome:
+    """The same, with a line in the access log."""
+    started = perf_counter()
+    came_of_it = "cancelled"
+    try:
+        outcome = await answering
+        came_of_it = repr(outcome.error or "ok")[1:-1]  # the program's own text, in one line
+        return outcome
+    finally:
+        milliseconds = (perf_counter() - started) * 1000
+        event, connection = call.message.event, peer.wire.socket.id
+        access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
+
+
+def failed(
+    error: str, details: Any, id: str | int | None, exception: BaseException | None = None
+) -> Outcome:
+    """A message that is answered with an error."""
+    return Outcome(encode_error(error, details, id), error, exception)
+
+
+async def _run(
+    call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
+) -> str | None:
+    """Validate the payload, call the handler, encode what it returns."""
+    if command.injection.guards:  # the user may have changed while dependencies were built
+        check_still_authorised(socket)
+    result = await command.call(socket, call.frame, call.payload, dependencies)
+    return _reply(call.message, command, result)
+
+
+def _reply(message: Message, command: Command, result: Any) -> str | None:
+    """Encode what a handler returned for this message."""
+    try:
+        return command.encode.reply(result, message.id)
+    except Exception as error:
+        error.add_note(f"while encoding what {command.plan.where} returned")
+        raise
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A command whose handler yields, while it runs."""
+
+    call: Call
+    command: Command
+    wire: Wire
+    work: Work
+    timeout: Timeout
+    begun: Callable[[], None]
+
+    async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
+        """Validate the payload, call the handler, send each item that it yields."""
+        message = self.call.message
+        if self.command.injection.guards:
+            check_still_authorised(self.wire.socket)
+        call = self.call
+        items = self.command.call(self.wire.socket, call.frame, call.payload, dependencies)
+        self.begun()
+        try:
+            async for item in items:
+                self.work.due = math.inf
+                await self._send(item)
+                self.work.limit(self.timeout)
+        except BaseException:
+            await _close(items)
+            raise
+        return None if message.id is None else encode_event(message.event, None, message.id)
+
+    async def _send(self, item: Any) -> None:
+        try:
+            frame = self.command.encode.item(item, self.call.message.id)
+        except Exception as error:
+            error.add_note(f"while encoding what {self.command.plan.where} yielded")
+            raise
+        # A frame goes out whole, or not at all. And a timeout that the handler holds around
+        # its `yield` is not to hit us: it takes effect inside of the handler.
+        with anyio.CancelScope(shield=True):
+            await self.wire.reply_beside(frame)
+            # The others' turn, even if neither the handler nor the connection ever waits.
+            await anyio.lowlevel.checkpoint()
+        if self.work.is_cancelled:
+            await anyio.lowlevel.checkpoint()
+
+
+async def _close(items: AsyncGenerator[Any, None]) -> None:
+    """End a stream where it stands; raises what its own clean-up raises."""
+    try:
+        await items.aclose()
+    except BaseExceptionGroup as group:
+        failures = group.split(GeneratorExit)[1]  # which a task group makes a group of
+        if failures is not None:
+            raise failures from None
+
+
+def _explain(
+    error: BaseException, message: Message, wire: Wire, incident: str | None = None
+) -> Outcome:
+    """What to tell the client of an error, and the log."""
+    cause = alone(error)
+    if isinstance(cause, wire.closed_errors) and wire.socket.close_code is not None:
+        logger.debug("%s left while %.80r ran", wire.socket.id, message.event)
+        return Outcome(None, "connection closed", cause)
+    if isinstance(cause, ClientError):
+        if isinstance(cause, NotAuthorized):
+            logger.info("not authorized: %.80r from %s", message.event, wire.socket.id)
+        elif isinstance(cause, CommandTimeout):
+            logger.warning("%.80r from %s took too long", message.event, wire.socket.id)
+        try:
+            return failed(cause.error, cause.details, message.id, cause)
+        except Exception as encoding_error:  # of the details
+            error = encoding_error
+    incident = log_incident(f"{message.event!r:.80}", error, incident)
+    return failed("internal error", {"incident": incident}, message.id, error)

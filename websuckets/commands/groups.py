@@ -1,0 +1,271 @@
+"""Commands: names, the handlers that answer to them, and the guards in front."""
+
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar, get_origin
+
+from typing_extensions import TypeForm
+
+from websuckets.commands.injection import Injection, injection_of
+from websuckets.commands.results import ResultEncoder
+from websuckets.commands.signature import Declaration, Plan, positional, read_plan
+from websuckets.exc import (
+    ClientError,
+    ConfigurationError,
+    DuplicateCommand,
+    InvalidGuard,
+    report,
+)
+from websuckets.introspection.functions import where
+from websuckets.introspection.hints import alternatives, bare_type, name_of, plain
+from websuckets.introspection.strings import plain_string
+from websuckets.security import CurrentUser
+from websuckets.socket import Socket
+
+__all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
+
+# The first parameter is open: handlers may name any of the socket types.
+Handler = TypeVar(
+    "Handler", bound=Callable[Concatenate[Any, ...], Coroutine[Any, Any, Any] | AsyncIterator[Any]]
+)
+
+Protection: TypeAlias = bool | TypeForm[Any] | None
+
+UNSET: Final = math.inf
+"""Stands for a timeout that is not given."""
+
+
+Call: TypeAlias = Callable[[Socket, str | bytes | None, Any, tuple[Any, ...]], Any]
+"""Calls a handler, with its socket, its payload and its dependencies.
+
+The arguments are the socket, the frame that carries the payload (``None`` if there is none), the
+same payload as parsed JSON (``None`` if it was not kept), and the dependencies. Raises a
+`ClientError` for a payload that is missing or invalid.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, read and ready: nothing about it is worked out per message."""
+
+    name: str
+    plan: Plan
+    injection: Injection
+    call: Call
+    encode: ResultEncoder
+    timeout: float | None
+    """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
+    cancel_on_disconnect: bool
+    is_stream: bool = False
+
+
+def _caller(plan: Plan) -> Call:
+    function, payload = positional(plan), plan.payload
+    if payload is None:
+
+        def call(
+            socket: Socket, frame: str | bytes | None, parsed: Any, dependencies: tuple[Any, ...]
+        ) -> Any:
+            return function(socket, *dependencies)
+
+        return call
+
+    validate, default = payload.validate, payload.default
+
+    def call_with_payload(
+        socket: Socket, frame: str | bytes | None, parsed: Any, dependencies: tuple[Any, ...]
+    ) -> Any:
+        if frame is not None:
+            return function(socket, validate(frame, parsed), *dependencies)
+        if default is None:
+            raise ClientError("payload required")
+        return function(socket, default.make(), *dependencies)
+
+    return call_with_payload
+
+
+class CommandGroup:
+    """Commands that share a prefix and a protection; included in apps, it outlives them.
+
+    ``prefix`` stands before each name, with a space between. ``protected`` holds for every command
+    of the group: ``True`` asks for a verified user, a type for what it stands for as well.
+
+    Raises `InvalidGuard` for a ``protected`` that is neither.
+    """
+
+    def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
+        if not isinstance(prefix, str):
+            raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
+        self.prefix: str = plain_string(prefix)
+        self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
+        self._declarations: list[_Declaration] = []
+
+    def command(
+        self,
+        name: str,
+        protected: Protection = None,
+        *,
+        timeout: float | None = UNSET,
+        cancel_on_disconnect: bool = False,
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated ``async def`` as the handler of ``name``.
+
+        One that yields, an async generator, is a stream: each value is sent as it comes, beside
+        the commands that follow, until it ends or the client cancels it.
+
+        ``protected=True`` lets verified users in, ``protected=SomeType`` those for whom that
+        dependency (REQUEST scope) can be built; both add to what the group asks for. Only ``False``
+        opens a command of a protected group. A handler that asks for `CurrentUser` is protected.
+
+        ``timeout`` takes the place of `Limits.handler_timeout`; ``None`` lets it take any time.
+        ``cancel_on_disconnect`` cancels it, and rolls back, when its client is gone; otherwise it
+        is finished. A stream always ends with its client.
+
+        Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
+        a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
+        """
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(
+                'a command needs a name: write `@group.command("name")`, not `@group.command`'
+            )
+        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+            raise ConfigurationError(
+                f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
+            )
+
+        own = plain_string(name)
+
+        def register(handler: Handler) -> Handler:
+            declaration = _Declaration(
+                function=handler,
+                name=f"{self.prefix} {own}" if self.prefix else own,
+                opened=protected is False,
+                guards=(*self._protected, *_guard_types(protected, where(handler))),
+                timeout=timeout,
+                cancel_on_disconnect=cancel_on_disconnect,
+            )
+            try:
+                declaration.read()
+            except NameError:
+                pass  # a name that is defined further down; it has until the group is included
+            self._declarations.append(declaration)
+            return handler
+
+        return register
+
+    def __repr__(self) -> str:
+        return f"CommandGroup({self.prefix!r}, {len(self._declarations)} commands)"
+
+
+@dataclass(slots=True)
+class _Declaration(Declaration):
+    """The handler of a command, and what is said of the command where it is decorated."""
+
+    name: str
+    opened: bool
+    guards: tuple[Any, ...]
+    timeout: float | None
+    cancel_on_disconnect: bool
+    command: Command | None = None
+
+    def read(self, *, complete: bool = False) -> Command:
+        """The command; raises `NameError` while an annotation names what is not defined.
+
+        ``complete`` is that of `read_plan`.
+        """
+        if self.command is None:
+            plan = read_plan(self.function, self.names, complete=complete)
+            injection = injection_of(plan, self._guards_of(plan))
+            self.command = Command(
+                self.name,
+                plan,
+                injection,
+                _caller(plan),
+                ResultEncoder(self.name, plan.result),
+                self.timeout,
+                self.cancel_on_disconnect,
+                is_stream=plan.is_stream,
+            )
+            self.frame = None
+        return self.command
+
+    def _guards_of(self, plan: Plan) -> tuple[Any, ...]:
+        asking = next((d for d in plan.dependencies if d.type is CurrentUser), None)
+        if self.opened:
+            if asking is not None:
+                raise InvalidGuard(
+                    f"{plan.where}: parameter `{asking.name}: CurrentUser` protects the command, "
+                    f"but protected=False opens it; drop one of the two, or write "
+                    f"`{asking.name}: CurrentUser | None` to serve everybody"
+                )
+            return ()
+        guards = (CurrentUser, *self.guards) if asking is not None else self.guards
+        return tuple(dict.fromkeys(guards))
+
+
+def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
+    """The guards that a ``protected=`` stands for, in their order."""
+    if protected is None or protected is False:
+        return ()
+    if protected is True:
+        return (CurrentUser,)
+    guard = plain(protected)
+    if type(None) in alternatives(bare_type(guard)):
+        raise InvalidGuard(
+            f"{whose}: protected={name_of(guard)} guards nothing, because None passes; a guard is "
+            "a type that is only built for those who may call"
+        )
+    bare = bare_type(guard)
+    is_type = isinstance(bare, type | NewType) or get_origin(bare) not in (None, Literal)
+    if not is_type or bare in (bool, int, str):
+        raise InvalidGuard(
+            f"{whose}: protected={name_of(guard)} is no guard; pass True, False or a type of your "
+            "own that a provider builds for those who may call"
+        )
+    return (CurrentUser, guard)
+
+
+def check_groups(groups: Iterable[CommandGroup]) -> None:
+    """What `command_table` does, as far as it can be done before all names are defined."""
+    _read(groups, complete=False)
+
+
+def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
+    """All commands by name.
+
+    Raises one `ConfigurationError` for every name that stands twice (`DuplicateCommand`), and for
+    every handler that is wrong or names what is not defined (`InvalidHandlerSignature`).
+    """
+    return _read(groups, complete=True)
+
+
+def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Command]:
+    table: dict[str, Command] = {}
+    seen: dict[str, _Declaration] = {}
+    errors: list[ConfigurationError] = []
+    for group in groups:
+        for declaration in group._declarations:
+            first = seen.setdefault(declaration.name, declaration)
+            if first is not declaration:
+                errors.append(_stands_twice(first, declaration))
+            elif declaration.name in table:
+                errors.append(DuplicateCommand(f"{group!r} is included twice"))
+                break
+            try:
+                table[declaration.name] = declaration.read(complete=complete)
+            except NameError as error:
+                if complete:
+                    errors.append(declaration.undefined_names(error))
+            except ConfigurationError as error:
+                errors.append(error)
+    if errors:
+        raise report(errors)
+    return table
+
+
+def _stands_twice(first: _Declaration, second: _Declaration) -> DuplicateCommand:
+    return DuplicateCommand(
+        f"the command {first.name!r} stands twice: {where(first.function)} and "
+        f"{where(second.function)}; rename one, or give its group a prefix"
+    )

@@ -1,0 +1,120 @@
+"""Hooks: functions of an app that run when it starts, and when clients come and go."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from websuckets.commands.injection import Injection, injection_of
+from websuckets.commands.signature import Declaration, Plan, positional, read_hook
+from websuckets.di.injectables import WebSucketsProvider
+from websuckets.exc import ConfigurationError, report
+from websuckets.introspection.hints import name_of
+from websuckets.runtime.request_scope import Work
+from websuckets.runtime.scopes import OpenScope
+
+__all__ = ["Hook", "HookDeclarations", "Hooks"]
+
+Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One function, read and ready."""
+
+    name: str
+    injection: Injection
+    function: Callable[..., Any]
+    """Called with its dependencies by position."""
+
+    async def run(self, scope: OpenScope, work: Work) -> None:
+        """Call it, in a REQUEST scope of its own inside of ``scope`` that is closed afterwards.
+
+        Raises what it or one of its dependencies raised, or else their finalisers.
+        """
+        if not self.injection.needs_scope:
+            await self.function()
+            return
+
+        def call(dependencies: tuple[Any, ...]) -> Any:
+            return self.function(*dependencies)
+
+        _, failure, _ = await work.in_scope(scope, {}, self.injection.key, call, self.name)
+        if failure is not None:
+            raise failure
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """All hooks of an app, each kind in the order in which they were decorated."""
+
+    startup: tuple[Hook, ...] = ()
+    handshake: tuple[Hook, ...] = ()
+    connect: tuple[Hook, ...] = ()
+    disconnect: tuple[Hook, ...] = ()
+
+    @property
+    def injections(self) -> list[Injection]:
+        hooks = (*self.startup, *self.handshake, *self.connect, *self.disconnect)
+        return [hook.injection for hook in hooks]
+
+
+@dataclass(slots=True)
+class _Declaration(Declaration):
+    kind: Kind
+    plan: Plan | None = None
+
+    def read(self) -> Plan:
+        """Raises `NameError` while an annotation names what is not defined."""
+        if self.plan is None:
+            self.plan = read_hook(self.function, self.names)
+            self.frame = None
+        return self.plan
+
+
+class HookDeclarations:
+    """What was decorated in an app; it lives as long as the app."""
+
+    def __init__(self) -> None:
+        self._declarations: list[_Declaration] = []
+
+    def add(self, kind: Kind, function: Callable[..., Any]) -> None:
+        """Raises `InvalidHandlerSignature`, if it can be known already."""
+        declaration = _Declaration(function, kind)
+        try:
+            declaration.read()
+        except NameError:
+            pass  # a name that is defined further down; it has until the app starts
+        self._declarations.append(declaration)
+
+    def has(self, kind: Kind) -> bool:
+        """Whether there is one of this kind."""
+        return any(declaration.kind == kind for declaration in self._declarations)
+
+    def read(self, provider: WebSucketsProvider) -> Hooks:
+        """Raises one `ConfigurationError` for all that are wrong or name what is not defined."""
+        no_message = dict.fromkeys(
+            provider.of_message, "that belongs to a message, and a hook answers none"
+        )
+        no_connection = dict.fromkeys(
+            provider.of_connection,
+            "that belongs to a connection, and at startup there is none; AppTasks, Session and "
+            "what providers give with Scope.APP are there",
+        )
+        hooks: dict[Kind, list[Hook]] = {kind: [] for kind in get_args(Kind)}
+        errors: list[ConfigurationError] = []
+        for declaration in self._declarations:
+            kind = declaration.kind
+            try:
+                plan = declaration.read()
+            except NameError as error:
+                errors.append(declaration.undefined_names(error))
+            except ConfigurationError as error:
+                errors.append(error)
+            else:
+                absent = no_message | no_connection if kind == "startup" else no_message
+                injection = injection_of(plan, absent=absent)
+                name = f"on_{kind} {name_of(declaration.function)}"
+                hooks[kind].append(Hook(name, injection, positional(plan)))
+        if errors:
+            raise report(errors)
+        return Hooks(**{kind: tuple(of_kind) for kind, of_kind in hooks.items()})

@@ -1,0 +1,146 @@
+"""Dependencies of a command or hook, which are one dependency to the container."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_origin
+
+from dishka import AsyncContainer, FromComponent, Has, Provider, Scope
+from dishka.exceptions import NoFactoryError
+
+from websuckets.commands.defaults import Default
+from websuckets.commands.signature import Dependency, Plan
+from websuckets.di.graph import asking_for
+from websuckets.introspection.functions import dressed
+from websuckets.introspection.hints import alternatives
+
+__all__ = ["Injection", "accepted", "injection_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """What a command or hook needs of the container, as one dependency of its own (REQUEST scope).
+
+    Resolving ``key`` checks the guards in their order, then builds the dependencies in theirs, and
+    gives these as a tuple. As part of the graph it is proved when the container is built.
+    """
+
+    plan: Plan
+    guards: tuple[Any, ...]
+    key: Any
+    providers: tuple[Provider, ...]
+    provided: frozenset[Any]
+    """All types that ``providers`` provide: ``key``, and one for each dependency with a default."""
+    needs_scope: bool
+    """Whether there is anything to inject or to guard."""
+    absent: Mapping[Any, str]
+    """Types of which there is no object where it is injected, and why."""
+
+
+def injection_of(
+    plan: Plan, guards: tuple[Any, ...] = (), absent: Mapping[Any, str] | None = None
+) -> Injection:
+    """What a function with this plan, behind these guards, needs."""
+
+    hints = list(guards)
+    places: list[int] = []
+    """Of each dependency, among what is resolved."""
+
+    key = _new_type(
+        getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
+    )
+    providers = [Provider(scope=Scope.REQUEST)]
+    provided = {key}
+    for dependency in plan.dependencies:
+        if dependency.hint in guards:  # it is there already
+            places.append(guards.index(dependency.hint))
+            continue
+        places.append(len(hints))
+        if dependency.default is None:
+            hints.append(dependency.hint)
+        else:
+            either = _new_type(f"{dependency.name} or its default", "parameter")
+            providers.append(_provider_with_default(dependency, either))
+            provided.add(either)
+            hints.append(Annotated[either, FromComponent(dependency.component)])
+    parameters = (
+        inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
+        for n, hint in enumerate(hints)
+    )
+    resolve = dressed(_picking(places), plan.function, parameters)
+    providers[0].provide(resolve, provides=key)
+    needs_scope = bool(guards or plan.dependencies)
+    return Injection(
+        plan, guards, key, tuple(providers), frozenset(provided), needs_scope, absent or {}
+    )
+
+
+def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:
+    """What gives, of its arguments, those in these places."""
+    first = places[0] if places else 0
+    if places == list(range(first, first + len(places))):  # as nearly always
+
+        def pick_from(*arguments: Any) -> tuple[Any, ...]:
+            return arguments[first : first + len(places)]
+
+        return pick_from
+
+    def pick(*arguments: Any) -> tuple[Any, ...]:
+        return tuple([arguments[place] for place in places])
+
+    return pick
+
+
+def _new_type(name: str, module: str) -> Any:
+    """A type that nobody else provides; the names are for dishka's drawings."""
+    return type(name, (), {"__module__": module})
+
+
+def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
+    """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
+    assert dependency.default is not None
+    provider = Provider(scope=Scope.REQUEST, component=dependency.component)
+    if any(_is_generic(wanted) for wanted in accepted(dependency)):
+        provider.provide(_asking_for_first(dependency, dependency.default), provides=either)
+        return provider
+    missing: Any = None
+    for wanted in accepted(dependency):
+        found = Has(wanted) if missing is None else missing & Has(wanted)
+        provider.alias(wanted, provides=either, when=found)
+        missing = ~Has(wanted) if missing is None else missing & ~Has(wanted)
+    provider.provide(dependency.default.make, provides=either, when=missing)
+    return provider
+
+
+def _is_generic(hint: Any) -> bool:
+    """Return whether a generic provider may provide it, which dishka's ``Has`` does not see."""
+    return get_origin(hint) not in (None, Union, UnionType)
+
+
+def _asking_for_first(dependency: Dependency, default: Default) -> Callable[..., Any]:
+    """Return a factory that gives the first of the accepted types that is provided."""
+    component = dependency.component
+    hints = [Annotated[hint, FromComponent(component)] for hint in accepted(dependency)]
+
+    @asking_for(dict.fromkeys(hints, False))
+    async def first(container: AsyncContainer) -> Any:
+        for hint in accepted(dependency):
+            try:
+                return await container.get(hint, component)
+            except NoFactoryError as error:
+                if error.requested.type_hint != hint:  # something below it
+                    raise
+        return default.make()
+
+    return first
+
+
+def accepted(dependency: Dependency) -> list[Any]:
+    """The types that fill a parameter with a default, best first.
+
+    ``db: Database | None = None`` is also filled by who provides a ``Database``.
+    """
+    members = alternatives(dependency.type)
+    optional = [member for member in members if member is not NoneType]
+    return [dependency.type, *(optional if NoneType in members else ())]

@@ -1,0 +1,205 @@
+"""Results of handlers, held to their return annotations and written as frames."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, Self
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import to_json
+
+from websuckets.commands.validation import complete_adapter, problem_text
+from websuckets.protocol.messages import (
+    ClientEvent,
+    CommandId,
+    closing,
+    encode_result,
+    opening,
+    text_of,
+    without_constants,
+)
+
+__all__ = ["ANYTHING", "EVENTS", "ResultEncoder", "ResultType"]
+
+MAX_MISFITS: Final = 5
+"""How many parts that do not fit are told of one result."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultType:
+    """Type of the values that a handler returns or yields, with their JSON writer."""
+
+    write: Callable[[Any], bytes]
+    """Raises for what does not fit, or has no JSON form."""
+    takes_events: bool = True
+    """Says that a `ClientEvent` fits."""
+
+    @classmethod
+    def of(cls, hint: Any, *, takes_events: bool) -> Self:
+        """Return what fits ``hint``: it is converted to that type, and written as that type says.
+
+        An instance of the type is taken as it is, and one of a subclass is written without what the
+        subclass adds. Raises pydantic's own errors for a type that it cannot serialise, among them
+        a `NameError` for a model that names what is not defined yet.
+        """
+        adapter = _adapter_for_results(hint)
+        validate, write = adapter.validator.validate_python, adapter.serializer.to_json
+        fits_at_once = _check_of_container(adapter.core_schema)
+
+        def write_fitting(value: Any) -> bytes:
+            if fits_at_once is not None and fits_at_once(value):
+                return write(value, by_alias=True, warnings=False)
+            try:
+                fitting = validate(value, from_attributes=True)
+            except ValidationError as error:
+                raise _misfit(value, error) from None
+            return write(fitting, by_alias=True, warnings=False)
+
+        return cls(write_fitting, takes_events)
+
+
+def _check_of_container(schema: Any) -> Callable[[Any], bool] | None:
+    """Return what tells whether a value fits as it is, for a list or dict that holds anything.
+
+    A validator would make a copy of each, item by item: for a handler that returns a small dict,
+    that is 2 % of all that its command costs. There is no such check for other schemas.
+    """
+    match schema:
+        case {"type": "list", "items_schema": {"type": "any"}} if len(schema) == 2:
+            return _is_list
+        case {"type": "dict", "keys_schema": {"type": "any"}, "values_schema": {"type": "any"}} if (
+            len(schema) == 3
+        ):
+            return _is_dict
+        case {"type": "dict", "keys_schema": {"type": "str"}, "values_schema": {"type": "any"}} if (
+            len(schema) == 3 and len(schema["keys_schema"]) == 1
+        ):
+            return _is_dict_with_text_keys
+    return None
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) is list
+
+
+def _is_dict(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _is_dict_with_text_keys(value: Any) -> bool:
+    if type(value) is not dict:
+        return False
+    for key in value:  # `all` would make a generator
+        if type(key) is not str:
+            return False
+    return True
+
+
+def _write_anything(value: Any) -> bytes:
+    return to_json(value, inf_nan_mode="null")
+
+
+ANYTHING: Final = ResultType(_write_anything)
+"""Anything fits, and each object is written as it says itself."""
+
+
+class ResultEncoder:
+    """Frames with what the handler of one command returns or yields; made once for each command."""
+
+    __slots__ = ("_none_fits", "_opening", "_takes_events", "_write")
+
+    def __init__(self, event: str, result_type: ResultType) -> None:
+        self._opening = opening(event)
+        self._write = result_type.write
+        self._takes_events = result_type.takes_events
+        try:
+            self._write(None)
+            self._none_fits = True
+        except Exception:
+            self._none_fits = False
+
+    def reply(self, result: Any, id: CommandId) -> str | None:
+        """The frame that answers a command; ``None`` for a command that needs no answer.
+
+        Raises `TypeError` for a result that does not fit the annotation, and what pydantic raises
+        for one that has no JSON form.
+        """
+        if result is None and id is None and self._none_fits:
+            return None
+        if isinstance(result, ClientEvent):
+            return self._event(result, id, more=False)
+        # Every reply comes by here: so no functions are called for what can be done in place.
+        payload = self._write(result).decode()
+        if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
+            payload = without_constants(payload)
+        if type(id) is int:
+            return f'{self._opening}{payload},"id":{id}}}'
+        return f"{self._opening}{payload}{closing(id, more=False)}"
+
+    def item(self, item: Any, id: CommandId) -> str:
+        """The frame with an item of a stream. Raises what `reply` does."""
+        if isinstance(item, ClientEvent):
+            return self._event(item, id, more=True)
+        return f"{self._opening}{text_of(self._write(item))}{closing(id, more=True)}"
+
+    def _event(self, event: ClientEvent, id: CommandId, *, more: bool) -> str:
+        if not self._takes_events:
+            raise TypeError("a ClientEvent does not fit its return annotation")
+        return encode_result(event.event, event, id, more=more)
+
+
+def _refuse(value: Any) -> NoReturn:
+    raise TypeError(f"{_named(value)} does not fit its return annotation: it is no ClientEvent")
+
+
+EVENTS: Final = ResultType(_refuse)
+"""Only a `ClientEvent` fits."""
+
+
+def _misfit(value: Any, error: ValidationError) -> TypeError:
+    """Tell which part does not fit, without any value: it is written to the log."""
+    details = error.errors(include_url=False, include_input=False)
+    problems = [
+        f"{'.'.join(map(str, detail['loc'])) or 'it'}: {problem_text(detail)}"
+        for detail in details[:MAX_MISFITS]
+    ]
+    more = len(details) - MAX_MISFITS
+    if more > 0:
+        problems.append(f"and {more} more")
+    return TypeError(f"{_named(value)} does not fit its return annotation: {'; '.join(problems)}")
+
+
+def _named(value: Any) -> str:
+    return f"an object of type {type(value).__qualname__}"
+
+
+def _adapter_for_results(hint: Any) -> TypeAdapter[Any]:
+    """The adapter for a type, which may be made of classes that pydantic does not know.
+
+    Those are written like the built-in class that they derive from, as `Token` is one of ``str``.
+    """
+    try:
+        return complete_adapter(hint)
+    except PydanticSchemaGenerationError as error:
+        try:
+            adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:  # a class with a config of its own
+            raise error from None
+        unknown = list(_unknown_classes(adapter.core_schema))
+        if not all(issubclass(cls, _WRITTEN) for cls in unknown):
+            raise
+        return adapter
+
+
+_WRITTEN: Final = (str, bytes, int, float, dict, list, tuple, set, frozenset)
+
+
+def _unknown_classes(schema: Any) -> Iterator[type]:
+    """The classes in a core schema of which pydantic only looks whether an object is one."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "is-instance":
+            yield schema["cls"]
+        schema = list(schema.values())
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            yield from _unknown_classes(part)

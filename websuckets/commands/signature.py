@@ -1,0 +1,520 @@
+"""The signature of a handler or a hook, read once into a frozen plan."""
+
+import inspect
+import sys
+import typing
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, field
+from types import FrameType, NoneType
+from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+
+import typing_extensions
+from pydantic import BaseModel
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from websuckets.commands.defaults import Default, field_of, misfit_of, remedy_for_marker
+from websuckets.commands.results import ANYTHING, EVENTS, ResultType
+from websuckets.commands.validation import PayloadValidator
+from websuckets.exc import ClientError, InvalidHandlerSignature
+from websuckets.introspection.functions import Kind, checked, evaluated, kind_of, target_of, where
+from websuckets.introspection.hints import (
+    FromComponentMarker,
+    alternatives,
+    bare_type,
+    component_of,
+    is_alias_of_string,
+    metadata_of,
+    name_of,
+    open_variables,
+    plain,
+)
+from websuckets.protocol.messages import ClientEvent
+
+__all__ = [
+    "Declaration",
+    "Dependency",
+    "Payload",
+    "PayloadParameter",
+    "Plan",
+    "positional",
+    "read_hook",
+    "read_plan",
+]
+
+T = TypeVar("T")
+
+
+class _PayloadMarker:
+    def __repr__(self) -> str:
+        return "Payload"
+
+
+Payload = Annotated[T, _PayloadMarker()]
+"""``model: Payload[T]``: the command's payload, where ``T`` is any type that pydantic validates.
+
+A plain pydantic model standing second needs no mark."""
+
+REQUIRED: Final = inspect.Parameter.empty
+"""Stands for the default of a parameter that has none."""
+
+_SOCKETS: Final = frozenset(
+    {
+        "websockets.asyncio.server.ServerConnection",
+        "websockets.trio.server.ServerConnection",
+        "websockets.legacy.server.WebSocketServerProtocol",
+        "websuckets.socket.Socket",
+    }
+)
+"""By name: one is deprecated and another needs trio, so neither is imported to be recognised."""
+
+_STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
+
+_UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
+"""Return annotations that leave it to the returned object how it is written."""
+
+_NOT_ASYNC: Final = (
+    "it is no async function; declare it with `async def` (a decorator around one needs "
+    "`@functools.wraps(function)`)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PayloadParameter:
+    """The parameter that the client's payload is validated into: one of ``types``.
+
+    ``marked`` says that it is written ``Payload[...]``, ``default`` what stands for an absent
+    payload: ``None`` if nothing does.
+    """
+
+    name: str
+    types: tuple[Any, ...]
+    marked: bool
+    default: Default | None
+    validate: PayloadValidator
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A parameter that the container fills."""
+
+    name: str
+    hint: Any
+    default: Default | None
+    """Value to pass if nothing provides the type; ``None`` if that is an error."""
+    keyword: bool
+
+    @property
+    def type(self) -> Any:
+        """The hint without what ``Annotated`` adds."""
+        return bare_type(self.hint)
+
+    @property
+    def component(self) -> str:
+        """The dishka component that is asked; ``""`` for the default one."""
+        return component_of(self.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to call a handler: ``(socket[, payload], *positional, **keywords)``.
+
+    A hook has neither socket nor payload: whatever it asks for is a dependency.
+    """
+
+    function: Callable[..., Any]
+    where: str
+    payload: PayloadParameter | None
+    dependencies: tuple[Dependency, ...]
+    is_hook: bool = False
+    is_stream: bool = False
+    """Says that it is an async generator."""
+    result: ResultType = ANYTHING
+    """Type of the values that the function returns or, as a stream, yields."""
+    undefined_result: str | None = None
+    """Why its return annotation is not used, where that names what is not defined."""
+
+
+@dataclass(slots=True)
+class Declaration:
+    """A decorated function, to be read as soon as all that it names is defined.
+
+    ``frame`` is the running function that it is local to, whose names its annotations may use.
+    """
+
+    function: Callable[..., Any]
+    frame: FrameType | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        qualified = getattr(target_of(self.function), "__qualname__", "")
+        around, local, _ = qualified.rpartition(".<locals>.")
+        frame = sys._getframe() if local else None
+        while frame is not None and frame.f_code.co_qualname != around:
+            frame = frame.f_back
+        self.frame = frame
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """Local names that its annotations see besides its globals."""
+        return self.frame.f_locals if self.frame else {}
+
+    def undefined_names(self, error: NameError) -> InvalidHandlerSignature:
+        """What to say when reading went on raising `NameError` until the function was needed."""
+        culprit = ""
+        for name, annotation in getattr(target_of(self.function), "__annotations__", {}).items():
+            if isinstance(annotation, str) and error.name and error.name in annotation:
+                culprit = f"parameter `{name}: {annotation}`: "
+                break
+        return InvalidHandlerSignature(
+            f"{where(self.function)}: {culprit}{error}; define or import it where the function is "
+            "defined (an import under `if TYPE_CHECKING:` is not there when the program runs)"
+        )
+
+
+def positional(plan: Plan) -> Callable[..., Any]:
+    """Return the function of the plan, to be called with all its arguments by position."""
+    function = checked(plan.function, "stream" if plan.is_stream else "async")
+    keywords = [dependency.name for dependency in plan.dependencies if dependency.keyword]
+    if not keywords:
+        return function
+
+    def call(*arguments: Any) -> Any:
+        by_name = dict(zip(keywords, arguments[-len(keywords) :], strict=True))
+        return function(*arguments[: -len(keywords)], **by_name)
+
+    return call
+
+
+def read_plan(
+    function: Callable[..., Any], names: Mapping[str, Any], *, complete: bool = False
+) -> Plan:
+    """Return the plan of a handler; ``names`` are those that annotations see besides globals.
+
+    Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
+    names what is not defined (yet). ``complete`` says that nothing more will be defined: then a
+    return annotation that is not defined is left unused.
+    """
+    here = where(function)
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    kind = kind_of(function) or _promised_kind(function, signature, names)
+    _refuse(here, [*_misfits_of_handler(kind, parameters), *_misfits(parameters)])
+
+    hints = _hints(function, parameters, names)
+    socket, *rest = parameters
+    problems = []
+    if not _is_socket(hints[socket.name]):
+        problems.append(
+            f"the first parameter, `{socket}`, is not the socket; annotate it with "
+            "`websockets.asyncio.server.ServerConnection` or `websuckets.Socket`"
+        )
+    payload = None
+    if rest and rest[0].kind is not rest[0].KEYWORD_ONLY and _is_payload(hints[rest[0].name]):
+        given = rest.pop(0)
+        wrong = _misfits_of_payload(given, hints[given.name])
+        try:
+            payload = None if wrong else _payload(given, hints[given.name])
+        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            wrong = [f"parameter `{_shown(given)}`: pydantic cannot validate it: {error.message}"]
+        problems.extend(wrong)
+    for parameter in rest:
+        if _marks_payload(hints[parameter.name]):
+            problems.append(
+                f"parameter `{_shown(parameter)}`: the payload stands second; move it there"
+            )
+    problems.extend(_misfits_of_dependencies(rest, hints))
+    _refuse(here, problems)
+
+    result, undefined = ANYTHING, None
+    try:
+        result = _result(function, signature, names, is_stream=kind == "stream")
+    except NameError as error:
+        if not complete:
+            raise
+        undefined = str(error)
+    return Plan(
+        function,
+        here,
+        payload,
+        _dependencies(rest, hints),
+        is_stream=kind == "stream",
+        result=result,
+        undefined_result=undefined,
+    )
+
+
+def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
+    """Return the plan of a hook: all of its parameters are dependencies. Raises as `read_plan`."""
+    here = where(function)
+    signature = inspect.signature(function)
+    parameters = list(signature.parameters.values())
+    kind = kind_of(function) or _promised_kind(function, signature, names)
+    problems = []
+    if kind == "stream":
+        problems.append("it yields; a hook is an `async def` without `yield`")
+    elif kind is None:
+        problems.append(_NOT_ASYNC)
+    _refuse(here, [*problems, *_misfits(parameters)])
+    hints = _hints(function, parameters, names)
+    problems = [
+        f"parameter `{_shown(parameter)}`: a hook answers no message, so there is no payload"
+        for parameter in parameters
+        if _marks_payload(hints[parameter.name])
+    ]
+    _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
+    return Plan(function, here, None, _dependencies(parameters, hints), is_hook=True)
+
+
+def _refuse(here: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise InvalidHandlerSignature(*(f"{here}: {problem}" for problem in problems))
+
+
+def _dependencies(
+    parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
+) -> tuple[Dependency, ...]:
+    return tuple(
+        Dependency(
+            p.name,
+            plain(hints[p.name]),
+            None if p.default is REQUIRED else Default.of(p.default),
+            p.kind is p.KEYWORD_ONLY,
+        )
+        for p in parameters
+    )
+
+
+def _promised_kind(
+    function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
+) -> Kind | None:
+    """Return what calling a plain function gives, if its return annotation says so."""
+    if isinstance(target_of(function), type):
+        return None
+    try:
+        promised = _origin(plain(_return_hint(function, signature, names)))
+    except NameError:
+        return None
+    if promised in _STREAMS:
+        return "stream"
+    return "async" if promised in (Awaitable, Coroutine) else None
+
+
+def _misfits_of_handler(
+    kind: Kind | None, parameters: Sequence[inspect.Parameter]
+) -> Iterator[str]:
+    if kind is None:
+        yield _NOT_ASYNC
+    if not parameters:
+        yield "it has no parameter; the first one is the socket: `socket: ServerConnection`"
+    elif parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        yield f"the first parameter, `{parameters[0]}`, is the socket; put it before the `*`"
+
+
+def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
+    """Yield what can be said of parameters without knowing the types."""
+    for number, parameter in enumerate(parameters):
+        is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_variadic and parameter.annotation is parameter.empty:
+            yield (
+                f"parameter `{parameter}`: nothing can fill it; name each parameter (a decorator's "
+                "wrapper shows those of what it wraps by `@functools.wraps(function)`)"
+            )
+        elif is_variadic:
+            yield f"parameter `{parameter}`: nothing can fill it; name each parameter"
+        elif parameter.annotation is parameter.empty and (number, parameter.name) == (0, "self"):
+            yield "parameter `self`: it is a method; register that of an object, or a function"
+        elif parameter.annotation is parameter.empty:
+            yield (
+                f"parameter `{parameter.name}` has no annotation; write what it is: "
+                f"`{parameter.name}: SomeType`"
+            )
+
+
+def _misfits_of_payload(parameter: inspect.Parameter, hint: Any) -> list[str]:
+    what = f"parameter `{_shown(parameter)}`"
+    problems = [*_open_variables(what, hint), *_foreign_markers(parameter, hint)]
+    for item in (parameter.default, *metadata_of(hint)):
+        field = field_of(item)
+        if field is not None and (field.alias or field.validation_alias):
+            problems.append(f"{what}: it is no field of a model that could have an alias; drop it")
+    if (why := misfit_of(parameter.default, is_payload=True)) is not None:
+        problems.append(f"{what}: {why}")
+    return problems
+
+
+def _misfits_of_dependencies(
+    parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any]
+) -> Iterator[str]:
+    for parameter in parameters:
+        what = f"parameter `{_shown(parameter)}`"
+        yield from _open_variables(what, hints[parameter.name])
+        yield from _foreign_markers(parameter, hints[parameter.name])
+        if (why := misfit_of(parameter.default)) is not None:
+            yield f"{what}: {why}"
+
+
+def _foreign_markers(parameter: inspect.Parameter, hint: Any) -> Iterator[str]:
+    for item in (parameter.default, *metadata_of(hint)):
+        if (remedy := remedy_for_marker(item)) is not None:
+            yield f"parameter `{_shown(parameter)}`: {remedy}"
+
+
+def _open_variables(what: str, hint: Any) -> Iterator[str]:
+    for variable in open_variables(hint):
+        yield (
+            f"{what}: nothing says what the type variable `{variable.__name__}` stands for; "
+            "register a method of an object whose class does: `class Items(Crud[Item])`"
+        )
+
+
+def _shown(parameter: inspect.Parameter) -> str:
+    """Return the parameter as it is written, without its default, which may be long."""
+    return str(parameter.replace(default=REQUIRED))
+
+
+def _hints(
+    function: Callable[..., Any], parameters: list[inspect.Parameter], names: Mapping[str, Any]
+) -> dict[str, Any]:
+    annotations = {parameter.name: parameter.annotation for parameter in parameters}
+    return _evaluated(function, annotations, names)
+
+
+def _return_hint(
+    function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
+) -> Any:
+    """Return the hint of what it returns; `Any` where there is none."""
+    if signature.return_annotation is signature.empty:
+        return Any
+    return _evaluated(function, {"return": signature.return_annotation}, names)["return"]
+
+
+def _evaluated(
+    function: Callable[..., Any], annotations: dict[str, Any], names: Mapping[str, Any]
+) -> dict[str, Any]:
+    try:
+        return evaluated(annotations, function, names)
+    except NameError:
+        raise
+    except Exception as error:  # whatever the annotation's own code raises
+        raise InvalidHandlerSignature(
+            f"{where(function)}: an annotation cannot be evaluated: {error!r}"
+        ) from error
+
+
+def _origin(hint: Any) -> Any:
+    return get_origin(hint) or hint
+
+
+def _result(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    names: Mapping[str, Any],
+    *,
+    is_stream: bool,
+) -> ResultType:
+    """Return what fits the return annotation.
+
+    Raises `InvalidHandlerSignature` for an annotation that cannot be serialised, and `NameError`
+    for one that is not defined (yet).
+    """
+    hint = _return_hint(function, signature, names)
+    promised = plain(hint)
+    what = f"{where(function)}: its return annotation `{name_of(hint)}`"
+    if is_stream and promised not in _UNTYPED:
+        if _origin(promised) not in _STREAMS:
+            raise InvalidHandlerSignature(f"{what}: it yields; write `-> AsyncIterator[...]`")
+        hint = next(iter(get_args(promised)), Any)
+    elif kind_of(target_of(function)) is None and _origin(promised) in (Awaitable, Coroutine):
+        hint = next(reversed(get_args(promised)), Any)
+    if problems := list(_open_variables(what, hint)):
+        raise InvalidHandlerSignature(*problems)
+    try:
+        return _result_type(hint)
+    except (PydanticSchemaGenerationError, PydanticUserError) as error:
+        raise InvalidHandlerSignature(
+            f"{what}: {error.message.splitlines()[0]} Annotate what is sent, or write `-> object` "
+            "to send the JSON that the returned object itself has"
+        ) from None
+
+
+def _result_type(hint: Any) -> ResultType:
+    """Return what fits a hint. Raises pydantic's own errors for what it cannot serialise."""
+    members = [bare_type(member) for member in alternatives(bare_type(plain(hint)))]
+    if any(member in _UNTYPED for member in members):
+        return ANYTHING
+    events = [m for m in members if isinstance(m, type) and issubclass(m, ClientEvent)]
+    if not events:
+        # A ClientEvent is a str, so it fits what a str does.
+        return ResultType.of(hint, takes_events=str in members)
+    others = [member for member in members if member not in events]
+    # There may be a single one, and `|` does not join any two.
+    return ResultType.of(Union[tuple(others)], takes_events=True) if others else EVENTS  # noqa: UP007
+
+
+def _is_socket(hint: Any) -> bool:
+    def is_one(member: Any) -> bool:
+        classes = member.__mro__ if isinstance(member, type) else ()
+        return any(f"{base.__module__}.{base.__qualname__}" in _SOCKETS for base in classes)
+
+    return all(is_one(bare_type(member)) for member in alternatives(hint))
+
+
+def _marks_payload(hint: Any) -> bool:
+    return any(isinstance(item, _PayloadMarker) for item in metadata_of(hint))
+
+
+def _payload_types(hint: Any) -> tuple[Any, ...]:
+    """What the hint accepts, member by member, ``None`` among them where it does."""
+    return tuple(
+        bare_type(type_)
+        for member in alternatives(hint)
+        for type_ in alternatives(bare_type(member))
+    )
+
+
+def _is_payload(hint: Any) -> bool:
+    """Whether a second parameter is the payload: marked as such, or a model (or ``None``)."""
+    if _marks_payload(hint):
+        return True
+    if any(isinstance(item, FromComponentMarker) for item in metadata_of(hint)):
+        return False
+    models = [type_ for type_ in _payload_types(hint) if type_ is not NoneType]
+    return bool(models) and all(isinstance(m, type) and issubclass(m, BaseModel) for m in models)
+
+
+def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
+    """Raises pydantic's own errors for what it cannot validate."""
+    types, marked = _payload_types(hint), _marks_payload(hint)
+    default, field = None, field_of(parameter.default)
+    if field is not None:
+        hint = Annotated[hint, field]
+    elif parameter.default is not REQUIRED:
+        default = Default.of(parameter.default, is_payload=True)
+    for item in metadata_of(hint):
+        if default is None and (field := field_of(item)) is not None:
+            default = Default.of_field(field)
+    validate = PayloadValidator(hint)
+    if default is None and (NoneType in types or _takes_null(types, validate)):
+        default = Default.of(None)  # on the wire, null and absent are the same
+    return PayloadParameter(parameter.name, types, marked, default, validate)
+
+
+def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
+    """Return whether an alias accepts ``null`` of which only pydantic knows what it stands for."""
+    if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
+        return False
+    try:
+        validate(b'{"payload": null}')
+    except ClientError:
+        return False
+    return True

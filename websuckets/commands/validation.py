@@ -1,0 +1,246 @@
+"""Payloads of commands, validated by pydantic, and what clients are told of invalid ones."""
+
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator
+from typing_extensions import TypedDict
+
+from websuckets.exc import ClientError
+from websuckets.protocol.messages import CACHED_STRINGS, problem
+
+__all__ = ["PayloadValidator", "complete_adapter", "problem_text"]
+
+MAX_PROBLEMS: Final = 32
+"""Problems of a payload that its client is told of."""
+
+MAX_LOCATION: Final = 32
+"""Parts of the location of a problem: keys and indices."""
+
+MAX_KEY: Final = 64
+"""Characters of such a key, which the client may have chosen."""
+
+MAX_TEXT: Final = 512
+"""Characters of the text of a problem."""
+
+MANY_VALUES: Final = 1000
+"""Values in a frame from which on a validator stops at the first that does not fit."""
+
+
+class PayloadValidator:
+    """Validates the payload of whole frames against one type; made once for each command.
+
+    Finding what is wrong costs far more than reading the frame: 64 KiB of ``{}`` where each should
+    have six fields are 126,000 problems. So a list is validated until its first item that does not
+    fit, and again as a whole only if the frame is small.
+
+    A payload that is parsed already is validated as it is, where its type gives the same for it as
+    for the JSON text (see `reads_parsed`). Problems are always found in the text, because pydantic
+    names the types of Python in those of parsed JSON.
+    """
+
+    def __init__(self, payload_type: Any) -> None:
+        """Raises pydantic's own errors for a type that it cannot validate.
+
+        Among them is a `NameError` for a model that names what is not defined yet.
+        """
+        fields: Any = {"payload": payload_type}
+        frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
+        schema = complete_adapter(frame).core_schema
+        fast = fail_fast_schema(schema)
+        self._fails_fast: bool = fast is not schema
+        self._validate = _validator(fast, is_changed=self._fails_fast)
+        self._validate_all = cache(partial(_validator, schema))  # made when it is needed
+        self._validate_parsed: Callable[[Any], Any] | None = None
+        if reads_parsed(parsed := _payload_schema(fast)):
+            self._validate_parsed = _made(parsed, is_changed=self._fails_fast).validate_python
+
+    def __call__(self, frame: str | bytes, parsed: Any = None) -> Any:
+        """Return the payload of a frame, of which ``parsed`` is the parsed JSON if that was kept.
+
+        Raises a `ClientError` whose details name fields and keys, but hold no value that was sent.
+        """
+        if parsed is not None and self._validate_parsed is not None:
+            try:
+                return self._validate_parsed(parsed)
+            except ValidationError:
+                pass  # raised below, in the words of JSON
+        try:
+            return self._validate(frame)["payload"]
+        except ValidationError as raised:
+            error = raised
+        raise ClientError("validation error", self._problems(frame, error)) from None
+
+    def _problems(self, frame: str | bytes, error: ValidationError) -> list[dict[str, Any]]:
+        """Return the first problems, and a last one that says so if there may be more."""
+        is_all = not self._fails_fast
+        if self._fails_fast and _number_of_values(frame) < MANY_VALUES:
+            error, is_all = self._whole_error(frame, error), True
+        details = error.errors(include_url=False, include_input=False)
+        problems = [
+            problem(d["type"], problem_text(d)[:MAX_TEXT], *_location(d["loc"]))
+            for d in details[:MAX_PROBLEMS]
+        ]
+        if not is_all or len(details) > MAX_PROBLEMS:
+            problems.append(problem("more_problems", MORE_PROBLEMS))
+        return problems
+
+    def _whole_error(self, frame: str | bytes, error: ValidationError) -> ValidationError:
+        """Return the error that has the problems of every item."""
+        try:
+            self._validate_all()(frame)
+        except ValidationError as whole:
+            return whole
+        return error  # a validator of the program's own has changed its mind
+
+
+MORE_PROBLEMS: Final = (
+    f"There may be more problems: at most {MAX_PROBLEMS} are told, and of a large payload only "
+    "those of the first item of a list that does not fit"
+)
+
+
+def _validator(schema: Any, *, is_changed: bool = False) -> Any:
+    """Return the function that validates frames."""
+    # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
+    return _made(schema, is_changed=is_changed).validate_json
+
+
+def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
+    """Return the validator of a schema.
+
+    Of a schema that ``is_changed`` nothing must be replaced by the validators that models have
+    themselves; pydantic has an argument for that since it does so.
+    """
+    make: Any = partial(SchemaValidator, schema, CoreConfig(cache_strings=CACHED_STRINGS))
+    validator: SchemaValidator
+    if is_changed and "_use_prebuilt" in (SchemaValidator.__text_signature__ or ""):
+        validator = make(_use_prebuilt=False)
+    else:
+        validator = make()
+    return validator
+
+
+def _payload_schema(frame_schema: Any) -> Any:
+    """Return the core schema of the payload in that of a frame."""
+    if frame_schema["type"] == "definitions":
+        return {**frame_schema, "schema": _payload_schema(frame_schema["schema"])}
+    return frame_schema["fields"]["payload"]["schema"]
+
+
+def reads_parsed(schema: Any) -> bool:
+    """Return whether a core schema gives the same for parsed JSON as for its text.
+
+    That is so for models and lists of numbers, strings, booleans and ``null``. It is not for what
+    is strict, for types that have no JSON of their own (a date, a set, bytes), and for validators
+    of the program, which may ask for the mode. Where anything fits, the handler would get the
+    parsed objects themselves, and could change what a middleware that tries again passes on.
+    """
+    match schema:
+        case {"strict": True} | {"config": {"strict": True}} | {"custom_init": True}:
+            return False
+        case {"config": {"extra_fields_behavior": "allow"}} | {"extra_behavior": "allow"}:
+            return False
+        case {"type": "str" | "int" | "float" | "bool" | "none" | "definition-ref"}:
+            return True
+        case {"type": "definitions", "definitions": definitions, "schema": within}:
+            return all(map(reads_parsed, [*definitions, within]))
+        case {"type": "list" | "nullable" | "default" | "model-field" | "model"}:
+            within = schema.get("schema", schema.get("items_schema"))
+            return within is None or reads_parsed(within)
+        case {"type": "model-fields", "fields": fields}:
+            extras = [schema.get("extras_schema"), schema.get("extras_keys_schema")]
+            return extras == [None, None] and all(map(reads_parsed, fields.values()))
+    return False
+
+
+COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}
+"""Types of core schemas that have ``fail_fast``, by which the first wrong item is the last one."""
+
+SCHEMAS_WITHIN: Final = {
+    "arguments_schema",
+    "choices",
+    "definitions",
+    "extras_schema",
+    "fields",
+    "items_schema",
+    "json_schema",
+    "keys_schema",
+    "lax_schema",
+    "python_schema",
+    "schema",
+    "steps",
+    "strict_schema",
+    "values_schema",
+}
+"""Keys of core schemas under which there are others, in lists or by name perhaps."""
+
+
+def fail_fast_schema(schema: Any) -> Any:
+    """Return the core schema that stops at the first wrong item of each collection.
+
+    It is the very ``schema`` where there are no such collections in it. Those within wrap
+    validators stay as they are: some of these look at the problems, to leave wrong items out.
+    """
+    if isinstance(schema, list | tuple):
+        items = [fail_fast_schema(item) for item in schema]
+        is_same = all(new is old for new, old in zip(items, schema, strict=True))
+        return schema if is_same else type(schema)(items)
+    if not isinstance(schema, dict) or schema.get("type") == "function-wrap":
+        return schema
+    kind = schema.get("type")
+    is_schema = isinstance(kind, str)  # or else schemas by name, as those of fields
+    changes: dict[str, Any] = {"fail_fast": True} if is_schema and kind in COLLECTIONS else {}
+    for key, within in schema.items():
+        if not is_schema or key in SCHEMAS_WITHIN:
+            new = fail_fast_schema(within)
+            if new is not within:
+                changes[key] = new
+    return {**schema, **changes} if changes else schema
+
+
+def _number_of_values(frame: str | bytes) -> int:
+    """Return how many values a frame has at most: one more than commas and brackets."""
+    if isinstance(frame, str):
+        return 1 + frame.count(",") + frame.count("[") + frame.count("{")
+    return 1 + frame.count(b",") + frame.count(b"[") + frame.count(b"{")
+
+
+def _location(location: tuple[int | str, ...]) -> Iterator[int | str]:
+    """Give the parts of the location within the payload, cut to what a reply should hold."""
+    for part in location[1 : MAX_LOCATION + 1]:
+        yield part[:MAX_KEY] if isinstance(part, str) else part
+
+
+def complete_adapter(hint: Any) -> TypeAdapter[Any]:
+    """The adapter for a type, which is complete. Raises pydantic's own errors."""
+    adapter = TypeAdapter(hint)
+    if not adapter.pydantic_complete:
+        adapter.rebuild()
+    return adapter
+
+
+# pydantic's texts for these quote the input, or a part of it.
+_TEXTS_WITHOUT_INPUT: Final = {
+    "base64_decode": "Input should be valid base64",
+    "byte_size_unit": "Input should have a valid byte unit",
+    "bytes_invalid_encoding": "Data should be validly encoded",
+    "import_error": "Input should be a valid import path",
+    "payment_card_number_brand": "Card number does not have the length that its brand requires",
+    "timezone_offset": "Timezone offset is not the required one",
+    "union_tag_invalid": "Input tag does not match any of the expected tags",
+    "url_parsing": "Input should be a valid URL",
+    "url_syntax_violation": "Input should be a valid URL",
+    "uuid_parsing": "Input should be a valid UUID",
+    "zoneinfo_str": "Input should be a valid timezone",
+}
+_EMAIL: Final = "value is not a valid email address"
+
+
+def problem_text(problem: ErrorDetails) -> str:
+    type, text = problem["type"], problem["msg"]
+    if type == "value_error" and text.startswith(_EMAIL):  # goes on with the character at fault
+        return _EMAIL
+    return _TEXTS_WITHOUT_INPUT.get(type, text)

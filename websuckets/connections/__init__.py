@@ -1,0 +1,1 @@
+"""One connection: who may connect, what it does, and how it ends."""

@@ -1,0 +1,249 @@
+"""Who may connect: from which page, to which path, through which proxy, and how many."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
+
+from websockets.datastructures import Headers
+
+from websuckets.connections.origins import origin_of
+from websuckets.exc import HEADER_NAME, ConfigurationError, HandshakeRefused
+from websuckets.introspection.strings import plain_string
+from websuckets.socket import HttpAnswer
+
+__all__ = ["Entrance", "client_of", "join_cookies"]
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+UNIX: Final = "unix"
+"""Stands among trusted proxies for whoever connects to a unix socket."""
+
+IPV6_CLIENT: Final = 64
+"""Bits of an IPv6 address that tell clients apart: the rest is the client's own choice
+(RFC 6177, RIPE-690)."""
+
+MAX_HOPS: Final = 32
+"""Items of ``X-Forwarded-For`` that are looked at, from the last one on."""
+
+MAX_HOP: Final = 100
+"""Characters of such an item: an address, with its port perhaps, and blanks around it."""
+
+MAX_COOKIES: Final = 16 * 1024
+"""Characters of all cookies. Parsers of cookies may take time that grows with their square, as that
+of Python does before 3.11.10, 3.12.6 and 3.13."""
+
+UPGRADE_REQUIRED: Final = "This address serves WebSocket; connect with a WebSocket client.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """What an app says of that; it lives as long as the app."""
+
+    origins: frozenset[str | None] | None
+    """Pages that may connect; ``None`` among them lets clients in that are no browsers, ``None``
+    instead of them everybody."""
+    trusted_proxies: tuple[Network | str, ...]
+    subprotocols: tuple[str, ...]
+    path: str | None
+    health: str | None
+
+    @classmethod
+    def of(
+        cls,
+        origins: Iterable[str | None] | None,
+        trusted_proxies: Iterable[str],
+        subprotocols: Iterable[str],
+        path: str | None,
+        health: str | None,
+    ) -> "Entrance":
+        """Raises `ConfigurationError` for what would let nobody in, or not whom it seems to."""
+        return cls(
+            None if origins is None else frozenset(map(origin_of, _list("origins", origins))),
+            tuple(map(_proxy, _list("trusted_proxies", trusted_proxies))),
+            _subprotocols(_list("subprotocols", subprotocols)),
+            _path("path", path),
+            _path("health", health),
+        )
+
+    def address_of(self, peer: Any, headers: Headers) -> Any:
+        """The client's ``(host, port)``, which proxies that are trusted may say.
+
+        It is the last one that ``X-Forwarded-For`` names and that is no trusted proxy itself: what
+        stands before it may be the client's own invention, of any length, and is not looked at. Its
+        port is 0, for nobody says it.
+        """
+        if not self.trusted_proxies or not self._trusts(_host_of(peer)):
+            return peer
+        for name in _from_the_last(headers.get_all("X-Forwarded-For")):
+            host = _without_port(name)
+            if host is None:
+                return peer
+            if not self._trusts(host):
+                return (host, 0)
+        return peer
+
+    def refusal(self, path: str, headers: Headers) -> HandshakeRefused | None:
+        """Why this client may not connect, if so."""
+        if self._is_elsewhere(path):
+            return HandshakeRefused(HTTPStatus.NOT_FOUND, "Not Found\n")
+        if not self._is_from_our_pages(headers):
+            return HandshakeRefused(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
+        if sum(map(len, headers.get_all("Cookie"))) > MAX_COOKIES:
+            return HandshakeRefused(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "There are too many cookies.\n"
+            )
+        return None
+
+    def answer(self, path: str, *, closing: bool) -> HttpAnswer:
+        """To a request that is no opening handshake."""
+        if path == self.health:
+            if closing:
+                return HttpAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
+            return HttpAnswer(HTTPStatus.OK, "ok\n")
+        if self._is_elsewhere(path):
+            return HttpAnswer(HTTPStatus.NOT_FOUND, "Not Found\n")
+        return HttpAnswer(HTTPStatus.UPGRADE_REQUIRED, UPGRADE_REQUIRED, {"Upgrade": "websocket"})
+
+    def subprotocol(self, offered: Iterable[str]) -> str | None:
+        """The first of the app's that the client offers."""
+        among = set(offered)
+        return next((ours for ours in self.subprotocols if ours in among), None)
+
+    def _trusts(self, host: str) -> bool:
+        if host == UNIX:
+            return UNIX in self.trusted_proxies
+        try:
+            ip = ip_address(host)
+        except ValueError:  # a name, as that of a test client
+            return False
+        ip = getattr(ip, "ipv4_mapped", None) or ip
+        networks = (network for network in self.trusted_proxies if not isinstance(network, str))
+        return any(ip in network for network in networks)
+
+    def _is_elsewhere(self, path: str) -> bool:
+        return self.path is not None and path != self.path
+
+    def _is_from_our_pages(self, headers: Headers) -> bool:
+        if self.origins is None:
+            return True
+        origins = headers.get_all("Origin")
+        if len(origins) > 1:
+            return False
+        return (origins[0].lower() if origins else None) in self.origins
+
+
+def _host_of(peer: Any) -> str:
+    return str(peer[0]).partition("%")[0] if isinstance(peer, tuple) else UNIX
+
+
+def _without_port(name: str) -> str | None:
+    """The address in an item of ``X-Forwarded-For``, to which some proxies add the port."""
+    if len(name) > MAX_HOP:
+        return None
+    for host in (name, name.rpartition(":")[0].strip("[]"), name.strip("[]")):
+        try:
+            return str(ip_address(host))
+        except ValueError:
+            pass
+    return None
+
+
+def _from_the_last(lines: Sequence[str]) -> Iterator[str]:
+    """Give the items of a list header, the last one first; several lines of it are one list (RFC
+    9110, section 5.3). At most `MAX_HOPS` are looked at."""
+    left = MAX_HOPS
+    for line in reversed(lines):
+        end = len(line)
+        while end >= 0 and left > 0:
+            comma = line.rfind(",", 0, end)
+            if item := line[comma + 1 : end].strip():
+                yield item
+            end = comma
+            left -= 1
+
+
+def _list(name: str, value: Any) -> Iterable[Any]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise ConfigurationError(f"{name}={value!r}: write a list, [{value!r}]")
+    return value
+
+
+def _proxy(proxy: Any) -> Network | str:
+    if proxy == UNIX:
+        return UNIX
+    try:
+        if isinstance(proxy, int | bytes):
+            raise ValueError(f"it is a str, not {type(proxy).__name__}")
+        network = ip_network(plain_string(proxy) if isinstance(proxy, str) else proxy)
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None:
+            network = ip_network((mapped, network.prefixlen - 96))
+        if network.prefixlen == 0:
+            raise ValueError("where everybody is a proxy, nobody is a client")
+    except ValueError as error:
+        raise ConfigurationError(
+            f'trusted_proxies=[{proxy!r}]: {error}; write addresses, networks, or "{UNIX}"'
+        ) from None
+    return network
+
+
+def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
+    """Return the names, once each is one that a client can offer."""
+    names = tuple(names)
+    for name in names:
+        if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(
+                f"subprotocols=[{name!r}]: a subprotocol is a token of RFC 9110: letters, digits "
+                "and !#$%&'*+-.^_`|~, without blanks and commas"
+            )
+        if names.count(name) > 1:
+            raise ConfigurationError(f"subprotocols: {name!r} stands there twice")
+    return tuple(map(plain_string, names))
+
+
+def _path(name: str, path: Any) -> str | None:
+    """Return it, once it is a path that a client can ask for."""
+    if path is None:
+        return None
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ConfigurationError(f'{name}={path!r}: a path begins with a "/"')
+    alone = path.partition("#")[0].partition("?")[0]
+    if alone != path:
+        raise ConfigurationError(
+            f"{name}={path!r}: it is compared with a path that has no query; write {alone!r}"
+        )
+    if unquote(path) != path:
+        raise ConfigurationError(
+            f"{name}={path!r}: it is compared with a decoded path; write {unquote(path)!r}"
+        )
+    if not {".", ".."}.isdisjoint(path.split("/")):
+        raise ConfigurationError(
+            f'{name}={path!r}: clients resolve "." and ".." before they connect; write the path '
+            "without them"
+        )
+    return plain_string(path)
+
+
+def join_cookies(headers: Headers) -> None:
+    """Make one header of several with cookies, into which HTTP/2 may split it (RFC 9113, section
+    8.2.3)."""
+    cookies = headers.get_all("Cookie")
+    if len(cookies) > 1:
+        del headers["Cookie"]
+        headers["Cookie"] = "; ".join(cookies)
+
+
+def client_of(address: Any) -> object:
+    """What tells clients apart where their connections are counted."""
+    if not isinstance(address, tuple):
+        return address
+    try:
+        ip = ip_address(address[0].partition("%")[0])
+    except ValueError:
+        return address[0]
+    if isinstance(ip, IPv6Address):
+        return ip.ipv4_mapped or int(ip) >> (128 - IPV6_CLIENT)
+    return ip

@@ -1,0 +1,163 @@
+"""All peers of a running app, and how it parts from them."""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import anyio
+from websockets.datastructures import Headers
+
+from websuckets.connections.admission import client_of
+from websuckets.connections.connection import Connection, Setup
+from websuckets.exc import HandshakeRefused
+from websuckets.limits import seconds
+from websuckets.runtime.tasks import wait_through
+from websuckets.socket import HttpAnswer, Wire
+
+__all__ = ["Connections"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+
+AT_ONCE: Final = 100
+"""Connections that a stopping server closes at once; more are closed at this rate:"""
+
+CLOSES_PER_SECOND: Final = 1000
+
+COMMANDS_TOLD: Final = 10
+"""Names of commands in one log line."""
+
+
+class Connections:
+    """The connections of a running app, from their opening handshakes on; a `Door`."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._open: set[Connection] = set()
+        self._from: Counter[object] = Counter()
+        self._closing = False
+        self._all_gone = anyio.Event()
+        setup.clock.on_jump(self._look)
+
+    def address_of(self, peer: Any, headers: Headers) -> Any:
+        return self._setup.entrance.address_of(peer, headers)
+
+    def subprotocol(self, offered: Iterable[str]) -> str | None:
+        return self._setup.entrance.subprotocol(offered)
+
+    def answer(self, path: str) -> HttpAnswer:
+        return self._setup.entrance.answer(path, closing=self._closing)
+
+    def accept(self, wire: Wire) -> Connection:
+        refusal = self._refusal(wire)
+        if refusal is not None:
+            logger.info("refused %s: HTTP %d", wire.socket.id, refusal.status)
+        connection = Connection(wire, self._setup, refusal, self._gone)
+        self._open.add(connection)
+        self._from[client_of(connection.address)] += 1
+        return connection
+
+    def _refusal(self, wire: Wire) -> HandshakeRefused | None:
+        """Why this client may not come in, if so."""
+        limits, request = self._setup.limits, wire.socket.request
+        assert request is not None  # its handshake has come
+        if self._closing or _is_full(len(self._open), limits.max_connections):
+            return HandshakeRefused(HTTPStatus.SERVICE_UNAVAILABLE)
+        from_there = self._from[client_of(wire.socket.remote_address)]
+        if _is_full(from_there, limits.max_connections_per_ip):
+            return HandshakeRefused(HTTPStatus.TOO_MANY_REQUESTS)
+        return self._setup.entrance.refusal(wire.request_path, request.headers)
+
+    def _gone(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        client = client_of(connection.address)
+        self._from[client] -= 1
+        if not self._from[client]:
+            del self._from[client]
+        if not self._open:
+            self._all_gone.set()
+
+    def _look(self) -> None:
+        """See whose time is over by the wall clock, which was set."""
+        for connection in list(self._open):
+            connection.look()
+
+    async def drain(self) -> None:
+        """Close every connection after its running commands, and wait until all are gone.
+
+        Many are closed one after the other, in no order: they will all want to connect elsewhere.
+        """
+        self._closing = True
+        spread = len(self._open) / CLOSES_PER_SECOND if len(self._open) > AT_ONCE else 0
+        async with anyio.create_task_group() as closing:
+            for connection in self._open:
+                closing.start_soon(self._drain, connection, random.uniform(0, spread))
+        await self._wait_until_gone()
+
+    async def _drain(self, connection: Connection, delay: float) -> None:
+        await anyio.sleep(delay)
+        await connection.drain()
+
+    async def abort(self) -> None:
+        """Cancel what still runs, and wait until it has been finalised.
+
+        A handler that ignores its cancellation is left behind, and an error is logged.
+        """
+        if not self._open:
+            return
+        logger.warning(
+            "aborting %d connections that did not close%s", len(self._open), self.what_runs()
+        )
+        for connection in self._open:
+            connection.cancel()
+        self._all_gone = anyio.Event()
+        try:
+            await wait_through(self._all_gone, self._time_to_abort)
+        finally:
+            self._leave_behind()
+
+    @property
+    def time_to_stop(self) -> float:
+        """Seconds that stopping the app can take, if nothing ignores its cancellation."""
+        limits = self._setup.limits
+        of_the_app = 3 * seconds(limits.finalize_timeout)  # its tasks, its objects; one to spare
+        return seconds(limits.drain_timeout) + seconds(self._time_to_abort) + of_the_app
+
+    @property
+    def _time_to_abort(self) -> float | None:
+        timeout = self._setup.limits.finalize_timeout
+        # One for the scope of the message, one for streams, tasks, and the scope of the connection;
+        # for each hook, one for itself and one for its scope; one to spare.
+        most = 5 + 2 * len(self._setup.hooks.disconnect)
+        return None if timeout is None else most * timeout
+
+    def _leave_behind(self) -> None:
+        """Those that are still there; at least their clients learn of it."""
+        if self._open:
+            logger.error(
+                "%d connections ignore their cancellation%s", len(self._open), self.what_runs()
+            )
+        for connection in self._open:
+            connection.abandon()
+
+    @property
+    def are_left(self) -> bool:
+        """Whether any ignored its cancellation."""
+        return bool(self._open)
+
+    def what_runs(self) -> str:
+        """The names of running commands, for the log."""
+        commands = Counter(self._setup.works.running).most_common(COMMANDS_TOLD)
+        return "".join(f", {command!r:.80} ({times})" for command, times in commands)
+
+    async def _wait_until_gone(self) -> None:
+        if self._open:
+            self._all_gone = anyio.Event()
+            await self._all_gone.wait()
+
+
+def _is_full(count: int, most: int | None) -> bool:
+    return most is not None and count >= most

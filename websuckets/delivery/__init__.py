@@ -1,0 +1,1 @@
+"""Subscriptions of channels, and what waits to be sent to each connection."""

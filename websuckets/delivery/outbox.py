@@ -1,0 +1,120 @@
+"""What waits to be sent to one connection, so that whoever sends does not have to wait."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from websockets.exceptions import ConnectionClosed
+
+from websuckets.limits import Limits, Overflow
+from websuckets.protocol.close_codes import SLOW
+from websuckets.socket import Socket
+
+__all__ = ["Outbox", "Outboxes"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
+"""Starts a task that is nobody's child."""
+
+TEXT: Final = True
+"""Frames are UTF-8 already, encoded once for all who get them."""
+
+
+NOTHING: Final[deque[bytes]] = deque(maxlen=0)
+"""What waits, as a rule: an empty one of its own would cost each connection 760 bytes."""
+
+
+class Outboxes:
+    """What the outboxes of a running app share: their bounds, and how their tasks start."""
+
+    def __init__(self, limits: Limits, start: Start) -> None:
+        self.start = start
+        frames, most = (math.inf, math.inf) if limits.outbox is None else limits.outbox
+        self.frames: float = frames
+        self.bytes: float = most
+        self.overflow: Overflow = limits.overflow
+        self.writing: set[Outbox] = set()
+        """Those for whose connection anything waits."""
+
+
+class Outbox:
+    """What waits to be sent to one connection, in order; it lives as long as that.
+
+    Nothing does while the connection takes frames at once. Otherwise a task sends what waits, and
+    ends when nothing is left: a connection to which nobody sends has none.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_has_overflowed", "_is_over", "_offer", "_shared", "_socket")
+
+    def __init__(self, socket: Socket, shared: Outboxes) -> None:
+        self._socket = socket
+        self._shared = shared
+        self._offer: Callable[[bytes], bool] | None = getattr(socket, "offer", None)
+        self._frames = NOTHING
+        self._bytes = 0
+        self._has_overflowed = False
+        self._is_over = False
+
+    def put(self, frame: bytes) -> None:
+        """Send a text frame, as soon as that can be; never waits.
+
+        When too many do, `Limits.overflow` says which frames are lost, or that the client is.
+        """
+        if self._is_over:
+            return
+        if self not in self._shared.writing:
+            if self._offer is not None and self._offer(frame):
+                return
+            self._shared.writing.add(self)
+            self._shared.start(self._write)
+            self._frames = deque()
+        elif self._is_full(frame) and not self._make_room(frame):
+            return
+        self._frames.append(frame)
+        self._bytes += len(frame)
+
+    def end(self) -> None:
+        """What waits is thrown away, and so is what comes."""
+        self._is_over = True
+        self._frames = NOTHING
+        self._bytes = 0
+
+    def _is_full(self, frame: bytes) -> bool:
+        shared = self._shared
+        return len(self._frames) >= shared.frames or self._bytes + len(frame) > shared.bytes
+
+    def _make_room(self, frame: bytes) -> bool:
+        """Whether there is some now."""
+        self._tell_of_overflow()
+        match self._shared.overflow:
+            case Overflow.CLOSE:
+                self.end()
+                self._shared.start(self._close)
+            case Overflow.DROP_OLDEST:
+                while self._frames and self._is_full(frame):
+                    self._bytes -= len(self._frames.popleft())
+        return not self._is_over and not self._is_full(frame)
+
+    def _tell_of_overflow(self) -> None:
+        if not self._has_overflowed:
+            self._has_overflowed = True
+            what = self._shared.overflow.value
+            logger.info("%s reads too slowly what is published: %s", self._socket.id, what)
+
+    async def _write(self) -> None:
+        try:
+            while self._frames:
+                frame = self._frames.popleft()
+                self._bytes -= len(frame)
+                await self._socket.send(frame, text=TEXT)
+        except ConnectionClosed:
+            self.end()
+        finally:
+            self._shared.writing.discard(self)
+            self._frames = NOTHING
+
+    async def _close(self) -> None:
+        await self._socket.close(*SLOW)

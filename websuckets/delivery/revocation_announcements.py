@@ -1,0 +1,78 @@
+"""Users who are not verified any more, told from node to node."""
+
+from collections.abc import Iterable
+from typing import Final, TypeAlias
+
+import anyio
+from pydantic_core import from_json, to_json
+
+from websuckets.broker import Link
+from websuckets.limits import Limits
+from websuckets.protocol.close_codes import REVOKED as CLOSE_REVOKED
+from websuckets.protocol.close_codes import UNSURE
+from websuckets.runtime.tasks import Background
+from websuckets.session import Session, User, UserId
+
+__all__ = ["RevocationAnnouncements", "user_id_of"]
+
+REVOKED: Final = b"revoked"
+FORGOTTEN: Final = b"forgotten"
+"""Kinds of announcements: of a user, and of one token of a user, by the key of its record."""
+
+Verified: TypeAlias = tuple[User, UserId | None, str | None]
+"""A user, and the id and token as which it was verified."""
+
+
+class RevocationAnnouncements:
+    """Sender and receiver of announced revocations; lives as long as the app runs."""
+
+    def __init__(
+        self, session: Session, limits: Limits, background: Background, link: Link
+    ) -> None:
+        self._session = session
+        self._lag = limits.revocation_lag
+        self._start = background.start_soon
+        self._link = link
+
+    async def revoke(self, id: UserId) -> None:
+        """Tell all other nodes that this user is revoked. Raises `Unavailable`."""
+        await self._link.announce(b"\n".join((REVOKED, to_json(id))))
+
+    async def forget(self, id: UserId, key: str) -> None:
+        """Tell all other nodes that a token of this user is forgotten. Raises `Unavailable`."""
+        await self._link.announce(b"\n".join((FORGOTTEN, to_json(id), key.encode())))
+
+    def announced(self, announcement: bytes) -> None:
+        """Do here what another node has told. Raises `ValueError` for what no node can tell."""
+        match announcement.split(b"\n"):
+            case [kind, id] if kind == REVOKED:
+                for user in self._session._revoke_here(user_id_of(id)):
+                    self._start(user.socket.close, *CLOSE_REVOKED)
+            case [kind, id, key] if kind == FORGOTTEN:
+                self._session._forget_here(user_id_of(id), key.decode())
+            case _:
+                raise ValueError("no announcement")
+
+    def missed(self) -> None:
+        """Have all who are verified now verify themselves again: any may have been revoked.
+
+        They are closed after `Limits.revocation_lag`, which is how long a revoked user may stay.
+        """
+        users = [(user, user.id, user.token) for user in self._session._all_verified()]
+        if users and self._lag is not None:
+            self._start(self._part, users, self._lag)
+
+    async def _part(self, users: Iterable[Verified], after: float) -> None:
+        await anyio.sleep(after)
+        for user, *verified_as in users:
+            if [user.id, user.token] == verified_as:
+                user.id = None
+                self._start(user.socket.close, *UNSURE)
+
+
+def user_id_of(text: bytes) -> UserId:
+    """Raises `ValueError` for what is no id of a user."""
+    id = from_json(text)
+    if not isinstance(id, str | int) or isinstance(id, bool):
+        raise ValueError("no user's id")
+    return id

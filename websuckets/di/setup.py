@@ -1,0 +1,37 @@
+"""A container that the program has built, given to an app."""
+
+from typing import Protocol
+
+from dishka import AsyncContainer, Scope
+
+from websuckets.exc import ConfigurationError
+
+__all__ = ["setup_dishka"]
+
+
+class DishkaApp(Protocol):
+    """An app that runs with a container that the program has built."""
+
+    def _use_container(self, container: AsyncContainer) -> None: ...
+
+
+def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
+    """Let the app run with this container, which other frameworks may share.
+
+    It contains ``app.providers``, and a provider of `CurrentUser` if commands are protected:
+    ``make_async_container(SecurityProvider(), ..., *app.providers, lock_factory=lock_factory)``.
+    Who built it closes it. Another one takes its place when this is called again.
+
+    Raises `ConfigurationError` for what is no container of APP scope, for an app that runs already,
+    and for one with providers or overrides of its own.
+    """
+    if not hasattr(app, "_use_container"):
+        raise ConfigurationError(
+            f"setup_dishka(container, app): {type(app).__name__} is no WebSuckets; other "
+            "frameworks have their own, in dishka.integrations"
+        )
+    if not isinstance(container, AsyncContainer) or container.scope is not Scope.APP:
+        raise ConfigurationError(
+            f"setup_dishka({container!r}, app): pass what dishka's make_async_container() returns"
+        )
+    app._use_container(container)

@@ -1,0 +1,1 @@
+"""Signatures and type hints of functions that a program gives."""

@@ -1,0 +1,1 @@
+"""Messages and close codes of the wire format, and what transports implement."""

@@ -1,0 +1,276 @@
+"""Frames to meaning and back: the wire format. Pure: no connection, no event loop."""
+
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Any, Final, Self
+
+from pydantic_core import from_json, to_json
+
+from websuckets.exc import InvalidMessage
+from websuckets.introspection.strings import plain_string
+from websuckets.protocol.refused_json import value_of
+
+__all__ = [
+    "CACHED_STRINGS",
+    "Cancel",
+    "ClientEvent",
+    "CommandId",
+    "Control",
+    "Message",
+    "Ping",
+    "closing",
+    "decode",
+    "encode_error",
+    "encode_event",
+    "encode_pong",
+    "encode_result",
+    "opening",
+    "problem",
+    "text_of",
+    "without_constants",
+]
+
+MAX_ID_LENGTH: Final = 128
+"""Characters of a command's ``id`` that is a string."""
+
+MAX_ID_INTEGER: Final = 2**53
+"""The largest ``id`` that is a number: what a JavaScript client can count to exactly."""
+
+CACHED_STRINGS: Final = "keys"
+"""Not the values: passwords and tokens would stay in memory long after they were needed."""
+
+CommandId = str | int | None
+
+
+@dataclass(slots=True)  # not frozen: it is made for each message, and that costs three times more
+class Message:
+    """One command as the client sent it, without its payload. It lives as long as it is handled."""
+
+    event: str
+    token: str | None = field(default=None, repr=False)
+    id: CommandId = None
+
+
+class Control:
+    """A message to the connection itself, which no handler answers."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel(Control):
+    """Control message that ends the running stream that answers the command ``id``."""
+
+    id: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Control):
+    """Control message that checks the connection; its number comes back in a pong."""
+
+    number: str | float
+
+
+class ClientEvent(str):
+    """A message for a client: a JSON text ``{"event": ..., "payload": ...}``.
+
+    It is a ``str``, so that any connection sends it as it is, and it keeps what it was made of as
+    ``event`` and ``payload``. The payload is anything that pydantic serialises: models,
+    dataclasses, UUIDs, datetimes; it is encoded here, once, and later changes to it are not seen.
+
+    Raises ``pydantic_core.PydanticSerializationError`` for a payload that has no JSON form, and
+    `TypeError` for an event that is no string.
+    """
+
+    __slots__ = ("event", "payload")
+
+    event: str
+    payload: Any
+
+    def __new__(cls, event: str, payload: Any = None) -> "ClientEvent":
+        if not isinstance(event, str):
+            raise TypeError(f"the event is a str, not {type(event).__name__}")
+        event = plain_string(event)
+        return cls._of_text(encode_event(event, payload, None), event, payload)
+
+    @classmethod
+    def _of_text(cls, text: str, event: str, payload: Any) -> Self:
+        self = super().__new__(cls, text)
+        self.event = event
+        self.payload = payload
+        return self
+
+    def __copy__(self) -> "ClientEvent":
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ClientEvent":
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._of_text, (str(self), self.event, self.payload)
+
+    def __repr__(self) -> str:
+        """The event's name alone: payloads do not belong in logs."""
+        return f"ClientEvent({self.event!r})"
+
+
+def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
+    """Return the message of a frame, and its payload as parsed JSON: ``None`` if it has none.
+
+    Raises `InvalidMessage` for everything that is neither a command nor a `Control`.
+    """
+    try:
+        content = from_json(frame, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
+    except ValueError as error:
+        unreadable = problem("json_invalid", f"Invalid JSON: {error}")
+        id = value_of(frame, "id", MAX_ID_LENGTH)
+        raise InvalidMessage([unreadable], id if _is_command_id(id) else None) from None
+    if type(content) is not dict:
+        raise InvalidMessage([problem("dict_type", "Input should be an object")])
+
+    event, token, id = content.get("event"), content.get("token"), content.get("id")
+    payload = content.get("payload")
+    if (
+        type(event) is str
+        and (token is None or type(token) is str)
+        and (id is None or _is_command_id(id))
+        and _all_finite(payload)
+    ):
+        return Message(event, token, id), payload
+    if event is None and "event" not in content:
+        if content.get("cancel") is not None:
+            return _cancel(content), None
+        if content.get("ping") is not None:
+            return _ping(content), None
+    raise _invalid(content)
+
+
+def _invalid(content: dict[str, Any]) -> InvalidMessage:
+    """All that is wrong with it."""
+    event, token, id = content.get("event"), content.get("token"), content.get("id")
+    problems = []
+    if type(event) is not str:
+        if "event" in content:
+            problems.append(problem("string_type", "Input should be a valid string", "event"))
+        else:
+            problems.append(problem("missing", "Field required", "event"))
+    if token is not None and type(token) is not str:
+        problems.append(problem("string_type", "Input should be a valid string", "token"))
+    if id is not None and not _is_command_id(id):
+        id = None
+        problems.append(_no_command_id("id"))
+    if not _all_finite(content.get("payload")):
+        problems.append(problem("finite_number", "Numbers should be finite", "payload"))
+    return InvalidMessage(problems, id)
+
+
+def _cancel(content: dict[str, Any]) -> Cancel:
+    cancelled, id = content["cancel"], content.get("id")
+    if not _is_command_id(cancelled):
+        raise InvalidMessage([_no_command_id("cancel")], id if _is_command_id(id) else None)
+    return Cancel(cancelled)
+
+
+def _ping(content: dict[str, Any]) -> Ping:
+    number, id = content["ping"], content.get("id")
+    if _is_command_id(number) or (type(number) is float and isfinite(number)):
+        return Ping(number)
+    text = f"Input should be a number, or a string of at most {MAX_ID_LENGTH} characters"
+    raise InvalidMessage([problem("ping_type", text, "ping")], id if _is_command_id(id) else None)
+
+
+def _no_command_id(field: str) -> dict[str, Any]:
+    text = (
+        f"Input should be a string of at most {MAX_ID_LENGTH} characters "
+        "or an integer between -2^53 and 2^53"
+    )
+    return problem("id_type", text, field)
+
+
+def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False) -> str:
+    """A frame that says ``event``; with ``id``, as the answer to that command.
+
+    ``more`` says that it is not the last answer.
+    """
+    return f"{opening(event)}{_to_text(payload)}{closing(id, more=more)}"
+
+
+def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
+    """A frame with what a handler gave: the event that it made itself, or one named ``event``."""
+    if isinstance(result, ClientEvent):
+        return f"{result[:-1]}{closing(id, more=more)}"
+    return encode_event(event, result, id, more=more)
+
+
+def opening(event: str) -> str:
+    """Return a frame up to its payload."""
+    return f'{{"event":{_to_text(event)},"payload":'
+
+
+def closing(id: CommandId, *, more: bool) -> str:
+    """Return the rest of a frame behind its payload."""
+    rest = "" if id is None else f',"id":{_to_text(id)}'
+    return f'{rest},"more":true}}' if more else f"{rest}}}"
+
+
+def encode_error(error: str, details: Any, id: CommandId) -> str:
+    """A frame that says that a command failed."""
+    content = {"error": error, "details": details}
+    if id is not None:
+        content["id"] = id
+    return _to_text(content)
+
+
+def encode_pong(ping: Ping) -> str:
+    """Return the frame that answers a ping."""
+    return _to_text({"pong": ping.number})
+
+
+def _to_text(value: Any) -> str:
+    return text_of(to_json(value, inf_nan_mode="null"))
+
+
+def text_of(data: bytes) -> str:
+    """Return what pydantic wrote as a text that is JSON whatever a model's config says."""
+    text = data.decode()
+    return without_constants(text) if "N" in text or "I" in text else text
+
+
+def without_constants(text: str) -> str:
+    """Return what pydantic wrote, with null for ``NaN`` and ``Infinity`` that are in no string.
+
+    ``ser_json_inf_nan="constants"`` of a model is stronger than what its writer is told.
+    """
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    try:
+        from_json(text, allow_inf_nan=False, cache_strings=CACHED_STRINGS)
+        return text
+    except ValueError:
+        content = from_json(text, cache_strings=CACHED_STRINGS)
+        return to_json(content, inf_nan_mode="null").decode()
+
+
+def problem(type: str, text: str, *location: int | str) -> dict[str, Any]:
+    """Return one item of an error's details, in the form in which pydantic has them."""
+    return {"loc": list(location), "msg": text, "type": type}
+
+
+def _is_command_id(id: Any) -> bool:
+    if type(id) is str:
+        return len(id) <= MAX_ID_LENGTH
+    return type(id) is int and -MAX_ID_INTEGER <= id <= MAX_ID_INTEGER
+
+
+def _all_finite(value: Any) -> bool:
+    """Whether no number in parsed JSON is too large for a float: ``1e400`` is read as infinity."""
+    # The types are the parser's own, and it bounds the depth: no subclasses, no recursion error.
+    kind = type(value)
+    if kind is dict:
+        value = value.values()
+    elif kind is not list:
+        return kind is not float or isfinite(value)
+    for item in value:
+        if type(item) is not str and not _all_finite(item):
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Event loops, time, tasks and request scopes: what everything else runs on."""

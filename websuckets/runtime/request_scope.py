@@ -1,0 +1,286 @@
+"""What runs in scopes of a container: opened, bounded and closed so that every finaliser runs."""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import anyio
+from dishka import AsyncContainer
+from dishka.exceptions import ExitError
+
+from websuckets.exc import CommandTimeout
+from websuckets.runtime.clock import Clock, Timeout
+from websuckets.runtime.event_loop import cancellations
+from websuckets.runtime.failures import ends_the_program, is_failure
+from websuckets.runtime.finalisers import finalise
+from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.scopes import OpenScope, close_at_once, next_exit
+
+__all__ = ["Work", "Works"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+T = TypeVar("T")
+
+
+class Works:
+    """All that is at work in a running app, and what takes too long among it."""
+
+    def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
+        self.clock = clock
+        self.finalize_timeout = finalize_timeout
+        self._time_to_close = clock.timeout(finalize_timeout)
+        self._open: set[Work] = set()
+
+    def begin(self, life: anyio.CancelScope) -> "Work":
+        """Work that ends early when ``life``, which is entered around it, is cancelled."""
+        return Work(self, life)
+
+    @property
+    def running(self) -> list[str]:
+        """What is being done at the moment, by name."""
+        return [work.doing for work in self._open if work.doing is not None]
+
+
+class Work:
+    """What a task does with one container after the other, and the cancel scopes around it.
+
+    The task enters it once, as a context, and stays inside while containers come and go. That makes
+    closing them cheap, and lets finalisers leave cancel scopes that were entered inside of it.
+
+    There are two scopes. The outer one, ``life``, is cancelled to end what is done; containers are
+    shielded from that while they close. The inner one is cancelled when closing takes too long.
+    After either it `is_spent`, and has to be left.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_close_by",
+        "_life",
+        "_scope",
+        "_step",
+        "_timer",
+        "_works",
+        "doing",
+        "due",
+        "ends_on_disconnect",
+        "has_timed_out",
+        "is_late",
+        "is_spent",
+    )
+
+    def __init__(self, works: Works, life: anyio.CancelScope) -> None:
+        self._works = works
+        self._clock = works.clock
+        self._life = life
+        self._scope = anyio.CancelScope()
+        self._close_by = math.inf
+        self._timer = works.clock.timer(self._look)
+        self._step: float = math.inf  # of the clock, while what is done has a deadline
+        self.doing: str | None = None
+        """What is done, for the log."""
+        self.due: float = math.inf
+        """The moment, of the app's clock, at which what is done takes too long; see `limit`."""
+        self.ends_on_disconnect: bool = False
+        """Whether it is cancelled when the client has left."""
+        self.has_timed_out: bool = False
+        """Whether it did."""
+        self.is_late: bool = False
+        """Whether a container was not closed in time."""
+        self.is_spent: bool = False
+        """Whether nothing more can be done in here: it is late, or has timed out."""
+
+    def within(self, life: anyio.CancelScope) -> "Work":
+        """Work inside of this one, which whoever comes between may cancel."""
+        return Work(self._works, life)
+
+    def __enter__(self) -> Self:
+        self._scope.__enter__()
+        self._works._open.add(self)
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._works._open.discard(self)
+        self._timer.stop()
+        return bool(self._scope.__exit__(exc_type, exc, traceback))
+
+    def limit(self, timeout: Timeout) -> None:
+        """Cancel what is done if it takes longer than this, from now on."""
+        self._step = timeout.step
+        # As `Timeout.due` for what is not short, in place: every message comes by here.
+        due = timeout.due() if timeout.is_short else self._clock.now + timeout.length
+        self.due = due
+        if due < self._timer.moment:
+            self._timer.by(due, timeout.step)
+
+    def _look(self) -> None:
+        """See what is late, and do so again when something else may be."""
+        self.look(self._clock.now)
+        self._timer.by(self.due, self._step)
+        if not self.is_late:
+            self._timer.by(self._close_by, self._works._time_to_close.step)
+
+    def look(self, now: float) -> None:
+        """Cancel what takes too long."""
+        if self._close_by <= now:
+            self.is_spent = self.is_late = True
+            self._scope.cancel()
+        elif self.due <= now:
+            self.due = math.inf
+            self.is_spent = self.has_timed_out = True
+            self._life.cancel()
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether this error has to end what the work is for, rather than to be told."""
+        if isinstance(error, Exception):
+            return False
+        if isinstance(error, BaseExceptionGroup):
+            return self._ends_with_all_of(error)
+        if not isinstance(error, anyio.get_cancelled_exc_class()):
+            return not is_failure(error)
+        if self.has_timed_out:
+            return False
+        if self._life.cancel_called or cancellations() > 0:
+            return True
+        # Nobody else's: it may have waited for a task that somebody cancelled.
+        return not self.is_late and anyio.current_effective_deadline() == -math.inf
+
+    def _ends_with_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
+        """Of a group, if nothing in it is an error like any other.
+
+        A task group around a ``yield`` makes one of the ``GeneratorExit`` that closes a generator.
+        """
+        failures = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
+        if failures is not None:
+            return ends_the_program(failures)
+        cancellations = group.split(GeneratorExit)[1]
+        return cancellations is not None and self.ends_with(cancellations.exceptions[0])
+
+    def rest(self) -> None:
+        """What was done is over; the next is not begun."""
+        self.doing = None
+        self.due = math.inf
+        self.ends_on_disconnect = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether what the work is for has to end."""
+        return self._life.cancel_called
+
+    async def in_scope(
+        self,
+        wider: OpenScope,
+        context: dict[Any, Any],
+        key: Any,
+        use: Callable[[Any], Awaitable[T]],
+        name: str,
+    ) -> tuple[T | None, BaseException | None, str | None]:
+        """Use what ``key`` stands for, in a REQUEST scope that is closed afterwards.
+
+        Gives the result of ``use``, or the error instead: what it or a dependency raised, else that
+        of finalisers. If both failed, the latter is logged, as that of ``name``, and its incident
+        given too. Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
+        A cancellation for taking too long is given as `CommandTimeout`.
+        """
+        scope = wider.request(context)
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = await use(await scope.get(key))
+        except BaseException as error:
+            failure = error
+        self.due = math.inf
+        late: BaseException | None = None
+        if not close_at_once(scope):
+            try:
+                await self.close(scope, failure)
+                late = self.lateness
+            except BaseException as error:
+                if self.ends_with(error):
+                    raise
+                late = error
+        if failure is None:
+            return result, late, None
+        incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
+        # Asked only now: until then it may be the cancellation of a timeout that a provider holds.
+        if self.ends_with(failure):
+            raise failure
+        return None, self.told(failure), incident
+
+    def told(self, error: BaseException) -> BaseException:
+        """The error itself, or for a cancellation that came of taking too long, what it means."""
+        cancelled = anyio.get_cancelled_exc_class()
+        group = BaseExceptionGroup("", [error])  # whether it is one or not
+        if self.has_timed_out and group.split(cancelled)[1] is None:
+            return CommandTimeout()
+        return error
+
+    @property
+    def lateness(self) -> TimeoutError | None:
+        """The error to tell if it `is_late`."""
+        if not self.is_late:
+            return None
+        return TimeoutError(f"finalisers took more than {self._works.finalize_timeout} seconds")
+
+    async def close_scope(self, scope: OpenScope, error: BaseException | None = None) -> None:
+        """Close an APP or SESSION scope as `close` does its container, in the scope's context."""
+        try:
+            await scope.run(self.close(scope.container, error))
+        finally:
+            scope.is_closed = True
+
+    async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
+        """Close a container: its finalisers run to their end, also when this task is cancelled.
+
+        They get ``error``, the one that ended what the container was for; where there was none, the
+        first that one of them raises is that of those that follow. If it takes too long, which
+        `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that is
+        left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
+        nothing can keep out, ends there, too, but those that are left run.
+
+        Raises dishka's ``ExitError`` with the errors of finalisers (a ``BaseExceptionGroup``, where
+        one is no ``Exception``), and what else ended one of them but for being late.
+        """
+        failures: list[BaseException] = []
+        interruption: BaseException | None = None
+        self._scope.shield = True
+        time_to_close = self._works._time_to_close
+        self._close_by = close_by = time_to_close.due()
+        if close_by < self._timer.moment:
+            self._timer.by(close_by, time_to_close.step)
+        try:
+            while (generator := next_exit(container)) is not None:
+                try:
+                    await finalise(generator, error)
+                except BaseException as failure:
+                    error = failure if error is None else error
+                    if is_failure(failure):
+                        failures.append(failure)
+                    elif interruption is None:
+                        interruption = failure
+        finally:
+            self._close_by = math.inf
+            self._scope.shield = False
+        if interruption is None:
+            if failures:
+                raise _grouped(failures)
+            return
+        if failures:
+            logger.error("finalisers failed", exc_info=_grouped(failures))
+        is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
+        if not (is_cancellation and self.is_late):
+            raise interruption
+
+
+def _grouped(failures: list[BaseException]) -> BaseException:
+    exceptions = [failure for failure in failures if isinstance(failure, Exception)]
+    if len(exceptions) == len(failures):
+        return ExitError("finalisers failed", exceptions)
+    return BaseExceptionGroup("finalisers failed", failures)

@@ -1,0 +1,192 @@
+"""Scopes that are open: containers, and the contexts (`contextvars`) of their objects.
+
+An object of APP or SESSION scope is built when somebody first asks for it, in the middle of a
+message. If it were built in the message's context, what its provider sets would be there for that
+message alone, and a ``reset`` after its ``yield`` would fail, because some other task finalises it.
+So each scope has one context, in which all its objects are built and finalised, and messages run
+in copies of that of their connection.
+
+A container that a narrower scope asks for an object is that of dishka, which knows no contexts.
+Therefore `OpenScope` puts itself between the two. That is also cheaper: most objects of wider
+scopes are built already, and found without a coroutine for each container on the way.
+
+Here, and nowhere else, attributes of dishka's containers are read or set that it does not document.
+"""
+
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from contextvars import Context
+from typing import Any, Final, TypeVar
+
+from dishka import AsyncContainer, Scope
+from dishka.entities.factory_type import FactoryType
+from dishka.registry import Registry
+
+from websuckets.runtime.contexts import in_context
+from websuckets.runtime.finalisers import Exit
+
+__all__ = ["OpenScope", "close_at_once", "next_exit", "sources_of_generators"]
+
+T = TypeVar("T")
+
+Lock = AbstractAsyncContextManager[Any]
+
+_UNSET: Final[Any] = object()
+
+_GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
+
+
+class OpenScope:
+    """A container of APP or SESSION scope, and the context of its objects."""
+
+    __slots__ = (
+        "_given",
+        "_is_entered",
+        "_values",
+        "_wider",
+        "container",
+        "context",
+        "is_closed",
+    )
+
+    def __init__(
+        self,
+        container: AsyncContainer,
+        context: Context,
+        wider: "OpenScope | None" = None,
+    ) -> None:
+        self.container: AsyncContainer = container
+        self.context: Context = context
+        self.is_closed: bool = False
+        """Set when the objects have been finalised: from then on none is built."""
+        self._wider = wider
+        self._is_entered = False
+        self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
+        self._values: Mapping[Any, Any] = {}  # what is given without asking the container
+        if wider is None:
+            given = _from_context(container.registry)
+            self._values = _part_of(container._context or {}, given)
+
+    def session(
+        self, values: dict[Any, Any], lock_factory: Callable[[], Lock] | None, context: Context
+    ) -> "OpenScope":
+        """Open a SESSION scope in this one, with context values and a context of its own."""
+        container = self.container(values, lock_factory, Scope.SESSION)
+        container.parent_getter = self.get
+        if self._given is None:
+            self._given = _from_context(container.registry)
+        scope = OpenScope(container, context, self)
+        scope._values = _part_of(values, self._given)
+        return scope
+
+    def request(self, values: dict[Any, Any]) -> AsyncContainer:
+        """Open a REQUEST scope in this one, in the context of whoever calls."""
+        container = outermost = self.container(values, scope=Scope.REQUEST)
+        while outermost.parent_container is not self.container:
+            assert outermost.parent_container is not None
+            outermost = outermost.parent_container
+        outermost.parent_getter = self.get
+        return container
+
+    async def get(self, key: Any) -> Any:
+        """Give an object of this scope or a wider one, built in its scope's context.
+
+        ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for
+        what is not built and would be built in a scope that is closed.
+        """
+        built = self.container._cache
+        if key in built:
+            return built[key]
+        if key in self._values:
+            return self._values[key]
+        wider = self._wider
+        if wider is not None:
+            if key in wider.container._cache:
+                return wider.container._cache[key]
+            if self.container.registry.get_compiled_async(key) is None:  # not of this scope
+                return await wider.get(key)
+        if self.is_closed:
+            raise RuntimeError(
+                f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
+                "started by a command or a middleware, can get nothing more from its container"
+            )
+        before = self.context.copy()
+        new = await self.run(self.container._get(key))
+        if wider is not None:
+            self._hand_on(before)
+        return new
+
+    def _hand_on(self, before: Context) -> None:
+        """Set here what the context got since ``before``: the message in which an object of its
+        connection was built has to see what those see that follow."""
+        for variable, value in self.context.items():
+            had = before.get(variable, _UNSET)
+            # Not what the message has set itself.
+            if had is not value and variable.get(_UNSET) is had:
+                variable.set(value)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Give what awaits a coroutine in the scope's context."""
+        return coroutine if self._is_entered else in_context(self._enter, coroutine)
+
+    def run_apart(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
+        """Give what awaits a coroutine in a copy of the scope's context."""
+        return in_context(self.context.copy().run, coroutine)
+
+    def _enter(self, step: Callable[[Any], Any], argument: Any) -> Any:
+        # A context cannot be entered twice, and the code that asks for an object may be in it.
+        self._is_entered = True
+        try:
+            return self.context.run(step, argument)
+        finally:
+            self._is_entered = False
+
+
+def _from_context(registry: Registry) -> frozenset[Any]:
+    """The keys that a container gives from its context values, and does not build."""
+    return frozenset(
+        key.as_compilation_key()
+        for key, factory in registry.factories.items()
+        if factory.type is FactoryType.CONTEXT
+    )
+
+
+def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
+    """Return the values under these keys: all but those that the program provides."""
+    if values.keys() <= keys:
+        return values
+    return {key: value for key, value in values.items() if key in keys}
+
+
+def next_exit(container: AsyncContainer) -> Exit | None:
+    """Return what has to be resumed next for the end of a container; ``None`` when that was all.
+
+    It is forgotten then. The newest comes first; those of wider scopes that were opened together
+    with the container come last.
+    """
+    while not container._exits:
+        container._cache = {}
+        if container.parent_closer is None or container.parent_container is None:
+            return None
+        container = container.parent_container
+    return container._exits.pop()
+
+
+def close_at_once(container: AsyncContainer) -> bool:
+    """Close a container that has nothing to finalise; ``False`` for one that has."""
+    if container._exits or container.parent_closer is not None:
+        return False
+    container._cache = {}
+    return True
+
+
+def sources_of_generators(container: AsyncContainer) -> Iterator[Callable[..., Any]]:
+    """Give every function of a container's providers that makes a generator."""
+    while container.parent_container is not None:
+        container = container.parent_container
+    registry: Registry | None = container.registry
+    while registry is not None:
+        for factory in registry.factories.values():
+            if factory.type in _GENERATORS:
+                yield factory.source
+        registry = registry.child_registry

@@ -1,0 +1,317 @@
+"""Tasks beside the messages: those of the app, those of a connection."""
+
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, NewType, NoReturn
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from websuckets.runtime.event_loop import (
+    Propagate,
+    cancellations,
+    exit_in,
+    on_trio,
+    propagate,
+    spawn,
+)
+from websuckets.runtime.incidents import log_incident
+
+__all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "wait_through"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+AppTasks = NewType("AppTasks", TaskGroup)
+"""For work that lasts as long as the app runs (APP scope): feeds, game loops, clean-up.
+
+``tasks.start_soon(feed, broker)`` starts it, as in any task group of anyio. When the app stops, it
+is cancelled after the last connection is gone and before APP objects are finalised. Work that fails
+is logged with an incident, and disturbs nobody else.
+"""
+
+ConnectionTasks = NewType("ConnectionTasks", TaskGroup)
+"""The same for as long as a client is connected (SESSION scope).
+
+It is cancelled after the ``on_disconnect`` hooks and before SESSION objects are finalised.
+"""
+
+
+async def wait_through(event: anyio.Event, timeout: float | None = None) -> None:
+    """Wait for so many seconds at most, also when this is cancelled.
+
+    asyncio's own ``Task.cancel()``, which no shield keeps out, is raised afterwards.
+    """
+    interruption: BaseException | None = None
+    with anyio.move_on_after(timeout, shield=True) as scope:
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as cancellation:
+                if scope.cancel_called:
+                    raise
+                interruption = cancellation
+    if interruption is not None:
+        raise interruption
+
+
+class Background:
+    """Where the tasks of a running app live that no task of the program is the parent of.
+
+    It is entered and left by whoever runs the app, maybe in different tasks, and lives in between.
+    ``patience`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
+    ``propagate`` is called with a `SystemExit` or `KeyboardInterrupt` of a task.
+    """
+
+    def __init__(self, patience: float | None, propagate: Propagate = propagate) -> None:
+        self.patience = patience
+        self.propagate = propagate
+        self._started = anyio.Event()
+        self._ending = anyio.Event()
+        self._ended = anyio.Event()
+        self._group: TaskGroup
+
+    async def __aenter__(self) -> "Background":
+        self._task = spawn(self._live)
+        try:
+            await self._started.wait()
+        except BaseException:
+            self._ending.set()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Cancel what is left, and wait until it is gone."""
+        self._ending.set()
+        await wait_through(self._ended, self.patience)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no task is left, not even one that ignored its cancellation."""
+        return self._ended.is_set()
+
+    async def _live(self) -> None:
+        try:
+            async with anyio.create_task_group() as self._group:
+                self._started.set()
+                await self._ending.wait()
+                self._group.cancel_scope.cancel()
+        finally:
+            self._ended.set()
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
+        """Start a task, unless all have ended; if ``function`` raises, that is logged."""
+        if not self.has_ended:
+            self._group.start_soon(self._run, function, args)
+
+    async def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
+        """Start a task and wait for what it tells its ``task_status``; it raises only before."""
+        return await self._group.start(function, *args)
+
+    async def _run(
+        self, function: Callable[..., Coroutine[Any, Any, None]], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            await function(*args)
+        except BaseException as error:
+            failure = _without_cancellations(error, self._group, self.propagate)
+            if failure is not None:
+                log_incident(_name_of(function), failure)
+
+
+def _without_cancellations(
+    error: BaseException, group: TaskGroup, propagate: Propagate
+) -> BaseException | None:
+    """What a task of the group failed with, if it was not just cancelled.
+
+    Raises what concerns others: that the group is cancelled, and that the program ends, unless
+    ``propagate`` sees to that. Whatever else a task of a group raised, would end the others.
+    """
+    if exit_in(error) is not None:
+        propagate(error)
+        return None
+    cancelled = anyio.get_cancelled_exc_class()
+    failure: BaseException | None = None if isinstance(error, cancelled) else error
+    if isinstance(error, BaseExceptionGroup):
+        failure = error.split(cancelled)[1]
+    if failure is not None:
+        return failure
+    if group.cancel_scope.cancel_called or on_trio():
+        raise error
+    # Else asyncio's own Task.cancel() hit this one task, or another that it waited for.
+    return None if cancellations() > 0 else error
+
+
+class TaskSource:
+    """Opens a task group when somebody first asks for one, and ends it.
+
+    ``whose`` names it in the log, where failures that are expected are no incident. What is never
+    asked for costs nothing. It can be opened while that runs for which the tasks work: from
+    `begin` to `end`, which may come again.
+    """
+
+    __slots__ = ("_background", "_ending", "_is_expected", "_tasks", "_whose")
+
+    def __init__(
+        self,
+        whose: object,
+        is_expected: Callable[[BaseException], bool] = lambda error: False,
+        background: Background | None = None,
+    ) -> None:
+        self._whose = whose
+        self._is_expected = is_expected
+        self._background = background
+        self._ending: anyio.Event | None = None
+        self._tasks: Tasks | None = None
+
+    async def begin(self, background: Background) -> None:
+        """From now on tasks can run; those who have the group from an earlier time use it again."""
+        self._background = background
+        if self._tasks is not None:
+            await self.open()
+
+    async def open(self) -> "Tasks":
+        """The group, which is always the same. Raises `RuntimeError` while nothing runs."""
+        if self._background is None:
+            raise RuntimeError(f"there are no tasks of {self._whose} before it runs")
+        if self._ending is None:
+            self._ending = anyio.Event()
+            propagate = self._background.propagate
+            self._tasks = await self._background.start(self._hold_open, self._ending, propagate)
+        assert self._tasks is not None
+        return self._tasks
+
+    async def end(self) -> None:
+        """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
+        background, self._background = self._background, None
+        ending, self._ending = self._ending, None
+        if background is None or ending is None or self._tasks is None:
+            return
+        ending.set()
+        ended = self._tasks.ended
+        try:
+            await wait_through(ended, background.patience)
+        finally:
+            self._tell_of_those_left(ended)
+
+    def _tell_of_those_left(self, ended: anyio.Event) -> None:
+        if not ended.is_set():
+            logger.error("tasks of %s ignore their cancellation", self._whose)
+
+    async def _hold_open(
+        self, ending: anyio.Event, propagate: Propagate, *, task_status: TaskStatus["Tasks"]
+    ) -> None:
+        ended = anyio.Event()
+        try:
+            async with anyio.create_task_group() as group:
+                tasks = self._tasks or Tasks(str(self._whose), self._is_expected)
+                tasks.work_in(group, ended, propagate)
+                task_status.started(tasks)
+                await ending.wait()
+                group.cancel_scope.cancel()
+        finally:
+            ended.set()
+
+
+class Tasks(TaskGroup):
+    """A task group in which what fails is logged with an incident, and the others go on.
+
+    It cannot be entered: whoever opened it ends it.
+    """
+
+    _group: TaskGroup
+    ended: anyio.Event
+    """Set when no task is left."""
+
+    def __init__(self, whose: str, is_expected: Callable[[BaseException], bool]) -> None:
+        self._whose = whose
+        self._is_expected = is_expected
+
+    def work_in(self, group: TaskGroup, ended: anyio.Event, propagate: Propagate) -> None:
+        """Start tasks in this group from now on."""
+        self._group = group
+        self._propagate = propagate
+        self.cancel_scope: anyio.CancelScope = group.cancel_scope
+        self.ended = ended
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
+        """As anyio's, which has it from 4.14 on; the handle of what failed gives ``None``."""
+        name = options["name"] = options.get("name") or _name_of(coro)
+        return self._group.create_task(self._finish(coro, name), **options)
+
+    def start_soon(  # type: ignore[misc, override]  # final from anyio 4.14 on, abstract before
+        self, func: Any, *args: Any, name: object = None
+    ) -> Any:
+        """As anyio's; raises `TypeError` for what is no async function or does not fit ``args``."""
+        if not callable(func):
+            if isinstance(func, Coroutine):
+                func.close()
+            raise TypeError(
+                f"start_soon(): pass a function and its arguments, not a {type(func).__name__}"
+            )
+        coroutine = func(*args)
+        if not isinstance(coroutine, Coroutine):
+            raise TypeError(f"start_soon(): {_name_of(func)} is no async function")
+        name = name or _name_of(func)
+        try:
+            return self._group.start_soon(self._finish, coroutine, name, name=name)
+        except BaseException:
+            coroutine.close()
+            raise
+
+    async def start(
+        self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any
+    ) -> Any:
+        """As anyio's; raises what ``func`` raises before it has started."""
+        name = options["name"] = options.get("name") or _name_of(func)
+        return await self._group.start(self._run_until_started, func, args, name, **options)
+
+    async def __aenter__(self) -> NoReturn:
+        raise RuntimeError(f"{self!r}: it is open already, and ends with what it belongs to")
+
+    async def __aexit__(self, *error: object) -> NoReturn:
+        raise RuntimeError(f"{self!r}: it ends with what it belongs to")
+
+    def __repr__(self) -> str:
+        return f"<tasks of {self._whose}>"
+
+    async def _run_until_started(
+        self, func: Callable[..., Awaitable[Any]], args: Any, name: object, *, task_status: Any
+    ) -> Any:
+        status = _Status(task_status)
+        try:
+            return await func(*args, task_status=status)
+        except BaseException as error:
+            if not status.is_started:
+                raise
+            self._tell(error, name)
+
+    async def _finish(self, work: Awaitable[Any], name: object) -> Any:
+        try:
+            return await work
+        except BaseException as error:
+            self._tell(error, name)
+
+    def _tell(self, error: BaseException, name: object) -> None:
+        failure = _without_cancellations(error, self._group, self._propagate)
+        if failure is not None and not self._is_expected(failure):
+            log_incident(f"{name} of {self._whose}", failure)
+
+
+class _Status:
+    """A ``task_status`` that remembers whether it was told."""
+
+    def __init__(self, status: TaskStatus[Any]) -> None:
+        self._status = status
+        self.is_started = False
+
+    def started(self, value: Any = None) -> None:
+        self.is_started = True
+        self._status.started(value)
+
+
+def _name_of(func: Any) -> str:
+    """Without arguments: they may be secrets."""
+    while isinstance(func, partial):
+        func = func.func
+    return getattr(func, "__qualname__", None) or type(func).__qualname__

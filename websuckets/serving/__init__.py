@@ -1,0 +1,1 @@
+"""An app: defined, compiled, started, served and stopped."""

@@ -1,0 +1,91 @@
+"""The app as an ASGI application: mounted in another one, or given to an ASGI server."""
+
+import traceback
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+
+from websuckets.exc import ConfigurationError
+from websuckets.serving.lifecycle import Running
+from websuckets.socket import HttpAnswer
+from websuckets.transports.asgi import (
+    AsgiReceive,
+    AsgiScope,
+    AsgiSend,
+    path_within,
+    serve_asgi,
+)
+
+__all__ = ["AsgiApplication"]
+
+
+class AsgiApplication:
+    """ASGI 3: ``lifespan`` starts and stops the app, ``websocket`` connects, ``http`` says how to.
+
+    It lives as long as the app, and may be mounted in several places. ``entered`` gives what runs;
+    ``lifespan`` is the time in which it does. ``answer`` is what a request gets that is no opening
+    handshake.
+    """
+
+    def __init__(
+        self,
+        lifespan: Callable[[], AbstractAsyncContextManager[None]],
+        entered: Callable[[], Awaitable[Running]],
+        answer: Callable[[str], HttpAnswer],
+    ) -> None:
+        self._lifespan = lifespan
+        self._answer = answer
+        self._entered = entered
+
+    async def __call__(self, scope: AsgiScope, receive: AsgiReceive, send: AsgiSend) -> None:
+        match scope["type"]:
+            case "websocket":
+                app = await self._entered()
+                door, patience = app.connections, app.patience
+                await serve_asgi(scope, receive, send, door, app.limits, patience)
+            case "lifespan":
+                await self._live(receive, send)
+            case "http":
+                await _answer_http(self._answer(path_within(scope)), scope, send)
+            case other:
+                raise RuntimeError(f"websuckets serves WebSocket, and knows nothing of {other!r}")
+
+    async def _live(self, receive: AsgiReceive, send: AsgiSend) -> None:
+        """Start and stop as the server says. What fails is told to the server, which logs it."""
+        step = "startup"
+        async with AsyncExitStack() as stack:
+            while True:
+                await receive()
+                try:
+                    if step == "startup":
+                        await stack.enter_async_context(self._lifespan())
+                    else:
+                        await stack.aclose()
+                except Exception as error:
+                    await send({"type": f"lifespan.{step}.failed", "message": _reason(error)})
+                    return
+                await send({"type": f"lifespan.{step}.complete"})
+                if step == "shutdown":
+                    return
+                step = "shutdown"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    return "".join(traceback.format_exception(error))
+
+
+async def _answer_http(answer: HttpAnswer, scope: AsgiScope, send: AsgiSend) -> None:
+    body = answer.text.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if scope.get("http_version", "1.1").startswith("1"):  # later versions have no such header
+        headers += [
+            (name.lower().encode(), value.encode()) for name, value in answer.headers.items()
+        ]
+    start = {"type": "http.response.start", "status": int(answer.status), "headers": headers}
+    await send(start)
+    is_head = scope.get("method") == "HEAD"
+    await send({"type": "http.response.body", "body": b"" if is_head else body})

@@ -1,0 +1,169 @@
+"""What a program gives to an app before it starts, and the container that comes of it."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from dishka import AsyncContainer
+from dishka.provider import BaseProvider
+
+from websuckets.broker import Broker
+from websuckets.commands.groups import CommandGroup, check_groups, command_table
+from websuckets.commands.hooks import HookDeclarations, Kind
+from websuckets.di.graph import needed_by, needs_finalising
+from websuckets.exc import ConfigurationError
+from websuckets.runtime.tasks import AppTasks
+from websuckets.serving.blueprint import Blueprint, read_blueprint
+from websuckets.serving.container import Override
+from websuckets.store import SessionStore
+
+__all__ = ["Composition", "groups_of_the_program"]
+
+
+class Composition:
+    """Groups, hooks, and either providers of the app's own or a container of the program's.
+
+    It lives as long as the app. Raises `ConfigurationError` for what does not go together.
+    """
+
+    def __init__(self, providers: Iterable[BaseProvider]) -> None:
+        if isinstance(providers, BaseProvider):
+            raise ConfigurationError(f"providers={providers!r}: write a list, [{providers!r}]")
+        self._providers = _checked(providers)
+        self._groups: list[CommandGroup] = []
+        self._hooks = HookDeclarations()
+        self._overrides: list[Override] = []
+        self._container: AsyncContainer | None = None
+        self._sealed: Blueprint | None = None  # once a container may have been built of it
+
+    @property
+    def groups(self) -> tuple[CommandGroup, ...]:
+        return tuple(self._groups)
+
+    def include(self, group: CommandGroup) -> None:
+        self._check_not_sealed(f"include {group!r}")
+        check_groups([*self._groups, group])
+        self._groups.append(group)
+        _included_groups.append(weakref.ref(group))
+
+    def add_hook(self, kind: Kind, hook: Callable[..., Any]) -> None:
+        self._check_not_sealed(f"register on_{kind} hooks")
+        self._hooks.add(kind, hook)
+
+    @contextmanager
+    def override(
+        self, providers: Iterable[BaseProvider], values: Mapping[Any, object]
+    ) -> Iterator[None]:
+        if self._container is not None:
+            raise ConfigurationError(
+                "the app runs with a container that setup_dishka() gave to it, which cannot be "
+                "changed any more; build one for the test, with the other providers last, and give "
+                "that to setup_dishka()"
+            )
+        if not isinstance(values, Mapping):
+            raise ConfigurationError(f"override(values={values!r}): write {{Type: object}}")
+        override = Override(_checked(providers), dict(values))
+        self._overrides.append(override)
+        try:
+            yield
+        finally:
+            self._overrides.remove(override)
+
+    def use_container(self, container: AsyncContainer) -> None:
+        """Another one takes the place of an earlier one."""
+        if self._providers or self._overrides:
+            raise ConfigurationError(
+                "setup_dishka(container, app): the app has providers of its own, which would not "
+                "be in the container; give them to make_async_container() rather than to the app"
+            )
+        self._container = container
+
+    @property
+    def has_own_container(self) -> bool:
+        return self._container is None
+
+    def seal(self, values: Mapping[Any, object]) -> Blueprint:
+        """What a container of the program's has to contain; nothing can be added any more.
+
+        ``values`` are objects of the app, by the type that they are injected as.
+        """
+        if self._sealed is None:
+            self._sealed = read_blueprint(self._groups, self._hooks, values)
+        return self._sealed
+
+    def ready(
+        self, values: Mapping[Any, object], groups: Iterable[CommandGroup] | None = None
+    ) -> tuple[Blueprint, AsyncContainer]:
+        """All of it, read and proved. ``groups`` take the place of the app's."""
+        blueprint = self._sealed
+        if blueprint is None:
+            groups = self._groups if groups is None else groups
+            blueprint = read_blueprint(groups, self._hooks, values)
+        else:
+            self._check_complete(blueprint)
+        if self._container is not None:
+            blueprint.check_container(self._container)
+            return blueprint, self._container
+        try:
+            return blueprint, blueprint.build_container(self._providers, self._overrides)
+        except ConfigurationError as error:
+            if self._sealed is not None:
+                error.add_note(_NOT_GIVEN)
+            raise
+
+    def needs_lifespan(self, values: Mapping[Any, object]) -> bool:
+        """Whether there is anything to start, or to finalise."""
+        if self._hooks.has("startup") or (self._providers and self._container is None):
+            return True
+        blueprint, container = self.ready(values)
+        wanted = [injection.key for injection in blueprint.injections]
+        return needed_by(container, wanted, AppTasks) or needs_finalising(
+            container, [*wanted, Broker, SessionStore]
+        )
+
+    def _check_complete(self, blueprint: Blueprint) -> None:
+        """Groups may have got commands since it was made."""
+        late = command_table(self._groups).keys() - blueprint.commands.keys()
+        if late:
+            raise ConfigurationError(
+                f"the commands {sorted(late)} came after app.providers was read: import what adds "
+                "commands to groups before\n    container = make_async_container(..., "
+                "*app.providers, ...)"
+            )
+
+    def _check_not_sealed(self, what: str) -> None:
+        if self._sealed is not None:
+            raise ConfigurationError(
+                f"app.providers was read already, and a container built of it perhaps: {what} "
+                "before\n    container = make_async_container(..., *app.providers, ...)"
+            )
+
+
+_NOT_GIVEN = """app.providers was read, but the app was given no container; if there is one:
+    setup_dishka(container, app)"""
+
+
+def _checked(providers: Iterable[Any]) -> tuple[BaseProvider, ...]:
+    return tuple(_provider(given) for given in providers)
+
+
+def _provider(given: Any) -> BaseProvider:
+    if isinstance(given, BaseProvider):
+        return given
+    if isinstance(given, type) and issubclass(given, BaseProvider):
+        remedy = f"create it: {given.__name__}()"
+    else:
+        remedy = "pass a dishka.Provider(), or what provide_context(...) makes"
+    raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
+
+
+# The documented programs include their groups in one app and run another, made later under the same
+# name. So an app without groups, started as the program itself, serves what the program included.
+_included_groups: list[weakref.ref[CommandGroup]] = []
+
+
+def groups_of_the_program() -> tuple[CommandGroup, ...]:
+    """Every group that was included in any app and is still there, in that order."""
+    alive = (reference() for reference in _included_groups)
+    return tuple(dict.fromkeys(group for group in alive if group is not None))

@@ -1,0 +1,252 @@
+"""Containers: built and proved at start, or given by the program and proved then."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from dishka import (
+    AsyncContainer,
+    DependencyKey,
+    FromComponent,
+    Scope,
+    make_async_container,
+)
+from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
+from dishka.provider import BaseProvider
+from pydantic import BaseModel
+
+from websuckets.commands.injection import Injection, accepted
+from websuckets.commands.signature import Dependency, Plan
+from websuckets.di.graph import ContextTypes, needed_by, scopes_of, unprovable
+from websuckets.di.injectables import context_types, values_provider
+from websuckets.di.lock import lock_factory
+from websuckets.exc import (
+    ConfigurationError,
+    InvalidGuard,
+    InvalidHandlerSignature,
+    MissingProvider,
+    report,
+)
+from websuckets.introspection.hints import bare_type, component_of, name_of
+from websuckets.runtime.event_loop import on_trio
+
+__all__ = [
+    "Override",
+    "build_container",
+    "check_container",
+    "tell_defaults",
+]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Override:
+    """What takes the place of other providers, and objects that take that of others, by type."""
+
+    providers: tuple[BaseProvider, ...]
+    values: Mapping[Any, object]
+
+
+def build_container(
+    providers: Iterable[BaseProvider],
+    injections: Iterable[Injection],
+    overrides: Iterable[Override] = (),
+) -> AsyncContainer:
+    """A container (APP scope) in which every handler is known to find what it asks for.
+
+    Raises a `ConfigurationError` that holds everything that is wrong with the handlers, and
+    dishka's own errors for what is wrong among the providers.
+    """
+    providers, proved = tuple(providers), list(injections)
+    new: list[Any] = []  # values that take the place of nothing
+    for override in overrides:
+        providers = (*providers, *override.providers)
+        values, nothing_before = _in_place(override.values, providers)
+        providers = (*providers, *values)
+        new.extend(nothing_before)
+    errors: list[ConfigurationError] = []
+    missing: set[DependencyKey] = set()
+    while True:
+        try:
+            container = _make(proved, providers)
+            break
+        except GraphMissingFactoryError as error:
+            asking = error.path[0].provides.type_hint if error.path else None
+            culprit = next((i for i in proved if asking in i.provided), None)
+            if culprit is not None:
+                errors.append(MissingProvider(_missing(error, culprit)))
+                missing.add(error.requested)
+                proved.remove(culprit)  # and on to what the others miss
+                continue
+            if error.requested not in missing:
+                errors.append(MissingProvider(f"a provider misses something. {error}"))
+            raise report(errors) from None
+    context = context_types(providers)
+    for injection in proved:
+        errors.extend(_misuses(injection, container, context))
+    for hint in new:
+        if not needed_by(container, (i.key for i in proved), bare_type(hint)):
+            errors.append(
+                ConfigurationError(
+                    f"override(values=...): nothing provides or asks for {name_of(hint)}, so its "
+                    "value replaces nothing; name the type by which others ask for it"
+                )
+            )
+    if errors:
+        raise report(errors)
+    return container
+
+
+HOW_TO_BUILD: Final = """build it when every group is included and every hook registered:
+    container = make_async_container(
+        SecurityProvider(), ..., *app.providers, lock_factory=lock_factory
+    )
+    setup_dishka(container, app)"""
+
+
+def check_container(
+    container: AsyncContainer,
+    injections: Iterable[Injection],
+    key: Any,
+    value: object,
+    context: ContextTypes,
+) -> None:
+    """What `build_container` proves, for one that the program has built.
+
+    ``value`` is what it gives for ``key`` if it was built for the injections; ``context`` are the
+    types of what the framework passes to its scopes. Raises a
+    `ConfigurationError` that holds everything that is wrong.
+    """
+    try:
+        found = container.get_sync(key)
+    except NoFactoryError:
+        raise ConfigurationError(
+            f"the container does not contain this app's providers; {HOW_TO_BUILD}"
+        ) from None
+    if found is not value:
+        raise ConfigurationError(
+            "the container contains the providers of another app behind this app's, and one "
+            f"container serves one app; {HOW_TO_BUILD}"
+        )
+    if on_trio() and type(container.lock).__module__.startswith("asyncio"):
+        raise ConfigurationError(
+            f"the container has dishka's default lock, which does not run on trio; {HOW_TO_BUILD}"
+        )
+    errors = [
+        error for injection in injections for error in _misuses(injection, container, context)
+    ]
+    if errors:
+        raise report(errors)
+
+
+def _in_place(
+    values: Mapping[Any, object], providers: Iterable[BaseProvider]
+) -> tuple[list[BaseProvider], list[Any]]:
+    """Providers of the values, each in the scope of what it takes the place of.
+
+    So whoever could ask for that, can ask for the value, and a guard stays one. And those hints
+    that nothing provided before.
+    """
+    if not values:
+        return [], []
+    container = make_async_container(*providers, skip_validation=True)
+    scopes = {hint: scopes_of(container, hint) for hint in values}
+    in_place: list[BaseProvider] = [
+        values_provider(
+            {bare_type(hint): value}, min(scopes[hint], default=Scope.APP), component_of(hint)
+        )
+        for hint, value in values.items()
+    ]
+    return in_place, [hint for hint in values if not scopes[hint]]
+
+
+def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:
+    # Handlers come first, so that the path to what is missing is drawn from them.
+    handlers = (provider for injection in injections for provider in injection.providers)
+    return make_async_container(*handlers, *providers, lock_factory=lock_factory)
+
+
+def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
+    """What to say of a handler for which something is missing, directly or further below."""
+    plan = injection.plan
+    asked = {step.provides.type_hint for step in error.path} | {error.requested.type_hint}
+    what, remedy = "what it asks for", ""
+    for guard in injection.guards:
+        if bare_type(guard) in asked:
+            what = f"its guard `{name_of(guard)}`"
+    for dependency in plan.dependencies:
+        if dependency.type in asked:
+            what = f"parameter `{dependency.name}: {name_of(dependency.hint)}`"
+            is_last = dependency.type == error.requested.type_hint
+            if is_last and not plan.is_hook:
+                remedy = _remedy(plan, dependency)
+    return (
+        f"{plan.where}: {what} cannot be provided; give a provider of what is missing to "
+        f"WebSuckets(providers=[...]){remedy}. {error}"
+    )
+
+
+def _remedy(plan: Plan, dependency: Dependency) -> str:
+    """What to do with a parameter that may have been meant for what the client sends."""
+    if plan.payload is None:
+        place = "second, before the `*`" if dependency.keyword else "second"
+        return f" (if it is what the client sends, put it {place}, as Payload[...])"
+    if isinstance(dependency.type, type) and issubclass(dependency.type, BaseModel):
+        return " (a command has one payload: put all that the client sends into one model)"
+    return ""
+
+
+def _misuses(
+    injection: Injection, container: AsyncContainer, context: ContextTypes
+) -> Iterable[ConfigurationError]:
+    plan = injection.plan
+    for path, why in unprovable(container, injection.key, injection.absent, context):
+        names = [name_of(type_) for type_ in path if type_ not in injection.provided]
+        error_class = ConfigurationError if path[-1] in injection.absent else MissingProvider
+        asked = " -> ".join(f"`{name}`" for name in names)
+        yield error_class(f"{plan.where}: it asks for {asked}: {why}")
+    for guard in injection.guards:
+        for scope in sorted(scopes_of(container, guard) - {Scope.REQUEST}):
+            yield InvalidGuard(
+                f"{plan.where}: its guard `{name_of(guard)}` has {scope}: it would be checked "
+                "once and remembered past a revocation; provide it with Scope.REQUEST"
+            )
+    payload = plan.payload
+    if payload is None or payload.marked:
+        return
+    for payload_type in payload.types:
+        if scopes_of(container, payload_type):
+            name = name_of(payload_type)
+            yield InvalidHandlerSignature(
+                f"{plan.where}: parameter `{payload.name}: {name}` stands where the client's "
+                f"payload does, but the container provides {name}, too; write Payload[{name}] if "
+                f"the client sends it, or FromDishka[{name}] if the container gives it"
+            )
+
+
+def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
+    """Log which parameters are never filled, and which return annotation is not used.
+
+    One of the parameters may have been meant for the payload.
+    """
+    plan = injection.plan
+    if plan.undefined_result is not None:
+        logger.info(
+            "%s: its return annotation is not used: %s when the program runs; what it returns is "
+            "sent as it is",
+            plan.where,
+            plan.undefined_result,
+        )
+    for dependency in injection.plan.dependencies:
+        if dependency.default is not None and not any(
+            scopes_of(container, Annotated[wanted, FromComponent(dependency.component)])
+            for wanted in accepted(dependency)
+        ):
+            logger.info(
+                "%s: nothing provides `%s: %s`: its default is always used",
+                injection.plan.where,
+                dependency.name,
+                name_of(dependency.hint),
+            )

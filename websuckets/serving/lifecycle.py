@@ -1,0 +1,222 @@
+"""From the start of an app to its stop, whatever transport serves its connections."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import anyio
+from dishka import AsyncContainer
+
+from websuckets.broker import Broker, MemoryBroker
+from websuckets.channels import Channels
+from websuckets.commands.dispatcher import Dispatcher
+from websuckets.connections.admission import Entrance
+from websuckets.connections.connection import Setup
+from websuckets.connections.registry import Connections
+from websuckets.di.graph import scopes_of
+from websuckets.limits import Limits
+from websuckets.middleware import Middleware
+from websuckets.resuming import Resuming
+from websuckets.runtime.clock import Clock
+from websuckets.runtime.event_loop import EventLoop, Propagate, propagate, spawn
+from websuckets.runtime.finalisers import read_generators
+from websuckets.runtime.request_scope import Work, Works
+from websuckets.runtime.scopes import OpenScope, sources_of_generators
+from websuckets.runtime.tasks import Background
+from websuckets.serving.blueprint import Blueprint
+from websuckets.serving.container import tell_defaults
+from websuckets.session import Session, as_current, context_of, running
+from websuckets.store import SessionStore
+from websuckets.transports.guard import Patience
+
+__all__ = ["Running", "UntilTheLoopEnds", "started", "stop"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An app that has started."""
+
+    blueprint: Blueprint
+    container: AsyncContainer
+    connections: Connections
+    background: Background
+    limits: Limits
+    clock: Clock
+    patience: Patience
+    """With clients that the app does not serve by ``websockets``."""
+    loop: EventLoop
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of it is left, once it was stopped: some may ignore that."""
+        return self.background.has_ended and not self.connections.are_left
+
+    def log(self, how: str, *arguments: object) -> None:
+        """Say that it runs, and which parameters of its functions are never filled."""
+        logger.info(f"{how}, %d commands", *arguments, len(self.blueprint.commands))
+        for injection in self.blueprint.injections:
+            if injection is not self.blueprint.identification.injection:
+                tell_defaults(injection, self.container)
+
+
+@asynccontextmanager
+async def started(
+    blueprint: Blueprint,
+    container: AsyncContainer,
+    session: Session,
+    channels: Channels,
+    limits: Limits,
+    entrance: Entrance,
+    middleware: Iterable[Middleware] = (),
+    *,
+    finalise: bool,
+    propagate: Propagate = propagate,
+) -> AsyncIterator[Running]:
+    """While an app runs: its hooks have run, its tasks are running.
+
+    ``finalise`` says that the container is the app's own: its objects are finalised at the end.
+    ``propagate`` is called with what a task of the app ends the program with. Raises what an
+    ``on_startup`` hook raises.
+    """
+    read_generators(sources_of_generators(container))
+    clock = Clock()
+    works = Works(clock, limits.finalize_timeout)
+    scope = OpenScope(container, context_of(session))
+    background = Background(limits.finalize_timeout, propagate)
+    setup = Setup(
+        scope,
+        connection_types=blueprint.context.connection_types,
+        dispatcher=Dispatcher(blueprint.commands, clock, limits.handler_timeout, middleware),
+        has_streams=any(command.is_stream for command in blueprint.commands.values()),
+        hooks=blueprint.hooks_for(container),
+        entrance=entrance,
+        session=session,
+        limits=limits,
+        clock=clock,
+        time_to_verify=clock.timeout(limits.auth_timeout),
+        works=works,
+        background=background,
+    )
+    patience = Patience.of(clock, limits, {})
+    with running(session):
+        async with background, AsyncExitStack() as steps:
+            background.start_soon(clock.run)
+            if finalise:
+                steps.push_async_callback(_close, scope, works)
+            steps.push_async_callback(channels._end)
+            await channels._begin(limits, background, await _broker(scope))
+            await _begin_resuming(scope, session, limits, background, steps)
+            await blueprint.tasks.begin(background)
+            steps.push_async_callback(blueprint.tasks.end)
+            with as_current(session):
+                await _run_startup_hooks(setup)
+            yield Running(
+                blueprint,
+                container,
+                Connections(setup),
+                background,
+                limits,
+                clock,
+                patience,
+                EventLoop(),
+            )
+
+
+async def _broker(scope: OpenScope) -> Broker:
+    """The one that the program provides, or else one for this process alone."""
+    if not scopes_of(scope.container, Broker):
+        return MemoryBroker()
+    broker: Broker = await scope.get(Broker)
+    return broker
+
+
+async def _begin_resuming(
+    scope: OpenScope,
+    session: Session,
+    limits: Limits,
+    background: Background,
+    steps: AsyncExitStack,
+) -> None:
+    """Where the program provides a `SessionStore`; until ``steps`` are left."""
+    if not scopes_of(scope.container, SessionStore):
+        return
+    resuming = Resuming(session, await scope.get(SessionStore), limits, background)
+    background.start_soon(resuming.watch)
+    steps.callback(resuming.stop)
+    session._keeper = resuming
+    steps.callback(setattr, session, "_keeper", None)
+
+
+async def _run_startup_hooks(setup: Setup) -> None:
+    for hook in setup.hooks.startup:
+        with anyio.CancelScope() as life, setup.works.begin(life) as work:
+            try:
+                await hook.run(setup.scope, work)
+            except Exception as error:
+                error.add_note(f"while running {hook.name}")
+                raise
+
+
+async def _close(scope: OpenScope, works: Works) -> None:
+    """Finalise the objects of the app."""
+    with anyio.CancelScope() as life, works.begin(life) as work:
+        await work.close_scope(scope)
+    _log_if_late(work)
+
+
+def _log_if_late(work: Work) -> None:
+    if work.lateness is not None:
+        logger.error("%s and were cancelled", work.lateness)
+
+
+async def stop(
+    connections: Connections,
+    timeout: float | None,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Wait for running commands and closing handshakes, then cancel what is left.
+
+    ``close`` is what the transport does last: until then its port says that the app stops.
+    """
+    with anyio.CancelScope(shield=True):
+        try:
+            with anyio.move_on_after(timeout):
+                await connections.drain()
+                if close is not None:
+                    await close()
+        finally:
+            await connections.abort()
+
+
+class UntilTheLoopEnds:
+    """Keeps an app running that nobody stops: from the first that asks on, as long as the loop."""
+
+    def __init__(self, run: Callable[[], AbstractAsyncContextManager[Running]]) -> None:
+        self._run = run
+        self._task: object = None
+        self._started: anyio.Event | None = None
+        self._error: Exception | None = None
+
+    async def start(self) -> None:
+        """Start, or wait for who does so already. Raises what the start does."""
+        if self._started is None:
+            self._started, self._error = anyio.Event(), None
+            self._task = spawn(self._live)
+        await self._started.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def _live(self) -> None:
+        assert self._started is not None
+        try:
+            async with self._run():
+                self._started.set()
+                await anyio.sleep_forever()
+        except Exception as error:
+            self._error = error
+        finally:
+            self._started.set()
+            self._started = None
