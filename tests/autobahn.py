@@ -32,8 +32,8 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 
 from websuckets.limits import Limits
+from websuckets.protocol.transport import HttpResponse, TransportConnection
 from websuckets.runtime.clock import Clock
-from websuckets.socket import HttpAnswer, Wire
 from websuckets.transports import running_transport
 
 TEST_SUITE: Final = "autobahntestsuite==25.10.1"
@@ -90,34 +90,34 @@ class OpenDoor:
     def address_of(self, peer: Any, headers: Headers) -> Any:
         return peer
 
-    def accept(self, wire: Wire) -> "Echo":
-        return Echo(wire)
+    def accept(self, transport: TransportConnection) -> "Echo":
+        return Echo(transport)
 
     def subprotocol(self, offered: Iterable[str]) -> None: ...
 
-    def answer(self, path: str) -> HttpAnswer:
-        return HttpAnswer(426, "")
+    def answer(self, path: str) -> HttpResponse:
+        return HttpResponse(426, "")
 
 
 @dataclass
 class Echo:
     """What the transport drives for each client, in the place of an app's connection."""
 
-    wire: Wire
+    transport: TransportConnection
 
     async def opening(self) -> None:
         """Refuses nobody."""
 
     async def serve(self) -> None:
-        with suppress(*self.wire.closed_errors):
+        with suppress(*self.transport.closed_errors):
             while True:
-                await self.wire.socket.send(await self.wire.receive())
+                await self.transport.socket.send(await self.transport.receive())
 
     def cancel(self) -> None: ...
 
     def disconnected(self) -> None: ...
 
-    async def discard(self) -> None: ...
+    async def not_opened(self) -> None: ...
 
 
 stuck: list[str] = []

@@ -10,7 +10,7 @@ from timeouts import TIMEOUT
 
 from websuckets.broker import Broker, Link, MemoryBroker
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line
+from websuckets.redis.connection import RedisConnection
 
 HEARTBEAT = 5
 """Seconds: longer than a busy machine holds anything up."""
@@ -82,7 +82,7 @@ async def in_memory(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
 async def by_redis(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
     url = request.getfixturevalue("shared_redis").url
     prefix = secrets.token_hex(8)
-    yield lambda: RedisBroker(Line(url, HEARTBEAT), prefix)
+    yield lambda: RedisBroker(RedisConnection(url, HEARTBEAT), prefix)
 
 
 BROKERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Make]]] = {

@@ -343,7 +343,7 @@ async def sleep(socket: Socket, seconds: Payload[float]) -> str:
 
 
 @commands.command("transact")
-async def transact(socket: Socket, seconds: Payload[float], work: Transaction) -> str:
+async def transact(socket: Socket, seconds: Payload[float], request_scope: Transaction) -> str:
     await anyio.sleep(seconds)
     return "done"
 

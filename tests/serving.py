@@ -18,7 +18,7 @@ from timeouts import TIMEOUT
 from websuckets import WebSuckets
 from websuckets.app import Server
 from websuckets.runtime.event_loop import spawn
-from websuckets.serving.lifecycle import Running
+from websuckets.serving.lifecycle import RunningApp
 from websuckets.testing import TestClient
 
 Serving = Callable[[WebSuckets], AbstractAsyncContextManager[Any]]
@@ -133,7 +133,7 @@ def address_of(listener: socket.socket) -> Server:
 class InMemory:
     """Takes the place of an address."""
 
-    def __init__(self, app: WebSuckets, running: Running) -> None:
+    def __init__(self, app: WebSuckets, running: RunningApp) -> None:
         self._app = app
         self._running = running
 

@@ -12,7 +12,7 @@ from dishka import Provider, Scope
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.redis import RedisProvider
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line
+from websuckets.redis.connection import RedisConnection
 from websuckets.redis.store import RedisSessionStore
 from websuckets.resuming import ResumeProvider
 from websuckets.store import MemorySessionStore, SessionStore
@@ -39,7 +39,7 @@ async def in_memory(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
 async def in_redis(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     url = request.getfixturevalue("shared_redis").url
     prefix = secrets.token_hex(8)
-    redis = RedisBroker(Line(url, HEARTBEAT), prefix)
+    redis = RedisBroker(RedisConnection(url, HEARTBEAT), prefix)
 
     def make(lifetime: float, records_per_user: int) -> SessionStore:
         return RedisSessionStore(redis, lifetime, records_per_user)

@@ -31,20 +31,21 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 
-from websuckets import CommandGroup, Limits, WebSuckets, composition
+from websuckets import CommandGroup, Limits, WebSuckets
 from websuckets.app import Server
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.commands.hooks import Hooks
-from websuckets.connections.admission import Entrance
+from websuckets.connections.admission import Admission
 from websuckets.connections.connection import Setup
 from websuckets.connections.registry import Connections
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
 from websuckets.runtime.clock import Clock
-from websuckets.runtime.request_scope import Works
+from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.scopes import OpenScope
 from websuckets.runtime.tasks import Background
 from websuckets.security import SecurityProvider
+from websuckets.serving import definition
 from websuckets.serving.container import build_container
 from websuckets.serving.process import console_logging
 from websuckets.session import Session, current_session
@@ -412,7 +413,7 @@ async def test_a_handshake_that_does_not_end_does_not_hold_up_the_stop() -> None
     await slow.aclose()
 
 
-class FakeWire:
+class FakeTransport:
     """For what a real socket only does in a moment that no test can choose."""
 
     id = uuid.uuid4()
@@ -443,8 +444,8 @@ class FakeWire:
 
 
 @asynccontextmanager
-async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections, Any]]:
-    wire: Any = FakeWire(receive)
+async def connections_and_transport(receive: Any) -> AsyncIterator[tuple[Connections, Any]]:
+    transport: Any = FakeTransport(receive)
     clock = Clock()
     async with Background(None) as background:
         setup = Setup(
@@ -455,15 +456,15 @@ async def connections_and_wire(receive: Any) -> AsyncIterator[tuple[Connections,
             dispatcher=Dispatcher({}, clock, None),
             has_streams=False,
             hooks=Hooks(),
-            entrance=Entrance.of(None, (), (), None, None),
+            admission=Admission.of(None, (), (), None, None),
             session=Session(),
             limits=Limits(),
             clock=clock,
             time_to_verify=clock.timeout(None),
-            works=Works(clock, None),
+            request_scopes=RequestScopes(clock, None),
             background=background,
         )
-        yield Connections(setup), wire
+        yield Connections(setup), transport
 
 
 async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:
@@ -472,11 +473,11 @@ async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:
     async def never() -> str:
         raise AssertionError("it was read from")
 
-    async with connections_and_wire(never) as (connections, wire):
+    async with connections_and_transport(never) as (connections, transport):
         await connections.drain()
-        connection = connections.accept(wire)
+        connection = connections.accept(transport)
         refusal = await connection.opening()
-        await connection.discard()
+        await connection.not_opened()
     assert refusal is not None
     assert refusal.status == 503
 
@@ -487,14 +488,14 @@ async def test_a_handshake_that_ends_while_stopping_is_closed_at_once() -> None:
     async def never() -> str:
         raise AssertionError("it was read from")
 
-    async with connections_and_wire(never) as (connections, wire):
-        connection = connections.accept(wire)
+    async with connections_and_transport(never) as (connections, transport):
+        connection = connections.accept(transport)
         assert await connection.opening() is None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(connections.drain)
             await anyio.wait_all_tasks_blocked()
             await connection.serve()
-    assert wire.socket.close_code == 1012
+    assert transport.socket.close_code == 1012
 
 
 async def test_a_handshake_that_is_aborted_does_not_begin() -> None:
@@ -503,8 +504,8 @@ async def test_a_handshake_that_is_aborted_does_not_begin() -> None:
     async def never() -> str:
         raise AssertionError("it was read from")
 
-    async with connections_and_wire(never) as (connections, wire):
-        connection = connections.accept(wire)
+    async with connections_and_transport(never) as (connections, transport):
+        connection = connections.accept(transport)
         assert await connection.opening() is None
         connection.cancel()
         await connection.serve()
@@ -520,11 +521,11 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
         return '{"event": "too late"}'
 
     async with (
-        connections_and_wire(receive) as (connections, wire),
+        connections_and_transport(receive) as (connections, transport),
         anyio.create_task_group() as tasks,
     ):
-        await connections.accept(wire).serve()
-    assert (wire.socket.close_code, wire.socket.sent) == (1012, [])
+        await connections.accept(transport).serve()
+    assert (transport.socket.close_code, transport.socket.sent) == (1012, [])
 
 
 @pytest.mark.parametrize(
@@ -804,7 +805,7 @@ async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int 
 @pytest.fixture
 def no_other_groups(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Hides the groups of other tests from apps that have none."""
-    monkeypatch.setattr(composition, "_included_groups", [])
+    monkeypatch.setattr(definition, "_included_groups", [])
     caplog.set_level(logging.INFO, logger="websuckets")
 
 

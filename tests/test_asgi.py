@@ -568,7 +568,7 @@ async def test_a_start_that_fails_late_is_told_to_all_who_wait(
 ) -> None:
     """And may succeed for the next."""
     with monkeypatch.context() as patch:
-        patch.setattr("websuckets.serving.lifecycle.Works", None)
+        patch.setattr("websuckets.serving.lifecycle.RequestScopes", None)
         failures = []
 
         async def connect() -> None:
@@ -982,7 +982,7 @@ async def test_commands_that_come_during_many_short_ones(
     left: list[int] = []
 
     @group.command("work")
-    async def work(socket: Socket) -> bool:
+    async def request_scope(socket: Socket) -> bool:
         left.append(server.to_app.statistics().current_buffer_used)
         await anyio.sleep(0.02)
         return True

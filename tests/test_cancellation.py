@@ -20,7 +20,7 @@ from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.di import provide_context
-from websuckets.runtime.request_scope import Work
+from websuckets.runtime.request_scope import RequestScope
 
 pytestmark = pytest.mark.anyio
 
@@ -163,14 +163,14 @@ def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch)
     """Have each command cancelled at its n-th checkpoints; gives the steps that it takes."""
     taken: list[Steps] = []
 
-    def stepping(awaited: Awaitable[Any], work: Work) -> Steps:
+    def stepping(awaited: Awaitable[Any], request_scope: RequestScope) -> Steps:
         def cancel() -> None:
             if natively:
                 task = asyncio.current_task()
                 assert task is not None
                 task.cancel()
             else:
-                work._life.cancel()
+                request_scope._life.cancel()
 
         taken.append(Steps(awaited, at, cancel))
         return taken[-1]
@@ -178,12 +178,12 @@ def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch)
     answer = Dispatcher.answer
 
     async def stepping_answer(
-        self: Any, call: Any, peer: Any, work: Work, begun: Any = None
+        self: Any, call: Any, peer: Any, request_scope: RequestScope, begun: Any = None
     ) -> Any:
-        answering = answer(self, call, peer, work, begun)
+        answering = answer(self, call, peer, request_scope, begun)
         if call.message.event == "ping":
             return await answering
-        return await stepping(answering, work)
+        return await stepping(answering, request_scope)
 
     monkeypatch.setattr(Dispatcher, "answer", stepping_answer)
     return taken

@@ -341,8 +341,8 @@ async def test_idle_connections_have_no_outbox() -> None:
     async with crowd(app, 3) as clients, clients[0].connect():
         node = channels_of(app)._node
         assert node is not None
-        assert len(node.hub._subscribers) == 3
-        assert not node.hub.outboxes.writing
+        assert len(node.subscriptions._subscribers) == 3
+        assert not node.subscriptions.outboxes.writing
 
 
 def test_a_session_is_made_for_channels() -> None:

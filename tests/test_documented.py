@@ -180,7 +180,7 @@ if __name__ == '__main__':
 """
 
 
-class Running:
+class RunningApp:
     def __init__(self, url: str, process: "subprocess.Popen[str]") -> None:
         self.url = url
         self.process = process
@@ -192,7 +192,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(program: str, path: Path, **names: str) -> AsyncIterator[Running]:
+async def running(program: str, path: Path, **names: str) -> AsyncIterator[RunningApp]:
     """The program in a process of its own, until SIGTERM, which it obeys."""
     for name, value in {**names, "PORT": "0"}.items():
         program = program.replace(name, value)
@@ -202,7 +202,7 @@ async def running(program: str, path: Path, **names: str) -> AsyncIterator[Runni
     )
     try:
         url = await line_with(process.stderr, "listening on")
-        yield Running(url.split("listening on ")[1].split(",")[0], process)
+        yield RunningApp(url.split("listening on ")[1].split(",")[0], process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=TIMEOUT)
     finally:

@@ -19,7 +19,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Limits, Message, Payload, Socket, WebSuckets
-from websuckets.di import FromDishka, container, plan, providers
+from websuckets.commands import injection, signature
+from websuckets.di import FromDishka
 from websuckets.exc import (
     ConfigurationError,
     DuplicateCommand,
@@ -28,6 +29,7 @@ from websuckets.exc import (
     MissingProvider,
 )
 from websuckets.security import CurrentUser
+from websuckets.serving import container
 from websuckets.session import Session, User
 from websuckets.testing import TestClient
 
@@ -426,7 +428,7 @@ async def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None
     async with talk(app) as client:
         await client.call("run", payload=SEND)
         with monkeypatch.context() as patch:
-            for module in (inspect, typing, plan, providers, container):
+            for module in (inspect, typing, signature, injection, container):
                 for name in spies.keys() & vars(module).keys():
                     patch.setattr(module, name, spies[name])
             async with client.another() as other:

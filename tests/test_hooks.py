@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 class Visit: ...
 
 
-class Work: ...
+class RequestScope: ...
 
 
 class Account: ...
@@ -58,9 +58,9 @@ class Journalling(Provider):
         self.journal.append("close visit")
 
     @provide(scope=Scope.REQUEST)
-    async def work(self) -> AsyncIterator[Work]:
+    async def request_scope(self) -> AsyncIterator[RequestScope]:
         self.journal.append("open work")
-        error = yield Work()
+        error = yield RequestScope()
         await anyio.sleep(0)
         self.journal.append("close work" + (f" with {type(error).__name__}" if error else ""))
 
@@ -93,7 +93,7 @@ def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
     for n in (1, 2):
 
         @app.on_startup
-        async def startup(session: Session, work: Work, n: int = n) -> None:
+        async def startup(session: Session, request_scope: RequestScope, n: int = n) -> None:
             assert Session.online is session.online
             journal.append(f"startup {n}")
 
@@ -211,7 +211,7 @@ async def test_a_handshake_may_be_refused(
     """With an HTTP status; what was opened for it is closed, and nobody is connected."""
 
     @app.on_handshake
-    async def refuse(work: Work, visit: Visit) -> None:
+    async def refuse(request_scope: RequestScope, visit: Visit) -> None:
         raise error
 
     @app.on_handshake
@@ -319,7 +319,7 @@ async def test_a_handshake_that_takes_too_long_is_given_up(
     """After websockets' own open_timeout, and everything is closed."""
 
     @app.on_handshake
-    async def hang(visit: Visit, work: Work) -> None:
+    async def hang(visit: Visit, request_scope: RequestScope) -> None:
         await anyio.sleep_forever()
 
     async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:
@@ -411,7 +411,7 @@ async def test_a_connection_may_be_refused(
     sent = anyio.Event()
 
     @app.on_connect
-    async def refuse(work: Work, visit: Visit) -> None:
+    async def refuse(request_scope: RequestScope, visit: Visit) -> None:
         await sent.wait()
         raise error
 
@@ -502,7 +502,7 @@ async def test_a_connect_hook_that_still_runs_when_the_server_stops(journal: lis
     running = anyio.Event()
 
     @app.on_connect
-    async def hang(visit: Visit, work: Work) -> None:
+    async def hang(visit: Visit, request_scope: RequestScope) -> None:
         running.set()
         await anyio.sleep_forever()
 
@@ -634,7 +634,7 @@ async def test_a_startup_hook_that_fails_ends_the_start(
     """No port was opened; what was opened is closed; it may be tried again."""
 
     @app.on_startup
-    async def fail(work: Work) -> None:
+    async def fail(request_scope: RequestScope) -> None:
         raise RuntimeError("no database")
 
     for _ in range(2):

@@ -304,7 +304,7 @@ async def test_it_does_not_begin_after_its_client_has_left(
     """Though it had been read by then."""
 
     @group.command("work")
-    async def work(socket: Socket) -> None:
+    async def request_scope(socket: Socket) -> None:
         await gate()
 
     @group.command("watch", cancel_on_disconnect=True)
@@ -687,7 +687,7 @@ async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_aw
     def wall_clock() -> float:
         return time.time() + ahead
 
-    for module in ("clock", "connection", "session"):
+    for module in ("runtime.clock", "connections.connection", "session"):
         monkeypatch.setattr(f"websuckets.{module}.time", wall_clock)
     async with talk(app_with(group)) as client:
         await client.call("log in", payload="Ann", id=1)
@@ -730,7 +730,7 @@ async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
     """After the command that runs, which might have verified it."""
 
     @group.command("work")
-    async def work(socket: Socket) -> None:
+    async def request_scope(socket: Socket) -> None:
         await anyio.sleep(0.03)
 
     async with talk(app_with(group, limits=Limits(auth_timeout=0.1))) as client:

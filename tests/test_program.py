@@ -27,11 +27,12 @@ from harness import Client, app_with, connect, dial, on_trio, talk, unix_client
 from stubborn import STARTS
 from timeouts import TIMEOUT
 
-from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets, signals
+from websuckets import AppTasks, CommandGroup, Limits, Socket, WebSuckets
 from websuckets.app import Server
 from websuckets.di import provide_context
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.event_loop import exit_scope
+from websuckets.serving import signals
 
 SOON = Limits(drain_timeout=0.05, finalize_timeout=0.01)
 BOTH = (signal.SIGINT, signal.SIGTERM)
@@ -185,7 +186,7 @@ def test_a_program_that_goes_on_is_not_ended(
     app = app_with(hello_group(), limits=SOON)
     is_over = threading.Event()
 
-    class Watched(signals._Reception):
+    class Watched(signals._SignalHandler):
         def _end_what_is_late(self) -> None:
             super()._end_what_is_late()
             is_over.set()
@@ -199,7 +200,7 @@ def test_a_program_that_goes_on_is_not_ended(
         assert await asyncio.to_thread(is_over.wait, TIMEOUT)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signals, "_Reception", Watched)
+        patch.setattr(signals, "_SignalHandler", Watched)
         meanwhile(stop)
         asyncio.run(main())
     assert exits.empty()

@@ -22,7 +22,7 @@ from websuckets.exc import ConfigurationError
 from websuckets.redis import RedisProvider, broker
 from websuckets.redis.answers import Refusals
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line
+from websuckets.redis.connection import RedisConnection
 from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ PATIENCE = 3 * TIMEOUT
 
 
 def broker_at(url: str, heartbeat: float = 0.5) -> RedisBroker:
-    return RedisBroker(Line(url, heartbeat), "test")
+    return RedisBroker(RedisConnection(url, heartbeat), "test")
 
 
 def with_gap(node: Node) -> Callable[[], bool]:
@@ -227,7 +227,7 @@ async def test_foreign_messages_are_dropped_and_counted(
         shared_redis.command("PUBLISH", f"{{0/{prefix}}}:topic:channel/a", own)
         assert (await client.receive()).event == "end"
         node: Any = app._channels._node
-        assert node.link._foreign.count == count
+        assert node.link._malformed.count == count
 
 
 class Prefix(str, enum.Enum):  # noqa: UP042  # of a StrEnum, the value is in an f-string, too
@@ -249,19 +249,19 @@ async def test_foreign_keys_are_no_users(
 ) -> None:
     """What stands where users do is dropped and counted; a key of another kind stops nothing."""
     prefix = secrets.token_hex(8)
-    redis = RedisBroker(Line(shared_redis.url, 0.2), prefix)
+    redis = RedisBroker(RedisConnection(shared_redis.url, 0.2), prefix)
     for users in (b"nonsense", b"true", b"[]", b'"bob"'):
         shared_redis.command("SADD", f"{redis.root}:users:other:a", users)
     shared_redis.command("SADD", f"{redis.root}:nodes", "other", b"\xff")
     shared_redis.command("SET", f"{redis.root}:node:other", "1")
     async with linked(redis) as node:
         assert await node.link.members("a") == {"bob"}
-        assert redis.foreign.count >= 3  # a heartbeat finds the name of a node, too
+        assert redis.malformed.count >= 3  # a heartbeat finds the name of a node, too
         shared_redis.command("SET", f"{redis.root}:users:other:b", "no set")
         assert await node.link.members("b") == set()
         shared_redis.command("SET", f"{redis.root}:nodes", "no set")
         with anyio.fail_after(PATIENCE):
-            while redis.line.refusals.count < 3:
+            while redis.redis.refusals.count < 3:
                 await anyio.sleep(0.01)
         assert "Redis refuses" in caplog.text
         node.link.enter("c", "ann")
@@ -271,7 +271,7 @@ async def test_foreign_keys_are_no_users(
 
 async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) -> None:
     """Nobody counts its users any more, and no key of it is left."""
-    redis = RedisBroker(Line(shared_redis.url, 0.2), secrets.token_hex(8))
+    redis = RedisBroker(RedisConnection(shared_redis.url, 0.2), secrets.token_hex(8))
     shared_redis.command("SADD", f"{redis.root}:nodes", "name")
     shared_redis.command("SADD", f"{redis.root}:groups:name", "a")
     shared_redis.command("SADD", f"{redis.root}:users:name:a", '"bob"')
@@ -289,7 +289,7 @@ async def test_a_node_that_was_forgotten_says_again_who_is_there(
 ) -> None:
     """As after a long stop of Redis, or when somebody emptied it."""
     prefix = secrets.token_hex(8)
-    redis, another = (RedisBroker(Line(shared_redis.url, 0.2), prefix) for _ in range(2))
+    redis, another = (RedisBroker(RedisConnection(shared_redis.url, 0.2), prefix) for _ in range(2))
     async with linked(redis) as one, linked(another) as two:
         one.link.enter("a", "ann")
         while await two.link.members("a") != {"ann"}:
@@ -338,15 +338,15 @@ class Witness:
     def __init__(self) -> None:
         self.losses = 0
 
-    async def found(self, connection: Any) -> None: ...
+    async def connected(self, connection: Any) -> None: ...
 
-    async def work(self) -> None: ...
+    async def use(self) -> None: ...
 
     async def beat(self) -> None: ...
 
     def pushed(self, message: list[Any]) -> None: ...
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         self.losses += 1
 
 
@@ -354,7 +354,7 @@ async def test_it_is_tried_again_and_logged_once(caplog: pytest.LogCaptureFixtur
     """Until it works; the first failure is enough to know."""
     witness = Witness()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(Line(f"redis://127.0.0.1:{free_port()}", 0.5).run, witness)
+        tasks.start_soon(RedisConnection(f"redis://127.0.0.1:{free_port()}", 0.5).run, witness)
         with anyio.fail_after(PATIENCE):
             while witness.losses < 3:
                 await anyio.sleep(0.01)
@@ -374,7 +374,7 @@ async def test_messages_that_just_end_are_a_failure() -> None:
 
     connection: Any = Silent()
     with pytest.raises(NotConnected, match="have ended"):
-        await Line("redis://localhost", 1)._listen(connection, Witness())
+        await RedisConnection("redis://localhost", 1)._listen(connection, Witness())
 
 
 def refuse(server: RedisServer, *rules: str) -> None:

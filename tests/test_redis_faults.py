@@ -212,7 +212,9 @@ async def test_a_thousand_get_everything_beside_one_that_never_reads() -> None:
             async with members(server, SUBSCRIBERS - 1) as everybody:
                 node = app._channels._node
                 assert node is not None
-                (box, *_) = [subscriber.outbox for subscriber in node.hub._subscribers.values()]
+                (box, *_) = [
+                    subscriber.outbox for subscriber in node.subscriptions._subscribers.values()
+                ]
                 while not box._frames:  # what the system buffers, is full first
                     await app._channels.publish("large", ClientEvent("news", "x" * 50_000))
                 for number in range(MESSAGES):

@@ -25,7 +25,7 @@ from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis import RedisProvider, announcements
 from websuckets.redis.answers import Meaning, Refusals, cause_of, meaning_of, text_of
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line, asked_each
+from websuckets.redis.connection import RedisConnection, asked_each
 from websuckets.redis.store import RedisSessionStore
 from websuckets.store import Record, key_of
 from websuckets.testing import CommandError, TestClient
@@ -41,7 +41,7 @@ ANN = key_of("ann's")
 
 
 def broker_at(url: str, prefix: str = "test") -> RedisBroker:
-    return RedisBroker(Line(url, HEARTBEAT), prefix)
+    return RedisBroker(RedisConnection(url, HEARTBEAT), prefix)
 
 
 def app_at(url: str, **options: Any) -> WebSuckets:
@@ -180,13 +180,13 @@ async def test_a_write_that_a_replica_refuses_ends_the_connection(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its caller is told that it is unavailable; sooner than a heartbeat would notice it."""
-    redis = RedisBroker(Line(own_redis.url, 60), "test")
+    redis = RedisBroker(RedisConnection(own_redis.url, 60), "test")
     store = RedisSessionStore(redis, 1000)
     async with linked(redis):
         own_redis.command("REPLICAOF", "127.0.0.1", "1")
         with pytest.raises(Unavailable):
             await store.save(ANN, Record("ann"))
-        await until(lambda: redis.line._connection is None)
+        await until(lambda: redis.redis._connection is None)
     assert "READONLY" in caplog.text
     assert "Redis refuses" not in caplog.text
 
@@ -239,7 +239,7 @@ async def test_refused_changes_of_presence_are_made_when_they_can_be(
         own_redis.command(*fault[0])
         one.link.enter("a", "new")
         one.link.leave("a", "leaver")
-        await until(lambda: one_broker.line.refusals.count)
+        await until(lambda: one_broker.redis.refusals.count)
         own_redis.command(*fault[1])
         await members(two, {"old", "new"})
         assert one.gaps == two.gaps == []
@@ -311,7 +311,7 @@ async def test_what_redis_refuses_is_unavailable_for_now(
 async def test_a_script_that_keeps_redis_busy_is_waited_for(own_redis: RedisServer) -> None:
     """Callers are told; the connection stays."""
     own_redis.command("CONFIG", "SET", "lua-time-limit", "1")
-    redis = RedisBroker(Line(own_redis.url, 5), "test")
+    redis = RedisBroker(RedisConnection(own_redis.url, 5), "test")
     store = RedisSessionStore(redis, 1000)
     async with linked(redis) as node, anyio.create_task_group() as tasks:
         loop = ("EVAL", "while true do end", "0")
@@ -332,18 +332,18 @@ async def test_a_mistake_of_ours_is_an_error_that_quotes_nothing(
     redis = broker_at(shared_redis.url, secrets.token_hex(8))
     async with linked(redis):
         with pytest.raises(Exception, match="wrong number of arguments"):
-            await redis.line.ask(b"GET")
+            await redis.redis.ask(b"GET")
         shared_redis.command("SET", f"{redis.root}:text", "canary")
         with pytest.raises(Unavailable):
-            await redis.line.ask_each([(b"UNKNOWN", "canary")])
-    assert redis.line.refusals.count == 1
+            await redis.redis.ask_each([(b"UNKNOWN", "canary")])
+    assert redis.redis.refusals.count == 1
 
 
 async def test_after_a_refused_subscription_nobody_gets_an_answer_of_others(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client takes the refusal for the answer to what was asked next, and so on."""
-    redis = RedisBroker(Line(own_redis.url, 60), "test")
+    redis = RedisBroker(RedisConnection(own_redis.url, 60), "test")
     async with linked(redis) as node:
         own_redis.command("SET", "{0/test}:a", "of a")
         refuse = ("ACL", "SETUSER", "default", "resetchannels", "&{0/test}:topic:nodes")
@@ -360,14 +360,14 @@ async def test_after_a_refused_subscription_nobody_gets_an_answer_of_others(
 
 async def ask(redis: RedisBroker) -> None:
     with pytest.raises(Unavailable):
-        await redis.line.ask_all([(b"GET", "{0/test}:a"), (b"GET", "{0/test}:b")])
+        await redis.redis.ask_all([(b"GET", "{0/test}:a"), (b"GET", "{0/test}:b")])
 
 
 async def test_a_refused_subscription_is_logged(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where nothing else was asked at the same time, the connection stays."""
-    async with linked(RedisBroker(Line(own_redis.url, 5), "test")) as node:
+    async with linked(RedisBroker(RedisConnection(own_redis.url, 5), "test")) as node:
         own_redis.command("ACL", "SETUSER", "default", "resetchannels", "&{0/test}:topic:nodes")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(node.link.subscribe, "refused")
@@ -417,7 +417,7 @@ async def test_answers_to_something_else_are_noticed() -> None:
     connection: Any = Unrelated(b"OK", b"OK")
     with pytest.raises(NotConnected, match="to something else"):
         await asked_each(connection, [(b"GET", "a")])
-    line = Line("redis://localhost", 0.001)
+    line = RedisConnection("redis://localhost", 0.001)
 
     class Heartbeat(Unrelated):
         def create_request(self, *command: Any) -> Any:
@@ -786,7 +786,7 @@ async def test_foreign_announcements_are_dropped_and_counted(own_redis: RedisSer
         await ann.wait_closed()
         assert ann.close_code == 4401
         node: Any = app._channels._node
-        assert node.link._foreign.count == 2
+        assert node.link._malformed.count == 2
 
 
 @pytest.mark.parametrize("resume", [True, False])

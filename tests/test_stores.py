@@ -18,7 +18,7 @@ from timeouts import TIMEOUT
 
 from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line
+from websuckets.redis.connection import RedisConnection
 from websuckets.redis.store import RedisSessionStore
 from websuckets.store import MemorySessionStore, Record, key_of
 
@@ -199,7 +199,7 @@ def test_what_is_no_record_is_not_read(wrong: bytes) -> None:
 async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer) -> None:
     """Then their places are free."""
     prefix = secrets.token_hex(8)
-    redis = RedisBroker(Line(shared_redis.url, 5), prefix)
+    redis = RedisBroker(RedisConnection(shared_redis.url, 5), prefix)
     store = RedisSessionStore(redis, LONG, MANY)
     shared_redis.command("HSET", f"{redis.root}:session:{ANN}", "record", b"\x80\x04N.")
     shared_redis.command("SET", f"{redis.root}:session:{BOB}", "bob")
@@ -210,17 +210,17 @@ async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer
             assert await store.save(key, Record("ann"))
             assert await store.load(key) == Record("ann")
         assert await store.revocations() == 0
-    assert redis.foreign.count == 3
+    assert redis.malformed.count == 3
 
 
 async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
     """Which is no refusal."""
-    redis = RedisBroker(Line(own_redis.url, 0.5), "test")
+    redis = RedisBroker(RedisConnection(own_redis.url, 0.5), "test")
     store = RedisSessionStore(redis, LONG, MANY)
     async with linked(redis) as node:
         assert await store.save(ANN, Record("ann"))
         own_redis.kill()
-        await node.until(lambda: redis.line._connection is None or not node.gaps)
+        await node.until(lambda: redis.redis._connection is None or not node.gaps)
         with anyio.fail_after(TIMEOUT), pytest.raises(Unavailable):
             while True:
                 await store.load(ANN)
@@ -254,7 +254,7 @@ async def test_who_was_revoked_is_not_saved_again(stores: Stores) -> None:
 async def redis_store(shared_redis: RedisServer) -> AsyncIterator[RedisSessionStore]:
     """Its keys begin with ``test``."""
     prefix = f"test {secrets.token_hex(8)}"
-    redis = RedisBroker(Line(shared_redis.url, 5), prefix)
+    redis = RedisBroker(RedisConnection(shared_redis.url, 5), prefix)
     async with linked(redis):
         yield RedisSessionStore(redis, LONG, MANY)
 
@@ -292,7 +292,7 @@ async def test_what_is_in_the_way_is_removed_and_counted(
     assert await store.revocations() not in (before, 0)
     assert await store.load(ANN) is None
     assert await store.revoked({ANN: "ann"}) == {ANN}
-    assert store._foreign.count >= 1
+    assert store._malformed.count >= 1
 
 
 async def test_a_field_of_another_version_is_what_counts(
@@ -322,7 +322,7 @@ async def test_a_login_costs_redis_the_same_however_many_there_were(
     own_redis: RedisServer,
 ) -> None:
     """Count commands of Redis for an app in which many guests are one user."""
-    redis = RedisBroker(Line(own_redis.url, 60), "test")
+    redis = RedisBroker(RedisConnection(own_redis.url, 60), "test")
     store = RedisSessionStore(redis, LONG, MANY)
 
     async def commands_of_a_login(number: int) -> int:

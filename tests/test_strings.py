@@ -9,7 +9,7 @@ from websockets.datastructures import Headers
 
 from websuckets import ClientEvent, CommandGroup, Socket
 from websuckets.channels import Channels
-from websuckets.connections.admission import Entrance
+from websuckets.connections.admission import Admission
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -76,14 +76,14 @@ async def test_members_are_names_of_events_errors_channels_and_users() -> None:
 
 def test_members_say_who_may_connect_and_where() -> None:
     """Paths, subprotocols and networks."""
-    entrance = Entrance.of(None, [Name.ADDRESS], [Name.POST], Name.PATH, Name.PATH)
-    for given in (entrance.path, entrance.health, *entrance.subprotocols):
+    admission = Admission.of(None, [Name.ADDRESS], [Name.POST], Name.PATH, Name.PATH)
+    for given in (admission.path, admission.health, *admission.subprotocols):
         assert type(given) is str
-    assert entrance.subprotocol(["post"]) == "post"
+    assert admission.subprotocol(["post"]) == "post"
     forwarded = Headers([("X-Forwarded-For", "1.2.3.4")])
-    assert entrance.address_of(("10.1.1.1", 1), forwarded) == ("1.2.3.4", 0)
+    assert admission.address_of(("10.1.1.1", 1), forwarded) == ("1.2.3.4", 0)
     with pytest.raises(ConfigurationError, match="a subprotocol is a token"):
-        Entrance.of(None, [], [5], None, None)
+        Admission.of(None, [], [5], None, None)
     refused = HandshakeRefused(403, Name.POST, {Name.POST: Name.CREATE})
     assert (str(refused), refused.headers) == ("HTTP 403: post", {"post": "create"})
 

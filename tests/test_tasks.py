@@ -313,7 +313,7 @@ async def test_asyncios_own_cancellation_of_a_task_of_the_framework() -> None:
         task.cancel()
         await asyncio.sleep(10)
 
-    async with Background(patience=1) as background:
+    async with Background(timeout=1) as background:
         background.start_soon(Worker(journal, "other"))
         background.start_soon(suicide)
         await anyio.wait_all_tasks_blocked()
@@ -492,7 +492,7 @@ async def test_a_task_with_a_group_of_its_own_ends_silently(
 async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     """Is logged, and the others go on."""
     journal: list[str] = []
-    async with Background(patience=1) as background:
+    async with Background(timeout=1) as background:
         background.start_soon(Worker(journal, "other"))
         background.start_soon(fail)
         await anyio.wait_all_tasks_blocked()
@@ -503,7 +503,7 @@ async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixtu
 
 async def test_a_background_that_has_ended_starts_nothing() -> None:
     """Not even a coroutine that nobody would await."""
-    background = Background(patience=1)
+    background = Background(timeout=1)
     async with background:
         pass
     started: list[str] = []

@@ -1,4 +1,4 @@
-"""The application: where everything is put together."""
+"""The application that a program creates: `WebSuckets`, its groups, hooks, and ways to serve it."""
 
 import logging
 import math
@@ -25,17 +25,17 @@ from dishka.provider import BaseProvider
 from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind
-from websuckets.connections.admission import Entrance
+from websuckets.connections.admission import Admission
 from websuckets.exc import ConfigurationError
 from websuckets.limits import Limits, seconds
 from websuckets.middleware import Middleware, checked
+from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.serving.asgi import AsgiApplication
-from websuckets.serving.composition import Composition, groups_of_the_program
-from websuckets.serving.lifecycle import Running, UntilTheLoopEnds, started, stop
+from websuckets.serving.definition import AppDefinition, groups_of_the_program
+from websuckets.serving.lifecycle import RunningApp, UntilTheLoopEnds, started, stop
 from websuckets.serving.process import Program, console_logging
 from websuckets.session import Session
-from websuckets.socket import HttpAnswer
 from websuckets.transports import running_transport
 from websuckets.transports.asgi import AsgiReceive, AsgiScope, AsgiSend
 from websuckets.transports.listener import one_port
@@ -88,14 +88,14 @@ class WebSuckets:
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
-        self._composition = Composition(providers)
+        self._definition = AppDefinition(providers)
         self._limits = limits or Limits()
         self._middleware = checked(middleware)
-        self._entrance = Entrance.of(origins, trusted_proxies, subprotocols, path, health)
+        self._admission = Admission.of(origins, trusted_proxies, subprotocols, path, health)
         self._session = Session()
         self._channels = Channels(self._session)
         self._is_running = False
-        self._running: Running | None = None
+        self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
         # ASGI servers ask whether this is a coroutine function. What they call is the method of the
@@ -112,7 +112,7 @@ class WebSuckets:
         if not isinstance(group, CommandGroup):
             raise ConfigurationError(f"{group!r} is no CommandGroup")
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
-        self._composition.include(group)
+        self._definition.include(group)
 
     def on_startup(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` when the app starts, before its port opens.
@@ -168,7 +168,7 @@ class WebSuckets:
         a container that was built by the program.
         """
         self._check_not_running("override providers before it starts")
-        with self._composition.override(providers, {} if values is None else values):
+        with self._definition.override(providers, {} if values is None else values):
             yield
 
     @property
@@ -179,7 +179,7 @@ class WebSuckets:
         `CurrentUser`, too, as `SecurityProvider` is one. Afterwards neither groups nor hooks can be
         added: they would be missing in the container. Raises what is wrong with those that are.
         """
-        return self._composition.seal(self._values(self._limits)).providers
+        return self._definition.seal(self._values(self._limits)).providers
 
     @property
     def asgi(self) -> AsgiApplication:
@@ -207,7 +207,7 @@ class WebSuckets:
 
         dishka's plot, an HTML page that draws it by Mermaid. Raises what starting the app does.
         """
-        return render_mermaid(self._composition.ready(self._values(self._limits))[1])
+        return render_mermaid(self._definition.ready(self._values(self._limits))[1])
 
     @overload
     async def __call__(
@@ -244,7 +244,7 @@ class WebSuckets:
         self, host: str | Sequence[str] | None, port: int | None, **options: Any
     ) -> None:
         # An app without groups, started as the program, serves what the program included in others.
-        theirs = () if self._composition.groups else groups_of_the_program()
+        theirs = () if self._definition.groups else groups_of_the_program()
         time_to_give_up = TIMEOUTS_OF_A_START * seconds(self._limits.finalize_timeout)
         with (
             console_logging(),
@@ -259,9 +259,9 @@ class WebSuckets:
                     assert self._running is not None
                     running = self._running
                     connections = running.connections
-                    await program.until_told(connections.time_to_stop, connections.what_runs)
+                    await program.wait_for_signal(connections.time_to_stop, connections.what_runs)
                 if not running.has_ended:
-                    program.end()
+                    program.exit()
             except ConfigurationError as error:
                 if theirs:
                     error.add_note(_SERVES_OTHERS % len(theirs))
@@ -309,7 +309,7 @@ class WebSuckets:
         return _Serving(self._serve(None, host, port, options))
 
     def __repr__(self) -> str:
-        return f"WebSuckets({len(self._composition.groups)} groups)"
+        return f"WebSuckets({len(self._definition.groups)} groups)"
 
     @asynccontextmanager
     async def _serve(
@@ -346,7 +346,7 @@ class WebSuckets:
                 yield Server(listening.port, listening.urls)
 
     @asynccontextmanager
-    async def _embedded(self, most: float = math.inf) -> AsyncIterator[Running]:
+    async def _embedded(self, most: float = math.inf) -> AsyncIterator[RunningApp]:
         """While it runs; at the end, connections have ``most`` seconds to finish what they do."""
         async with self._started(self._limits) as app:
             app.log("started")
@@ -362,22 +362,22 @@ class WebSuckets:
         limits: Limits,
         groups: tuple[CommandGroup, ...] | None = None,
         propagate: Propagate = propagate,
-    ) -> AsyncIterator[Running]:
+    ) -> AsyncIterator[RunningApp]:
         self._check_not_running(_RUNS_ONCE)
         self._is_running = True
         try:
-            blueprint, container = self._composition.ready(self._values(limits), groups)
-            if self._entrance.origins is None and blueprint.verifies_at_handshake(container):
+            compiled, container = self._definition.ready(self._values(limits), groups)
+            if self._admission.origins is None and compiled.verifies_at_handshake(container):
                 raise ConfigurationError(_NO_ORIGINS)
             async with started(
-                blueprint,
+                compiled,
                 container,
                 self._session,
                 self._channels,
                 limits,
-                self._entrance,
+                self._admission,
                 self._middleware,
-                finalise=self._composition.has_own_container,
+                finalise=self._definition.has_own_container,
                 propagate=propagate,
             ) as self._running:
                 yield self._running
@@ -394,26 +394,26 @@ class WebSuckets:
             Limits: limits,
         }
 
-    async def _entered(self) -> Running:
+    async def _entered(self) -> RunningApp:
         """The running app, for one more connection."""
         if self._running is None:
-            if self._composition.needs_lifespan(self._values(self._limits)):
+            if self._definition.needs_lifespan(self._values(self._limits)):
                 raise ConfigurationError(_NOT_STARTED)
             await self._by_itself.start()
         assert self._running is not None
         self._running.loop.check(_OTHER_LOOP)
         return self._running
 
-    def _answer(self, path: str) -> HttpAnswer:
+    def _answer(self, path: str) -> HttpResponse:
         """To a request that is no opening handshake."""
         if self._running is not None:
             return self._running.connections.answer(path)
-        return self._entrance.answer(path, closing=False)
+        return self._admission.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:
         """For `setup_dishka`."""
         self._check_not_running("call setup_dishka() before it starts")
-        self._composition.use_container(container)
+        self._definition.use_container(container)
 
     def _check_not_running(self, why: str) -> None:
         if self._is_running:
@@ -421,7 +421,7 @@ class WebSuckets:
 
     def _add_hook(self, kind: Kind, hook: HookFunction) -> HookFunction:
         self._check_not_running(f"register on_{kind} hooks before it starts")
-        self._composition.add_hook(kind, hook)
+        self._definition.add_hook(kind, hook)
         return hook
 
 

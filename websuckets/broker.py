@@ -1,4 +1,4 @@
-"""What connects the nodes of an application: the processes that run it, each with its clients."""
+"""Connection between the nodes of an app: the processes that run it, each with its clients."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""Messages for many: channels to which connections are subscribed, and users wherever they are."""
+"""Messages for many: channels to which connections subscribe, and users wherever they are."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -11,7 +11,7 @@ from pydantic_core import from_json, to_json
 from websuckets.broker import Broker, Link
 from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
-from websuckets.delivery.subscriptions import ONLINE, Hub
+from websuckets.delivery.subscriptions import ONLINE, Subscriptions
 from websuckets.exc import InvalidChannel
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits
@@ -54,7 +54,7 @@ class Channels:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._node: _Node | None = None
+        self._node: _RunningChannels | None = None
         watch(session, self)
 
     async def subscribe(self, socket: Socket, name: str, *, public: bool = False) -> None:
@@ -77,14 +77,14 @@ class Channels:
             return
         if not public:
             check_still_authorised(socket)
-        node.hub.subscribe(user, name, None if public else user.id)
+        node.subscriptions.subscribe(user, name, None if public else user.id)
         await node.link.subscribe(CHANNEL + name)
 
     async def unsubscribe(self, socket: Socket, name: str) -> None:
         """The opposite; does nothing for one that is not subscribed."""
         node = self._running
         name = node.checked(name)
-        if node.hub.unsubscribe(socket.id, name):
+        if node.subscriptions.unsubscribe(socket.id, name):
             node.link.unsubscribe(CHANNEL + name)
 
     async def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
@@ -95,7 +95,7 @@ class Channels:
         node = self._running
         name = node.checked(name)
         frame = _frame(event)
-        node.hub.deliver(name, frame, None if exclude is None else exclude.id)
+        node.subscriptions.deliver(name, frame, None if exclude is None else exclude.id)
         node.link.publish(CHANNEL + name, frame)
         await node.give_way()
 
@@ -106,7 +106,7 @@ class Channels:
         """
         node = self._running
         frame = _frame(event)
-        node.hub.deliver_to(user_id, frame)
+        node.subscriptions.deliver_to(user_id, frame)
         node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
         await node.give_way()
 
@@ -118,44 +118,44 @@ class Channels:
         """The ids of all verified users who are connected."""
         return await self._running.members(ONLINE)
 
-    async def _begin(self, limits: Limits, background: Background, broker: Broker) -> None:
+    async def _start(self, limits: Limits, background: Background, broker: Broker) -> None:
         """For as long as the app runs."""
-        node = _Node(self._session, limits, background)
+        node = _RunningChannels(self._session, limits, background)
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations
         await node.link.subscribe(USERS)
 
-    async def _end(self) -> None:
+    async def _stop(self) -> None:
         node, self._node = self._node, None
         self._session._other_nodes = None
         if node is not None:
-            await node.end()
+            await node.stop()
 
     @property
-    def _running(self) -> "_Node":
+    def _running(self) -> "_RunningChannels":
         if self._node is None:
             raise RuntimeError("Channels: the app does not run")
         self._node.loop.check(_OTHER_LOOP)
         return self._node
 
     def __repr__(self) -> str:
-        return f"Channels({0 if self._node is None else len(self._node.hub.channels)})"
+        return f"Channels({0 if self._node is None else len(self._node.subscriptions.channels)})"
 
-    # As a `Watcher`; clients that are left behind come after the end.
+    # As a `SessionObserver`; clients that are left behind come after the end.
 
     def verified(self, user: User, id: UserId) -> None:
         if self._node is not None:
-            self._node.hub.verified(user, id)
+            self._node.subscriptions.verified(user, id)
 
     def demoted(self, user: User, id: UserId) -> None:
         if self._node is not None:
-            for name in self._node.hub.demoted(user, id):
+            for name in self._node.subscriptions.demoted(user, id):
                 self._node.link.unsubscribe(CHANNEL + name)
 
     def left(self, user: User) -> None:
         if self._node is not None:
-            for name in self._node.hub.left(user):
+            for name in self._node.subscriptions.left(user):
                 self._node.link.unsubscribe(CHANNEL + name)
 
 
@@ -165,7 +165,7 @@ _OTHER_LOOP: Final = (
 )
 
 
-class _Node:
+class _RunningChannels:
     """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
 
     link: Link
@@ -180,7 +180,9 @@ class _Node:
         self._ended = anyio.Event()
         self.loop = EventLoop()
         outboxes = Outboxes(limits, background.start_soon)
-        self.hub = Hub(session, outboxes, limits.subscriptions, self._enter, self._leave)
+        self.subscriptions = Subscriptions(
+            session, outboxes, limits.subscriptions, self._enter, self._leave
+        )
 
     async def run(self, broker: Broker, *, task_status: TaskStatus[None]) -> None:
         """Keep the link, until `end`. What fails before there is one is raised."""
@@ -202,9 +204,9 @@ class _Node:
         finally:
             self._ended.set()
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         self._scope.cancel()
-        await wait_through(self._ended, self._background.patience)
+        await wait_through(self._ended, self._background.timeout)
 
     def checked(self, name: str) -> str:
         """The name as a plain ``str``.
@@ -223,32 +225,32 @@ class _Node:
         return plain_string(name)
 
     async def members(self, group: str) -> set[UserId]:
-        return self.hub.members(group) | await self.link.members(group)
+        return self.subscriptions.members(group) | await self.link.members(group)
 
     async def give_way(self) -> None:
         for _ in range(TURNS):
             await anyio.lowlevel.checkpoint()
-            if not self.hub.outboxes.writing:
+            if not self.subscriptions.outboxes.writing:
                 break
 
     def receive(self, topic: str, message: bytes) -> None:
         if topic == USERS:
             user_id, _, message = message.partition(b"\n")
             _check(message)
-            self.hub.deliver_to(user_id_of(user_id), message)
+            self.subscriptions.deliver_to(user_id_of(user_id), message)
         else:
             _check(message)
-            self.hub.deliver(topic.removeprefix(CHANNEL), message)
+            self.subscriptions.deliver(topic.removeprefix(CHANNEL), message)
 
     def missed(self, topics: Iterable[str] | None) -> None:
         if topics is None:
-            self.hub.announce_gap()
+            self.subscriptions.announce_gap()
             return
         for topic in topics:
             if topic == USERS:
-                self.hub.announce_gap_to_users()
+                self.subscriptions.announce_gap_to_users()
             else:
-                self.hub.announce_gap_in(topic.removeprefix(CHANNEL))
+                self.subscriptions.announce_gap_in(topic.removeprefix(CHANNEL))
 
     def announced(self, announcement: bytes) -> None:
         self.revocations.announced(announcement)

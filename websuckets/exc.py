@@ -1,4 +1,4 @@
-"""The errors of websuckets.
+"""Errors of websuckets.
 
 ::
 

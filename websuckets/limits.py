@@ -1,4 +1,4 @@
-"""How much of the server one peer, one message or one shutdown may take."""
+"""Limits: how much of the server one peer, one message or one shutdown may take."""
 
 import enum
 import math

@@ -1,4 +1,4 @@
-"""What runs around every command of an app."""
+"""Middleware: functions that run around every command of an app."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -56,7 +56,7 @@ class Attempt(Protocol):
         """Run the command."""
         ...
 
-    def told(self, result: Any) -> Outcome:
+    def outcome_of(self, result: Any) -> Outcome:
         """The outcome of what a middleware returned instead of one."""
         ...
 
@@ -101,7 +101,7 @@ def _layer(function: Middleware, inner: Around) -> Around:
             if iscoroutine(result):
                 result.close()
                 raise TypeError(f"{place}: it returned a coroutine; `return await call_next()`")
-            return result if isinstance(result, Outcome) else attempt.told(result)
+            return result if isinstance(result, Outcome) else attempt.outcome_of(result)
         except BaseException as error:
             return attempt.explain(error)
 

@@ -1,4 +1,4 @@
-"""Users who go on with their tokens after their connections, and revocations that reach them."""
+"""Users who continue with their tokens on another connection, and revocations that reach them."""
 
 import math
 from collections.abc import AsyncIterator, Iterable
@@ -13,7 +13,7 @@ from dishka import Provider, Scope
 from websuckets.connections.admission import client_of
 from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.limits import Limits, seconds
-from websuckets.protocol.close_codes import REVOKED, UNSURE, Farewell
+from websuckets.protocol.close_codes import REVOKED, UNSURE, CloseReason
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.tasks import Background
 from websuckets.security import resumed_user
@@ -60,7 +60,7 @@ class ResumeProvider(Provider):
 
 
 class Resuming:
-    """The `Keeper` of a running app's session: what it does with a `SessionStore`."""
+    """The `SessionPersistence` of a running app's session: what it does with a `SessionStore`."""
 
     def __init__(
         self, session: Session, store: SessionStore, limits: Limits, background: Background
@@ -94,7 +94,7 @@ class Resuming:
         while True:
             found = await self._store.load(key)
             if found is None and again and await self._store.revoked({key: id}):
-                self._part([user], REVOKED)
+                self._close_connections([user], REVOKED)
                 raise NotAuthorized
             old = found or Record(id, version=0)
             if old.id != id:
@@ -170,16 +170,16 @@ class Resuming:
         last_seen = anyio.current_time()
         with self._scope:
             while True:
-                if await self._look():
+                if await self._check():
                     last_seen = anyio.current_time()
                 elif anyio.current_time() + self._between_looks > last_seen + self._lag:
-                    self._part(self._saved(), UNSURE)
+                    self._close_connections(self._saved(), UNSURE)
                 await anyio.sleep(self._between_looks)
 
     def stop(self) -> None:
         self._scope.cancel()
 
-    async def _look(self) -> bool:
+    async def _check(self) -> bool:
         """Whether the store is there."""
         try:
             with anyio.fail_after(self._between_looks):
@@ -189,7 +189,7 @@ class Resuming:
                     saved = self._saved()
                     keys = {key: user.id for user, key in saved.items() if user.id is not None}
                     gone = await self._store.revoked(keys)
-                    self._part({u: k for u, k in saved.items() if k in gone}, REVOKED)
+                    self._close_connections({u: k for u, k in saved.items() if k in gone}, REVOKED)
                 self._known = count
         except Exception as error:
             if not isinstance(error, Unavailable | TimeoutError):
@@ -207,11 +207,11 @@ class Resuming:
         users = self._session.online.values()
         return {user: user._saved_as for user in users if user._saved_as is not None}
 
-    def _part(self, users: Iterable[User], farewell: Farewell) -> None:
+    def _close_connections(self, users: Iterable[User], close_reason: CloseReason) -> None:
         """Demote and close them."""
         for user in users:
             user.id = None
-            self._start(user.socket.close, *farewell)
+            self._start(user.socket.close, *close_reason)
 
     def _guesses_of(self, client: object) -> "_Guesses":
         now = anyio.current_time()

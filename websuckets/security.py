@@ -1,4 +1,4 @@
-"""Who may run a protected command.
+"""Authorisation of protected commands.
 
 ``protected=True`` makes `CurrentUser` a guard: a dependency that is resolved before everything
 else, and whose error is the reply. To authenticate differently, provide `CurrentUser` yourself.

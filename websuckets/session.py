@@ -1,4 +1,4 @@
-"""Who is connected, and as whom."""
+"""Connected users: who is connected, and as whom."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,7 +171,7 @@ class User:
         def __setattr__(self, name: str, value: Any) -> None: ...
 
 
-class Watcher(Protocol):
+class SessionObserver(Protocol):
     """Who is told when users come and go. It lives as long as the session."""
 
     def verified(self, user: User, id: UserId) -> None:
@@ -187,7 +187,7 @@ class Watcher(Protocol):
         ...
 
 
-class Keeper(Protocol):
+class SessionPersistence(Protocol):
     """What keeps verified users beyond their connections. It lives as long as the app runs."""
 
     async def save(self, user: User, data: dict[str, Any]) -> None: ...
@@ -244,9 +244,9 @@ class Session:
         self._verified: dict[UserId, User] = {}
         self._connections_of: dict[UserId, dict[User, None]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
-        self._watchers: list[Watcher] = []
+        self._watchers: list[SessionObserver] = []
         self._loop: EventLoop | None = None  # while the app runs
-        self._keeper: Keeper | None = None
+        self._persistence: SessionPersistence | None = None
         self._revocations = Revocations()
         self._other_nodes: OtherNodes | None = None
 
@@ -296,14 +296,14 @@ class Session:
             self._loop.check(_OTHER_LOOP)
 
     @property
-    def _kept(self) -> Keeper:
+    def _kept(self) -> SessionPersistence:
         self._check_loop()
-        if self._keeper is None:
+        if self._persistence is None:
             raise RuntimeError(
                 "nothing keeps users beyond their connections: give ResumeProvider(), or "
                 "RedisProvider(url, resume=True), to WebSuckets(providers=[...])"
             )
-        return self._keeper
+        return self._persistence
 
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user, on every node, and close it with 4401.
@@ -325,10 +325,10 @@ class Session:
             for user in users:
                 closing.start_soon(user.socket.close, *REVOKED)
             # Others hear of it when it is stored: their clients will try their tokens again.
-            for keeper in (self._keeper, self._other_nodes):
-                if keeper is not None:
+            for persistence in (self._persistence, self._other_nodes):
+                if persistence is not None:
                     try:
-                        await keeper.revoke(user_id)
+                        await persistence.revoke(user_id)
                     except Exception as failure:
                         error = error or failure
         if error is not None:
@@ -368,8 +368,8 @@ class Session:
     def _verify(self, user: User, id: UserId) -> None:
         self._connections_of.setdefault(id, {})[user] = None
         self._verified[id] = user
-        for watcher in self._watchers:
-            watcher.verified(user, id)
+        for observer in self._watchers:
+            observer.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
         connections = self._connections_of[id]
@@ -378,8 +378,8 @@ class Session:
             self._verified[id] = next(reversed(connections))
         else:
             del self._connections_of[id], self._verified[id]
-        for watcher in self._watchers:
-            watcher.demoted(user, id)
+        for observer in self._watchers:
+            observer.demoted(user, id)
 
 
 _OTHER_LOOP: Final = (
@@ -463,8 +463,8 @@ def disconnected(user: User) -> None:
     if user.id is not None:
         session._demote(user, user.id)
     user._session = None
-    for watcher in session._watchers:
-        watcher.left(user)
+    for observer in session._watchers:
+        observer.left(user)
 
 
 def may_be_added(name: str) -> bool:
@@ -472,9 +472,9 @@ def may_be_added(name: str) -> bool:
     return name != "socket" and not name.startswith("_") and not hasattr(User, name)
 
 
-def watch(session: Session, watcher: Watcher) -> None:
+def watch(session: Session, observer: SessionObserver) -> None:
     """From now on, it is told of every user of this session."""
-    session._watchers.append(watcher)
+    session._watchers.append(observer)
 
 
 def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:

@@ -1,7 +1,6 @@
-"""The connection: as handlers see it, and as transports hand it over."""
+"""The connection as handlers see it: `Socket`, its request and its response headers."""
 
-from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
 from typing import Any, Final, Protocol
 from urllib.parse import unquote
 from uuid import UUID
@@ -9,16 +8,12 @@ from uuid import UUID
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
-from websuckets.exc import HandshakeRefused, check_header
+from websuckets.exc import check_header
 
 __all__ = [
     "MAX_REASON",
-    "Accepted",
-    "Door",
-    "HttpAnswer",
     "ResponseHeaders",
     "Socket",
-    "Wire",
     "path_of",
     "response_headers",
     "sent_headers",
@@ -158,117 +153,4 @@ class Socket(Protocol):
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection and wait until it is closed; does nothing when it is already."""
-        ...
-
-
-class Wire(Protocol):
-    """What a transport hands over for each connection: as a rule the connection itself."""
-
-    @property
-    def socket(self) -> Socket:
-        """What handlers get."""
-        ...
-
-    @property
-    def request_path(self) -> str:
-        """Where it connected to, decoded: within what the app is mounted under, without a query."""
-        ...
-
-    @property
-    def closed_errors(self) -> tuple[type[Exception], ...]:
-        """What `receive` and `send` raise once the connection is closed."""
-        ...
-
-    @property
-    def has_stopped_receiving(self) -> bool:
-        """True once this side has sent its close frame, or has aborted the connection.
-
-        From then on no message of the client is handled: neither one that comes, nor one that
-        waits already. A command that runs goes on.
-        """
-        ...
-
-    async def receive(self) -> str | bytes:
-        """Wait for the next message, text or binary.
-
-        Raises one of `closed_errors` once the connection is closed; after this side has closed it,
-        that is also where messages still wait.
-        """
-        ...
-
-    async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; the next one is received after it.
-
-        It waits for a client that is slow to read, however long it is, and however many wait for
-        the same: only programs can send more than may wait.
-        """
-        ...
-
-    async def reply_beside(self, text: str) -> None:
-        """Send the reply, or an item, of a command that runs beside the reading of messages."""
-        ...
-
-    async def abort(self) -> None:
-        """Drop the connection without a closing handshake; does nothing when it is closed."""
-        ...
-
-    def failed(self, error: BaseException) -> None:
-        """Told of a failure of the server itself, which is logged and closes the connection."""
-        ...
-
-
-class Accepted(Protocol):
-    """What a transport drives for each client whose opening handshake it finds acceptable.
-
-    It calls `opening` before it answers the handshake; then either `serve`, once the connection is
-    open, or `discard`, if it does not come to that.
-    """
-
-    async def opening(self) -> HandshakeRefused | None:
-        """How to answer instead of opening the connection, if at all."""
-        ...
-
-    async def serve(self) -> None:
-        """Serve the connection until it is gone."""
-        ...
-
-    def cancel(self) -> None:
-        """Cancel what runs; scopes are finalised, then `serve` returns."""
-        ...
-
-    def disconnected(self) -> None:
-        """Told as soon as the connection is closed, by whichever side; maybe more than once."""
-        ...
-
-    async def discard(self) -> None:
-        """Give up a connection that was not opened."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
-    """An HTTP response to what opens no connection."""
-
-    status: int
-    text: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-class Door(Protocol):
-    """Where a transport brings its clients."""
-
-    def address_of(self, peer: Any, headers: Headers) -> Any:
-        """The client's address, ``peer`` being the one that the transport sees."""
-        ...
-
-    def accept(self, wire: Wire) -> Accepted:
-        """A client whose opening handshake is about to be answered."""
-        ...
-
-    def subprotocol(self, offered: Iterable[str]) -> str | None:
-        """Which of them to speak, if any."""
-        ...
-
-    def answer(self, path: str) -> HttpAnswer:
-        """To a request that is no opening handshake; ``path`` is as that of `Wire`."""
         ...

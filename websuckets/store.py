@@ -1,4 +1,4 @@
-"""What is kept of verified users beyond their connections, so that they can go on with another."""
+"""Records of verified users that outlive their connections."""
 
 import hashlib
 import math

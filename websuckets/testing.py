@@ -1,4 +1,4 @@
-"""An app under test: in memory, without a port, through what serves real connections."""
+"""A client for tests: it connects in memory, without a port, through the code of real connections."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -15,7 +15,7 @@ from websockets.http11 import Request
 from websuckets.app import WebSuckets
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import spawn
-from websuckets.serving.lifecycle import Running
+from websuckets.serving.lifecycle import RunningApp
 from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient
 
@@ -73,7 +73,7 @@ class TestClient:
         self._app = app
         self._request = Request(path, Headers(headers))
         self._request.headers.setdefault("Host", "localhost")
-        self._running: Running | None = None
+        self._running: RunningApp | None = None
         self._stack = AsyncExitStack()
         self._opened: _Inbox | None = None
         self._ids = count(1)
@@ -205,7 +205,7 @@ class TestClient:
             app = self._running
             app.loop.check(_OTHER_LOOP)
             size = app.limits.message_size
-            client = MemoryClient(self._request, app.connections, size, app.patience)
+            client = MemoryClient(self._request, app.connections, size, app.timeouts)
             # Nobody's child: a fixture may be left by another task than the one that entered it.
             self._server = spawn(client.serve)
             try:
@@ -367,7 +367,7 @@ def _cancelling(id: str) -> str:
 class _Inbox:
     """What a connection brings, for those who wait for replies and for whoever takes the rest."""
 
-    def __init__(self, app: Running, client: MemoryClient) -> None:
+    def __init__(self, app: RunningApp, client: MemoryClient) -> None:
         self.app = app
         self.client = client
         self._frames: list[_Frame] = []

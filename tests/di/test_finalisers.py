@@ -15,7 +15,7 @@ from dishka.exceptions import ExitError
 
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.finalisers import read_generators
-from websuckets.runtime.request_scope import Works
+from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.scopes import sources_of_generators
 from websuckets.serving.container import build_container
 
@@ -238,9 +238,9 @@ async def end(source: Any, error: BaseException | None, key: Any = Thing) -> Non
     container = build_container([provider], [])
     read_generators(sources_of_generators(container))
     scope = container(scope=Scope.REQUEST)
-    with Works(Clock(), finalize_timeout=None).begin(anyio.CancelScope()) as work:
+    with RequestScopes(Clock(), finalize_timeout=None).begin(anyio.CancelScope()) as request_scope:
         await scope.get(key)
-        await work.close(scope, error)
+        await request_scope.close(scope, error)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -127,7 +127,7 @@ async def test_the_program_may_provide_what_comes_with_a_connection() -> None:
     group = CommandGroup()
 
     @group.command("look")
-    async def look(socket: ServerConnection, *, request: Request, same: Socket) -> Any:
+    async def check(socket: ServerConnection, *, request: Request, same: Socket) -> Any:
         return [request.path, same is socket]
 
     provider = Provider(scope=Scope.SESSION)

@@ -12,10 +12,10 @@ from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosedError
 
 from websuckets import Limits
+from websuckets.protocol.transport import TransportConnection
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import propagate
-from websuckets.socket import Wire
-from websuckets.transports.websockets_trio import _Running, listen
+from websuckets.transports.websockets_trio import _TrioServer, listen
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
         task_status.started("server")
         raise RuntimeError("broken")
 
-    running = _Running()
+    running = _TrioServer()
     trio.lowlevel.spawn_system_task(running.run, serve)
     await running.wait_started()
     assert running.has_started
@@ -43,8 +43,12 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
 class Served:
     """Stands for an app that has let a client in."""
 
-    def __init__(self, wire: Wire, serve: Callable[[Wire], Awaitable[None]]) -> None:
-        self._wire = wire
+    def __init__(
+        self,
+        transport: TransportConnection,
+        serve: Callable[[TransportConnection], Awaitable[None]],
+    ) -> None:
+        self._wire = transport
         self._serve = serve
 
     async def opening(self) -> None: ...
@@ -52,15 +56,15 @@ class Served:
     async def serve(self) -> None:
         await self._serve(self._wire)
 
-    async def discard(self) -> None: ...
+    async def not_opened(self) -> None: ...
 
     def disconnected(self) -> None: ...
 
 
-class Door:
+class Acceptor:
     """Lets everybody in."""
 
-    def __init__(self, serve: Callable[[Wire], Awaitable[None]]) -> None:
+    def __init__(self, serve: Callable[[TransportConnection], Awaitable[None]]) -> None:
         self._serve = serve
 
     def subprotocol(self, offered: Any) -> None: ...
@@ -68,27 +72,27 @@ class Door:
     def address_of(self, peer: Any, headers: Any) -> Any:
         return peer
 
-    def accept(self, wire: Wire) -> Served:
-        return Served(wire, self._serve)
+    def accept(self, transport: TransportConnection) -> Served:
+        return Served(transport, self._serve)
 
 
 @asynccontextmanager
-async def listening(serve: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[str]:
+async def listening(serve: Callable[[TransportConnection], Awaitable[None]]) -> AsyncIterator[str]:
     """The URL of a server that serves its clients so."""
 
     async def stop(wait_closed: Any) -> None:
         await wait_closed()
 
-    door: Any = Door(serve)
+    acceptor: Any = Acceptor(serve)
     where = ("127.0.0.1", 0)
-    async with listen(door, stop, *where, Limits(), Clock(), {}, propagate) as listener:
+    async with listen(acceptor, stop, *where, Limits(), Clock(), {}, propagate) as listener:
         yield listener.urls[0]
 
 
 async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
     """With 1011, by `websockets`."""
 
-    async def fail(wire: Wire) -> None:
+    async def fail(transport: TransportConnection) -> None:
         raise RuntimeError("broken")
 
     async with listening(fail) as url:
@@ -99,27 +103,27 @@ async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
                 assert connection.close_code == 1011
 
 
-async def break_stream(wire: Wire) -> None:
-    connection: Any = wire.socket
+async def break_stream(transport: TransportConnection) -> None:
+    connection: Any = transport.socket
     await connection.close_stream()
 
 
-async def abort(wire: Wire) -> None:
-    await wire.abort()
+async def abort(transport: TransportConnection) -> None:
+    await transport.abort()
 
 
 @pytest.mark.parametrize("end", [break_stream, abort])
 async def test_a_connection_ends_though_its_queue_of_messages_is_full(
-    end: Callable[[Wire], Awaitable[None]],
+    end: Callable[[TransportConnection], Awaitable[None]],
 ) -> None:
     """End it while its reading task waits for room in the queue, which nobody makes any more."""
     ended = trio.Event()
 
-    async def serve(wire: Wire) -> None:
-        connection: Any = wire.socket
+    async def serve(transport: TransportConnection) -> None:
+        connection: Any = transport.socket
         while connection.recv_flow_control is None:
             await trio.sleep(0.001)
-        await end(wire)
+        await end(transport)
         ended.set()
 
     async with listening(serve) as url, connect(url) as connection:

@@ -6,23 +6,23 @@ from collections.abc import Awaitable, Callable
 import anyio
 from websockets import CloseCode
 
-from websuckets.commands.dispatcher import Call, Dispatcher, Peer, failed
+from websuckets.commands.dispatcher import Dispatcher, Peer, ReceivedCommand, failed
 from websuckets.exc import NotAuthorized
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
 from websuckets.protocol.messages import encode_event
 from websuckets.runtime.failures import ends_the_program
 from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.request_scope import Work, Works
+from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.revocations import Revocations
 from websuckets.runtime.tasks import Background, wait_through
 
-__all__ = ["RunningCalls"]
+__all__ = ["ConcurrentCommands"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-class RunningCalls:
+class ConcurrentCommands:
     """Those that one connection has running, each in a task and a scope of its own.
 
     It lives as long as the connection. ``answered`` is told what came of each, and sends it.
@@ -36,9 +36,9 @@ class RunningCalls:
         "_limits",
         "_one_gone",
         "_peer",
+        "_request_scopes",
         "_revocations",
         "_running",
-        "_works",
     )
 
     def __init__(
@@ -46,32 +46,32 @@ class RunningCalls:
         peer: Peer,
         dispatcher: Dispatcher,
         background: Background,
-        works: Works,
+        request_scopes: RequestScopes,
         limits: Limits,
         revocations: Revocations,
-        answered: Callable[[Call, Outcome], Awaitable[None]],
+        answered: Callable[[ReceivedCommand, Outcome], Awaitable[None]],
     ) -> None:
         self._peer = peer
         self._dispatcher = dispatcher
         self._background = background
-        self._works = works
+        self._request_scopes = request_scopes
         self._limits = limits
         self._revocations = revocations
         self._answered = answered
-        self._running: set[_Running] = set()
+        self._running: set[_RunningCommand] = set()
         self._one_gone: anyio.Event | None = None  # while somebody waits for that
         self._all_gone: anyio.Event | None = None
 
-    async def start(self, call: Call) -> str | None:
+    async def start(self, received: ReceivedCommand) -> str | None:
         """Answer it beside the messages that follow; if that cannot be, the error to reply.
 
         Of a stream, it returns when the handler has begun, so that what it does first comes before
         them; of another command, as soon as not too many run. A command that has waited for that
         while the connection was closed is not started.
         """
-        running = _Running(call)
+        running = _RunningCommand(received)
         if running.is_stream:
-            if (error := self._why_not(call)) is not None:
+            if (error := self._why_not(received)) is not None:
                 return error
         else:
             await self._wait_for_room()
@@ -90,9 +90,9 @@ class RunningCalls:
 
     def disconnected(self) -> None:
         """The client is gone: end what is for it alone."""
-        self._end_streams()
+        self._cancel_streams()
         for running in self._running:
-            if running.work is not None and running.work.ends_on_disconnect:
+            if running.request_scope is not None and running.request_scope.ends_on_disconnect:
                 running.life.cancel()
 
     def verification_ended(self) -> None:
@@ -104,32 +104,32 @@ class RunningCalls:
 
     def cancel_all(self) -> None:
         """Cancel all, without a last reply."""
-        self._end_streams()
+        self._cancel_streams()
         for running in self._running:
             running.life.cancel()
 
-    async def finish(self) -> None:
+    async def drain(self) -> None:
         """End streams, without a last reply, and let commands come to their end."""
-        self._end_streams()
+        self._cancel_streams()
         if self._running:
             await self._next_all_gone().wait()
 
-    async def end(self, *, at_once: bool) -> None:
+    async def stop(self, *, at_once: bool) -> None:
         """The same, also when this is cancelled; ``at_once`` cancels commands, too."""
         if at_once:
             self.cancel_all()
         else:
-            self._end_streams()
+            self._cancel_streams()
         if self._running:
             await wait_through(self._next_all_gone())
 
-    def _why_not(self, call: Call) -> str | None:
+    def _why_not(self, received: ReceivedCommand) -> str | None:
         """Why another stream cannot be started, if so."""
         most = self._limits.streams
         # Those that are over, too: their last replies may wait for a client that does not read.
         if most is not None and len(self._streams) >= most:
             return "too many streams"
-        id = call.message.id
+        id = received.message.id
         if id is not None and any(running.answers(id) for running in self._streams):
             return "id in use"
         return None
@@ -141,10 +141,10 @@ class RunningCalls:
             await self._one_gone.wait()
 
     @property
-    def _streams(self) -> list["_Running"]:
+    def _streams(self) -> list["_RunningCommand"]:
         return [running for running in self._running if running.is_stream]
 
-    def _end_streams(self) -> None:
+    def _cancel_streams(self) -> None:
         for running in self._streams:
             running.is_over = True
             running.life.cancel()
@@ -153,7 +153,7 @@ class RunningCalls:
         self._all_gone = self._all_gone or anyio.Event()
         return self._all_gone
 
-    def _gone(self, running: "_Running") -> None:
+    def _gone(self, running: "_RunningCommand") -> None:
         self._running.discard(running)
         if self._one_gone is not None:
             self._one_gone.set()
@@ -162,44 +162,44 @@ class RunningCalls:
             self._all_gone.set()
             self._all_gone = None
 
-    async def _run(self, running: "_Running") -> None:
+    async def _run(self, running: "_RunningCommand") -> None:
         try:
             with self._revocations.handling():
                 await self._answer(running)
-        except self._peer.wire.closed_errors:
-            logger.debug("%s is gone", self._peer.wire.socket.id)
+        except self._peer.transport.closed_errors:
+            logger.debug("%s is gone", self._peer.transport.socket.id)
         except BaseException as error:  # none that the dispatcher could tell
             if running.is_over or ends_the_program(error):
                 raise
-            log_incident(f"{running.call.message.event!r}", error)
-            await self._peer.wire.socket.close(CloseCode.INTERNAL_ERROR)
+            log_incident(f"{running.received.message.event!r}", error)
+            await self._peer.transport.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             running.begun.set()
             self._gone(running)
 
-    async def _answer(self, running: "_Running") -> None:
+    async def _answer(self, running: "_RunningCommand") -> None:
         outcome: Outcome | None = None
-        if self._peer.wire.has_stopped_receiving:  # while it waited for its turn
+        if self._peer.transport.has_stopped_receiving:  # while it waited for its turn
             return
-        with running.life, self._works.begin(running.life) as running.work:
+        with running.life, self._request_scopes.begin(running.life) as running.request_scope:
             outcome = await self._dispatcher.answer(
-                running.call, self._peer, running.work, running.begun.set
+                running.received, self._peer, running.request_scope, running.begun.set
             )
         if running.life.cancelled_caught and running.is_stream:
             outcome = running.cancelled()
         if outcome is not None and not running.is_over:
             running.is_over = True  # its id is free before the client knows
-            await self._answered(running.call, outcome)
+            await self._answered(running.received, outcome)
 
 
-class _Running:
+class _RunningCommand:
     """One of them. When it is over, it may still be finalised."""
 
-    def __init__(self, call: Call) -> None:
-        self.call = call
-        self.is_stream = call.is_stream
+    def __init__(self, received: ReceivedCommand) -> None:
+        self.received = received
+        self.is_stream = received.is_stream
         self.life = anyio.CancelScope()
-        self.work: Work | None = None
+        self.request_scope: RequestScope | None = None
         self.begun = anyio.Event()
         self.error: str | None = None
         """Reason in the last reply of a cancelled stream; ``None`` if its client cancelled it."""
@@ -207,12 +207,12 @@ class _Running:
 
     @property
     def is_protected(self) -> bool:
-        route = self.call.route
+        route = self.received.route
         return route is not None and bool(route.command.injection.guards)
 
     def cancelled(self) -> Outcome | None:
         """The outcome of a stream that is cancelled."""
-        message = self.call.message
+        message = self.received.message
         if self.error is not None:
             return failed(self.error, None, message.id)
         return (
@@ -221,4 +221,4 @@ class _Running:
 
     def answers(self, id: str | int) -> bool:
         """Whether it still has to answer the command ``id``."""
-        return self.call.message.id == id and not self.is_over
+        return self.received.message.id == id and not self.is_over

@@ -1,4 +1,4 @@
-"""One message: from the frame that came to the frame that answers it."""
+"""One message: from the received frame to the frame that answers it."""
 
 import logging
 import math
@@ -29,14 +29,15 @@ from websuckets.protocol.messages import (
     encode_event,
     encode_result,
 )
+from websuckets.protocol.transport import TransportConnection
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.request_scope import Work
+from websuckets.runtime.request_scope import RequestScope
 from websuckets.runtime.scopes import OpenScope
 from websuckets.security import check_still_authorised
-from websuckets.socket import Socket, Wire
+from websuckets.socket import Socket
 
-__all__ = ["Call", "Dispatcher", "Peer", "Route"]
+__all__ = ["Dispatcher", "Peer", "ReceivedCommand", "Route"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 access: logging.Logger = logging.getLogger("websuckets.access")
@@ -65,7 +66,7 @@ class Route:
 
 
 @dataclass(slots=True)
-class Call:
+class ReceivedCommand:
     """What a client sent: a command, or what is answered with an error without running any."""
 
     message: Message
@@ -86,10 +87,10 @@ class Call:
 class Peer:
     """Where messages come from, for as long as their connection lives."""
 
-    wire: Wire
+    transport: TransportConnection
     scope: OpenScope
     """The SESSION scope of the connection; messages are answered in copies of its context."""
-    work: Work
+    request_scope: RequestScope
     """What messages are handled in. It is open before one comes, so that none pays for a cancel
     scope; after one that took too long, another takes its place."""
 
@@ -119,24 +120,30 @@ class Dispatcher:
         self._timeout = clock.timeout(handler_timeout)
         self._around = composed(middleware)
 
-    def read(self, frame: str | bytes) -> Call | Control:
+    def read(self, frame: str | bytes) -> ReceivedCommand | Control:
         """What the frame asks for."""
         try:
             message, payload = decode(frame)
         except InvalidMessage as error:
             message = NO_COMMAND if error.id is None else Message("", id=error.id)
-            return Call(message, error="invalid message", details=error.problems)
+            return ReceivedCommand(message, error="invalid message", details=error.problems)
         if isinstance(message, Control):
             return message
         route = self._routes.get(message.event)
         if route is None:
-            return Call(message, error="unknown command")
+            return ReceivedCommand(message, error="unknown command")
         if payload is None:
-            return Call(message, route)
-        return Call(message, route, frame, payload if len(frame) <= KEPT_PARSED else None)
+            return ReceivedCommand(message, route)
+        return ReceivedCommand(
+            message, route, frame, payload if len(frame) <= KEPT_PARSED else None
+        )
 
     def answer(
-        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None = None
+        self,
+        received: ReceivedCommand,
+        peer: Peer,
+        request_scope: RequestScope,
+        begun: Callable[[], None] | None = None,
     ) -> Coroutine[Any, Any, Outcome]:
         """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
 
@@ -144,73 +151,79 @@ class Dispatcher:
         Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         """
         if self._around is None:
-            answering = self._run(call, peer, work, begun)
+            answering = self._run(received, peer, request_scope, begun)
         else:
-            answering = self._around_it(self._around, call, peer, work, begun)
+            answering = self._around_it(self._around, received, peer, request_scope, begun)
         if access.isEnabledFor(logging.DEBUG):
-            return _logged(answering, call, peer)
+            return _logged(answering, received, peer)
         return answering
 
     async def _around_it(
         self,
         around: Around,
-        call: Call,
+        received: ReceivedCommand,
         peer: Peer,
-        work: Work,
+        request_scope: RequestScope,
         begun: Callable[[], None] | None,
     ) -> Outcome:
-        self._begin(call, work)
-        attempt = _Attempt(self, call, peer, work, begun)
+        self._begin(received, request_scope)
+        attempt = _Attempt(self, received, peer, request_scope, begun)
         try:
             return await around(attempt)
         finally:
             attempt.is_over = True
-            work.rest()
+            request_scope.rest()
 
-    def _begin(self, call: Call, work: Work) -> None:
-        work.doing = call.message.event
-        work.limit(self._timeout if call.route is None else call.route.timeout)
-        if call.route is not None:
-            work.ends_on_disconnect = call.route.command.cancel_on_disconnect
+    def _begin(self, received: ReceivedCommand, request_scope: RequestScope) -> None:
+        request_scope.doing = received.message.event
+        request_scope.limit(self._timeout if received.route is None else received.route.timeout)
+        if received.route is not None:
+            request_scope.ends_on_disconnect = received.route.command.cancel_on_disconnect
 
     async def _run(
-        self, call: Call, peer: Peer, work: Work, begun: Callable[[], None] | None
+        self,
+        received: ReceivedCommand,
+        peer: Peer,
+        request_scope: RequestScope,
+        begun: Callable[[], None] | None,
     ) -> Outcome:
-        route, message, wire = call.route, call.message, peer.wire
+        route, message, transport = received.route, received.message, peer.transport
         if route is None:
-            assert call.error is not None
-            return failed(call.error, call.details, message.id)
+            assert received.error is not None
+            return failed(received.error, received.details, message.id)
         command = route.command
-        if command.cancel_on_disconnect and wire.socket.close_code is not None:
+        if command.cancel_on_disconnect and transport.socket.close_code is not None:
             return Outcome(None, "connection closed")
-        work.doing = message.event
-        work.limit(route.timeout)
-        work.ends_on_disconnect = command.cancel_on_disconnect
+        request_scope.doing = message.event
+        request_scope.limit(route.timeout)
+        request_scope.ends_on_disconnect = command.cancel_on_disconnect
         use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
         try:
             if not (route.needs_scope or route.is_stream):
-                result = await command.call(wire.socket, call.frame, call.payload, ())
+                result = await command.call_handler(
+                    transport.socket, received.frame, received.payload, ()
+                )
                 return Outcome(_reply(message, command, result))
             if route.is_stream:
                 assert begun is not None
-                stream = _Stream(call, command, wire, work, route.timeout, begun)
+                stream = _Stream(received, command, transport, request_scope, route.timeout, begun)
                 use = stream.send_items
             else:
-                use = partial(_run, call, command, wire.socket)
+                use = partial(_run, received, command, transport.socket)
             if not route.needs_scope:
                 return Outcome(await use(()))
-            reply, failure, incident = await work.in_scope(
+            reply, failure, incident = await request_scope.in_scope(
                 peer.scope, {Message: message}, route.key, use, message.event
             )
             if failure is None:
                 return Outcome(reply)
         except BaseException as error:
-            if work.ends_with(error):
+            if request_scope.ends_with(error):
                 raise
-            failure, incident = work.told(error), None
+            failure, incident = request_scope.meaning_of(error), None
         finally:
-            work.rest()
-        return _explain(failure, message, wire, incident)
+            request_scope.rest()
+        return _explain(failure, message, transport, incident)
 
 
 @dataclass(slots=True)
@@ -218,20 +231,20 @@ class _Attempt:
     """One message, on its way through the middleware."""
 
     dispatcher: Dispatcher
-    call: Call
+    received: ReceivedCommand
     peer: Peer
-    work: Work
+    request_scope: RequestScope
     begun: Callable[[], None] | None
     is_over: bool = False
     """True once the outermost middleware has ended."""
 
     @property
     def socket(self) -> Socket:
-        return self.peer.wire.socket
+        return self.peer.transport.socket
 
     @property
     def message(self) -> Message:
-        return self.call.message
+        return self.received.message
 
     async def answer(self) -> Outcome:
         """Answer in a work of its own, so that middleware cannot cancel the finalisers.
@@ -244,27 +257,31 @@ class _Attempt:
                 f"call_next() for {self.message.event!r:.80} came when its middleware had ended: a "
                 "task that a middleware starts has to end before the middleware returns"
             )
-        self.work.due, self.work.doing = math.inf, None
+        self.request_scope.due, self.request_scope.doing = math.inf, None
         outcome: Outcome | None = None
-        with anyio.CancelScope() as life, self.work.within(life) as work:
-            outcome = await self.dispatcher._run(self.call, self.peer, work, self.begun)
+        with anyio.CancelScope() as life, self.request_scope.within(life) as request_scope:
+            outcome = await self.dispatcher._run(
+                self.received, self.peer, request_scope, self.begun
+            )
         if not self.is_over:
-            self.dispatcher._begin(self.call, self.work)  # as long again for middleware
+            self.dispatcher._begin(
+                self.received, self.request_scope
+            )  # as long again for middleware
         return outcome or self.explain(CommandTimeout())
 
-    def told(self, result: Any) -> Outcome:
+    def outcome_of(self, result: Any) -> Outcome:
         message = self.message
         if result is None and message.id is None:
             return Outcome(None)
         return Outcome(encode_result(message.event, result, message.id))
 
     def explain(self, error: BaseException) -> Outcome:
-        if self.work.ends_with(error):
+        if self.request_scope.ends_with(error):
             raise error
-        return _explain(self.work.told(error), self.message, self.peer.wire)
+        return _explain(self.request_scope.meaning_of(error), self.message, self.peer.transport)
 
 
-async def _logged(answering: Awaitable[Outcome], call: Call, peer: Peer) -> Outcome:
+async def _logged(answering: Awaitable[Outcome], received: ReceivedCommand, peer: Peer) -> Outcome:
     """The same, with a line in the access log."""
     started = perf_counter()
     came_of_it = "cancelled"
@@ -274,7 +291,7 @@ async def _logged(answering: Awaitable[Outcome], call: Call, peer: Peer) -> Outc
         return outcome
     finally:
         milliseconds = (perf_counter() - started) * 1000
-        event, connection = call.message.event, peer.wire.socket.id
+        event, connection = received.message.event, peer.transport.socket.id
         access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
 
 
@@ -286,13 +303,13 @@ def failed(
 
 
 async def _run(
-    call: Call, command: Command, socket: Socket, dependencies: tuple[Any, ...]
+    received: ReceivedCommand, command: Command, socket: Socket, dependencies: tuple[Any, ...]
 ) -> str | None:
     """Validate the payload, call the handler, encode what it returns."""
     if command.injection.guards:  # the user may have changed while dependencies were built
         check_still_authorised(socket)
-    result = await command.call(socket, call.frame, call.payload, dependencies)
-    return _reply(call.message, command, result)
+    result = await command.call_handler(socket, received.frame, received.payload, dependencies)
+    return _reply(received.message, command, result)
 
 
 def _reply(message: Message, command: Command, result: Any) -> str | None:
@@ -308,26 +325,28 @@ def _reply(message: Message, command: Command, result: Any) -> str | None:
 class _Stream:
     """A command whose handler yields, while it runs."""
 
-    call: Call
+    received: ReceivedCommand
     command: Command
-    wire: Wire
-    work: Work
+    transport: TransportConnection
+    request_scope: RequestScope
     timeout: Timeout
     begun: Callable[[], None]
 
     async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
         """Validate the payload, call the handler, send each item that it yields."""
-        message = self.call.message
+        message = self.received.message
         if self.command.injection.guards:
-            check_still_authorised(self.wire.socket)
-        call = self.call
-        items = self.command.call(self.wire.socket, call.frame, call.payload, dependencies)
+            check_still_authorised(self.transport.socket)
+        received = self.received
+        items = self.command.call_handler(
+            self.transport.socket, received.frame, received.payload, dependencies
+        )
         self.begun()
         try:
             async for item in items:
-                self.work.due = math.inf
+                self.request_scope.due = math.inf
                 await self._send(item)
-                self.work.limit(self.timeout)
+                self.request_scope.limit(self.timeout)
         except BaseException:
             await _close(items)
             raise
@@ -335,17 +354,17 @@ class _Stream:
 
     async def _send(self, item: Any) -> None:
         try:
-            frame = self.command.encode.item(item, self.call.message.id)
+            frame = self.command.encode.item(item, self.received.message.id)
         except Exception as error:
             error.add_note(f"while encoding what {self.command.plan.where} yielded")
             raise
         # A frame goes out whole, or not at all. And a timeout that the handler holds around
         # its `yield` is not to hit us: it takes effect inside of the handler.
         with anyio.CancelScope(shield=True):
-            await self.wire.reply_beside(frame)
+            await self.transport.reply_beside(frame)
             # The others' turn, even if neither the handler nor the connection ever waits.
             await anyio.lowlevel.checkpoint()
-        if self.work.is_cancelled:
+        if self.request_scope.is_cancelled:
             await anyio.lowlevel.checkpoint()
 
 
@@ -360,18 +379,21 @@ async def _close(items: AsyncGenerator[Any, None]) -> None:
 
 
 def _explain(
-    error: BaseException, message: Message, wire: Wire, incident: str | None = None
+    error: BaseException,
+    message: Message,
+    transport: TransportConnection,
+    incident: str | None = None,
 ) -> Outcome:
     """What to tell the client of an error, and the log."""
     cause = alone(error)
-    if isinstance(cause, wire.closed_errors) and wire.socket.close_code is not None:
-        logger.debug("%s left while %.80r ran", wire.socket.id, message.event)
+    if isinstance(cause, transport.closed_errors) and transport.socket.close_code is not None:
+        logger.debug("%s left while %.80r ran", transport.socket.id, message.event)
         return Outcome(None, "connection closed", cause)
     if isinstance(cause, ClientError):
         if isinstance(cause, NotAuthorized):
-            logger.info("not authorized: %.80r from %s", message.event, wire.socket.id)
+            logger.info("not authorized: %.80r from %s", message.event, transport.socket.id)
         elif isinstance(cause, CommandTimeout):
-            logger.warning("%.80r from %s took too long", message.event, wire.socket.id)
+            logger.warning("%.80r from %s took too long", message.event, transport.socket.id)
         try:
             return failed(cause.error, cause.details, message.id, cause)
         except Exception as encoding_error:  # of the details

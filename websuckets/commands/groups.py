@@ -1,4 +1,4 @@
-"""Commands: names, the handlers that answer to them, and the guards in front."""
+"""Commands: their names, their handlers, and the guards that protect them."""
 
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -36,7 +36,7 @@ UNSET: Final = math.inf
 """Stands for a timeout that is not given."""
 
 
-Call: TypeAlias = Callable[[Socket, str | bytes | None, Any, tuple[Any, ...]], Any]
+HandlerCaller: TypeAlias = Callable[[Socket, str | bytes | None, Any, tuple[Any, ...]], Any]
 """Calls a handler, with its socket, its payload and its dependencies.
 
 The arguments are the socket, the frame that carries the payload (``None`` if there is none), the
@@ -52,7 +52,7 @@ class Command:
     name: str
     plan: Plan
     injection: Injection
-    call: Call
+    call_handler: HandlerCaller
     encode: ResultEncoder
     timeout: float | None
     """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
@@ -60,7 +60,7 @@ class Command:
     is_stream: bool = False
 
 
-def _caller(plan: Plan) -> Call:
+def _caller(plan: Plan) -> HandlerCaller:
     function, payload = positional(plan), plan.payload
     if payload is None:
 

@@ -9,7 +9,7 @@ from websuckets.commands.signature import Declaration, Plan, positional, read_ho
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ConfigurationError, report
 from websuckets.introspection.hints import name_of
-from websuckets.runtime.request_scope import Work
+from websuckets.runtime.request_scope import RequestScope
 from websuckets.runtime.scopes import OpenScope
 
 __all__ = ["Hook", "HookDeclarations", "Hooks"]
@@ -26,7 +26,7 @@ class Hook:
     function: Callable[..., Any]
     """Called with its dependencies by position."""
 
-    async def run(self, scope: OpenScope, work: Work) -> None:
+    async def run(self, scope: OpenScope, request_scope: RequestScope) -> None:
         """Call it, in a REQUEST scope of its own inside of ``scope`` that is closed afterwards.
 
         Raises what it or one of its dependencies raised, or else their finalisers.
@@ -38,7 +38,7 @@ class Hook:
         def call(dependencies: tuple[Any, ...]) -> Any:
             return self.function(*dependencies)
 
-        _, failure, _ = await work.in_scope(scope, {}, self.injection.key, call, self.name)
+        _, failure, _ = await request_scope.in_scope(scope, {}, self.injection.key, call, self.name)
         if failure is not None:
             raise failure
 

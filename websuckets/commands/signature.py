@@ -1,4 +1,4 @@
-"""The signature of a handler or a hook, read once into a frozen plan."""
+"""Signature of a handler or a hook, read once into a plan."""
 
 import inspect
 import sys

@@ -1,4 +1,4 @@
-"""Payloads of commands, validated by pydantic, and what clients are told of invalid ones."""
+"""Payloads of commands, validated by pydantic, and the problems that clients are told of."""
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial

@@ -1,1 +1,1 @@
-"""One connection: who may connect, what it does, and how it ends."""
+"""Connections: admission, messages in their order, limits against abuse, and the end."""

@@ -1,12 +1,12 @@
-"""How a client behaves: how fast it sends, and how often it asks for what it cannot have."""
+"""Counters against abuse: messages per second, and refused or unknown commands in a row."""
 
 import time
 from typing import Final
 
 from websuckets.limits import Limits
-from websuckets.protocol.close_codes import NONSENSE, TOO_FAST, TOO_MANY_REFUSALS, Farewell
+from websuckets.protocol.close_codes import NONSENSE, TOO_FAST, TOO_MANY_REFUSALS, CloseReason
 
-__all__ = ["Conduct"]
+__all__ = ["AbuseCounters"]
 
 MOST_OVER_RATE: Final = 100
 """Messages over the rate, within `WINDOW`, with which a client is sent away."""
@@ -15,7 +15,7 @@ WINDOW: Final = 10
 """Seconds."""
 
 
-class Conduct:
+class AbuseCounters:
     """That of one client, for as long as it is connected.
 
     The rate is measured by the generic cell rate algorithm (ITU-T I.371): each message moves the
@@ -58,7 +58,7 @@ class Conduct:
         self._steady = steady + self._between
         return 0.0
 
-    def over_rate(self) -> Farewell | None:
+    def over_rate(self) -> CloseReason | None:
         """Another message was over the rate: with what to send the client away, if at all."""
         now = time.monotonic()
         if now - self._window_begins > WINDOW:
@@ -72,7 +72,7 @@ class Conduct:
         """Whether any message was."""
         return self._window_begins > 0
 
-    def unknown(self) -> Farewell | None:
+    def unknown(self) -> CloseReason | None:
         """A message was no command."""
         self._unknown += 1
         self.is_spotless = False
@@ -84,7 +84,7 @@ class Conduct:
         self._unknown = 0
         self.is_spotless = not self._refused
 
-    def refused(self) -> Farewell | None:
+    def refused(self) -> CloseReason | None:
         """A protected command was refused."""
         self._refused += 1
         self.is_spotless = False

@@ -1,4 +1,4 @@
-"""Who may connect: from which page, to which path, through which proxy, and how many."""
+"""Admission of clients: by page, path, proxy and number."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from websockets.datastructures import Headers
 from websuckets.connections.origins import origin_of
 from websuckets.exc import HEADER_NAME, ConfigurationError, HandshakeRefused
 from websuckets.introspection.strings import plain_string
-from websuckets.socket import HttpAnswer
+from websuckets.protocol.transport import HttpResponse
 
-__all__ = ["Entrance", "client_of", "join_cookies"]
+__all__ = ["Admission", "client_of", "join_cookies"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -39,7 +39,7 @@ UPGRADE_REQUIRED: Final = "This address serves WebSocket; connect with a WebSock
 
 
 @dataclass(frozen=True, slots=True)
-class Entrance:
+class Admission:
     """What an app says of that; it lives as long as the app."""
 
     origins: frozenset[str | None] | None
@@ -58,7 +58,7 @@ class Entrance:
         subprotocols: Iterable[str],
         path: str | None,
         health: str | None,
-    ) -> "Entrance":
+    ) -> "Admission":
         """Raises `ConfigurationError` for what would let nobody in, or not whom it seems to."""
         return cls(
             None if origins is None else frozenset(map(origin_of, _list("origins", origins))),
@@ -97,15 +97,15 @@ class Entrance:
             )
         return None
 
-    def answer(self, path: str, *, closing: bool) -> HttpAnswer:
+    def answer(self, path: str, *, closing: bool) -> HttpResponse:
         """To a request that is no opening handshake."""
         if path == self.health:
             if closing:
-                return HttpAnswer(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
-            return HttpAnswer(HTTPStatus.OK, "ok\n")
+                return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
+            return HttpResponse(HTTPStatus.OK, "ok\n")
         if self._is_elsewhere(path):
-            return HttpAnswer(HTTPStatus.NOT_FOUND, "Not Found\n")
-        return HttpAnswer(HTTPStatus.UPGRADE_REQUIRED, UPGRADE_REQUIRED, {"Upgrade": "websocket"})
+            return HttpResponse(HTTPStatus.NOT_FOUND, "Not Found\n")
+        return HttpResponse(HTTPStatus.UPGRADE_REQUIRED, UPGRADE_REQUIRED, {"Upgrade": "websocket"})
 
     def subprotocol(self, offered: Iterable[str]) -> str | None:
         """The first of the app's that the client offers."""

@@ -1,4 +1,4 @@
-"""One peer: its handshake, its scope, its record, and its messages in order."""
+"""One connection: its handshake, its scope, its user, and its messages in their order."""
 
 import logging
 import math
@@ -13,22 +13,23 @@ from websockets import CloseCode
 from websockets.datastructures import MultipleValuesError
 from websockets.http11 import Request
 
-from websuckets.commands.concurrent import RunningCalls
-from websuckets.commands.dispatcher import NO_COMMAND, Call, Dispatcher, Peer
+from websuckets.commands.concurrent import ConcurrentCommands
+from websuckets.commands.dispatcher import NO_COMMAND, Dispatcher, Peer, ReceivedCommand
 from websuckets.commands.hooks import Hook, Hooks
-from websuckets.connections.abuse import Conduct
-from websuckets.connections.admission import Entrance
+from websuckets.connections.abuse import AbuseCounters
+from websuckets.connections.admission import Admission
 from websuckets.di.lock import lock_factory
 from websuckets.exc import ClientError, Expired, HandshakeRefused, NotAuthorized, alone
 from websuckets.limits import Limits
 from websuckets.middleware import Outcome
-from websuckets.protocol.close_codes import EXPIRED, NOT_VERIFIED, RESTART, Farewell
+from websuckets.protocol.close_codes import EXPIRED, NOT_VERIFIED, RESTART, CloseReason
 from websuckets.protocol.messages import Cancel, Control, Ping, encode_pong
+from websuckets.protocol.transport import TransportConnection
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.contexts import in_context
 from websuckets.runtime.failures import ENDS_THE_PROGRAM
 from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.request_scope import Work, Works
+from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.scopes import OpenScope
 from websuckets.runtime.tasks import Background, TaskSource
 from websuckets.session import (
@@ -40,7 +41,7 @@ from websuckets.session import (
     disconnected,
     not_connecting,
 )
-from websuckets.socket import MAX_REASON, Socket, Wire
+from websuckets.socket import MAX_REASON, Socket
 
 __all__ = ["Connection", "Setup"]
 
@@ -60,12 +61,12 @@ class Setup:
     dispatcher: Dispatcher
     has_streams: bool
     hooks: Hooks
-    entrance: Entrance
+    admission: Admission
     session: Session
     limits: Limits
     clock: Clock
     time_to_verify: Timeout
-    works: Works
+    request_scopes: RequestScopes
     background: Background
 
 
@@ -77,9 +78,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_calls",
-        "_conduct",
-        "_farewell",
+        "_abuse",
+        "_close_reason",
+        "_concurrent",
         "_gone",
         "_handling_since",
         "_idle",
@@ -103,7 +104,7 @@ class Connection:
 
     def __init__(
         self,
-        wire: Wire,
+        transport: TransportConnection,
         setup: Setup,
         refused: HandshakeRefused | None,
         gone: Callable[["Connection"], None],
@@ -111,15 +112,15 @@ class Connection:
         self._setup = setup
         self._refused = refused
         self._gone = gone
-        self.address: Any = wire.socket.remote_address
+        self.address: Any = transport.socket.remote_address
         """The client's."""
-        self._user = User(wire.socket, self)
+        self._user = User(transport.socket, self)
         self._tasks = TaskSource(self, self._means_that_it_is_closed, setup.background)
-        self._conduct = Conduct(setup.limits)
+        self._abuse = AbuseCounters(setup.limits)
         context = {
-            Socket: wire.socket,
-            **dict.fromkeys(setup.connection_types, wire.socket),
-            Request: wire.socket.request,
+            Socket: transport.socket,
+            **dict.fromkeys(setup.connection_types, transport.socket),
+            Request: transport.socket.request,
             User: self._user,
             TaskSource: self._tasks,
         }
@@ -131,30 +132,30 @@ class Connection:
         lock = lock_factory if some_run_beside else None
         scope = setup.scope.session(context, lock, context_of(setup.session))
         self._life = anyio.CancelScope()
-        self._peer = Peer(wire, scope, setup.works.begin(self._life))
-        self._calls = self._calls_of(self._peer) if some_run_beside else None
+        self._peer = Peer(transport, scope, setup.request_scopes.begin(self._life))
+        self._concurrent = self._calls_of(self._peer) if some_run_beside else None
         self._is_open = False
         self._is_connected = False
         self._idle = False
         self._is_over = False
         self._is_cancelled = False
-        self._farewell: Farewell | None = None
+        self._close_reason: CloseReason | None = None
         """How it has to end, as soon as no command runs."""
         self._reply: str | None = None  # that has still to be sent
-        self._timer = setup.clock.timer(self.look)
+        self._timer = setup.clock.timer(self.check)
         self._verify_by = setup.time_to_verify.due()
         self._timer.by(self._verify_by, setup.time_to_verify.step)
 
-    def _calls_of(self, peer: Peer) -> RunningCalls:
+    def _calls_of(self, peer: Peer) -> ConcurrentCommands:
         setup = self._setup
-        return RunningCalls(
-            *(peer, setup.dispatcher, setup.background, setup.works, setup.limits),
+        return ConcurrentCommands(
+            *(peer, setup.dispatcher, setup.background, setup.request_scopes, setup.limits),
             self._revocations,
             self._answered,
         )
 
     def __str__(self) -> str:
-        return f"connection {self._peer.wire.socket.id}"
+        return f"connection {self._peer.transport.socket.id}"
 
     async def opening(self) -> HandshakeRefused | None:
         """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
@@ -163,26 +164,26 @@ class Connection:
         connecting(self._user, self._setup.session)
         scope = self._peer.scope
         for hook in self._setup.hooks.handshake:
-            if self._farewell is not None:
+            if self._close_reason is not None:
                 break
-            with self._apart() as work:
+            with self._apart() as request_scope:
                 try:
-                    await scope.run(hook.run(scope, work))
+                    await scope.run(hook.run(scope, request_scope))
                 except BaseException as error:
                     return self._refusal(hook, error)
-        return None if self._farewell is None else HandshakeRefused(503)
+        return None if self._close_reason is None else HandshakeRefused(503)
 
-    async def discard(self) -> None:
+    async def not_opened(self) -> None:
         """Give up a connection that was not opened; its scope is finalised."""
         try:
             with self._apart():
                 try:
-                    await self._tasks.end()
+                    await self._tasks.stop()
                 finally:
                     await self._close_scope(None)
         finally:
             not_connecting(self._user, self._setup.session)
-            self._leave()
+            self._remove()
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
@@ -190,25 +191,25 @@ class Connection:
         try:
             connected(self._user, self._setup.session)
             while not self._is_over:
-                await self._live()
+                await self._serve_in_scope()
         finally:
             disconnected(self._user)
-            self._leave()
+            self._remove()
 
-    def _leave(self) -> None:
+    def _remove(self) -> None:
         self._timer.stop()
         self._gone(self)
 
     def disconnected(self) -> None:
         """End what is for this client alone: the connection is closed, or the client has left."""
-        if self._peer.work.ends_on_disconnect:
+        if self._peer.request_scope.ends_on_disconnect:
             self._life.cancel()
-        if self._calls is not None:
-            self._calls.disconnected()
+        if self._concurrent is not None:
+            self._concurrent.disconnected()
 
     async def drain(self) -> None:
         """Let running commands finish and their replies go out, then close with 1012."""
-        await self._part(RESTART)
+        await self._close_when_idle(RESTART)
 
     @property
     def handling_since(self) -> int | None:
@@ -217,35 +218,35 @@ class Connection:
 
     def verification_ended(self) -> None:
         """The user is not verified any more as it was: end what runs for that user."""
-        if self._calls is not None:
-            self._calls.verification_ended()
+        if self._concurrent is not None:
+            self._concurrent.verification_ended()
 
     def cancel(self) -> None:
         """Cancel running commands; their scopes are finalised, then the connection aborted."""
         self._is_cancelled = True
         self._life.cancel()
-        if self._calls is not None:
-            self._calls.cancel_all()
+        if self._concurrent is not None:
+            self._concurrent.cancel_all()
         if self._is_open:  # they may wait for the client to read
-            self.abandon()
+            self.abort()
 
-    def abandon(self) -> None:
+    def abort(self) -> None:
         """Abort the connection, whatever its commands do."""
-        self._setup.background.start_soon(self._peer.wire.abort)
+        self._setup.background.start_soon(self._peer.transport.abort)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Part from the client if it may not stay; else look again when that may have changed."""
-        if self._farewell is not None:
+        if self._close_reason is not None:
             return
         if self._user.id is not None:
             self._verify_by = math.inf
-        farewell = self._time_is_over()
-        if farewell is None:
-            self._look_later()
+        close_reason = self._time_is_over()
+        if close_reason is None:
+            self._check_later()
         else:
-            self._setup.background.start_soon(self._part, farewell)
+            self._setup.background.start_soon(self._close_when_idle, close_reason)
 
-    def _look_later(self) -> None:
+    def _check_later(self) -> None:
         user, clock = self._user, self._setup.clock
         if user.expires_at is not None:
             left = min(user.expires_at, FAR) - time()
@@ -260,9 +261,9 @@ class Connection:
         if self._user.id is not None:
             self._verify_by = self._setup.time_to_verify.due()
             self._timer.by(self._verify_by, self._setup.time_to_verify.step)
-        self._look_later()
+        self._check_later()
 
-    def _time_is_over(self) -> Farewell | None:
+    def _time_is_over(self) -> CloseReason | None:
         if self._user.has_expired:
             self._user.id = None
             return EXPIRED
@@ -273,157 +274,167 @@ class Connection:
         """Whether it should have been verified by now."""
         return self._verify_by <= self._setup.clock.now and self._user.id is None
 
-    async def _part(self, farewell: Farewell) -> None:
+    async def _close_when_idle(self, close_reason: CloseReason) -> None:
         """Close as soon as no command runs."""
-        self._farewell = self._farewell or farewell
+        self._close_reason = self._close_reason or close_reason
         if self._idle:
-            await self._close(*self._farewell)
+            await self._close(*self._close_reason)
 
-    async def _live(self) -> None:
+    async def _serve_in_scope(self) -> None:
         """Until the connection is over, or until something has taken too long."""
         ended_by: BaseException | None = None
         with anyio.CancelScope(shield=True) as self._life:
-            with self._setup.works.begin(self._life) as self._peer.work:
+            with self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
                 try:
                     if not self._is_cancelled:
                         await self._answer_messages()
                 except BaseException as error:
                     ended_by = error
-                if ended_by is not None or self._is_cancelled or not self._peer.work.is_spent:
-                    await self._end(ended_by)
+                if (
+                    ended_by is not None
+                    or self._is_cancelled
+                    or not self._peer.request_scope.is_spent
+                ):
+                    await self._finalise(ended_by)
 
     async def _answer_messages(self) -> None:
-        wire = self._peer.wire
+        transport = self._peer.transport
         try:
             await self._connect()
             await self._send_reply()
-            while not self._has_to_leave():
+            while not self._must_close():
                 self._idle = True
-                frame = await wire.receive()
+                frame = await transport.receive()
                 self._idle = False
-                if self._farewell is not None:  # since we began to wait
+                if self._close_reason is not None:  # since we began to wait
                     break
                 await self._answer(frame)
-            await self._say_goodbye()
-        except wire.closed_errors:
-            logger.debug("%s is gone", wire.socket.id)
+            await self._send_close()
+        except transport.closed_errors:
+            logger.debug("%s is gone", transport.socket.id)
         except Exception as error:
             log_incident(str(self), error)
-            wire.failed(error)
-            await wire.socket.close(CloseCode.INTERNAL_ERROR)
+            transport.failed(error)
+            await transport.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             self._idle = False
 
     async def _answer(self, frame: str | bytes) -> None:
         """Answer one message, or start what does."""
-        dispatcher, peer, conduct = self._setup.dispatcher, self._peer, self._conduct
+        dispatcher, peer, abuse = self._setup.dispatcher, self._peer, self._abuse
         self._handling_since = self._revocations.count
-        call = dispatcher.read(frame)
-        retry_after = conduct.retry_after()
+        received = dispatcher.read(frame)
+        retry_after = abuse.retry_after()
         outcome: Outcome | None
         if retry_after > 0:
-            outcome = await self._refuse_for_now(call, retry_after)
-        elif isinstance(call, Control):
-            outcome = self._control(call)
-        elif (route := call.route) is not None and (self._is_concurrent or route.is_stream):
-            outcome = await self._start(call)
+            outcome = await self._refuse_for_now(received, retry_after)
+        elif isinstance(received, Control):
+            outcome = self._control(received)
+        elif (route := received.route) is not None and (self._is_concurrent or route.is_stream):
+            outcome = await self._start(received)
         else:
-            answering = dispatcher.answer(call, peer, peer.work)
+            answering = dispatcher.answer(received, peer, peer.request_scope)
             # As `OpenScope.run_apart`, in place: every message comes by here.
             outcome = await in_context(peer.scope.context.copy().run, answering)
-            if route is None or outcome.exception is not None or not conduct.is_spotless:
-                self._farewell = self._farewell or self._judged(call, outcome)
+            if route is None or outcome.exception is not None or not abuse.is_spotless:
+                self._close_reason = self._close_reason or self._judged(received, outcome)
         if self._verify_by <= self._setup.clock.now and self._is_overdue:
-            self._farewell = self._farewell or NOT_VERIFIED  # what ran might have verified it
+            self._close_reason = (
+                self._close_reason or NOT_VERIFIED
+            )  # what ran might have verified it
         if outcome is None or outcome.frame is None:
             return
-        if peer.work.is_spent:  # the next one sends it
+        if peer.request_scope.is_spent:  # the next one sends it
             self._reply = outcome.frame
         else:
-            await peer.wire.reply(outcome.frame)
+            await peer.transport.reply(outcome.frame)
 
     def _control(self, message: Control) -> Outcome | None:
         if isinstance(message, Ping):
             return Outcome(encode_pong(message))
-        if isinstance(message, Cancel) and self._calls is not None:
-            self._calls.cancel(message.id)
+        if isinstance(message, Cancel) and self._concurrent is not None:
+            self._concurrent.cancel(message.id)
         return None
 
-    async def _start(self, call: Call) -> Outcome | None:
+    async def _start(self, received: ReceivedCommand) -> Outcome | None:
         """Answer it beside the reading of messages, if that can be."""
-        assert self._calls is not None
-        error = await self._calls.start(call)
+        assert self._concurrent is not None
+        error = await self._concurrent.start(received)
         if error is None:
             return None
-        return await self._refuse(Call(call.message, error=error))
+        return await self._refuse(ReceivedCommand(received.message, error=error))
 
-    async def _refuse_for_now(self, call: Call | Control, retry_after: float) -> Outcome:
-        if not self._conduct.was_over_rate:
+    async def _refuse_for_now(
+        self, received: ReceivedCommand | Control, retry_after: float
+    ) -> Outcome:
+        if not self._abuse.was_over_rate:
             limits = self._setup.limits
             logger.warning(
                 "%s sends more than Limits(rate=%s, burst=%s) allows",
-                self._peer.wire.socket.id,
+                self._peer.transport.socket.id,
                 limits.rate,
                 limits.burst,
             )
-        self._farewell = self._farewell or self._conduct.over_rate()
-        message = NO_COMMAND if isinstance(call, Control) else call.message
+        self._close_reason = self._close_reason or self._abuse.over_rate()
+        message = NO_COMMAND if isinstance(received, Control) else received.message
         details = {"retry_after": math.ceil(retry_after * 1000) / 1000}
-        return await self._refuse(Call(message, error="rate limited", details=details))
+        return await self._refuse(ReceivedCommand(message, error="rate limited", details=details))
 
-    async def _refuse(self, call: Call) -> Outcome:
+    async def _refuse(self, received: ReceivedCommand) -> Outcome:
         """Answer with the error of a call that is not run."""
         peer = self._peer
-        return await peer.scope.run_apart(self._setup.dispatcher.answer(call, peer, peer.work))
+        return await peer.scope.run_apart(
+            self._setup.dispatcher.answer(received, peer, peer.request_scope)
+        )
 
-    async def _answered(self, call: Call, outcome: Outcome) -> None:
+    async def _answered(self, received: ReceivedCommand, outcome: Outcome) -> None:
         """For what runs beside the reading of messages."""
-        farewell = self._judged(call, outcome)
+        close_reason = self._judged(received, outcome)
         if outcome.frame is not None:
-            await self._peer.wire.reply_beside(outcome.frame)
-        if farewell is not None:
-            self._setup.background.start_soon(self._part, farewell)
+            await self._peer.transport.reply_beside(outcome.frame)
+        if close_reason is not None:
+            self._setup.background.start_soon(self._close_when_idle, close_reason)
 
-    def _judged(self, call: Call, outcome: Outcome) -> Farewell | None:
+    def _judged(self, received: ReceivedCommand, outcome: Outcome) -> CloseReason | None:
         """How the client has to leave because of what it sent, if so."""
-        if call.route is None:
-            return self._conduct.unknown()
-        self._conduct.known()
-        if call.route.command.injection.guards:
+        if received.route is None:
+            return self._abuse.unknown()
+        self._abuse.known()
+        if received.route.command.injection.guards:
             if not isinstance(outcome.exception, NotAuthorized):
-                self._conduct.authorized()
+                self._abuse.authorized()
             elif not isinstance(outcome.exception, Expired):
-                return self._conduct.refused()
+                return self._abuse.refused()
         return None
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
-        if self._is_connected or self._farewell is not None:  # in a work that was late
+        if self._is_connected or self._close_reason is not None:  # in a work that was late
             return
         scope = self._peer.scope
         for hook in self._setup.hooks.connect:
             try:
-                await scope.run(hook.run(scope, self._peer.work))
+                await scope.run(hook.run(scope, self._peer.request_scope))
             except BaseException as error:
-                self._farewell = self._refused_by(hook, error)
+                self._close_reason = self._refused_by(hook, error)
                 return
         self._is_connected = True
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
         """The close code and reason; raises what has to end the connection at once."""
-        if self._peer.work.ends_with(error):
+        if self._peer.request_scope.ends_with(error):
             raise error
         cause = alone(error)
         if self._means_that_it_is_closed(cause):
             raise cause
         if isinstance(cause, ClientError):
-            logger.info("%s refused %s", hook.name, self._peer.wire.socket.id)
+            logger.info("%s refused %s", hook.name, self._peer.transport.socket.id)
             return CloseCode.POLICY_VIOLATION, _shortened(str(cause))
         return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
         """The HTTP response; raises what ends the handshake without one."""
-        if self._peer.work.ends_with(error):
+        if self._peer.request_scope.ends_with(error):
             raise error
         cause = alone(error)
         if isinstance(cause, HandshakeRefused):
@@ -434,52 +445,54 @@ class Connection:
             refusal = HandshakeRefused(400, f"the header {cause} came more than once")
         else:
             return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
-        logger.info("%s refused %s: HTTP %d", hook.name, self._peer.wire.socket.id, refusal.status)
+        logger.info(
+            "%s refused %s: HTTP %d", hook.name, self._peer.transport.socket.id, refusal.status
+        )
         return refusal
 
-    def _has_to_leave(self) -> bool:
-        return self._farewell is not None or self._peer.work.is_spent
+    def _must_close(self) -> bool:
+        return self._close_reason is not None or self._peer.request_scope.is_spent
 
     async def _send_reply(self) -> None:
         """Of a work that was spent."""
-        if self._reply is not None and not self._peer.work.is_spent:
+        if self._reply is not None and not self._peer.request_scope.is_spent:
             reply, self._reply = self._reply, None
-            await self._peer.wire.reply(reply)
+            await self._peer.transport.reply(reply)
 
-    async def _say_goodbye(self) -> None:
-        if self._farewell is not None and not self._peer.work.is_spent:
-            await self._close(*self._farewell)
+    async def _send_close(self) -> None:
+        if self._close_reason is not None and not self._peer.request_scope.is_spent:
+            await self._close(*self._close_reason)
 
     async def _close(self, code: int, reason: str) -> None:
         if (code, reason) != RESTART:  # whose reason may be the program's own text
-            logger.info("closing %s with %d", self._peer.wire.socket.id, code)
-        if self._calls is not None:
-            await self._calls.finish()
-        await self._peer.wire.socket.close(code, reason)
+            logger.info("closing %s with %d", self._peer.transport.socket.id, code)
+        if self._concurrent is not None:
+            await self._concurrent.drain()
+        await self._peer.transport.socket.close(code, reason)
 
     @property
     def _is_closed(self) -> bool:
-        return self._peer.wire.socket.close_code is not None
+        return self._peer.transport.socket.close_code is not None
 
     def _means_that_it_is_closed(self, error: BaseException) -> bool:
-        return isinstance(alone(error), self._peer.wire.closed_errors) and self._is_closed
+        return isinstance(alone(error), self._peer.transport.closed_errors) and self._is_closed
 
-    async def _end(self, ended_by: BaseException | None) -> None:
+    async def _finalise(self, ended_by: BaseException | None) -> None:
         """Finalise what the connection held. Each step is made, whatever becomes of the others."""
         self._is_over = True
         async with AsyncExitStack() as steps:
             steps.push_async_callback(self._close_scope, ended_by)
             steps.callback(disconnected, self._user)
-            steps.push_async_callback(self._tasks.end)
+            steps.push_async_callback(self._tasks.stop)
             if self._is_connected:
                 for hook in reversed(self._setup.hooks.disconnect):
                     steps.push_async_callback(self._disconnect, hook)
-            if self._calls is not None:
+            if self._concurrent is not None:
                 at_once = ended_by is not None or self._is_cancelled
-                steps.push_async_callback(self._calls.end, at_once=at_once)
+                steps.push_async_callback(self._concurrent.stop, at_once=at_once)
             if not self._is_closed:
                 with anyio.CancelScope(shield=True):
-                    await self._peer.wire.abort()
+                    await self._peer.transport.abort()
         if ended_by is not None:
             self._pass_on(ended_by)
 
@@ -489,16 +502,16 @@ class Connection:
         if BaseExceptionGroup("", [error]).split(others)[0] is not None:
             raise error
         log_incident(str(self), error)
-        self._peer.wire.failed(error)
+        self._peer.transport.failed(error)
 
     async def _disconnect(self, hook: Hook) -> None:
         timeout, scope = self._setup.limits.finalize_timeout, self._peer.scope
         with anyio.move_on_after(timeout, shield=True) as life:
-            with self._setup.works.begin(life) as work:
+            with self._setup.request_scopes.begin(life) as request_scope:
                 try:
-                    await scope.run_apart(hook.run(scope, work))
+                    await scope.run_apart(hook.run(scope, request_scope))
                 except BaseException as error:
-                    _log_failure(hook, error, work)
+                    _log_failure(hook, error, request_scope)
         if life.cancelled_caught:
             log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
 
@@ -506,28 +519,30 @@ class Connection:
         """In the current work, because objects of the scope may have entered scopes in it."""
         peer = self._peer
         with ExitStack() as stack:
-            if peer.work.is_spent:
-                peer.work = stack.enter_context(self._setup.works.begin(self._life))
+            if peer.request_scope.is_spent:
+                peer.request_scope = stack.enter_context(
+                    self._setup.request_scopes.begin(self._life)
+                )
             try:
-                await peer.work.close_scope(peer.scope, ended_by)
+                await peer.request_scope.close_scope(peer.scope, ended_by)
             except BaseException as failures:
-                if peer.work.ends_with(failures):
+                if peer.request_scope.ends_with(failures):
                     raise
                 log_incident(f"finalisers of {self}", failures)
-            if peer.work.lateness is not None:
-                log_incident(f"finalisers of {self}", peer.work.lateness)
+            if peer.request_scope.lateness is not None:
+                log_incident(f"finalisers of {self}", peer.request_scope.lateness)
 
     @contextmanager
-    def _apart(self) -> Iterator[Work]:
+    def _apart(self) -> Iterator[RequestScope]:
         """A work of its own, before the connection is served."""
         self._life = anyio.CancelScope()
-        with self._life, self._setup.works.begin(self._life) as self._peer.work:
-            yield self._peer.work
+        with self._life, self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
+            yield self._peer.request_scope
 
 
-def _log_failure(hook: Hook, error: BaseException, work: Work) -> None:
+def _log_failure(hook: Hook, error: BaseException, request_scope: RequestScope) -> None:
     """Raises what has to end the connection at once."""
-    if work.ends_with(error):
+    if request_scope.ends_with(error):
         raise error
     log_incident(hook.name, error)
 

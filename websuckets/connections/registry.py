@@ -1,4 +1,4 @@
-"""All peers of a running app, and how it parts from them."""
+"""Connections of a running app, and how the app closes them when it stops."""
 
 import logging
 import random
@@ -14,8 +14,8 @@ from websuckets.connections.admission import client_of
 from websuckets.connections.connection import Connection, Setup
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import seconds
+from websuckets.protocol.transport import HttpResponse, TransportConnection
 from websuckets.runtime.tasks import wait_through
-from websuckets.socket import HttpAnswer, Wire
 
 __all__ = ["Connections"]
 
@@ -32,7 +32,7 @@ COMMANDS_TOLD: Final = 10
 
 
 class Connections:
-    """The connections of a running app, from their opening handshakes on; a `Door`."""
+    """The connections of a running app, from their opening handshakes on; a `Acceptor`."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -40,36 +40,36 @@ class Connections:
         self._from: Counter[object] = Counter()
         self._closing = False
         self._all_gone = anyio.Event()
-        setup.clock.on_jump(self._look)
+        setup.clock.on_jump(self._check)
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
-        return self._setup.entrance.address_of(peer, headers)
+        return self._setup.admission.address_of(peer, headers)
 
     def subprotocol(self, offered: Iterable[str]) -> str | None:
-        return self._setup.entrance.subprotocol(offered)
+        return self._setup.admission.subprotocol(offered)
 
-    def answer(self, path: str) -> HttpAnswer:
-        return self._setup.entrance.answer(path, closing=self._closing)
+    def answer(self, path: str) -> HttpResponse:
+        return self._setup.admission.answer(path, closing=self._closing)
 
-    def accept(self, wire: Wire) -> Connection:
-        refusal = self._refusal(wire)
+    def accept(self, transport: TransportConnection) -> Connection:
+        refusal = self._refusal(transport)
         if refusal is not None:
-            logger.info("refused %s: HTTP %d", wire.socket.id, refusal.status)
-        connection = Connection(wire, self._setup, refusal, self._gone)
+            logger.info("refused %s: HTTP %d", transport.socket.id, refusal.status)
+        connection = Connection(transport, self._setup, refusal, self._gone)
         self._open.add(connection)
         self._from[client_of(connection.address)] += 1
         return connection
 
-    def _refusal(self, wire: Wire) -> HandshakeRefused | None:
+    def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
         """Why this client may not come in, if so."""
-        limits, request = self._setup.limits, wire.socket.request
+        limits, request = self._setup.limits, transport.socket.request
         assert request is not None  # its handshake has come
         if self._closing or _is_full(len(self._open), limits.max_connections):
             return HandshakeRefused(HTTPStatus.SERVICE_UNAVAILABLE)
-        from_there = self._from[client_of(wire.socket.remote_address)]
+        from_there = self._from[client_of(transport.socket.remote_address)]
         if _is_full(from_there, limits.max_connections_per_ip):
             return HandshakeRefused(HTTPStatus.TOO_MANY_REQUESTS)
-        return self._setup.entrance.refusal(wire.request_path, request.headers)
+        return self._setup.admission.refusal(transport.request_path, request.headers)
 
     def _gone(self, connection: Connection) -> None:
         self._open.discard(connection)
@@ -80,10 +80,10 @@ class Connections:
         if not self._open:
             self._all_gone.set()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """See whose time is over by the wall clock, which was set."""
         for connection in list(self._open):
-            connection.look()
+            connection.check()
 
     async def drain(self) -> None:
         """Close every connection after its running commands, and wait until all are gone.
@@ -141,7 +141,7 @@ class Connections:
                 "%d connections ignore their cancellation%s", len(self._open), self.what_runs()
             )
         for connection in self._open:
-            connection.abandon()
+            connection.abort()
 
     @property
     def are_left(self) -> bool:
@@ -150,7 +150,7 @@ class Connections:
 
     def what_runs(self) -> str:
         """The names of running commands, for the log."""
-        commands = Counter(self._setup.works.running).most_common(COMMANDS_TOLD)
+        commands = Counter(self._setup.request_scopes.running).most_common(COMMANDS_TOLD)
         return "".join(f", {command!r:.80} ({times})" for command, times in commands)
 
     async def _wait_until_gone(self) -> None:

@@ -1,1 +1,1 @@
-"""Subscriptions of channels, and what waits to be sent to each connection."""
+"""Delivery of messages that no command asked for, and of revocations."""

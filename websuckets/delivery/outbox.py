@@ -1,4 +1,4 @@
-"""What waits to be sent to one connection, so that whoever sends does not have to wait."""
+"""Outbox of a connection: messages that wait to be sent, so that their sender does not have to."""
 
 import logging
 import math
@@ -76,7 +76,7 @@ class Outbox:
         self._frames.append(frame)
         self._bytes += len(frame)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """What waits is thrown away, and so is what comes."""
         self._is_over = True
         self._frames = NOTHING
@@ -91,7 +91,7 @@ class Outbox:
         self._tell_of_overflow()
         match self._shared.overflow:
             case Overflow.CLOSE:
-                self.end()
+                self.stop()
                 self._shared.start(self._close)
             case Overflow.DROP_OLDEST:
                 while self._frames and self._is_full(frame):
@@ -111,7 +111,7 @@ class Outbox:
                 self._bytes -= len(frame)
                 await self._socket.send(frame, text=TEXT)
         except ConnectionClosed:
-            self.end()
+            self.stop()
         finally:
             self._shared.writing.discard(self)
             self._frames = NOTHING

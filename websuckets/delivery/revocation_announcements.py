@@ -1,4 +1,4 @@
-"""Users who are not verified any more, told from node to node."""
+"""Announcements from node to node of users who are not verified any more."""
 
 from collections.abc import Iterable
 from typing import Final, TypeAlias
@@ -60,9 +60,9 @@ class RevocationAnnouncements:
         """
         users = [(user, user.id, user.token) for user in self._session._all_verified()]
         if users and self._lag is not None:
-            self._start(self._part, users, self._lag)
+            self._start(self._close_connections, users, self._lag)
 
-    async def _part(self, users: Iterable[Verified], after: float) -> None:
+    async def _close_connections(self, users: Iterable[Verified], after: float) -> None:
         await anyio.sleep(after)
         for user, *verified_as in users:
             if [user.id, user.token] == verified_as:

@@ -1,4 +1,4 @@
-"""The channels of one node: who is subscribed here, and what they are sent."""
+"""Subscriptions of the connections of one node to channels."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from websuckets.exc import TooManySubscriptions
 from websuckets.protocol.messages import ClientEvent
 from websuckets.session import Session, User, UserId, connections_of
 
-__all__ = ["ONLINE", "Hub"]
+__all__ = ["ONLINE", "Subscriptions"]
 
 ONLINE: Final = ""
 """The group of every verified user; the others are named as their channels, which have names."""
@@ -28,8 +28,8 @@ class _Subscriber:
         """Subscribed channels, each with the user whose end also ends the subscription."""
 
 
-class Hub:
-    """Who of a running app's clients is subscribed to what; a `Watcher` of its session.
+class Subscriptions:
+    """Who of a running app's clients is subscribed to what; a `SessionObserver` of its session.
 
     ``present`` and ``absent`` are told, by group and id, of users of whom the first connection
     came into a group, and the last one left it. Nothing here ever waits.
@@ -138,7 +138,7 @@ class Hub:
         subscriber = self._subscribers.pop(user.socket.id, None)
         if subscriber is None:
             return []
-        subscriber.outbox.end()
+        subscriber.outbox.stop()
         return [name for name in subscriber.channels if self._forget(user.socket.id, name)]
 
     def _subscriber(self, user: User) -> _Subscriber:

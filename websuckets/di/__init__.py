@@ -1,4 +1,4 @@
-"""Dependency injection: what is needed beside dishka itself."""
+"""Dependency injection: additions to dishka."""
 
 from dishka import FromComponent, FromDishka
 

@@ -1,4 +1,4 @@
-"""A container that the program has built, given to an app."""
+"""Use of a container that the program has built."""
 
 from typing import Protocol
 

@@ -1,4 +1,4 @@
-"""Functions that a program gives, as they are below decorators, partials and bound methods."""
+"""Functions that a program gives, below decorators, partials and bound methods."""
 
 import builtins
 import inspect

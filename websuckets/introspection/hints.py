@@ -1,4 +1,4 @@
-"""Type hints: what stands in them, without aliases, metadata and type variables."""
+"""Type hints without aliases, metadata and type variables."""
 
 import typing
 from collections.abc import Mapping

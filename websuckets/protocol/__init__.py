@@ -1,1 +1,1 @@
-"""Messages and close codes of the wire format, and what transports implement."""
+"""Wire format: messages, close codes, and the contract of transports."""

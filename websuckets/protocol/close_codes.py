@@ -1,4 +1,4 @@
-"""With which code and reason connections are closed, if not by the program itself.
+"""Codes and reasons with which websuckets closes connections.
 
 Codes are those of RFC 6455, section 7.4, and of the registry that it sets up; from 4000 on they
 are this framework's.
@@ -20,10 +20,10 @@ __all__ = [
     "TOO_FAST",
     "TOO_MANY_REFUSALS",
     "UNSURE",
-    "Farewell",
+    "CloseReason",
 ]
 
-Farewell = tuple[int, str]
+CloseReason = tuple[int, str]
 """Code and reason."""
 
 RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")

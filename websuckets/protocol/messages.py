@@ -1,4 +1,4 @@
-"""Frames to meaning and back: the wire format. Pure: no connection, no event loop."""
+"""Frames to messages and back: the wire format. Pure: no connection, no event loop."""
 
 from dataclasses import dataclass, field
 from math import isfinite

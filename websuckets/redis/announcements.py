@@ -1,4 +1,4 @@
-"""Announcements: what no node may miss, as revocations of users.
+"""Announcements that no node may miss, such as revocations of users.
 
 Messages of channels are lost for a node that is away. A node that missed a revocation would go on
 serving somebody who must not be served. So announcements are kept in Redis, in a list that has a
@@ -18,8 +18,8 @@ from typing import Any, Final
 from coredis import BaseConnection
 
 from websuckets.broker import Receiver
-from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Line, asked
+from websuckets.redis.connection import AT_ONCE, RedisConnection, asked
+from websuckets.redis.malformed import MalformedCounter
 from websuckets.redis.scripts import OF_KIND
 
 __all__ = ["Announcements"]
@@ -86,13 +86,18 @@ class Announcements:
     """Announcements of all nodes, as one node sees them; lives as long as the node's link."""
 
     def __init__(
-        self, line: Line, names: tuple[str, str], channel: str, receiver: Receiver, foreign: Foreign
+        self,
+        redis: RedisConnection,
+        names: tuple[str, str],
+        channel: str,
+        receiver: Receiver,
+        malformed: MalformedCounter,
     ) -> None:
-        self._line = line
+        self._redis = redis
         self._names = names
         self._channel = channel
         self._receiver = receiver
-        self._foreign = foreign
+        self._malformed = malformed
         self._id = secrets.token_hex(8).encode()
         self._epoch = b""
         self._known = 0
@@ -102,7 +107,7 @@ class Announcements:
         """Keep it for all other nodes. Raises `Unavailable`."""
         entry = b"%s %s\n%s" % (self._id, secrets.token_hex(8).encode(), announcement)
         values = (MOST, self._channel, hint)
-        await self._line.ask(*self._script(ANNOUNCE, entry, *values))
+        await self._redis.ask(*self._script(ANNOUNCE, entry, *values))
 
     async def read(self, connection: BaseConnection) -> None:
         """Hand on what others have announced since the last time, or that some of it is lost."""
@@ -127,7 +132,7 @@ class Announcements:
         try:
             self._receiver.announced(announcement)
         except ValueError:
-            self._foreign.found(self._names[1])
+            self._malformed.found(self._names[1])
 
     def _script(self, script: str, *values: Any) -> tuple[Any, ...]:
         epoch = secrets.token_hex(8)

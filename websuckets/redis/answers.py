@@ -1,4 +1,4 @@
-"""Errors with which Redis answers: what each means for the node, and how it is told.
+"""Errors with which Redis answers, and what each means for the node.
 
 Redis has one way to say no, an error that begins with a code, for very different things: a server
 that cannot serve any more, one that cannot for a moment, rights that are missing, a mistake of

@@ -1,4 +1,4 @@
-"""The broker of Redis: messages by its channels, presence in its sets, announcements in a list."""
+"""Broker of Redis: messages by its channels, presence in its sets, announcements in a list."""
 
 import secrets
 from collections import defaultdict, deque
@@ -14,8 +14,8 @@ from coredis.exceptions import RedisError
 from websuckets.broker import Link, Receiver
 from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis.announcements import Announcements
-from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Command, Line, answers_to, send
+from websuckets.redis.connection import AT_ONCE, Command, RedisConnection, answers_to, send
+from websuckets.redis.malformed import MalformedCounter
 from websuckets.redis.presence import Presence
 from websuckets.session import UserId
 
@@ -57,23 +57,23 @@ class RedisBroker:
     keep all keys of an app on one server of a cluster.
     """
 
-    def __init__(self, line: Line, prefix: str) -> None:
-        self.line = line
-        self.root: str = f"{{{line.database}/{prefix}}}"
-        self.foreign: Foreign = Foreign()
+    def __init__(self, redis: RedisConnection, prefix: str) -> None:
+        self.redis = redis
+        self.root: str = f"{{{redis.database}/{prefix}}}"
+        self.malformed: MalformedCounter = MalformedCounter()
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
         """Run the broker, as `Broker.run` says; tell the link of each connection and each loss.
 
         Raises `ConfigurationError` where the first attempt to connect shows one.
         """
-        node = _Node(self.line, self.root, receiver, self.foreign)
+        node = _RedisLink(self.redis, self.root, receiver, self.malformed)
         life = anyio.CancelScope(shield=True)  # so that a node that ends can still say so
 
         async def keep() -> None:
             with life:
                 try:
-                    await self.line.run(node)
+                    await self.redis.run(node)
                 except ConfigurationError as mistake:
                     node.mistake = mistake
 
@@ -86,7 +86,7 @@ class RedisBroker:
                     await anyio.sleep_forever()
             finally:
                 with anyio.move_on_after(TIME_TO_PART, shield=True):
-                    await node.part()
+                    await node.drain()
                 life.cancel()
         assert node.mistake is not None  # else it ends by being cancelled alone
         raise node.mistake
@@ -109,24 +109,26 @@ class _Change:
     user_id: UserId
 
 
-class _Node:
+class _RedisLink:
     """One node's link: it lives as long as the app runs, with and without a connection."""
 
-    def __init__(self, line: Line, root: str, receiver: Receiver, foreign: Foreign) -> None:
+    def __init__(
+        self, redis: RedisConnection, root: str, receiver: Receiver, malformed: MalformedCounter
+    ) -> None:
         self.has_tried = anyio.Event()
         """Set when there is a connection, or could be none."""
         self.mistake: ConfigurationError | None = None
         """Why there never can be a connection."""
         self.key: str = f"{root}:nodes"
-        self._line = line
+        self._redis = redis
         self._prefix = f"{root}:topic:"
         self._receiver = receiver
-        self._foreign = foreign
-        self._presence = Presence(line, root, foreign)
+        self._malformed = malformed
+        self._presence = Presence(redis, root, malformed)
         self._id = secrets.token_hex(8).encode()
         names = (f"{root}:announced", f"{root}:announcements")
         channel = self._prefix + EVERY_NODE
-        self._announcements = Announcements(line, names, channel, receiver, foreign)
+        self._announcements = Announcements(redis, names, channel, receiver, malformed)
         self._connection: BaseConnection | None = None
         self._topics: dict[str, anyio.Event] = {EVERY_NODE: anyio.Event()}  # set when confirmed
         self._unconfirmed: dict[str, deque[anyio.Event]] = defaultdict(deque)
@@ -136,7 +138,7 @@ class _Node:
         self._was_away = False
         self._has_to_beat = False
         self._has_to_read = False
-        self._parting: anyio.Event | None = None
+        self._drained: anyio.Event | None = None
         self._something_to_do = anyio.Event()
 
     # As a `Link`:
@@ -146,7 +148,7 @@ class _Node:
             self._topics[topic] = anyio.Event()
             self._send_subscriptions([topic])
         if self._connection is not None:
-            with anyio.move_on_after(PATIENCE * self._line.heartbeat):  # or Redis refuses it
+            with anyio.move_on_after(PATIENCE * self._redis.heartbeat):  # or Redis refuses it
                 await self._topics[topic].wait()
 
     def unsubscribe(self, topic: str) -> None:
@@ -177,51 +179,51 @@ class _Node:
         except (Unavailable, RedisError):
             return set()
 
-    async def part(self) -> None:
+    async def drain(self) -> None:
         """When what waits has been sent, say that nobody is here any more."""
         if self._connection is not None:
-            self._parting = anyio.Event()
+            self._drained = anyio.Event()
             self._something_to_do.set()
-            await self._parting.wait()
+            await self._drained.wait()
 
-    # As a `LineUser`:
+    # As a `RedisConnectionUser`:
 
-    async def found(self, connection: BaseConnection) -> None:
+    async def connected(self, connection: BaseConnection) -> None:
         self._connection = connection
         self._topics = {topic: anyio.Event() for topic in self._topics}
         confirmations = list(self._topics.values())
         self._send_subscriptions(list(self._topics))
-        with self._line.refusals.tolerated():
+        with self._redis.refusals.tolerated():
             # Subscriptions that Redis refuses show in the answers.
             await self._presence.begin(connection)
         for event in confirmations:
             await event.wait()
-        with self._line.refusals.tolerated():
+        with self._redis.refusals.tolerated():
             await self._announcements.read(connection)
         if self._was_away:
             self._receiver.missed(None)
         self._tell_of_lost()
         self.has_tried.set()
 
-    async def work(self) -> None:
+    async def use(self) -> None:
         while True:
             assert self._connection is not None
             if self._has_to_beat:
                 self._has_to_beat = False
                 self._has_to_read = True
                 self._tell_of_lost()
-                with self._line.refusals.tolerated():
+                with self._redis.refusals.tolerated():
                     await self._presence.beat(self._connection)
             elif self._has_to_read:
                 self._has_to_read = False
-                with self._line.refusals.tolerated():
+                with self._redis.refusals.tolerated():
                     await self._announcements.read(self._connection)
             elif self._waiting:
                 await self._send_some(self._connection)
-            elif self._parting is not None:
-                with self._line.refusals.tolerated():
-                    await self._presence.end(self._connection)
-                self._parting.set()
+            elif self._drained is not None:
+                with self._redis.refusals.tolerated():
+                    await self._presence.remove(self._connection)
+                self._drained.set()
                 await anyio.sleep_forever()
             else:
                 self._something_to_do = anyio.Event()
@@ -241,7 +243,7 @@ class _Node:
                 if not waiting:
                     del self._unconfirmed[self._topic(channel)]
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         self._connection = None
         self._was_away = True
         for event in (*self._topics.values(), *chain.from_iterable(self._unconfirmed.values())):
@@ -251,8 +253,8 @@ class _Node:
             self._lose_item(item)
         self._waiting.clear()
         self._bytes = 0
-        if self._parting is not None:
-            self._parting.set()
+        if self._drained is not None:
+            self._drained.set()
         self.has_tried.set()
 
     def _send_subscriptions(self, topics: list[str]) -> None:
@@ -280,7 +282,7 @@ class _Node:
         errors: dict[_Message | _Change, RedisError] = {}
         lost = batch  # while nothing is known, for some of it may have come
         try:
-            with self._line.refusals.tolerated():
+            with self._redis.refusals.tolerated():
                 answers = await answers_to(connection, [command for _, command in commands])
                 answered = zip((item for item, _ in commands), answers, strict=True)
                 errors = {item: error for item, error in answered if isinstance(error, RedisError)}
@@ -289,7 +291,7 @@ class _Node:
             for item in lost:
                 self._lose_item(item)
         for error in errors.values():
-            with self._line.refusals.tolerated():
+            with self._redis.refusals.tolerated():
                 raise error
 
     def _told(self, item: _Message | _Change) -> list[Command]:
@@ -329,7 +331,7 @@ class _Node:
         version, _, rest = head.partition(b" ")
         node, _, kind = rest.partition(b" ")
         if version != VERSION or kind not in (MESSAGE, MISSED, ANNOUNCED):
-            self._foreign.found(topic)
+            self._malformed.found(topic)
         elif node == self._id:
             pass  # it has been delivered here
         elif kind == ANNOUNCED:
@@ -341,4 +343,4 @@ class _Node:
             try:
                 self._receiver.receive(topic, body)
             except ValueError:
-                self._foreign.found(topic)
+                self._malformed.found(topic)

@@ -1,4 +1,4 @@
-"""Who is on which node, as Redis keeps it."""
+"""Users on each node, as Redis keeps them."""
 
 import secrets
 from collections import deque
@@ -10,8 +10,8 @@ from coredis import BaseConnection
 from coredis.exceptions import RedisError
 from pydantic_core import from_json, to_json
 
-from websuckets.redis.foreign import Foreign
-from websuckets.redis.line import AT_ONCE, Command, Line, asked, asked_each
+from websuckets.redis.connection import AT_ONCE, Command, RedisConnection, asked, asked_each
+from websuckets.redis.malformed import MalformedCounter
 from websuckets.session import UserId
 
 __all__ = ["Presence"]
@@ -34,11 +34,11 @@ class Presence:
     all of it anew, and so does each that follows, until nothing of it was refused.
     """
 
-    def __init__(self, line: Line, root: str, foreign: Foreign) -> None:
-        self._line = line
+    def __init__(self, redis: RedisConnection, root: str, malformed: MalformedCounter) -> None:
+        self._redis = redis
         self._root = root
-        self._foreign = foreign
-        self._lifetime = round(LIFETIME * line.heartbeat * 1000)
+        self._malformed = malformed
+        self._lifetime = round(LIFETIME * redis.heartbeat * 1000)
         self._groups: dict[str, set[bytes]] = {}
         self._name = ""
         self._old_names: deque[str] = deque(maxlen=OLD_NAMES)
@@ -103,28 +103,28 @@ class Presence:
         found = (await asked(connection, [(b"SMEMBERS", self._key("nodes"))]))[0]
         names = _texts(found)
         for alien in (name for name in found if not _texts([name])):
-            self._foreign.found(self._key("nodes"))
+            self._malformed.found(self._key("nodes"))
             await asked(connection, [(b"SREM", self._key("nodes"), alien)])
         lives = await asked(connection, [(b"EXISTS", self._key("node", name)) for name in names])
         for name in (name for name, lives in zip(names, lives, strict=True) if not lives):
             await self._remove(connection, name)
 
-    async def end(self, connection: BaseConnection) -> None:
+    async def remove(self, connection: BaseConnection) -> None:
         """Nobody is here any more."""
         await self._remove(connection, self._name)
 
     async def members(self, group: str) -> set[UserId]:
         """Those on other nodes. Raises `Unavailable`."""
-        names = _texts(await self._line.ask(b"SMEMBERS", self._key("nodes")))
+        names = _texts(await self._redis.ask(b"SMEMBERS", self._key("nodes")))
         others = [name for name in names if name != self._name]
-        marks = await self._line.ask_all((b"EXISTS", self._key("node", name)) for name in others)
+        marks = await self._redis.ask_all((b"EXISTS", self._key("node", name)) for name in others)
         living = [name for name, lives in zip(others, marks, strict=True) if lives]
         keys = [self._key("users", name, group) for name in living]
-        found = await self._line.ask_each((b"SMEMBERS", key) for key in keys)
+        found = await self._redis.ask_each((b"SMEMBERS", key) for key in keys)
         members: set[UserId | None] = set()
         for key, users in zip(keys, found, strict=True):
             if isinstance(users, RedisError):  # it is no set
-                self._foreign.found(key)
+                self._malformed.found(key)
             else:
                 members.update(self._id(user, key) for user in users)
         return {id for id in members if id is not None}
@@ -136,7 +136,7 @@ class Presence:
             id = None
         if isinstance(id, str | int) and not isinstance(id, bool):
             return id
-        self._foreign.found(key)
+        self._malformed.found(key)
         return None
 
     async def _remove(self, connection: BaseConnection, name: str) -> None:
@@ -145,7 +145,7 @@ class Presence:
         some: Command = (b"SRANDMEMBER", groups, AT_ONCE)
         while taken := (await asked_each(connection, [some]))[0]:
             if isinstance(taken, RedisError):  # it is no set
-                self._foreign.found(groups)
+                self._malformed.found(groups)
                 break
             users = [self._key("users", name, group) for group in _texts(taken)]
             await asked(connection, [(b"DEL", *users), (b"SREM", groups, *taken)])

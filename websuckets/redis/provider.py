@@ -1,4 +1,4 @@
-"""How an app comes to Redis."""
+"""Provider that connects an app to Redis."""
 
 import logging
 import math
@@ -10,7 +10,7 @@ from websuckets.broker import Broker
 from websuckets.exc import ConfigurationError
 from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import Line
+from websuckets.redis.connection import RedisConnection
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
 from websuckets.security import resumed_user
@@ -68,7 +68,9 @@ class RedisProvider(Provider):
                 )
         _keep_quiet()
         url, prefix = plain_string(url), plain_string(prefix)
-        self.provide(lambda: RedisBroker(Line(url, heartbeat), prefix), provides=RedisBroker)
+        self.provide(
+            lambda: RedisBroker(RedisConnection(url, heartbeat), prefix), provides=RedisBroker
+        )
         self.alias(RedisBroker, provides=Broker)
         if resume:
 

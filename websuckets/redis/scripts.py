@@ -1,4 +1,4 @@
-"""Scripts that Redis runs, each as one step: what they have in common."""
+"""Common part of the scripts that Redis runs, each as one step."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The session store of Redis."""
+"""Session store of Redis."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
-from websuckets.redis.line import AT_ONCE
+from websuckets.redis.connection import AT_ONCE
 from websuckets.redis.scripts import OF_KIND
 from websuckets.session import UserId
 from websuckets.store import RECORDS_PER_USER, Record
@@ -128,21 +128,21 @@ class RedisSessionStore:
     def __init__(
         self, broker: RedisBroker, lifetime: float, records_per_user: int = RECORDS_PER_USER
     ) -> None:
-        self._line = broker.line
+        self._redis = broker.redis
         self._root = broker.root
-        self._foreign = broker.foreign
+        self._malformed = broker.malformed
         self._lifetime = round(lifetime * 1000)
         self._most = records_per_user
 
     async def load(self, key: str) -> Record | None:
         name = self._record(key)
         values = (self._name("keys", ""), self._lifetime, key)
-        version, text, *foreign = await self._run(LOAD, [name], *values)
+        version, text, *malformed = await self._run(LOAD, [name], *values)
         if version is None and text is None:
             return None
-        record = None if foreign else _read(version, text)
+        record = None if malformed else _read(version, text)
         if record is None:
-            self._foreign.found(name)
+            self._malformed.found(name)
         if record is None or record.is_over:
             with suppress(Unavailable):  # then it stays, which changes nothing
                 await self._run(DROP, [name], text or b"")
@@ -172,16 +172,16 @@ class RedisSessionStore:
         count = await self._run(LOOK, [self._counter])
         if count.isdigit() and len(count) <= LONGEST_COUNT:
             return int(count)
-        self._foreign.found(self._counter)
+        self._malformed.found(self._counter)
         return 0
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
         keys, gone = list(users), set[str]()
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
-            kept = await self._line.ask_all((b"EXISTS", self._record(key)) for key in some)
+            kept = await self._redis.ask_all((b"EXISTS", self._record(key)) for key in some)
             lost = [key for key, is_kept in zip(some, kept, strict=True) if not is_kept]
-            marks = await self._line.ask_all(
+            marks = await self._redis.ask_all(
                 (b"EXISTS", self._name("revoked", _text(users[key])), self._forgotten(key))
                 for key in lost
             )
@@ -189,12 +189,12 @@ class RedisSessionStore:
         return gone
 
     async def _run(self, script: str, names: Sequence[str], *values: Any) -> Any:
-        return await self._line.ask(b"EVAL", script, len(names), *names, *values)
+        return await self._redis.ask(b"EVAL", script, len(names), *names, *values)
 
     def _was_done(self, done: int, where: str) -> bool:
         """Whether a script did what it is for; 2 says that something was in its way."""
         if done > 1:
-            self._foreign.found(where)
+            self._malformed.found(where)
         return done > 0
 
     def _record(self, key: str) -> str:

@@ -1,4 +1,4 @@
-"""The URL of a Redis: what it may say."""
+"""URL of a Redis, and what it may say."""
 
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit

@@ -1,1 +1,1 @@
-"""Event loops, time, tasks and request scopes: what everything else runs on."""
+"""Event loops, time, tasks and request scopes, on which everything else runs."""

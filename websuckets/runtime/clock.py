@@ -1,4 +1,4 @@
-"""The time of a running app, by which everything in it that takes too long is found.
+"""Clock of a running app, by which everything that takes too long is found.
 
 Nearly everything is done in time, so a deadline has to cost next to nothing until it has passed:
 

@@ -1,4 +1,4 @@
-"""What anyio does not say or do about the event loop that runs: asyncio's or trio's."""
+"""Facts about the running event loop, asyncio's or trio's, that anyio does not tell."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Generators that provide objects: how each one learns of the error that ended its scope.
+"""Generators that provide objects, and how each one learns of the error that ended its scope.
 
 dishka sends the error: it becomes the value of the ``yield``. Whoever knows generators from
 ``contextlib`` or from FastAPI expects it to be raised there, and writes ``except: rollback`` and

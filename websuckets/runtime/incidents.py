@@ -1,4 +1,4 @@
-"""What clients are told of a bug: a number, under which the log has the rest."""
+"""Incidents: numbers under which the log has what a client is not told."""
 
 import logging
 import secrets

@@ -1,4 +1,4 @@
-"""What runs in scopes of a container: opened, bounded and closed so that every finaliser runs."""
+"""Request scopes: opened, bounded in time, and closed so that every finaliser runs."""
 
 import logging
 import math
@@ -18,33 +18,35 @@ from websuckets.runtime.finalisers import finalise
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.scopes import OpenScope, close_at_once, next_exit
 
-__all__ = ["Work", "Works"]
+__all__ = ["RequestScope", "RequestScopes"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 T = TypeVar("T")
 
 
-class Works:
+class RequestScopes:
     """All that is at work in a running app, and what takes too long among it."""
 
     def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
         self.clock = clock
         self.finalize_timeout = finalize_timeout
         self._time_to_close = clock.timeout(finalize_timeout)
-        self._open: set[Work] = set()
+        self._open: set[RequestScope] = set()
 
-    def begin(self, life: anyio.CancelScope) -> "Work":
+    def begin(self, life: anyio.CancelScope) -> "RequestScope":
         """Work that ends early when ``life``, which is entered around it, is cancelled."""
-        return Work(self, life)
+        return RequestScope(self, life)
 
     @property
     def running(self) -> list[str]:
         """What is being done at the moment, by name."""
-        return [work.doing for work in self._open if work.doing is not None]
+        return [
+            request_scope.doing for request_scope in self._open if request_scope.doing is not None
+        ]
 
 
-class Work:
+class RequestScope:
     """What a task does with one container after the other, and the cancel scopes around it.
 
     The task enters it once, as a context, and stays inside while containers come and go. That makes
@@ -59,10 +61,10 @@ class Work:
         "_clock",
         "_close_by",
         "_life",
+        "_request_scopes",
         "_scope",
         "_step",
         "_timer",
-        "_works",
         "doing",
         "due",
         "ends_on_disconnect",
@@ -71,13 +73,13 @@ class Work:
         "is_spent",
     )
 
-    def __init__(self, works: Works, life: anyio.CancelScope) -> None:
-        self._works = works
-        self._clock = works.clock
+    def __init__(self, request_scopes: RequestScopes, life: anyio.CancelScope) -> None:
+        self._request_scopes = request_scopes
+        self._clock = request_scopes.clock
         self._life = life
         self._scope = anyio.CancelScope()
         self._close_by = math.inf
-        self._timer = works.clock.timer(self._look)
+        self._timer = request_scopes.clock.timer(self._check)
         self._step: float = math.inf  # of the clock, while what is done has a deadline
         self.doing: str | None = None
         """What is done, for the log."""
@@ -92,13 +94,13 @@ class Work:
         self.is_spent: bool = False
         """Whether nothing more can be done in here: it is late, or has timed out."""
 
-    def within(self, life: anyio.CancelScope) -> "Work":
+    def within(self, life: anyio.CancelScope) -> "RequestScope":
         """Work inside of this one, which whoever comes between may cancel."""
-        return Work(self._works, life)
+        return RequestScope(self._request_scopes, life)
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
-        self._works._open.add(self)
+        self._request_scopes._open.add(self)
         return self
 
     def __exit__(
@@ -107,7 +109,7 @@ class Work:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._works._open.discard(self)
+        self._request_scopes._open.discard(self)
         self._timer.stop()
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
@@ -120,14 +122,14 @@ class Work:
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """See what is late, and do so again when something else may be."""
-        self.look(self._clock.now)
+        self.check(self._clock.now)
         self._timer.by(self.due, self._step)
         if not self.is_late:
-            self._timer.by(self._close_by, self._works._time_to_close.step)
+            self._timer.by(self._close_by, self._request_scopes._time_to_close.step)
 
-    def look(self, now: float) -> None:
+    def check(self, now: float) -> None:
         """Cancel what takes too long."""
         if self._close_by <= now:
             self.is_spent = self.is_late = True
@@ -212,9 +214,9 @@ class Work:
         # Asked only now: until then it may be the cancellation of a timeout that a provider holds.
         if self.ends_with(failure):
             raise failure
-        return None, self.told(failure), incident
+        return None, self.meaning_of(failure), incident
 
-    def told(self, error: BaseException) -> BaseException:
+    def meaning_of(self, error: BaseException) -> BaseException:
         """The error itself, or for a cancellation that came of taking too long, what it means."""
         cancelled = anyio.get_cancelled_exc_class()
         group = BaseExceptionGroup("", [error])  # whether it is one or not
@@ -227,7 +229,9 @@ class Work:
         """The error to tell if it `is_late`."""
         if not self.is_late:
             return None
-        return TimeoutError(f"finalisers took more than {self._works.finalize_timeout} seconds")
+        return TimeoutError(
+            f"finalisers took more than {self._request_scopes.finalize_timeout} seconds"
+        )
 
     async def close_scope(self, scope: OpenScope, error: BaseException | None = None) -> None:
         """Close an APP or SESSION scope as `close` does its container, in the scope's context."""
@@ -251,7 +255,7 @@ class Work:
         failures: list[BaseException] = []
         interruption: BaseException | None = None
         self._scope.shield = True
-        time_to_close = self._works._time_to_close
+        time_to_close = self._request_scopes._time_to_close
         self._close_by = close_by = time_to_close.due()
         if close_by < self._timer.moment:
             self._timer.by(close_by, time_to_close.step)

@@ -1,4 +1,4 @@
-"""Scopes that are open: containers, and the contexts (`contextvars`) of their objects.
+"""Open scopes of APP and SESSION: containers, and the contexts (`contextvars`) of their objects.
 
 An object of APP or SESSION scope is built when somebody first asks for it, in the middle of a
 message. If it were built in the message's context, what its provider sets would be there for that

@@ -1,4 +1,4 @@
-"""Tasks beside the messages: those of the app, those of a connection."""
+"""Tasks beside the messages: those of the app, and those of a connection."""
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
@@ -59,12 +59,12 @@ class Background:
     """Where the tasks of a running app live that no task of the program is the parent of.
 
     It is entered and left by whoever runs the app, maybe in different tasks, and lives in between.
-    ``patience`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
+    ``timeout`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
     ``propagate`` is called with a `SystemExit` or `KeyboardInterrupt` of a task.
     """
 
-    def __init__(self, patience: float | None, propagate: Propagate = propagate) -> None:
-        self.patience = patience
+    def __init__(self, timeout: float | None, propagate: Propagate = propagate) -> None:
+        self.timeout = timeout
         self.propagate = propagate
         self._started = anyio.Event()
         self._ending = anyio.Event()
@@ -83,7 +83,7 @@ class Background:
     async def __aexit__(self, *error: object) -> None:
         """Cancel what is left, and wait until it is gone."""
         self._ending.set()
-        await wait_through(self._ended, self.patience)
+        await wait_through(self._ended, self.timeout)
 
     @property
     def has_ended(self) -> bool:
@@ -181,7 +181,7 @@ class TaskSource:
         assert self._tasks is not None
         return self._tasks
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
         background, self._background = self._background, None
         ending, self._ending = self._ending, None
@@ -190,7 +190,7 @@ class TaskSource:
         ending.set()
         ended = self._tasks.ended
         try:
-            await wait_through(ended, background.patience)
+            await wait_through(ended, background.timeout)
         finally:
             self._tell_of_those_left(ended)
 
@@ -286,9 +286,9 @@ class Tasks(TaskGroup):
                 raise
             self._tell(error, name)
 
-    async def _finish(self, work: Awaitable[Any], name: object) -> Any:
+    async def _finish(self, request_scope: Awaitable[Any], name: object) -> Any:
         try:
-            return await work
+            return await request_scope
         except BaseException as error:
             self._tell(error, name)
 

@@ -1,1 +1,1 @@
-"""An app: defined, compiled, started, served and stopped."""
+"""Definition, compilation, start, serving and stop of an app."""

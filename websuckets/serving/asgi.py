@@ -1,12 +1,12 @@
-"""The app as an ASGI application: mounted in another one, or given to an ASGI server."""
+"""ASGI application of an app: mounted in another one, or given to an ASGI server."""
 
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from websuckets.exc import ConfigurationError
-from websuckets.serving.lifecycle import Running
-from websuckets.socket import HttpAnswer
+from websuckets.protocol.transport import HttpResponse
+from websuckets.serving.lifecycle import RunningApp
 from websuckets.transports.asgi import (
     AsgiReceive,
     AsgiScope,
@@ -29,8 +29,8 @@ class AsgiApplication:
     def __init__(
         self,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
-        entered: Callable[[], Awaitable[Running]],
-        answer: Callable[[str], HttpAnswer],
+        entered: Callable[[], Awaitable[RunningApp]],
+        answer: Callable[[str], HttpResponse],
     ) -> None:
         self._lifespan = lifespan
         self._answer = answer
@@ -40,8 +40,8 @@ class AsgiApplication:
         match scope["type"]:
             case "websocket":
                 app = await self._entered()
-                door, patience = app.connections, app.patience
-                await serve_asgi(scope, receive, send, door, app.limits, patience)
+                acceptor, timeouts = app.connections, app.timeouts
+                await serve_asgi(scope, receive, send, acceptor, app.limits, timeouts)
             case "lifespan":
                 await self._live(receive, send)
             case "http":
@@ -75,7 +75,7 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error))
 
 
-async def _answer_http(answer: HttpAnswer, scope: AsgiScope, send: AsgiSend) -> None:
+async def _answer_http(answer: HttpResponse, scope: AsgiScope, send: AsgiSend) -> None:
     body = answer.text.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),

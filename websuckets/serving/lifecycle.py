@@ -1,4 +1,4 @@
-"""From the start of an app to its stop, whatever transport serves its connections."""
+"""Start and stop of an app, whichever transport serves its connections."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -11,7 +11,7 @@ from dishka import AsyncContainer
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
 from websuckets.commands.dispatcher import Dispatcher
-from websuckets.connections.admission import Entrance
+from websuckets.connections.admission import Admission
 from websuckets.connections.connection import Setup
 from websuckets.connections.registry import Connections
 from websuckets.di.graph import scopes_of
@@ -21,31 +21,31 @@ from websuckets.resuming import Resuming
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import EventLoop, Propagate, propagate, spawn
 from websuckets.runtime.finalisers import read_generators
-from websuckets.runtime.request_scope import Work, Works
+from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.scopes import OpenScope, sources_of_generators
 from websuckets.runtime.tasks import Background
-from websuckets.serving.blueprint import Blueprint
+from websuckets.serving.compiled import CompiledApp
 from websuckets.serving.container import tell_defaults
 from websuckets.session import Session, as_current, context_of, running
 from websuckets.store import SessionStore
-from websuckets.transports.guard import Patience
+from websuckets.transports.watchdog import PeerTimeouts
 
-__all__ = ["Running", "UntilTheLoopEnds", "started", "stop"]
+__all__ = ["RunningApp", "UntilTheLoopEnds", "started", "stop"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningApp:
     """An app that has started."""
 
-    blueprint: Blueprint
+    compiled: CompiledApp
     container: AsyncContainer
     connections: Connections
     background: Background
     limits: Limits
     clock: Clock
-    patience: Patience
+    timeouts: PeerTimeouts
     """With clients that the app does not serve by ``websockets``."""
     loop: EventLoop
 
@@ -56,25 +56,25 @@ class Running:
 
     def log(self, how: str, *arguments: object) -> None:
         """Say that it runs, and which parameters of its functions are never filled."""
-        logger.info(f"{how}, %d commands", *arguments, len(self.blueprint.commands))
-        for injection in self.blueprint.injections:
-            if injection is not self.blueprint.identification.injection:
+        logger.info(f"{how}, %d commands", *arguments, len(self.compiled.commands))
+        for injection in self.compiled.injections:
+            if injection is not self.compiled.identification.injection:
                 tell_defaults(injection, self.container)
 
 
 @asynccontextmanager
 async def started(
-    blueprint: Blueprint,
+    compiled: CompiledApp,
     container: AsyncContainer,
     session: Session,
     channels: Channels,
     limits: Limits,
-    entrance: Entrance,
+    admission: Admission,
     middleware: Iterable[Middleware] = (),
     *,
     finalise: bool,
     propagate: Propagate = propagate,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[RunningApp]:
     """While an app runs: its hooks have run, its tasks are running.
 
     ``finalise`` says that the container is the app's own: its objects are finalised at the end.
@@ -83,44 +83,44 @@ async def started(
     """
     read_generators(sources_of_generators(container))
     clock = Clock()
-    works = Works(clock, limits.finalize_timeout)
+    request_scopes = RequestScopes(clock, limits.finalize_timeout)
     scope = OpenScope(container, context_of(session))
     background = Background(limits.finalize_timeout, propagate)
     setup = Setup(
         scope,
-        connection_types=blueprint.context.connection_types,
-        dispatcher=Dispatcher(blueprint.commands, clock, limits.handler_timeout, middleware),
-        has_streams=any(command.is_stream for command in blueprint.commands.values()),
-        hooks=blueprint.hooks_for(container),
-        entrance=entrance,
+        connection_types=compiled.context.connection_types,
+        dispatcher=Dispatcher(compiled.commands, clock, limits.handler_timeout, middleware),
+        has_streams=any(command.is_stream for command in compiled.commands.values()),
+        hooks=compiled.hooks_for(container),
+        admission=admission,
         session=session,
         limits=limits,
         clock=clock,
         time_to_verify=clock.timeout(limits.auth_timeout),
-        works=works,
+        request_scopes=request_scopes,
         background=background,
     )
-    patience = Patience.of(clock, limits, {})
+    timeouts = PeerTimeouts.of(clock, limits, {})
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
             if finalise:
-                steps.push_async_callback(_close, scope, works)
-            steps.push_async_callback(channels._end)
-            await channels._begin(limits, background, await _broker(scope))
+                steps.push_async_callback(_close, scope, request_scopes)
+            steps.push_async_callback(channels._stop)
+            await channels._start(limits, background, await _broker(scope))
             await _begin_resuming(scope, session, limits, background, steps)
-            await blueprint.tasks.begin(background)
-            steps.push_async_callback(blueprint.tasks.end)
+            await compiled.tasks.begin(background)
+            steps.push_async_callback(compiled.tasks.stop)
             with as_current(session):
                 await _run_startup_hooks(setup)
-            yield Running(
-                blueprint,
+            yield RunningApp(
+                compiled,
                 container,
                 Connections(setup),
                 background,
                 limits,
                 clock,
-                patience,
+                timeouts,
                 EventLoop(),
             )
 
@@ -146,30 +146,30 @@ async def _begin_resuming(
     resuming = Resuming(session, await scope.get(SessionStore), limits, background)
     background.start_soon(resuming.watch)
     steps.callback(resuming.stop)
-    session._keeper = resuming
-    steps.callback(setattr, session, "_keeper", None)
+    session._persistence = resuming
+    steps.callback(setattr, session, "_persistence", None)
 
 
 async def _run_startup_hooks(setup: Setup) -> None:
     for hook in setup.hooks.startup:
-        with anyio.CancelScope() as life, setup.works.begin(life) as work:
+        with anyio.CancelScope() as life, setup.request_scopes.begin(life) as request_scope:
             try:
-                await hook.run(setup.scope, work)
+                await hook.run(setup.scope, request_scope)
             except Exception as error:
                 error.add_note(f"while running {hook.name}")
                 raise
 
 
-async def _close(scope: OpenScope, works: Works) -> None:
+async def _close(scope: OpenScope, request_scopes: RequestScopes) -> None:
     """Finalise the objects of the app."""
-    with anyio.CancelScope() as life, works.begin(life) as work:
-        await work.close_scope(scope)
-    _log_if_late(work)
+    with anyio.CancelScope() as life, request_scopes.begin(life) as request_scope:
+        await request_scope.close_scope(scope)
+    _log_if_late(request_scope)
 
 
-def _log_if_late(work: Work) -> None:
-    if work.lateness is not None:
-        logger.error("%s and were cancelled", work.lateness)
+def _log_if_late(request_scope: RequestScope) -> None:
+    if request_scope.lateness is not None:
+        logger.error("%s and were cancelled", request_scope.lateness)
 
 
 async def stop(
@@ -194,7 +194,7 @@ async def stop(
 class UntilTheLoopEnds:
     """Keeps an app running that nobody stops: from the first that asks on, as long as the loop."""
 
-    def __init__(self, run: Callable[[], AbstractAsyncContextManager[Running]]) -> None:
+    def __init__(self, run: Callable[[], AbstractAsyncContextManager[RunningApp]]) -> None:
         self._run = run
         self._task: object = None
         self._started: anyio.Event | None = None

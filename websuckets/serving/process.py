@@ -1,4 +1,4 @@
-"""What an app does only when it is the program itself: it shows its log, minds signals, ends."""
+"""An app that is the program itself: console log, signals, end of the process."""
 
 import faulthandler
 import logging
@@ -59,7 +59,7 @@ class Program:
         self._starting: anyio.CancelScope | None = starting
         self._time_to_stop = time_to_stop
         self._what_runs: Callable[[], str] = str
-        self._is_told = anyio.Event()
+        self._has_signal = anyio.Event()
         self._has_left = False
         self._stop_in_loop = threadsafe(self._stop)
         self._loop_has_ended = event_loop_has_ended()
@@ -73,16 +73,16 @@ class Program:
         if self._listens:
             stop_listening(self)
 
-    async def until_told(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
+    async def wait_for_signal(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
         """Wait for a signal; the app has started.
 
         Should the process have to be ended, the log says ``what_runs``.
         """
         self._time_to_stop, self._what_runs = time_to_stop, what_runs
         self._starting = None
-        await self._is_told.wait()
+        await self._has_signal.wait()
 
-    def end(self) -> None:
+    def exit(self) -> None:
         """End the process with exit code 1."""
         # Writing may wait for good: for a lock that is held, or for a pipe that nobody reads.
         faulthandler.dump_traceback_later(TIME_TO_SAY, exit=True, file=STDERR)
@@ -112,11 +112,11 @@ class Program:
         if not self._loop_has_ended():
             is_stuck = is_stuck or _main_thread_is_in(ASYNCIO_ENDS)
         if is_stuck or _main_thread_is_in(PYTHON_ENDS):
-            self.end()
+            self.exit()
 
     def _stop(self) -> None:
         logger.info("stopping")
-        self._is_told.set()
+        self._has_signal.set()
         if self._starting is not None:
             self._starting.cancel()
 

@@ -27,7 +27,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-__all__ = ["Told", "listen", "stop_listening"]
+__all__ = ["SignalReceiver", "listen", "stop_listening"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -38,7 +38,7 @@ STDERR: Final = 2
 """A descriptor: what Python calls so, may be anything."""
 
 
-class Told(Protocol):
+class SignalReceiver(Protocol):
     """An app that is told to stop."""
 
     def stop(self) -> None:
@@ -54,36 +54,36 @@ class Told(Protocol):
         ...
 
 
-def listen(told: Told) -> bool:
+def listen(receiver: SignalReceiver) -> bool:
     """Tell it of the first signal, until `stop_listening`; return whether that can be done.
 
     Signals can be received in the main thread alone.
     """
-    global _reception
+    global _handler
     if threading.current_thread() is not threading.main_thread():
         return False
-    if _reception is None:
-        _reception = _Reception()
-    _reception.add(told)
+    if _handler is None:
+        _handler = _SignalHandler()
+    _handler.add(receiver)
     return True
 
 
-def stop_listening(told: Told) -> None:
+def stop_listening(receiver: SignalReceiver) -> None:
     """Tell it of no signal any more. After the last one, signals do what they did before."""
-    global _reception
-    if _reception is not None and _reception.remove(told):
-        _reception.end()
-        _reception = None
+    global _handler
+    if _handler is not None and _handler.remove(receiver):
+        _handler.close()
+        _handler = None
 
 
-class _Reception:
+class _SignalHandler:
     """Receives both signals for as long as any app is the program."""
 
     def __init__(self) -> None:
-        self._apps: list[Told] = []
+        self._apps: list[SignalReceiver] = []
         self._first = threading.Lock()  # taken by whoever notices the first signal
-        self._is_told = False
-        self._ends: list[tuple[float, Told]] = []
+        self._has_signal = False
+        self._ends: list[tuple[float, SignalReceiver]] = []
         self._previous: dict[signal.Signals, Any] = {}
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
@@ -94,23 +94,23 @@ class _Reception:
         )
         threading.Thread(target=self._run, name="websuckets signals", daemon=True).start()
 
-    def add(self, told: Told) -> None:
-        self._apps.append(told)
-        if self._is_told:
-            self._tell(told)
+    def add(self, receiver: SignalReceiver) -> None:
+        self._apps.append(receiver)
+        if self._has_signal:
+            self._notify(receiver)
 
-    def remove(self, told: Told) -> bool:
+    def remove(self, receiver: SignalReceiver) -> bool:
         """Return whether nobody is left."""
-        self._apps.remove(told)
+        self._apps.remove(receiver)
         return not self._apps
 
-    def end(self) -> None:
+    def close(self) -> None:
         """The thread goes on until the last app's time is over."""
         present = signal.set_wakeup_fd(self._previous_descriptor)
         if present != self._writer.fileno():  # somebody has set another
             signal.set_wakeup_fd(present)
         self._restore_handlers()
-        if self._is_told:
+        if self._has_signal:
             faulthandler.cancel_dump_traceback_later()
         self._writer.close()
 
@@ -133,18 +133,18 @@ class _Reception:
 
     def _tell_all(self) -> None:
         if self._first.acquire(blocking=False):
-            self._is_told = True
-            for told in list(self._apps):
-                self._tell(told)
+            self._has_signal = True
+            for receiver in list(self._apps):
+                self._notify(receiver)
 
-    def _tell(self, told: Told) -> None:
-        seconds = told.time_to_stop()
+    def _notify(self, receiver: SignalReceiver) -> None:
+        seconds = receiver.time_to_stop()
         if seconds < threading.TIMEOUT_MAX:
-            self._ends.append((time.monotonic() + seconds, told))
+            self._ends.append((time.monotonic() + seconds, receiver))
             last = max(end for end, _ in self._ends) - time.monotonic()
             faulthandler.dump_traceback_later(last + SPARE, exit=True, file=STDERR)
             self._wake()
-        told.stop()
+        receiver.stop()
 
     def _wake(self) -> None:
         with suppress(BlockingIOError):  # it wakes anyway
@@ -185,20 +185,20 @@ class _Reception:
 
     def _end_what_is_late(self) -> None:
         now = time.monotonic()
-        late = [(end, told) for end, told in self._ends if end <= now]
+        late = [(end, receiver) for end, receiver in self._ends if end <= now]
         for each in late:
             self._ends.remove(each)
             each[1].time_is_over()
 
 
-_reception: _Reception | None = None
+_handler: _SignalHandler | None = None
 
 
 def _forget() -> None:
-    global _reception
-    if _reception is not None:
-        _reception.forget()
-        _reception = None
+    global _handler
+    if _handler is not None:
+        _handler.forget()
+        _handler = None
 
 
 getattr(os, "register_at_fork", lambda **_: None)(after_in_child=_forget)

@@ -1,4 +1,4 @@
-"""The ways in which frames come in and go out; each module knows one library below us."""
+"""Transports: each module knows one library that carries frames."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""One WebSocket connection of an ASGI server."""
+"""WebSocket connections of an ASGI server."""
 
 import asyncio
 import logging
@@ -15,10 +15,11 @@ from websockets.http11 import Request
 from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
+from websuckets.protocol.transport import Acceptor, ConnectionHandler
 from websuckets.runtime.event_loop import on_trio
-from websuckets.socket import Accepted, Door, sent_headers
-from websuckets.transports.guard import Patience
+from websuckets.socket import sent_headers
 from websuckets.transports.plain import Frames, PlainSocket
+from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "path_within", "serve_asgi"]
 
@@ -53,24 +54,24 @@ async def serve_asgi(
     scope: AsgiScope,
     receive: AsgiReceive,
     send: AsgiSend,
-    door: Door,
+    acceptor: Acceptor,
     limits: Limits,
-    patience: Patience,
+    timeouts: PeerTimeouts,
 ) -> None:
     """Answer the opening handshake, and drive what the door gives until the client is gone."""
     await receive()  # "websocket.connect"
     kind = _AsgiSocket if on_trio() else _AsyncioSocket
-    socket = kind(scope, receive, send, door, limits.message_size, patience)
-    accepted = door.accept(socket)
+    socket = kind(scope, receive, send, acceptor, limits.message_size, timeouts)
+    accepted = acceptor.accept(socket)
     try:
         refusal = await accepted.opening()
         if refusal is None:
             await send(socket.accepted())
     except BaseException:
-        await accepted.discard()
+        await accepted.not_opened()
         raise
     if refusal is not None:
-        await accepted.discard()
+        await accepted.not_opened()
         await _refuse(refusal, scope, send)
         return
     socket.open()
@@ -78,7 +79,7 @@ async def serve_asgi(
     await _serve(accepted, socket)
 
 
-async def _serve(accepted: Accepted, socket: "_AsgiSocket") -> None:
+async def _serve(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
     """Serve it, and read meanwhile: nobody else would notice that the client has left."""
     error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
@@ -95,7 +96,7 @@ async def _serve(accepted: Accepted, socket: "_AsgiSocket") -> None:
         raise error
 
 
-async def _read(accepted: Accepted, socket: "_AsgiSocket") -> None:
+async def _read(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
     try:
         await socket.read()
     except anyio.get_cancelled_exc_class():
@@ -114,15 +115,15 @@ class _AsgiSocket(PlainSocket):
         scope: AsgiScope,
         receive: AsgiReceive,
         send: AsgiSend,
-        door: Door,
+        acceptor: Acceptor,
         max_size: int | None,
-        patience: Patience,
+        timeouts: PeerTimeouts,
     ) -> None:
         request, client = _request(scope), scope.get("client")
-        address = door.address_of(None if client is None else tuple(client), request.headers)
+        address = acceptor.address_of(None if client is None else tuple(client), request.headers)
         frames = Frames(READ_AHEAD)
-        super().__init__(request, address, frames, max_size, patience, path_within(scope))
-        self.subprotocol = door.subprotocol(scope.get("subprotocols") or ())
+        super().__init__(request, address, frames, max_size, timeouts, path_within(scope))
+        self.subprotocol = acceptor.subprotocol(scope.get("subprotocols") or ())
         self._asgi_receive = receive
         self._asgi_send = send
         self._reading = anyio.CancelScope()
@@ -196,7 +197,7 @@ class _AsgiSocket(PlainSocket):
         with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
             await self.close(CloseCode.INTERNAL_ERROR)
 
-    def drop(self) -> None:
+    def abort_at_once(self) -> None:
         """The server itself may go on waiting for the client: it cannot be told to drop it."""
         self.closed_by_peer(None)
 
@@ -227,9 +228,9 @@ class _AsgiSocket(PlainSocket):
             with anyio.CancelScope(shield=True):
                 await self._has_received.wait()
 
-    def _end(self) -> None:
+    def _closed(self) -> None:
         """Whoever waits for a client that does not read, waits no more."""
-        super()._end()
+        super()._closed()
         for sending in self._sending:
             sending.cancel()
 
@@ -311,8 +312,8 @@ class _AsyncioSocket(_AsgiSocket):
                 self._is_interrupted = False
                 self._task.uncancel()
 
-    def _end(self) -> None:
-        super()._end()
+    def _closed(self) -> None:
+        super()._closed()
         # Who is cancelled already, by anyio perhaps, has to see that and nothing else.
         if self._waits == self._task.cancelling() and asyncio.current_task() is not self._task:
             self._is_interrupted = True
@@ -337,15 +338,15 @@ class _AsyncioSocket(_AsgiSocket):
         await super().reply_beside(text)
 
     async def reply(self, text: str) -> None:
-        if self._guard.is_blocked:
+        if self._watchdog.is_blocked:
             await super().reply(text)
             return
         self._check_open()
-        self._guard.blocked()
+        self._watchdog.blocked()
         try:
             await self._while_open(self._tell({"type": "websocket.send", "text": text}))
         finally:
-            self._guard.unblocked()
+            self._watchdog.unblocked()
         self._check_open()
 
 

@@ -10,9 +10,10 @@ from websockets.protocol import State
 from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
+from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.clock import Clock
-from websuckets.socket import Accepted, Door, HttpAnswer, path_of, sent_headers
-from websuckets.transports.guard import Patience
+from websuckets.socket import path_of, sent_headers
+from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
 
@@ -36,9 +37,9 @@ class Handshake:
     )
     """Names of what an instance has beside the attributes of a ``ServerConnection``."""
 
-    door: Door
-    patience: Patience
-    accepted: Accepted | None
+    acceptor: Acceptor
+    timeouts: PeerTimeouts
+    accepted: ConnectionHandler | None
     has_stopped_receiving: bool
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -73,7 +74,7 @@ class Handshake:
             join_cookies(request.headers)
             response = await _result(process_request, self, request)
             if response is None and not _wants_websocket(request):
-                return self._response(self.door.answer(path_of(request)))
+                return self._response(self.acceptor.answer(path_of(request)))
             return response
 
         async def process(_: Any, request: Request, response: Any) -> Any:
@@ -82,14 +83,16 @@ class Handshake:
                 if getattr(request, "method", "GET") == "HEAD":
                     response.body = b""  # its length stays in the headers: RFC 9110, section 9.3.2
                 return response
-            self._address = (self.door.address_of(self._peer_address(), request.headers),)
-            self.accepted = self.door.accept(self)
+            self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
+            self.accepted = self.acceptor.accept(self)
             refusal = await self.accepted.opening()
             if refusal is None:
                 for name, value in sent_headers(self):
                     response.headers[name] = value
                 return response
-            await self._give_up()  # the client may keep us waiting for the end of its connection
+            await (
+                self._abort_opening()
+            )  # the client may keep us waiting for the end of its connection
             return self._response(refusal)
 
         try:
@@ -97,10 +100,10 @@ class Handshake:
         except _CannotAnswer:
             await self.abort()
         except BaseException:
-            await self._give_up()
+            await self._abort_opening()
             raise
         if self.state is not State.OPEN:
-            await self._give_up()
+            await self._abort_opening()
 
     def _peer_address(self) -> Any:
         try:
@@ -108,10 +111,10 @@ class Handshake:
         except OSError:  # it is gone already
             return None
 
-    async def _give_up(self: Any) -> None:
+    async def _abort_opening(self: Any) -> None:
         accepted, self.accepted = self.accepted, None
         if accepted is not None:
-            await accepted.discard()
+            await accepted.not_opened()
 
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
@@ -126,7 +129,7 @@ class Handshake:
         if self.state is State.CONNECTING:
             raise RuntimeError(NOT_OPEN)
 
-    def _response(self: Any, answer: HandshakeRefused | HttpAnswer) -> Response:
+    def _response(self: Any, answer: HandshakeRefused | HttpResponse) -> Response:
         response: Response = self.respond(answer.status, answer.text)
         for name, value in answer.headers.items():
             if name in response.headers:
@@ -154,7 +157,7 @@ def _wants_websocket(request: Request) -> bool:
 
 
 def options_with(
-    door: Door,
+    acceptor: Acceptor,
     limits: Limits,
     clock: Clock,
     mixin: type[Handshake],
@@ -168,10 +171,14 @@ def options_with(
     """
     given = options.get("create_connection") or connection_type
     options = dict(options)
-    shared = {"door": door, "patience": Patience.of(clock, limits, options), **attributes}
+    shared = {
+        "acceptor": acceptor,
+        "timeouts": PeerTimeouts.of(clock, limits, options),
+        **attributes,
+    }
 
     def select_subprotocol(connection: Any, offered: Sequence[str]) -> str | None:
-        return door.subprotocol(offered)
+        return acceptor.subprotocol(offered)
 
     if "subprotocols" not in options:
         options.setdefault("select_subprotocol", select_subprotocol)
@@ -179,7 +186,7 @@ def options_with(
         **options,
         "max_size": limits.max_size,
         "compression": limits.compression,
-        "ping_interval": None,  # the guard does that
+        "ping_interval": None,  # the watchdog does that
         "create_connection": _creating(given, mixin, shared),
     }
 
@@ -225,5 +232,5 @@ def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) ->
 
 async def serve_connection(connection: Any) -> None:
     """The handler for ``serve``."""
-    accepted: Accepted = connection.accepted
+    accepted: ConnectionHandler = connection.accepted
     await accepted.serve()

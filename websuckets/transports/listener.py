@@ -1,4 +1,4 @@
-"""What both servers of ``websockets`` listen on, and what they log."""
+"""Ports and Unix sockets on which both servers of ``websockets`` listen, and their log."""
 
 import errno
 import logging

@@ -10,9 +10,10 @@ from websockets.http11 import Request
 
 from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
-from websuckets.socket import Door, Socket, path_of, sent_headers
-from websuckets.transports.guard import Patience
+from websuckets.protocol.transport import Acceptor
+from websuckets.socket import Socket, path_of, sent_headers
 from websuckets.transports.plain import Frames, PlainSocket, closed_error
+from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["MemoryClient"]
 
@@ -28,7 +29,7 @@ class MemoryClient:
     """The client's end of one connection, from its opening handshake on."""
 
     def __init__(
-        self, request: Request, door: Door, max_size: int | None, patience: Patience
+        self, request: Request, acceptor: Acceptor, max_size: int | None, timeouts: PeerTimeouts
     ) -> None:
         self.closed: Close | None = None
         """What the connection was closed with, by either side."""
@@ -36,8 +37,8 @@ class MemoryClient:
         self.gone: anyio.Event = anyio.Event()
         """Set when the server is done with the connection."""
         self._frames = Frames(CAPACITY)
-        self._door = door
-        self._server = _MemorySocket(request, self, door, max_size, patience)
+        self._door = acceptor
+        self._server = _MemorySocket(request, self, acceptor, max_size, timeouts)
         self._answered = anyio.Event()
         self._refusal: HandshakeRefused | None = None
         self._error: BaseException | None = None
@@ -99,10 +100,10 @@ class MemoryClient:
             try:
                 self._refusal = await accepted.opening()
             except BaseException:
-                await accepted.discard()
+                await accepted.not_opened()
                 raise
             if self._refusal is not None:
-                await accepted.discard()
+                await accepted.not_opened()
                 return
             sent_headers(self._server)
             self._server.open()
@@ -124,7 +125,7 @@ class MemoryClient:
     def end(self, close: Close) -> None:
         self.closed = self.closed or close
         self.has_closed.set()
-        self._frames.end()
+        self._frames.close()
 
     def fail(self, error: BaseException) -> None:
         self._error = self._error or error
@@ -140,22 +141,22 @@ class _MemorySocket(PlainSocket):
         self,
         request: Request,
         client: MemoryClient,
-        door: Door,
+        acceptor: Acceptor,
         max_size: int | None,
-        patience: Patience,
+        timeouts: PeerTimeouts,
     ) -> None:
         join_cookies(request.headers)
         frames, path = Frames(CAPACITY), path_of(request)
-        address = door.address_of(REMOTE_ADDRESS, request.headers)
-        super().__init__(request, address, frames, max_size, patience, path)
+        address = acceptor.address_of(REMOTE_ADDRESS, request.headers)
+        super().__init__(request, address, frames, max_size, timeouts, path)
         offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(",")
-        self.subprotocol = door.subprotocol(name.strip() for name in offered)
+        self.subprotocol = acceptor.subprotocol(name.strip() for name in offered)
         self._client = client
 
     async def abort(self) -> None:
-        self._drop()
+        self._abort_and_log()
 
-    def drop(self) -> None:
+    def abort_at_once(self) -> None:
         self._client.close(None)
 
     async def _send(self, frame: str | bytes) -> None:

@@ -1,4 +1,5 @@
-"""A connection that has exactly what `Socket` promises, for transports without a library below."""
+"""A connection that has exactly the methods of `Socket`, for transports without a library of their
+own."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,8 +17,8 @@ from websockets.http11 import Request
 
 from websuckets.socket import ResponseHeaders
 from websuckets.transports.checks import check_text, checked_close
-from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.handshake import NOT_OPEN
+from websuckets.transports.watchdog import PeerFault, PeerTimeouts, PeerWatchdog
 
 __all__ = ["Frames", "PlainSocket", "closed_error"]
 
@@ -87,7 +88,7 @@ class Frames:
         """Whether somebody waits for one."""
         return self._is_reading
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing is added any more."""
         self._has_ended = True
         self._wake()
@@ -108,7 +109,7 @@ def _size(frame: str | bytes) -> int:
 
 
 class PlainSocket(ABC):
-    """The server's side of one connection: a `Socket`, the `Wire` to it, and what transports do."""
+    """The server's side of a connection: a `Socket`, and the `TransportConnection` to it."""
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
     transport: str
@@ -120,7 +121,7 @@ class PlainSocket(ABC):
         remote_address: Any,
         frames: Frames,
         max_size: int | None,
-        patience: Patience,
+        timeouts: PeerTimeouts,
         path: str,
     ) -> None:
         self.id: UUID = uuid4()
@@ -133,7 +134,7 @@ class PlainSocket(ABC):
         """Called with a failure of the server itself."""
         self.request_path: str = path
         # Pings are the business of whoever is below.
-        self._guard = Guard(patience, self._alarmed)
+        self._watchdog = PeerWatchdog(timeouts, self._alarmed)
         self._frames = frames
         self._max_size = max_size
         self._taken = 0
@@ -173,24 +174,24 @@ class PlainSocket(ABC):
             frame = bytes(message).decode() if text else bytes(message)
         else:
             raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
-        if self._guard.is_blocked:
-            with self._guard.queued(frame) as is_too_much:
+        if self._watchdog.is_blocked:
+            with self._watchdog.queued(frame) as is_too_much:
                 if is_too_much:
                     logger.info(
                         "%s does not read what is sent to it, and more is: dropped", self.id
                     )
-                    self._drop()
+                    self._abort_and_log()
                     raise self._closed_error()
                 await self._send_guarded(frame)
         else:
             await self._send_guarded(frame)
 
     async def _send_guarded(self, frame: str | bytes) -> None:
-        self._guard.blocked()
+        self._watchdog.blocked()
         try:
             await self._send(frame)
         finally:
-            self._guard.unblocked()
+            self._watchdog.unblocked()
 
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
         self._check_open()
@@ -202,7 +203,7 @@ class PlainSocket(ABC):
         self._check_open()
         self._sent = close = checked_close(code, reason)
         self.has_stopped_receiving = True
-        self._end()
+        self._closed()
         try:
             await self._close(close)
         finally:
@@ -242,16 +243,16 @@ class PlainSocket(ABC):
         """The client has closed the connection, or else (no code) it is lost."""
         if not self._is_closed:
             self._received = None if code is None else Close(code, reason)
-            self._end()
+            self._closed()
 
-    def _alarmed(self, alarm: Alarm) -> None:
-        assert alarm is Alarm.STALLED
+    def _alarmed(self, on_fault: PeerFault) -> None:
+        assert on_fault is PeerFault.STALLED
         logger.info("%s does not read what is sent to it: dropped", self.id)
-        self._drop()
+        self._abort_and_log()
 
-    def _drop(self) -> None:
+    def _abort_and_log(self) -> None:
         self.has_stopped_receiving = True
-        self.drop()
+        self.abort_at_once()
 
     async def wait_closed(self) -> None:
         """Wait until our own close, if there was one, is on its way to the client."""
@@ -293,7 +294,7 @@ class PlainSocket(ABC):
     async def abort(self) -> None: ...
 
     @abstractmethod
-    def drop(self) -> None:
+    def abort_at_once(self) -> None:
         """Give the client up, without a word; whoever sends to it, waits no more."""
 
     @abstractmethod
@@ -305,10 +306,10 @@ class PlainSocket(ABC):
     @abstractmethod
     async def _close(self, close: Close) -> None: ...
 
-    def _end(self) -> None:
+    def _closed(self) -> None:
         self._is_closed = True
-        self._guard.end()
-        self._frames.end()
+        self._watchdog.stop()
+        self._frames.close()
         self.ended()
 
     @property

@@ -15,15 +15,15 @@ from websockets.streams import StreamReader
 
 from websuckets.limits import Limits
 from websuckets.protocol.close_codes import NO_PONG
+from websuckets.protocol.transport import Acceptor
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import Propagate
-from websuckets.socket import Door
 from websuckets.transports.checks import checked_close
 from websuckets.transports.frames import binary_frame, read_text, text_frame
-from websuckets.transports.guard import FAREWELL_TIME
-from websuckets.transports.guarded import GuardedConnection
 from websuckets.transports.handshake import options_with, serve_connection
 from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
+from websuckets.transports.watchdog import CLOSE_FRAME_TIME
+from websuckets.transports.watched import WatchedConnection
 
 __all__ = ["ServerConnection", "listen"]
 
@@ -34,7 +34,7 @@ AT_EOF: Final = StreamReader.at_eof.__code__
 """What the parser of ``websockets`` runs while it waits for the first byte of something."""
 
 
-class _Connection(GuardedConnection):
+class _Connection(WatchedConnection):
     """Reads nothing from a peer that does not read.
 
     Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
@@ -43,7 +43,7 @@ class _Connection(GuardedConnection):
     __slots__ = ()
 
     _attributes = (
-        *GuardedConnection._attributes,
+        *WatchedConnection._attributes,
         *("_awaited", "_most", "_replies", "_task", "_unsent"),
     )
 
@@ -79,7 +79,7 @@ class _Connection(GuardedConnection):
 
     async def _drop(self: Any) -> None:
         with suppress(TimeoutError):
-            async with asyncio.timeout(FAREWELL_TIME):
+            async with asyncio.timeout(CLOSE_FRAME_TIME):
                 await self.close(*NO_PONG)
         self.transport.abort()
 
@@ -90,7 +90,7 @@ class _Connection(GuardedConnection):
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         """When the peer has read what was sent before: frames are not to pile up in the buffer."""
         if self.paused:
-            with self.guard.queued(message) as is_too_much:
+            with self.watchdog.queued(message) as is_too_much:
                 if is_too_much:
                     self._give_in()
                 await self._wait_until_read()
@@ -255,7 +255,7 @@ class _Connection(GuardedConnection):
             return
         if self.paused:
             self._unsent += 1
-            frames, size = self.patience.outbox
+            frames, size = self.timeouts.outbox
             if self._unsent > frames or self.transport.get_write_buffer_size() > size:
                 self.protocol.data_to_send()
                 self._give_in()
@@ -284,7 +284,7 @@ class _Connection(GuardedConnection):
             self.transport.resume_reading()
         else:
             self.transport.pause_reading()
-            self.guard.reading_paused()
+            self.watchdog.reading_paused()
 
     # As a protocol of asyncio:
 
@@ -303,19 +303,19 @@ class _Connection(GuardedConnection):
 
     def pause_writing(self: Any) -> None:
         super().pause_writing()  # type: ignore[misc]  # of ServerConnection
-        self.guard.blocked()
+        self.watchdog.blocked()
         self._read_or_not()
 
     def resume_writing(self: Any) -> None:
         super().resume_writing()  # type: ignore[misc]  # of ServerConnection
         self._unsent = 0
-        self.guard.unblocked()
+        self.watchdog.unblocked()
         self._read_or_not()
 
     def connection_lost(self: Any, exc: Exception | None) -> None:
         if self.paused:  # nobody resumes what is lost
-            self.guard.unblocked()
-        self.guard.end()
+            self.watchdog.unblocked()
+        self.watchdog.stop()
         super().connection_lost(exc)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
         self._look_into_queue()
@@ -336,7 +336,7 @@ def _do_nothing() -> None: ...
 
 @asynccontextmanager
 async def listen(
-    door: Door,
+    acceptor: Acceptor,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     host: str | Sequence[str] | None,
     port: int | None,
@@ -353,7 +353,7 @@ async def listen(
     past ``propagate``: the event loop takes it.
     """
     keep_secrets_out_of_logs()
-    options = options_with(door, limits, clock, _Connection, ServerConnection, options)
+    options = options_with(acceptor, limits, clock, _Connection, ServerConnection, options)
     # asyncio awaits something after it has begun to listen: whoever is cancelled there would leave
     # a server that nobody knows. Nothing is awaited between binding and the `try` below.
     starts = options.pop("start_serving", True)

@@ -15,19 +15,19 @@ from websockets.trio.server import Server, ServerConnection, serve
 
 from websuckets.limits import Limits, seconds
 from websuckets.protocol.close_codes import NO_PONG
+from websuckets.protocol.transport import Acceptor
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import Propagate, spawn
-from websuckets.socket import Door
 from websuckets.transports.checks import checked_close
-from websuckets.transports.guard import FAREWELL_TIME
-from websuckets.transports.guarded import GuardedConnection
 from websuckets.transports.handshake import options_with, serve_connection
 from websuckets.transports.listener import Listener, hosts_of, keep_secrets_out_of_logs
+from websuckets.transports.watchdog import CLOSE_FRAME_TIME
+from websuckets.transports.watched import WatchedConnection
 
 __all__ = ["ServerConnection", "listen"]
 
 
-class _Connection(GuardedConnection):
+class _Connection(WatchedConnection):
     """Has the `close` that handlers know from asyncio, too.
 
     A frame has to leave whole: what follows half of one would be garbage to the client. Whoever
@@ -38,7 +38,7 @@ class _Connection(GuardedConnection):
 
     __slots__ = ()
 
-    _attributes = (*GuardedConnection._attributes, "_turn", "_unwritten")
+    _attributes = (*WatchedConnection._attributes, "_turn", "_unwritten")
 
     propagate: Propagate
     """Called with a `SystemExit` or `KeyboardInterrupt` of the program.
@@ -63,7 +63,9 @@ class _Connection(GuardedConnection):
             self.propagate(error)
             raise ConnectionAbortedError from error
         if self.response is not None and self.state is not State.OPEN:
-            with trio.move_on_after(FAREWELL_TIME):  # it may have closed what it has just opened,
+            with trio.move_on_after(
+                CLOSE_FRAME_TIME
+            ):  # it may have closed what it has just opened,
                 await self.wait_closed()  # and what reads not have answered yet
             await self.abort()
 
@@ -88,7 +90,7 @@ class _Connection(GuardedConnection):
 
     def pause_reading(self: Any) -> None:
         super().pause_reading()  # type: ignore[misc]  # of ServerConnection
-        self.guard.reading_paused()
+        self.watchdog.reading_paused()
 
     @property
     def _file_descriptor(self: Any) -> int:
@@ -99,7 +101,7 @@ class _Connection(GuardedConnection):
 
     @property
     def _is_reading(self: Any) -> bool:
-        return self.recv_flow_control is None and not self.guard.is_blocked
+        return self.recv_flow_control is None and not self.watchdog.is_blocked
 
     def _start(self: Any, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.nursery.start_soon(function)
@@ -110,7 +112,7 @@ class _Connection(GuardedConnection):
         return has_come
 
     async def _drop(self: Any) -> None:
-        with trio.move_on_after(FAREWELL_TIME):
+        with trio.move_on_after(CLOSE_FRAME_TIME):
             await self.close(*NO_PONG)
         await trio.aclose_forcefully(self.stream)
 
@@ -137,8 +139,8 @@ class _Connection(GuardedConnection):
         try:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
-            with self.guard.queued(message) as is_too_much:
-                if is_too_much and self.guard.is_blocked:
+            with self.watchdog.queued(message) as is_too_much:
+                if is_too_much and self.watchdog.is_blocked:
                     self._give_in()
                 await self._turn.acquire()
         await self._send_in_turn(message, text)
@@ -204,19 +206,19 @@ class _Connection(GuardedConnection):
     async def _write_first(self: Any) -> None:
         """Write as much of the first piece as can be written at once."""
         data = self._unwritten[0]
-        if not self.guard.is_blocked:
-            self.guard.blocked()  # until all of it is written, by whomever
+        if not self.watchdog.is_blocked:
+            self.watchdog.blocked()  # until all of it is written, by whomever
         try:
             sent = await self._write_some(data)
         except Exception:
             self._unwritten.clear()
-            self.guard.unblocked()
+            self.watchdog.unblocked()
             raise
         if sent < len(data):
             self._unwritten[0] = memoryview(data)[sent:]
         else:
             self._unwritten.popleft()
-            self.guard.unblocked()
+            self.watchdog.unblocked()
 
     async def _write_some(self: Any, data: bytes | memoryview) -> int:
         """Return how many bytes were written; none is if it is cancelled."""
@@ -238,7 +240,7 @@ class _Connection(GuardedConnection):
         try:
             await super().close_stream()  # type: ignore[misc]  # of ServerConnection
         finally:
-            self.guard.end()
+            self.watchdog.stop()
         if self.accepted is not None:
             self.accepted.disconnected()
 
@@ -260,7 +262,7 @@ async def _end_writing(stream: trio.abc.Stream) -> None:
 
 @asynccontextmanager
 async def listen(
-    door: Door,
+    acceptor: Acceptor,
     stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
     host: str | Sequence[str] | None,
     port: int | None,
@@ -278,14 +280,14 @@ async def listen(
     """
     keep_secrets_out_of_logs()
     options = options_with(
-        *(door, limits, clock, _Connection, ServerConnection, options),
+        *(acceptor, limits, clock, _Connection, ServerConnection, options),
         propagate=staticmethod(propagate),
     )
     if "listeners" not in options:
         options["listeners"] = await _open_listeners(host, port, options)
     elif host is not None or port is not None:
         raise ValueError("host and port are incompatible with listeners")
-    server = _Running()
+    server = _TrioServer()
     serve_there = partial(serve, _Connection.serve, **options)
     try:
         # No task of ours: whoever cancels us would take the server's tasks along, before they can
@@ -305,7 +307,7 @@ async def listen(
                 listener.socket.close()
 
 
-class _Running:
+class _TrioServer:
     """A server in its own task; what goes wrong with starting it is told to who waits for that."""
 
     def __init__(self) -> None:
@@ -345,10 +347,10 @@ class _Running:
         assert self._server is not None
         await self._server.aclose(close_connections=False)
 
-    async def end(self, patience: float | None) -> None:
+    async def end(self, timeout: float | None) -> None:
         """Cancel what is left. Raises what the server ended with."""
         self._scope.cancel()
-        with trio.move_on_after(seconds(patience)):  # handlers may ignore it
+        with trio.move_on_after(seconds(timeout)):  # handlers may ignore it
             await self._ended.wait()
         if self._error is not None:
             raise self._error

@@ -1,4 +1,4 @@
-"""What a program gives to an app before it starts, and the container that comes of it."""
+"""Definition of an app: everything that a program gives before the start, and its container."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,14 +14,14 @@ from websuckets.commands.hooks import HookDeclarations, Kind
 from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.tasks import AppTasks
-from websuckets.serving.blueprint import Blueprint, read_blueprint
+from websuckets.serving.compiled import CompiledApp, read_blueprint
 from websuckets.serving.container import Override
 from websuckets.store import SessionStore
 
-__all__ = ["Composition", "groups_of_the_program"]
+__all__ = ["AppDefinition", "groups_of_the_program"]
 
 
-class Composition:
+class AppDefinition:
     """Groups, hooks, and either providers of the app's own or a container of the program's.
 
     It lives as long as the app. Raises `ConfigurationError` for what does not go together.
@@ -35,7 +35,7 @@ class Composition:
         self._hooks = HookDeclarations()
         self._overrides: list[Override] = []
         self._container: AsyncContainer | None = None
-        self._sealed: Blueprint | None = None  # once a container may have been built of it
+        self._sealed: CompiledApp | None = None  # once a container may have been built of it
 
     @property
     def groups(self) -> tuple[CommandGroup, ...]:
@@ -83,7 +83,7 @@ class Composition:
     def has_own_container(self) -> bool:
         return self._container is None
 
-    def seal(self, values: Mapping[Any, object]) -> Blueprint:
+    def seal(self, values: Mapping[Any, object]) -> CompiledApp:
         """What a container of the program's has to contain; nothing can be added any more.
 
         ``values`` are objects of the app, by the type that they are injected as.
@@ -94,19 +94,19 @@ class Composition:
 
     def ready(
         self, values: Mapping[Any, object], groups: Iterable[CommandGroup] | None = None
-    ) -> tuple[Blueprint, AsyncContainer]:
+    ) -> tuple[CompiledApp, AsyncContainer]:
         """All of it, read and proved. ``groups`` take the place of the app's."""
-        blueprint = self._sealed
-        if blueprint is None:
+        compiled = self._sealed
+        if compiled is None:
             groups = self._groups if groups is None else groups
-            blueprint = read_blueprint(groups, self._hooks, values)
+            compiled = read_blueprint(groups, self._hooks, values)
         else:
-            self._check_complete(blueprint)
+            self._check_complete(compiled)
         if self._container is not None:
-            blueprint.check_container(self._container)
-            return blueprint, self._container
+            compiled.check_container(self._container)
+            return compiled, self._container
         try:
-            return blueprint, blueprint.build_container(self._providers, self._overrides)
+            return compiled, compiled.build_container(self._providers, self._overrides)
         except ConfigurationError as error:
             if self._sealed is not None:
                 error.add_note(_NOT_GIVEN)
@@ -116,15 +116,15 @@ class Composition:
         """Whether there is anything to start, or to finalise."""
         if self._hooks.has("startup") or (self._providers and self._container is None):
             return True
-        blueprint, container = self.ready(values)
-        wanted = [injection.key for injection in blueprint.injections]
+        compiled, container = self.ready(values)
+        wanted = [injection.key for injection in compiled.injections]
         return needed_by(container, wanted, AppTasks) or needs_finalising(
             container, [*wanted, Broker, SessionStore]
         )
 
-    def _check_complete(self, blueprint: Blueprint) -> None:
+    def _check_complete(self, compiled: CompiledApp) -> None:
         """Groups may have got commands since it was made."""
-        late = command_table(self._groups).keys() - blueprint.commands.keys()
+        late = command_table(self._groups).keys() - compiled.commands.keys()
         if late:
             raise ConfigurationError(
                 f"the commands {sorted(late)} came after app.providers was read: import what adds "

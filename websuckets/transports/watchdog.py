@@ -1,4 +1,4 @@
-"""What a connection is guarded with against its peer: one that does not read, or is not there."""
+"""Detection of a peer that does not read, or that is not there any more."""
 
 import enum
 import math
@@ -10,18 +10,18 @@ from typing import Any, Final
 from websuckets.limits import Limits, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
-__all__ = ["FAREWELL_TIME", "Alarm", "Guard", "Patience"]
+__all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
 
 PING_INTERVAL: Final = 20
 PING_TIMEOUT: Final = 20
 """Seconds: those of ``websockets``, whose options they are."""
 
-FAREWELL_TIME: Final = 1
+CLOSE_FRAME_TIME: Final = 1
 """Seconds in which a peer that answers no pings may take its close frame."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class PeerTimeouts:
     """How long peers are waited for, on the clock of the app; all of a server share it."""
 
     clock: Clock
@@ -34,7 +34,7 @@ class Patience:
     outbox: tuple[float, float]
 
     @classmethod
-    def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "Patience":
+    def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "PeerTimeouts":
         """Return the times that limits and options set; remove those for pings from ``options``."""
         interval = options.pop("ping_interval", PING_INTERVAL)
         timeout = options.pop("ping_timeout", PING_TIMEOUT)
@@ -48,7 +48,7 @@ class Patience:
         )
 
 
-class Alarm(enum.Enum):
+class PeerFault(enum.Enum):
     """What is to be done about a peer."""
 
     PING = "ping it"
@@ -57,26 +57,26 @@ class Alarm(enum.Enum):
     NOT_READ = "see whether it has left, for nothing is read from it"
 
 
-class Guard:
+class PeerWatchdog:
     """Watches one peer, from the opening of its connection on.
 
-    It tells ``alarm`` what is to be done about the peer, until `end`. Nothing is looked at before
-    it may be time for that: while the peer answers pings, and takes what is sent to it, its guard
-    costs two looks for each ping. ``is_reading`` tells whether the connection is open, and what the
-    peer sends is read; without it, the peer is not pinged.
+    It tells ``on_fault`` what is to be done about the peer, until `stop`. It checks nothing before
+    the peer may be late: while the peer answers pings, and takes what is sent to it, the watchdog
+    costs two checks for each ping. ``is_reading`` tells whether the connection is open, and what
+    the peer sends is read; without it, the peer is not pinged.
     """
 
     __slots__ = (
-        "_alarm",
         "_bytes",
         "_frames",
         "_has_pong",
         "_is_reading",
         "_looked_at",
-        "_patience",
+        "_on_fault",
         "_ping_at",
         "_read_by",
         "_silent",
+        "_timeouts",
         "_timer",
         "_waiting",
         "_was_reading",
@@ -84,17 +84,17 @@ class Guard:
 
     def __init__(
         self,
-        patience: Patience,
-        alarm: Callable[[Alarm], None],
+        timeouts: PeerTimeouts,
+        on_fault: Callable[[PeerFault], None],
         is_reading: Callable[[], bool] | None = None,
     ) -> None:
-        self._patience = patience
-        self._alarm = alarm
+        self._timeouts = timeouts
+        self._on_fault = on_fault
         self._is_reading = is_reading
         self._waiting = 0
         self._frames = 0
         self._bytes = 0
-        self._timer = patience.clock.timer(self._look)
+        self._timer = timeouts.clock.timer(self._check)
         self._read_by = math.inf
         self._ping_at = math.inf
         self._has_pong: Callable[[], bool] | None = None  # while a ping is on its way
@@ -104,10 +104,10 @@ class Guard:
         if is_reading is not None:
             self._ping_later()
 
-    def end(self) -> None:
-        """The connection is gone: tell nothing any more, and refer to nobody."""
+    def stop(self) -> None:
+        """Report nothing any more, and refer to nobody, because the connection is gone."""
         self._timer.stop()
-        self._alarm = _say_nothing
+        self._on_fault = _say_nothing
         self._is_reading = None
 
     @property
@@ -129,7 +129,7 @@ class Guard:
             self._wait_for_reading()
 
     def _wait_for_reading(self) -> None:
-        to_read = self._patience.to_read
+        to_read = self._timeouts.to_read
         self._read_by = read_by = to_read.due()
         if read_by < self._timer.moment:
             self._timer.by(read_by, to_read.step)
@@ -145,7 +145,7 @@ class Guard:
         self._frames += 1
         self._bytes += size
         try:
-            frames, most = self._patience.outbox
+            frames, most = self._timeouts.outbox
             yield self._frames > 1 and (self._frames > frames or self._bytes > most)
         finally:
             self._frames -= 1
@@ -155,49 +155,49 @@ class Guard:
         """A ping is on its way; ``has_pong`` tells whether it was answered."""
         self._has_pong = has_pong
         self._silent = 0.0
-        self._looked_at = self._patience.clock.read()
+        self._looked_at = self._timeouts.clock.read()
         self._was_reading = self._reads()
-        self._look_for_pong_later()
+        self._check_pong_later()
 
     def reading_paused(self) -> None:
         """Nothing is read from the peer for now, not even that it has left."""
-        self._look_again_soon()
+        self._check_again_soon()
 
-    def _look_again_soon(self) -> None:
-        step = self._patience.between_pings.step
-        self._timer.by(self._patience.clock.now + step, step)
+    def _check_again_soon(self) -> None:
+        step = self._timeouts.between_pings.step
+        self._timer.by(self._timeouts.clock.now + step, step)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self._has_pong is not None:
-            self._look_for_pong(self._has_pong)
+            self._check_pong(self._has_pong)
         elif self._ping_at < math.inf:
             self._ping_if_due()
-        if self._read_by <= self._patience.clock.now:
+        if self._read_by <= self._timeouts.clock.now:
             self._read_by = math.inf  # once is enough
-            self._alarm(Alarm.STALLED)
-        self._timer.by(self._read_by, self._patience.to_read.step)
+            self._on_fault(PeerFault.STALLED)
+        self._timer.by(self._read_by, self._timeouts.to_read.step)
         if self._is_reading is not None and not self._reads():
-            self._alarm(Alarm.NOT_READ)
-            self._look_again_soon()
+            self._on_fault(PeerFault.NOT_READ)
+            self._check_again_soon()
 
     def _ping_later(self) -> None:
-        between_pings = self._patience.between_pings
+        between_pings = self._timeouts.between_pings
         self._ping_at = between_pings.due()
         self._timer.by(self._ping_at, between_pings.step)
 
     def _ping_if_due(self) -> None:
         """A peer that is not read from is not asked meanwhile."""
-        now, step = self._patience.clock.now, self._patience.between_pings.step
+        now, step = self._timeouts.clock.now, self._timeouts.between_pings.step
         if self._ping_at <= now and self._reads():
             self._ping_at = math.inf  # until it is answered
-            self._alarm(Alarm.PING)
+            self._on_fault(PeerFault.PING)
         else:
             self._timer.by(max(self._ping_at, now + step), step)
 
-    def _look_for_pong(self, has_pong: Callable[[], bool]) -> None:
+    def _check_pong(self, has_pong: Callable[[], bool]) -> None:
         """Pongs stand behind the commands that the peer sent before. So the time until one comes
         counts only while the connection is reading."""
-        now = self._patience.clock.now
+        now = self._timeouts.clock.now
         since_last, self._looked_at = now - self._looked_at, now
         was_reading, self._was_reading = self._was_reading, self._reads()
         if has_pong():
@@ -206,21 +206,21 @@ class Guard:
             return
         if was_reading and self._was_reading:
             self._silent += since_last
-        if self._silent < self._patience.ping_timeout:
-            self._look_for_pong_later()
+        if self._silent < self._timeouts.ping_timeout:
+            self._check_pong_later()
         else:
             self._has_pong = None  # once is enough
-            self._alarm(Alarm.NO_PONG)
+            self._on_fault(PeerFault.NO_PONG)
 
-    def _look_for_pong_later(self) -> None:
-        step = self._patience.for_pong.step
+    def _check_pong_later(self) -> None:
+        step = self._timeouts.for_pong.step
         self._timer.by(self._looked_at + step, step)
 
     def _reads(self) -> bool:
         return self._is_reading is not None and self._is_reading()
 
 
-def _say_nothing(alarm: Alarm) -> None: ...
+def _say_nothing(on_fault: PeerFault) -> None: ...
 
 
 def _size(message: Any) -> int:

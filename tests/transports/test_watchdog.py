@@ -16,8 +16,8 @@ from websockets.http11 import Request
 from websuckets import CommandGroup, ConnectionTasks, Limits, Socket, WebSuckets
 from websuckets.runtime.clock import LONGEST_STEP, Clock
 from websuckets.session import Session
-from websuckets.transports.guard import Alarm, Guard, Patience
 from websuckets.transports.memory import MemoryClient
+from websuckets.transports.watchdog import PeerFault, PeerTimeouts, PeerWatchdog
 
 pytestmark = pytest.mark.anyio
 
@@ -33,14 +33,14 @@ class Watched:
         self.clock = Clock()
         self.is_reading = True
         self.has_pong = False
-        self._alarms: list[Alarm] = []
-        self.guard = Guard(
-            Patience.of(self.clock, limits or Limits(), dict(options)),
+        self._alarms: list[PeerFault] = []
+        self.watchdog = PeerWatchdog(
+            PeerTimeouts.of(self.clock, limits or Limits(), dict(options)),
             self._alarms.append,
             (lambda: self.is_reading) if is_pinged else None,
         )
 
-    def after(self, seconds: float) -> list[Alarm]:
+    def after(self, seconds: float) -> list[PeerFault]:
         """Let so much time pass, in steps, and return what the guard has told meanwhile."""
         end = self.clock.now + seconds
         while self.clock.now < end:
@@ -51,7 +51,7 @@ class Watched:
 
     def pinged(self) -> None:
         self.has_pong = False
-        self.guard.pinged(lambda: self.has_pong)
+        self.watchdog.pinged(lambda: self.has_pong)
 
 
 PINGS = {"ping_interval": 8, "ping_timeout": 8}  # on the clock, between 8 and 9
@@ -61,22 +61,22 @@ def test_pings_go_out_at_their_interval() -> None:
     """The next one counts from the answer to the last; there is never a second one on its way."""
     peer = Watched(**PINGS)
     assert peer.after(8) == []
-    assert peer.after(1) == [Alarm.PING]
+    assert peer.after(1) == [PeerFault.PING]
     assert peer.after(100) == []
     peer.pinged()
     assert peer.after(7) == []
     peer.has_pong = True
     assert peer.after(8) == []
-    assert peer.after(1.5) == [Alarm.PING]
+    assert peer.after(1.5) == [PeerFault.PING]
 
 
 def test_a_peer_that_does_not_answer_is_told_of_once() -> None:
     """At its timeout."""
     peer = Watched(**PINGS)
-    assert peer.after(9) == [Alarm.PING]
+    assert peer.after(9) == [PeerFault.PING]
     peer.pinged()
     assert peer.after(7.5) == []
-    assert peer.after(1) == [Alarm.NO_PONG]
+    assert peer.after(1) == [PeerFault.NO_PONG]
     assert peer.after(100) == []
 
 
@@ -84,26 +84,26 @@ def test_only_the_time_counts_in_which_it_is_read_from() -> None:
     """Its answer stands behind what it sent before; meanwhile it may only have left."""
     peer = Watched(**PINGS)
     peer.is_reading = False
-    assert set(peer.after(100)) == {Alarm.NOT_READ}
+    assert set(peer.after(100)) == {PeerFault.NOT_READ}
     peer.is_reading = True
-    assert peer.after(1) == [Alarm.PING]
+    assert peer.after(1) == [PeerFault.PING]
     peer.pinged()
     assert peer.after(7) == []
     peer.is_reading = False
-    assert set(peer.after(1000)) == {Alarm.NOT_READ}
+    assert set(peer.after(1000)) == {PeerFault.NOT_READ}
     peer.is_reading = True
     assert peer.after(0.5) == []
-    assert peer.after(2) == [Alarm.NO_PONG]
+    assert peer.after(2) == [PeerFault.NO_PONG]
 
 
 @pytest.mark.parametrize(
     ("options", "alarms"),
     [
         ({"ping_interval": None, "ping_timeout": 8}, []),
-        ({"ping_interval": 8, "ping_timeout": None}, [Alarm.PING]),
+        ({"ping_interval": 8, "ping_timeout": None}, [PeerFault.PING]),
     ],
 )
-def test_pings_may_be_off(options: dict[str, Any], alarms: list[Alarm]) -> None:
+def test_pings_may_be_off(options: dict[str, Any], alarms: list[PeerFault]) -> None:
     """Or their answers not be missed, as with `websockets`."""
     peer = Watched(**options)
     assert peer.after(100) == alarms
@@ -123,19 +123,19 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
     """Once to ping it, once for its answer: however fine the clock is because of others."""
     looks = pings = 0
 
-    class Counting(Guard):
-        def _look(self) -> None:
+    class Counting(PeerWatchdog):
+        def _check(self) -> None:
             nonlocal looks
             looks += 1
-            super()._look()
+            super()._check()
 
-    def ping(alarm: Alarm) -> None:
+    def ping(on_fault: PeerFault) -> None:
         nonlocal pings
         pings += 1
-        guard.pinged(lambda: True)
+        watchdog.pinged(lambda: True)
 
     clock = Clock()
-    guard = Counting(Patience.of(clock, Limits(), {}), ping, lambda: True)
+    watchdog = Counting(PeerTimeouts.of(clock, Limits(), {}), ping, lambda: True)
     while pings < 10 or looks < 20:
         clock.now += 0.01
         clock.ring()
@@ -145,43 +145,43 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
 def test_a_peer_that_does_not_read() -> None:
     """Its time begins with what waits first, and anew with each that gets through."""
     peer = Watched(Limits(send_timeout=8), ping_interval=None)
-    peer.guard.blocked()
+    peer.watchdog.blocked()
     assert peer.after(5) == []
-    peer.guard.blocked()
+    peer.watchdog.blocked()
     assert peer.after(3) == []
-    peer.guard.unblocked()
-    assert peer.guard.is_blocked
+    peer.watchdog.unblocked()
+    assert peer.watchdog.is_blocked
     assert peer.after(8) == []
-    assert peer.after(1) == [Alarm.STALLED]
-    peer.guard.unblocked()
-    assert not peer.guard.is_blocked
+    assert peer.after(1) == [PeerFault.STALLED]
+    peer.watchdog.unblocked()
+    assert not peer.watchdog.is_blocked
     assert peer.after(100) == []
 
 
 def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
     """Expect no alarm, although a write and a ping are under way."""
     peer = Watched(Limits(send_timeout=8), **PINGS)
-    peer.guard.blocked()
-    peer.guard.end()
-    peer.guard.unblocked()
-    peer.guard.blocked()
-    peer.guard.pinged(lambda: False)
+    peer.watchdog.blocked()
+    peer.watchdog.stop()
+    peer.watchdog.unblocked()
+    peer.watchdog.blocked()
+    peer.watchdog.pinged(lambda: False)
     assert peer.after(100) == []
     assert peer.clock._entries == []
 
 
 def test_what_may_wait_for_it() -> None:
     """So many frames, and bytes of them; what has no length counts as a frame."""
-    guard = Watched(Limits(outbox=(2, 10))).guard
-    with guard.queued("12345") as first, guard.queued(b"12345") as second:
+    watchdog = Watched(Limits(outbox=(2, 10))).watchdog
+    with watchdog.queued("12345") as first, watchdog.queued(b"12345") as second:
         assert not first and not second
-        with guard.queued(iter(["1"])) as third:
+        with watchdog.queued(iter(["1"])) as third:
             assert third
-        with guard.queued("") as again:
+        with watchdog.queued("") as again:
             assert again
-    with guard.queued("1") as first, guard.queued("1234567890") as second:
+    with watchdog.queued("1") as first, watchdog.queued("1234567890") as second:
         assert not first and second
-    with Watched(Limits(outbox=None)).guard.queued("1" * 2**21) as too_much:
+    with Watched(Limits(outbox=None)).watchdog.queued("1" * 2**21) as too_much:
         assert not too_much
 
 
@@ -259,7 +259,7 @@ async def test_one_in_memory_too(group: CommandGroup, journal: list[str], how: s
     app = app_of(group, journal, send_timeout=0.1)
     async with app._embedded() as running:
         request = Request("/", Headers())
-        client = MemoryClient(request, running.connections, None, running.patience)
+        client = MemoryClient(request, running.connections, None, running.timeouts)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.serve)
             await client.wait_open()

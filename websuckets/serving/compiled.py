@@ -1,4 +1,4 @@
-"""An app read and ready: its commands and hooks, and what they need of a container."""
+"""A compiled app: its commands and hooks, read and ready, and what they need of a container."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,11 +16,11 @@ from websuckets.runtime.tasks import AppTasks, TaskSource
 from websuckets.security import Identity, SecurityProvider, identify
 from websuckets.serving.container import Override, build_container, check_container
 
-__all__ = ["Blueprint", "read_blueprint"]
+__all__ = ["CompiledApp", "read_blueprint"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Blueprint:
+class CompiledApp:
     """What an app is made of. It can be run any number of times, one after the other."""
 
     commands: Mapping[str, Command]
@@ -58,18 +58,18 @@ class Blueprint:
     def check_container(self, container: AsyncContainer) -> None:
         """Raises a `ConfigurationError` for one with which the app cannot run."""
         context = context_types([self.context])
-        check_container(container, self.injections, Blueprint, self, context)
+        check_container(container, self.injections, CompiledApp, self, context)
 
     def _ours(self) -> tuple[BaseProvider, ...]:
         tasks = Provider(scope=Scope.APP)
         # Not kept: they are other ones each time the app runs, and the container may outlive that.
         tasks.provide(self.tasks.open, provides=AppTasks, cache=False)
-        return (self.context, values_provider({Blueprint: self, **self.values}), tasks)
+        return (self.context, values_provider({CompiledApp: self, **self.values}), tasks)
 
 
 def read_blueprint(
     groups: Iterable[CommandGroup], hooks: HookDeclarations, values: Mapping[Any, object]
-) -> Blueprint:
+) -> CompiledApp:
     """Raises a `ConfigurationError` for all that is wrong with the commands, or with the hooks."""
     commands = command_table(groups)
     context = WebSucketsProvider()
@@ -78,7 +78,7 @@ def read_blueprint(
     identification.add("handshake", identify)
     (first,) = identification.read(context).handshake
     of_commands = (command.injection for command in commands.values())
-    return Blueprint(
+    return CompiledApp(
         commands,
         ready,
         first,

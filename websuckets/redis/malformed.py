@@ -1,13 +1,13 @@
-"""Count of data found in Redis that no node can have written."""
+"""Counter of data found in Redis that no node can have written."""
 
 import logging
 
-__all__ = ["Foreign"]
+__all__ = ["MalformedCounter"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-class Foreign:
+class MalformedCounter:
     """Counter of foreign data, logged at each power of two; lives as long as the broker."""
 
     def __init__(self) -> None:

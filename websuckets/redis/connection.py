@@ -1,4 +1,4 @@
-"""A connection to Redis that is watched, and made anew whenever it is lost or leads nowhere."""
+"""A connection to Redis that is watched, and made again when it is lost or leads nowhere."""
 
 import logging
 import random
@@ -18,7 +18,16 @@ from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis.answers import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
 from websuckets.redis.url import database_of
 
-__all__ = ["AT_ONCE", "Command", "Line", "LineUser", "answers_to", "asked", "asked_each", "send"]
+__all__ = [
+    "AT_ONCE",
+    "Command",
+    "RedisConnection",
+    "RedisConnectionUser",
+    "answers_to",
+    "asked",
+    "asked_each",
+    "send",
+]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -45,17 +54,17 @@ ABOUT: Final[Command] = (b"HELLO", 3)
 """Asks the server what it is. Every user of Redis may, and it is answered in every state."""
 
 
-class LineUser(Protocol):
+class RedisConnectionUser(Protocol):
     """Whom the line is for."""
 
     key: str
     """A key of the app's. In a cluster its server is the one that is connected to."""
 
-    async def found(self, connection: BaseConnection) -> None:
+    async def connected(self, connection: BaseConnection) -> None:
         """There is a connection; what it pushes is told already. Others get it afterwards."""
         ...
 
-    async def work(self) -> None:
+    async def use(self) -> None:
         """Runs while there is a connection."""
         ...
 
@@ -67,12 +76,12 @@ class LineUser(Protocol):
         """Redis has sent this by itself."""
         ...
 
-    def lost(self) -> None:
+    def disconnected(self) -> None:
         """There is no connection any more, or none could be made."""
         ...
 
 
-class Line:
+class RedisConnection:
     """One connection to Redis, and the next one when that is lost; it lives as long as the app.
 
     A connection on which Redis does not answer for a heartbeat is given up, whatever the network
@@ -96,7 +105,7 @@ class Line:
         self._reason_to_leave = ""
         self._told_of_loss: set[str] = set()
 
-    async def run(self, user: LineUser) -> None:
+    async def run(self, user: RedisConnectionUser) -> None:
         """Until cancelled. Raises `ConfigurationError` where the first attempt shows one."""
         pause = FIRST_PAUSE
         is_first = True
@@ -112,7 +121,7 @@ class Line:
                 self._tell_of_loss(first_of(error))
             finally:
                 self._connection = None
-                user.lost()
+                user.disconnected()
             is_first = False
             await anyio.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, self.heartbeat)
@@ -158,7 +167,7 @@ class Line:
             self.refusals.found(error)
         return Unavailable()
 
-    async def _live_where_the_keys_are(self, user: LineUser) -> None:
+    async def _live_where_the_keys_are(self, user: RedisConnectionUser) -> None:
         """Run one connection: to the server of the URL, or to the one that this server names.
 
         Raises the error that ended the connection.
@@ -174,7 +183,7 @@ class Line:
             location = TCPLocation(moved.host or str(urlsplit(self._url).hostname), moved.port)
         await self._live(user, location)
 
-    async def _live(self, user: LineUser, location: TCPLocation | None) -> None:
+    async def _live(self, user: RedisConnectionUser, location: TCPLocation | None) -> None:
         pool = ConnectionPool.from_url(self._url, max_connections=1, decode_components=True)
         if location is not None:
             pool.location = location
@@ -186,12 +195,12 @@ class Line:
                 tasks.start_soon(self._watch, connection, user)
                 tasks.start_soon(self._hear, connection)
                 tasks.start_soon(self._leave)
-                await user.found(connection)
+                await user.connected(connection)
                 self._connection = connection
                 if self._told_of_loss:
                     self._told_of_loss.clear()
                     logger.warning("Redis is back")
-                await user.work()
+                await user.use()
 
     async def _connect(self, pool: ConnectionPool[Any], key: str) -> BaseConnection:
         """To a server that can serve. Raises `ConfigurationError` where none ever can."""
@@ -214,7 +223,7 @@ class Line:
                 raise ConfigurationError(text) from None
             raise
 
-    async def _listen(self, connection: BaseConnection, user: LineUser) -> None:
+    async def _listen(self, connection: BaseConnection, user: RedisConnectionUser) -> None:
         async for message in connection.push_messages:
             user.pushed(message)
         raise NotConnected("the messages have ended")
@@ -225,7 +234,7 @@ class Line:
             if isinstance(answer, RedisError):
                 self.refusals.found(answer)
 
-    async def _watch(self, connection: BaseConnection, user: LineUser) -> None:
+    async def _watch(self, connection: BaseConnection, user: RedisConnectionUser) -> None:
         while True:
             await anyio.sleep(self.heartbeat)
             question = request(connection, *ABOUT)

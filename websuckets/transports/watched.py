@@ -1,4 +1,4 @@
-"""What the connections of both servers of ``websockets`` have in common."""
+"""Part of a connection that is common to both servers of ``websockets``."""
 
 import logging
 from abc import abstractmethod
@@ -15,10 +15,10 @@ from websuckets.protocol.close_codes import CUT_SHORT
 from websuckets.socket import path_of
 from websuckets.transports.checks import check_text
 from websuckets.transports.departure import has_left
-from websuckets.transports.guard import Alarm, Guard
 from websuckets.transports.handshake import Handshake
+from websuckets.transports.watchdog import PeerFault, PeerWatchdog
 
-__all__ = ["GuardedConnection"]
+__all__ = ["WatchedConnection"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -43,23 +43,23 @@ class _Lent:
         await self.is_over.wait()
 
 
-class GuardedConnection(Handshake):
-    """Does what its guard says: pings the peer, and drops one that does not read or is not there.
+class WatchedConnection(Handshake):
+    """Does what its watchdog says: pings the peer, and aborts where that does not read or is gone.
 
-    It is the `Wire` of its connection. As a base class it stands before ``ServerConnection``.
+    It is a `TransportConnection`. As a base class it stands before ``ServerConnection``.
     """
 
     __slots__ = ()
 
-    _attributes = (*Handshake._attributes, "_lent", "guard")
+    _attributes = (*Handshake._attributes, "_lent", "watchdog")
 
-    guard: Guard
+    watchdog: PeerWatchdog
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
 
     def _prepare(self: Any) -> None:
         super()._prepare()
-        self.guard = Guard(self.patience, self._alarmed, self._can_be_pinged)
+        self.watchdog = PeerWatchdog(self.timeouts, self._alarmed, self._can_be_pinged)
         self._lent = None
 
     @property
@@ -75,14 +75,14 @@ class GuardedConnection(Handshake):
     def _can_be_pinged(self: Any) -> bool:
         return self.state is State.OPEN and self._is_reading
 
-    def _alarmed(self: Any, alarm: Alarm) -> None:
-        match alarm:
-            case Alarm.STALLED:
+    def _alarmed(self: Any, on_fault: PeerFault) -> None:
+        match on_fault:
+            case PeerFault.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
                 self._abort()
-            case Alarm.PING:
+            case PeerFault.PING:
                 self._start(self._ping)
-            case Alarm.NO_PONG:
+            case PeerFault.NO_PONG:
                 logger.info("%s does not answer pings: dropped", self.id)
                 self._start(self._drop)
             case _:  # nothing is read from it
@@ -96,7 +96,7 @@ class GuardedConnection(Handshake):
 
     async def _ping(self: Any) -> None:
         with suppress(ConnectionClosed):
-            self.guard.pinged(self._has_come(await self.ping()))
+            self.watchdog.pinged(self._has_come(await self.ping()))
 
     def _give_in(self: Any) -> None:
         """More is to be sent to the peer than may wait for it."""
@@ -104,7 +104,7 @@ class GuardedConnection(Handshake):
         self._abort()
 
     async def receive(self: Any) -> str | bytes:
-        """Return the next message. Raises `ConnectionClosed`, see `Wire.receive`."""
+        """Return the next message. Raises `ConnectionClosed`, see `TransportConnection.receive`."""
         if self._lent is not None:
             await self._lent.take_back()
         return await self._next_message(None)  # type: ignore[no-any-return]

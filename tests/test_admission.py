@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
-from websuckets.connections.admission import Entrance, client_of
+from websuckets.connections.admission import Admission, client_of
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.socket import path_of
 from websuckets.testing import TestClient
@@ -83,9 +83,9 @@ async def test_pages_that_may_connect(
 
 async def test_two_origins_are_none(group: CommandGroup) -> None:
     """No browser sends them."""
-    entrance = Entrance.of([PAGE], (), (), None, None)
+    admission = Admission.of([PAGE], (), (), None, None)
     twice = Headers([("Origin", PAGE), ("Origin", PAGE)])
-    refusal = entrance.refusal("/", twice)
+    refusal = admission.refusal("/", twice)
     assert refusal is not None
     assert refusal.status == 403
 
@@ -366,7 +366,7 @@ async def test_nobody_else_says_where_a_client_is(group: CommandGroup) -> None:
             assert (await client.call("address"))["payload"] == "127.0.0.1"
 
 
-TRUSTED = Entrance.of(None, ["10.0.0.0/8", "unix", "2001:db8::/32"], (), None, None)
+TRUSTED = Admission.of(None, ["10.0.0.0/8", "unix", "2001:db8::/32"], (), None, None)
 
 
 @pytest.mark.parametrize(
@@ -419,16 +419,16 @@ def test_addresses_before_the_clients_are_not_looked_at(monkeypatch: pytest.Monk
 
 def test_proxies_may_be_written_as_mapped_addresses() -> None:
     """They are those of IPv4."""
-    entrance = Entrance.of(None, ["::ffff:10.0.0.0/104"], (), None, None)
+    admission = Admission.of(None, ["::ffff:10.0.0.0/104"], (), None, None)
     headers = Headers([("X-Forwarded-For", "203.0.113.9")])
-    assert entrance.address_of(("10.1.2.3", 5), headers) == ("203.0.113.9", 0)
-    assert entrance.address_of(("11.1.2.3", 5), headers) == ("11.1.2.3", 5)
+    assert admission.address_of(("10.1.2.3", 5), headers) == ("203.0.113.9", 0)
+    assert admission.address_of(("11.1.2.3", 5), headers) == ("11.1.2.3", 5)
 
 
 def test_a_unix_socket_is_not_trusted_by_itself() -> None:
     """Whoever may write to it, could say anything."""
-    entrance = Entrance.of(None, ["10.0.0.0/8"], (), None, None)
-    assert entrance.address_of("", Headers([("X-Forwarded-For", "203.0.113.9")])) == ""
+    admission = Admission.of(None, ["10.0.0.0/8"], (), None, None)
+    assert admission.address_of("", Headers([("X-Forwarded-For", "203.0.113.9")])) == ""
 
 
 def test_what_tells_clients_apart() -> None:

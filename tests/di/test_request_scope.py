@@ -11,7 +11,7 @@ from dishka import AsyncContainer, BaseScope, Provider, Scope
 from dishka.exceptions import ExitError
 
 from websuckets.runtime.clock import Clock
-from websuckets.runtime.request_scope import Work, Works
+from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
@@ -86,13 +86,13 @@ class Finalisers:
 ALL = ["three", "two", "one"]
 
 
-def begin() -> Work:
-    return Works(Clock(), finalize_timeout=1).begin(anyio.CancelScope())
+def begin() -> RequestScope:
+    return RequestScopes(Clock(), finalize_timeout=1).begin(anyio.CancelScope())
 
 
 async def close_in_work(container: AsyncContainer, error: BaseException | None = None) -> None:
-    with begin() as work:
-        await work.close(container, error)
+    with begin() as request_scope:
+        await request_scope.close(container, error)
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1, 3])
@@ -125,15 +125,15 @@ async def test_cancelling_from_outside_does_not_stop_them(
     """Neither before they start, nor while they run; it takes effect afterwards."""
     finalisers = Finalisers(checkpoints)
     container = await finalisers.scope()
-    work = begin()
+    request_scope = begin()
     with anyio.CancelScope() as outside:
         async with anyio.create_task_group() as tasks:
-            with work:
+            with request_scope:
                 if cancelled_before:
                     outside.cancel()
                 else:
                     tasks.start_soon(_cancel, outside)
-                await work.close(container)
+                await request_scope.close(container)
                 assert finalisers.started == finalisers.closed == ALL
                 await anyio.sleep(0)
                 await anyio.lowlevel.checkpoint()
@@ -157,13 +157,13 @@ async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() ->
                 tasks.cancel_scope.cancel()
 
     container = build_container([providing(Scope.REQUEST, one)], [])
-    work = begin()
-    with work:
+    request_scope = begin()
+    with request_scope:
         for error in (None, ValueError()):
             scope = container(scope=Scope.REQUEST)
             await scope.get(One)
-            await work.close(scope, error)
-    assert not work.is_late
+            await request_scope.close(scope, error)
+    assert not request_scope.is_late
 
 
 @pytest.mark.parametrize("checkpoints", [0, 2])
@@ -171,13 +171,13 @@ async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoi
     """At its time; those that need not wait finish, and the work is of no more use."""
     finalisers = Finalisers(checkpoints, hanging="three")
     container = await finalisers.scope()
-    work = begin()
-    work.look(math.nextafter(math.inf, 0))
+    request_scope = begin()
+    request_scope.check(math.nextafter(math.inf, 0))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_look_when, finalisers.waiting, work)
-        with work:
-            await work.close(container)
-            assert work.is_late
+        tasks.start_soon(_look_when, finalisers.waiting, request_scope)
+        with request_scope:
+            await request_scope.close(container)
+            assert request_scope.is_late
     assert finalisers.closed == ALL
 
 
@@ -197,39 +197,39 @@ async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_bui
 
     container = build_container([providing(Scope.REQUEST, one, two)], [])
     scope = container(scope=Scope.REQUEST)
-    work = begin()
+    request_scope = begin()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_look_when, waiting, work)
-        with work:
+        tasks.start_soon(_look_when, waiting, request_scope)
+        with request_scope:
             await scope.get(Two)
-            await work.close(scope)
-    assert work.is_late
+            await request_scope.close(scope)
+    assert request_scope.is_late
 
 
-async def _look_when(event: anyio.Event, work: Work) -> None:
+async def _look_when(event: anyio.Event, request_scope: RequestScope) -> None:
     await event.wait()
-    clock = work._works.clock
+    clock = request_scope._request_scopes.clock
     for now in (0, 0.9):
         clock.now = now
-        work.look(now)
-        assert not work.is_late
-    work.look(1)
-    assert work.is_late
+        request_scope.check(now)
+        assert not request_scope.is_late
+    request_scope.check(1)
+    assert request_scope.is_late
 
 
 async def test_time_is_kept_for_all_that_is_open() -> None:
     """A timer ticks for them; what it makes late says how long it had."""
     finalisers = Finalisers(hanging="three")
-    works = Works(Clock(), finalize_timeout=0.01)
+    request_scopes = RequestScopes(Clock(), finalize_timeout=0.01)
     container = await finalisers.scope()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(works.clock.run)
-        with works.begin(anyio.CancelScope()) as work:
-            assert work.lateness is None
-            await work.close(container)
+        tasks.start_soon(request_scopes.clock.run)
+        with request_scopes.begin(anyio.CancelScope()) as request_scope:
+            assert request_scope.lateness is None
+            await request_scope.close(container)
         tasks.cancel_scope.cancel()
     assert finalisers.closed == ALL
-    assert str(work.lateness) == "finalisers took more than 0.01 seconds"
+    assert str(request_scope.lateness) == "finalisers took more than 0.01 seconds"
 
 
 @pytest.mark.on_asyncio
@@ -239,9 +239,11 @@ async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
     container = await finalisers.scope()
 
     async def close() -> None:
-        with Works(Clock(), finalize_timeout=None).begin(anyio.CancelScope()) as work:
-            work.look(math.nextafter(math.inf, 0))
-            await work.close(container)
+        with RequestScopes(Clock(), finalize_timeout=None).begin(
+            anyio.CancelScope()
+        ) as request_scope:
+            request_scope.check(math.nextafter(math.inf, 0))
+            await request_scope.close(container)
 
     task = asyncio.ensure_future(close())
     await finalisers.waiting.wait()
@@ -335,8 +337,8 @@ async def a_cancellation() -> BaseException:
 async def test_errors_that_do_not_end_it() -> None:
     """Whoever caused them is told; so are cancellations that others have dealt with."""
     cancellation = await a_cancellation()
-    with begin() as work:
-        assert not work.is_cancelled
+    with begin() as request_scope:
+        assert not request_scope.is_cancelled
         for error in (
             ValueError(),
             ExceptionGroup("", [ValueError(), TypeError()]),
@@ -347,13 +349,13 @@ async def test_errors_that_do_not_end_it() -> None:
             BaseExceptionGroup("", [cancellation, cancellation]),
             cancellation,
         ):
-            assert not work.ends_with(error), repr(error)
+            assert not request_scope.ends_with(error), repr(error)
 
 
 async def test_errors_that_end_it() -> None:
     """What ends the program, or the task."""
     cancellation = await a_cancellation()
-    with begin() as work:
+    with begin() as request_scope:
         for error in (
             KeyboardInterrupt(),
             SystemExit(),
@@ -361,7 +363,7 @@ async def test_errors_that_end_it() -> None:
             BaseExceptionGroup("", [GeneratorExit(), KeyboardInterrupt()]),
             BaseExceptionGroup("", [cancellation, ValueError(), KeyboardInterrupt()]),
         ):
-            assert work.ends_with(error), repr(error)
+            assert request_scope.ends_with(error), repr(error)
 
 
 @pytest.mark.parametrize("whose", ["life", "outer"])
@@ -369,23 +371,23 @@ async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
     """Of what it is for, or of what is around that; not if it is merely late."""
     cancellation = await a_cancellation()
     with anyio.CancelScope() as outer, anyio.CancelScope() as life:
-        with Works(Clock(), 1).begin(life) as work:
+        with RequestScopes(Clock(), 1).begin(life) as request_scope:
             (life if whose == "life" else outer).cancel()
-            assert work.is_cancelled == (whose == "life")
-            assert work.ends_with(cancellation)
-            assert work.ends_with(BaseExceptionGroup("", [GeneratorExit(), cancellation]))
-            assert work.ends_with(BaseExceptionGroup("", [cancellation, GeneratorExit()]))
-            assert not work.ends_with(BaseExceptionGroup("", [GeneratorExit()]))
-            assert not work.ends_with(BaseExceptionGroup("", [cancellation, ValueError()]))
+            assert request_scope.is_cancelled == (whose == "life")
+            assert request_scope.ends_with(cancellation)
+            assert request_scope.ends_with(BaseExceptionGroup("", [GeneratorExit(), cancellation]))
+            assert request_scope.ends_with(BaseExceptionGroup("", [cancellation, GeneratorExit()]))
+            assert not request_scope.ends_with(BaseExceptionGroup("", [GeneratorExit()]))
+            assert not request_scope.ends_with(BaseExceptionGroup("", [cancellation, ValueError()]))
 
 
 async def test_being_late_is_no_cancellation() -> None:
     """Its scope was cancelled, but what it is for goes on."""
     cancellation = await a_cancellation()
-    with begin() as work:
-        work._close_by = 1
-        work.look(0.9)
-        assert not work.is_late
-        work.look(1)
-        assert work.is_late
-        assert not work.ends_with(cancellation)
+    with begin() as request_scope:
+        request_scope._close_by = 1
+        request_scope.check(0.9)
+        assert not request_scope.is_late
+        request_scope.check(1)
+        assert request_scope.is_late
+        assert not request_scope.ends_with(cancellation)
