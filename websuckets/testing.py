@@ -1,4 +1,4 @@
-"""A client for tests: it connects in memory, without a port, through the code of real connections."""
+"""Client for tests of an app: in memory, without a port, through the code of real connections."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
