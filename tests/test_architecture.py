@@ -16,11 +16,11 @@ MAP: Final = ROOT / "docs" / "architecture.md"
 MODULES: Final = {path.relative_to(PACKAGE).as_posix(): path for path in PACKAGE.rglob("*.py")}
 
 
-def layers() -> list[list[str]]:
-    """Return the files in each layer of the map, the lowest layer first."""
+def layers() -> list[dict[str, str]]:
+    """Return the files in each layer of the map with their purposes, the lowest layer first."""
     text = MAP.read_text().partition("## Layers")[2].partition("\n## ")[0]
-    found = [re.findall(r"^\| `([\w/]+\.py)` \|", part, re.M) for part in text.split("\n### ")[1:]]
-    return found[::-1]
+    row = re.compile(r"^\| `([\w/]+\.py)` \| (.*) \|$", re.M)
+    return [dict(row.findall(part)) for part in reversed(text.split("\n### ")[1:])]
 
 
 LAYERS: Final = layers()
@@ -64,6 +64,18 @@ def test_every_module_is_on_the_map_once() -> None:
 def test_a_package_is_in_one_layer() -> None:
     for package in {package_of(file) for file in MODULES}:
         assert len({LAYER_OF[file] for file in MODULES if package_of(file) == package}) == 1
+
+
+@pytest.mark.parametrize("file", sorted(MODULES))
+def test_the_map_gives_the_purpose_that_a_module_gives(file: str) -> None:
+    docstring = ast.get_docstring(ast.parse(MODULES[file].read_text())) or ""
+    purpose = " ".join(docstring.partition("\n\n")[0].split())
+    assert LAYERS[LAYER_OF[file]][file] == purpose
+
+
+def test_the_map_names_no_file_that_is_not_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)`", MAP.read_text())
+    assert {file for file in named if not file.startswith("tests/")} <= set(MODULES)
 
 
 @pytest.mark.parametrize("file", sorted(MODULES))
