@@ -1,1 +1,1 @@
-"""The same job for every server, measured side by side; see README.md in this folder."""
+"""Benchmarks that let every server do the same job, side by side; see README.md in this folder."""

@@ -1,5 +1,6 @@
-"""Measure the same job on every server. ``growth`` and ``guarantees`` measure what ours costs;
-``channels``, what it takes to publish; ``--against``, whether it has become slower."""
+"""Measure the same job on every server. ``growth`` and ``guarantees`` measure the cost of
+websuckets; ``channels``, the cost of publishing; ``--against``, the change since another
+revision."""
 
 import argparse
 import json
@@ -100,7 +101,8 @@ def table_of(job: Job, results: Results, subjects: Sequence[str]) -> Rows:
 
 
 def run_against(args: argparse.Namespace) -> bool:
-    """Print how the working tree compares with a revision; whether it is held to the bar."""
+    """Print the comparison of the working tree with a revision; return whether all is within the
+    bar."""
     names = args.jobs.split(",") if args.jobs else [*JOBS]
     asked = args.subjects.split(",") if args.subjects else []
     jobs = [(JOBS[job], asked or against.subjects_of(job)) for job in names]
@@ -212,7 +214,7 @@ MODES: Final = {
 
 def main() -> None:
     args = arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers are to end, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that servers are ended, too
     pin(LOAD_CORE)
     if args.against is not None:
         try:

@@ -1,4 +1,4 @@
-"""Compares websuckets in the working tree with websuckets at another revision.
+"""Comparison of websuckets in the working tree with websuckets at another revision.
 
 Both are copied to folders of their own, each with the ``benchmarks`` that were written for it, and
 run by this interpreter: what else is installed is the same for both.
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 ROUNDS: Final = 15
-"""Rounds that are measured at least."""
+"""Least number of rounds."""
 
 OLD: Final = "old"
 NEW: Final = "new"
@@ -58,13 +58,13 @@ class Trees:
 
 @dataclass(frozen=True)
 class Interval:
-    """A median, and between which bounds it lies with the given ``confidence``."""
+    """A median, and the bounds between which it lies with the given ``confidence``."""
 
     median: float
     low: float
     high: float
     confidence: float
-    """The probability that such an interval holds the median: at least 0.95 of six values on."""
+    """Probability that such an interval holds the median: at least 0.95 for six values or more."""
 
 
 def interval_of_median(values: Sequence[float]) -> Interval:
@@ -113,7 +113,7 @@ def _copy_revision(revision: str, folder: Path) -> None:
 
 
 def _check_import(root: Path) -> None:
-    """Make sure that a server which is started there imports websuckets from there."""
+    """Check that a server which is started in the folder imports websuckets from there."""
     program = "import websuckets; print(websuckets.__file__)"
     found = subprocess.run(
         [sys.executable, "-c", program], cwd=root, capture_output=True, text=True
@@ -125,7 +125,7 @@ def _check_import(root: Path) -> None:
 
 
 def subjects_of(job: str) -> list[str]:
-    """Return the subjects that do a job unless some are named."""
+    """Return the subjects of a job that are measured unless some are named."""
     others = ["websuckets/trio"] if job == "idle" else []
     return ["websuckets/asyncio", *others]
 
@@ -137,7 +137,7 @@ def measure(
     seconds: float,
     progress: Callable[[str], None],
 ) -> Results:
-    """Let both versions of each subject do its jobs, each round with servers that are new.
+    """Let both versions of each subject do its jobs, with new servers in each round.
 
     In the results, subjects are called ``old NAME`` and ``new NAME``.
     """

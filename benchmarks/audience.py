@@ -1,4 +1,4 @@
-"""The load generator for channels: subscribers who count what they get, and one who publishes."""
+"""The load generator for channels: subscribers that count what they get, and a publisher."""
 
 import select
 import threading
@@ -15,28 +15,27 @@ from benchmarks.peer import PATIENCE, TEXT, Peer, Unexpected, connected, masked
 __all__ = ["Audience"]
 
 HEADER: Final = 2
-"""Bytes of a frame before its text, which is a short one."""
+"""Bytes of a frame before its text, which is short."""
 
 ATTENTION: Final = 1.0
-"""Seconds after which those who wait for their turn look if they were pinged."""
+"""Seconds after which subjects that wait for their turn check for pings."""
 
 SILENCE: Final = 1.0
-"""Seconds without any message, after which none is on its way."""
+"""Seconds without any message, after which no message is on its way."""
 
 
 class Audience:
-    """Subscribers on one node, and a publisher on the same or another, for as long as the context
-    lasts.
+    """Subscribers on one node, and a publisher on the same or another, until the context ends.
 
     Each subscriber has to get every message once, in order, and nothing else. When the context is
-    entered, all of them have got something. While others have their turn, a thread answers pings:
-    there may be so many connections that servers would drop the first ones.
+    entered, each subscriber has got a message. While other subjects have their turn, a thread
+    answers pings, without which servers might close the first of many connections.
     """
 
     def __init__(
         self, dialect: Dialect, publisher_port: int, port: int, subscribers: int, messages: int
     ) -> None:
-        """``messages`` is how many one command publishes."""
+        """``messages`` is the number of messages that one command publishes."""
         self._dialect = dialect
         self._publisher_port = publisher_port
         self._port = port
@@ -74,9 +73,9 @@ class Audience:
             peer.socket.close()
 
     def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample:
-        """Publish, again when everybody has got everything, and measure after the warm-up.
+        """Publish, again after everybody has got everything, and measure after the warm-up.
 
-        What is counted are deliveries: messages times subscribers. Latencies are those from the
+        The sample counts deliveries: messages times subscribers. Its latencies are those from the
         command to each delivery.
         """
         latencies = array("d")
@@ -110,7 +109,8 @@ class Audience:
                     self._failure = error
 
     def _wait_for_the_first(self) -> None:
-        """Nodes may need a while to hear of each other, and what was published is lost."""
+        """Publish until each subscriber gets a message, as nodes may need time to find each
+        other."""
         missing = {number for number, peer in self._peers.items() if peer is not self._publisher}
         deadline = time.perf_counter() + PATIENCE
         while missing:
@@ -120,7 +120,7 @@ class Audience:
             missing -= self._whoever_gets_something(SILENCE)
 
     def _whoever_gets_something(self, silence: float) -> set[int]:
-        """Until for so long nobody does any more."""
+        """Return the clients that get a message until there has been none for `silence` seconds."""
         found: set[int] = set()
         while events := self._epoll.poll(silence):
             for descriptor, _ in events:
@@ -135,7 +135,7 @@ class Audience:
             self._publish(latencies)
 
     def _publish(self, latencies: "array[float]") -> None:
-        """One command, until it is answered and everybody has got all that it publishes."""
+        """Send one command, and wait for its answer and for all that it publishes."""
         clock, poll, note = time.perf_counter, self._epoll.poll, latencies.append
         peers = self._peers
         frames = [self._frame(self._published + number) for number in range(self._messages)]
@@ -161,9 +161,9 @@ class Audience:
                     note(latency)
 
     def _receive(self, peer: Peer, frames: Sequence[bytes], at: int) -> int:
-        """How many of the frames have come, from the one that is next on."""
+        """Return the number of frames that have arrived, beginning with the next one expected."""
         data = _read(peer)
-        # Mostly it is exactly that one.
+        # Mostly, the data is exactly that frame.
         if not peer.received and at < len(frames) and data == frames[at]:
             return 1
         peer.received += data
@@ -200,7 +200,7 @@ class Audience:
             raise Unexpected(f"it answered {reply[:300]!r} rather than {expected!r}")
 
     def _texts(self, peer: Peer) -> Iterator[bytes]:
-        """What has come; Engine.IO's own pings are answered."""
+        """Yield the texts that have arrived, and answer Engine.IO's own pings."""
         for text in peer.frames():
             if text == b"2":
                 peer.socket.sendall(masked(TEXT, b"3"))

@@ -1,4 +1,4 @@
-"""Channels: what it costs to publish to many, and how long it takes from one node to another."""
+"""Channels: the cost of publishing to many, and the latency between two nodes."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 FAN_OUT: Final = ("websockets/asyncio", "websuckets/asyncio", "socketio/sansio")
-"""Who publishes to many."""
+"""Subjects that publish to many."""
 BETWEEN_NODES: Final = {"websuckets/asyncio": "coredis", "socketio/sansio": "redis"}
-"""Who can be several nodes, and with which package they come to Redis."""
+"""Subjects that can be several nodes, and the package by which each connects to Redis."""
 
 SUBSCRIBERS: Final = (1_000, 5_000)
 NODES: Final = "between-nodes"
-"""The name of the job of two nodes."""
+"""Name of the job of two nodes."""
 ON_THE_OTHER_NODE: Final = 10
-"""Subscribers there."""
+"""Number of subscribers on the second node."""
 
 
 class FanOutBench(Bench):
@@ -43,7 +43,7 @@ class FanOutBench(Bench):
 
     nodes: ClassVar = 1
     messages: ClassVar = 4
-    """How many one command publishes."""
+    """Number of messages that one command publishes."""
 
     def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
         servers = [
@@ -67,7 +67,7 @@ class NodesBench(FanOutBench):
 
 
 def possible(subscribers: Sequence[int], subjects: int) -> list[int]:
-    """So many subscribers of each subject as this process may have files open."""
+    """Return the numbers of subscribers for which this process may have enough files open."""
     most = most_files()
     return [number for number in subscribers if number * subjects + 200 < most]
 
@@ -79,7 +79,7 @@ def fan_out(
     seconds: float,
     progress: Callable[[str], None],
 ) -> Results:
-    """One process publishes to so many subscribers; the job is `fan_out_name` of the number."""
+    """Let one process publish to each number of subscribers; `fan_out_name` names the job."""
     entries: list[Entry] = [(name, SUBJECTS[name], Options()) for name in subjects]
     plan = [(Job(fan_out_name(number), connections=number), entries) for number in subscribers]
     return compare(plan, rounds, seconds, progress, FanOutBench)
@@ -92,7 +92,10 @@ def fan_out_name(subscribers: int) -> str:
 def between_nodes(
     subjects: Sequence[str], rounds: int, seconds: float, progress: Callable[[str], None]
 ) -> Results | None:
-    """One message at a time, over a Redis that all subjects share; ``None`` where there is none."""
+    """Measure one message at a time, over a Redis that all subjects share.
+
+    Returns ``None`` if redis-server or every client package for Redis is missing.
+    """
     program = find_redis()
     names = [name for name in subjects if find_spec(BETWEEN_NODES[name]) is not None]
     if program is None or not names:

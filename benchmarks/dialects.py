@@ -1,4 +1,4 @@
-"""How a command and its reply look on the wire, for servers with different ideas about it."""
+"""Frames of commands and replies, for servers with different protocols."""
 
 import json
 from collections.abc import Sequence
@@ -10,29 +10,29 @@ __all__ = ["DIALECTS", "Dialect"]
 
 
 class Dialect(Protocol):
-    """What the load generator must know to talk to a server."""
+    """A protocol, as far as the load generator must know it to talk to a server."""
 
     path: str
     opening: Sequence[tuple[str | None, str]]
-    """What a client says after the handshake, if anything, and how the server's answers begin."""
+    """Texts that a client sends after the handshake, if any, and the beginnings of the answers."""
 
     def command(self, job: Job) -> str: ...
 
     def call(self, event: str, payload: Any) -> str:
-        """A command of any name."""
+        """Return the command with this name."""
         ...
 
     def event(self, event: str, payload: Any) -> str:
-        """What the server sends unasked, to the letter."""
+        """Return the exact text of an event that the server sends without a command."""
         ...
 
     def payload(self, reply: str) -> Any:
-        """What the reply carries. Raises `ValueError` or `KeyError` for what is no such reply."""
+        """Return the payload of the reply. Raises `ValueError` or `KeyError` for anything else."""
         ...
 
 
 class Events:
-    """An event, its payload and a token in one JSON object: what most subjects speak."""
+    """An event, its payload and a token in one JSON object: the protocol of most subjects."""
 
     path = "/"
     opening: Sequence[tuple[str | None, str]] = ()
@@ -51,7 +51,7 @@ class Events:
 
 
 class Actions(Events):
-    """The same under other names, as chanx has it; it knows no key for a token."""
+    """The objects of `Events` with the names of chanx, which has no key for a token."""
 
     def call(self, event: str, payload: Any) -> str:
         action = event.replace(" ", "_")

@@ -1,4 +1,5 @@
-"""How cost grows: with commands, the depth of the dependency graph, connections and payloads."""
+"""Growth of the cost: with commands, the depth of the dependency graph, connections and
+payloads."""
 
 import json
 import statistics
@@ -31,7 +32,7 @@ SETTLED: Final = 50
 
 @dataclass
 class Growth:
-    """How one figure grows: for each subject, points (x, y)."""
+    """Growth of one figure: for each subject, points (x, y)."""
 
     name: str
     x: str
@@ -40,7 +41,8 @@ class Growth:
 
 
 def curves(rounds: int, seconds: float, progress: Callable[[str], None]) -> list[Growth]:
-    """Microseconds of processor time per message against each of the four."""
+    """Measure the processor time per message, in microseconds, against each of the four
+    variables."""
     return [
         _by_options("commands", "registered commands", COMMANDS, rounds, seconds, progress),
         _by_options("depth", "depth of the graph", DEPTHS, rounds, seconds, progress),
@@ -57,7 +59,7 @@ def _by_options(
     seconds: float,
     progress: Callable[[str], None],
 ) -> Growth:
-    """All values work in turns: it is them that are compared."""
+    """Measure with all values in turns, as the values are compared."""
     subjects = (OURS, WITH_DISHKA) if option == "depth" else (OURS, BY_HAND)
     entries: list[Entry] = [
         (f"{name} {value}", SUBJECTS[name], Options.from_json(json.dumps({option: value})))
@@ -95,21 +97,21 @@ CPU: Final = "CPU us/message"
 
 
 def _points(results: Results, named: Sequence[tuple[int, str, str]]) -> list[tuple[float, float]]:
-    """Medians, by the names of job and subject."""
+    """Return the medians, for the names of jobs and subjects."""
     found = [(value, results.spread(job, name, "cpu_us")) for value, job, name in named]
     return [(value, spread.median) for value, spread in found if spread is not None]
 
 
 def _possible() -> list[int]:
-    """So many connections as this process may have files open, which has those of both subjects."""
+    """Return the numbers of connections, no more than this process may open to both subjects."""
     most = (most_files() - 200) // 200 * 100
     return sorted({min(number, most) for number in CONNECTIONS})
 
 
 def memory_per_connection(subjects: Sequence[str], idle: int = IDLE) -> dict[str, float]:
-    """Bytes that a connection takes that has sent one protected command.
+    """Return the bytes that a connection takes which has sent one protected command.
 
-    Ours is there once more, with connections that are subscribed to a channel.
+    websuckets is measured once more, with connections that are subscribed to a channel.
     """
     jobs = [(name, name, Job("idle")) for name in subjects]
     if OURS in subjects:
@@ -122,7 +124,7 @@ def _memory(name: str, job: Job, idle: int) -> float:
     subject = SUBJECTS[name]
     dialect = DIALECTS[subject.dialect]
     few, many = replace(job, connections=SETTLED), replace(job, connections=idle)
-    # What is kept for later would count as that of a connection.
+    # Memory that malloc keeps for later would count as a connection's.
     with running(subject, environment={}) as server, Load(server.port, dialect, few):
         before = server.memory()
         with Load(server.port, dialect, many):
@@ -130,7 +132,7 @@ def _memory(name: str, job: Job, idle: int) -> float:
 
 
 def start_seconds(rounds: int) -> Growth:
-    """From the start of the process until it accepts connections."""
+    """Measure the seconds from the start of the process until it accepts connections."""
     growth = Growth("start", "registered commands", "seconds until it accepts")
     for name in (OURS, BY_HAND):
         points = growth.lines[name] = []

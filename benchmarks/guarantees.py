@@ -1,7 +1,7 @@
-"""What each guarantee of websuckets costs: the same command with one of them taken away.
+"""Cost of each guarantee of websuckets: the same command with one of them switched off.
 
-Access to `Session` and the shielded close of scopes cannot be taken away by those who use the
-framework, so they are not here.
+Access to `Session` and the shielded close of scopes cannot be switched off by users of the
+framework, so they are not measured here.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""The job: what every subject does for a message, and what it is told to do it with.
+"""The job that every subject does for a message, and its data.
 
 The *protected* command carries a token, a payload and the name of the command. The server compares
 the token in constant time, validates the payload into `Post`, opens a `Transaction` on the `Store`,
@@ -16,9 +16,9 @@ HOST: Final = "127.0.0.1"
 CREATE: Final = "post create"
 """The protected command."""
 PREVIEW: Final = "post preview"
-"""The plain one."""
+"""The plain command."""
 TOKEN: Final = "6f1d1c0e5b7a4d3f9a8e2c4b6d8f0a1c"
-"""What every connection is verified with; each server keeps it for each of its connections."""
+"""The token of every connection; each server keeps it for each of its connections."""
 
 
 class Post(BaseModel):
@@ -29,15 +29,15 @@ class Post(BaseModel):
 
 
 class Store:
-    """What lives as long as the server."""
+    """An object that lives as long as the server."""
 
     def __init__(self) -> None:
         self.open = 0
-        """Transactions that are not closed yet."""
+        """Number of transactions that are not closed yet."""
 
 
 class Transaction:
-    """What lives as long as one message."""
+    """An object that lives as long as one message."""
 
     __slots__ = ("store",)
 
@@ -46,7 +46,8 @@ class Transaction:
         store.open += 1
 
     def add(self, post: Post) -> dict[str, Any]:
-        """The answer to the protected command; it tells, last, if transactions stay open."""
+        """Return the answer to the protected command; its last item shows if transactions stay
+        open."""
         return {"title": post.title, "size": len(post.text), "open": self.store.open}
 
     def close(self) -> None:
@@ -54,22 +55,22 @@ class Transaction:
 
 
 def preview(post: Post) -> dict[str, Any]:
-    """The answer to the plain command."""
+    """Return the answer to the plain command."""
     return {"title": post.title, "size": len(post.text)}
 
 
 @dataclass(frozen=True)
 class Job:
-    """What clients send, and how."""
+    """A job: the messages of clients, and the number of messages and connections."""
 
     name: str
     event: str = CREATE
     text_size: int = 32
     depth: int = 1
-    """Messages of one connection that are on their way at once."""
+    """Number of messages of one connection that are on their way at once."""
     connections: int = 32
     is_subscribed: bool = False
-    """Whether each connection subscribes to a channel before it sends anything else."""
+    """True if each connection subscribes to a channel before it sends anything else."""
     is_idle: bool = False
     """True if clients send nothing after their first message; the measure is then the
     server's processor time for a connection and a second."""
@@ -80,7 +81,7 @@ class Job:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """The payload of the reply to a message that is alone."""
+        """Return the payload of the reply to a message if no other is being answered."""
         is_protected = self.event == CREATE
         seen = {"title": "Hello", "size": self.text_size}
         return {**seen, "open": 1} if is_protected else seen

@@ -1,4 +1,4 @@
-"""Which jobs there are, who does them, and what is asked of whom."""
+"""The jobs, the subjects that do more than one, and the claims about their figures."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -8,7 +8,7 @@ from benchmarks.job import PREVIEW, Job
 __all__ = ["BY_HAND", "CLAIMS", "JOBS", "SHORT_LIST", "Claim"]
 
 BY_HAND: Final = "websockets/asyncio"
-"""What everything is compared with."""
+"""The subject that all others are compared with."""
 
 JOBS: Final = {
     job.name: job
@@ -32,12 +32,12 @@ SHORT_LIST: Final = (
     "litestar/sansio",
     "picows/asyncio",
 )
-"""Who does more than the protected job."""
+"""The subjects that do more than the protected job."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That one costs at most so many times what the other costs."""
+    """A claim that one (job, subject) costs at most ``bound`` times as much as another."""
 
     what: str
     one: tuple[str, str]

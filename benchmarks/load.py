@@ -1,7 +1,8 @@
-"""The load generator: many clients in one thread, each with so many messages on their way.
+"""The load generator: many clients in one thread, each with several messages on their way.
 
-It is to cost less than the servers it measures, so there is no event loop and no library: frames
-are masked once, and of what the server sends only headers are parsed. Nothing is compressed.
+The load generator has to cost less than the servers that it measures, so it has no event loop and
+no library: frames are masked once, and of the server's frames only headers are parsed. Nothing is
+compressed.
 """
 
 import gc
@@ -22,18 +23,18 @@ __all__ = ["Load", "Sample", "Unexpected", "no_garbage_collection"]
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen while it was measured."""
+    """The measurements of one turn or several."""
 
     messages: int
     seconds: float
     cpu: float
     """Seconds of the server's processor."""
     latencies: "array[float]"
-    """Of every message, sorted, in seconds."""
+    """Latencies of every message, sorted, in seconds."""
 
     @classmethod
     def joined(cls, samples: "Sequence[Sample]") -> "Sample":
-        """What was seen in several turns, as if it had been one."""
+        """Join the samples of several turns into one."""
         return cls(
             sum(sample.messages for sample in samples),
             sum(sample.seconds for sample in samples),
@@ -50,14 +51,14 @@ class Sample:
         return self.messages / self.seconds
 
     def latency_us(self, share: float) -> float:
-        """How long the fastest ``share`` of all messages took at most."""
+        """Return the greatest latency of the fastest ``share`` of all messages."""
         return self.latencies[min(int(len(self.latencies) * share), len(self.latencies) - 1)] * 1e6
 
 
 class Load:
-    """Clients of one server that all do the same job, for as long as the context lasts.
+    """Clients of one server that all do the same job, until the context ends.
 
-    Each has sent one message and got the right answer when the context is entered.
+    Each client has sent one message and got the right answer when the context is entered.
     """
 
     def __init__(self, port: int, dialect: Dialect, job: Job) -> None:
@@ -84,7 +85,7 @@ class Load:
             peer.socket.close()
 
     def connect(self, connections: int) -> None:
-        """Open so many more connections."""
+        """Open this number of connections more."""
         for _ in range(connections):
             self._connect()
 
@@ -98,7 +99,7 @@ class Load:
         self._epoll.register(peer.socket, select.EPOLLIN)
 
     def _checked(self, reply: str) -> bytes:
-        """What all replies begin with: everything but how many transactions were open."""
+        """Return the beginning of all replies: everything but the number of open transactions."""
         try:
             payload = self._dialect.payload(reply)
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -108,9 +109,9 @@ class Load:
         return reply.encode().partition(b'"open"')[0]
 
     def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample:
-        """Keep all clients busy, and measure after the warm-up; as often as you like.
+        """Keep all clients busy, and measure after the warm-up; may be called again.
 
-        ``cpu`` tells how many seconds the server has computed so far.
+        ``cpu`` returns the seconds that the server has computed so far.
         """
         latencies = array("d")
         now = time.perf_counter()
@@ -154,9 +155,9 @@ class Load:
                 self._send(peer, answers, now)
 
     def _receive(self, peer: Peer, start: bytes) -> int:
-        """How many answers have come."""
+        """Return the number of answers that have arrived."""
         data = peer.socket.recv(1 << 16)
-        # Nearly always it is exactly one short frame.
+        # Nearly always, the data is exactly one short frame.
         if (
             not peer.received
             and len(data) > 2
@@ -204,7 +205,7 @@ class Load:
         self._write(peer, data)
 
     def _finish(self) -> None:
-        """Take the answers that are still to come, so that nothing is lost unseen."""
+        """Receive the outstanding answers, so that no loss goes unnoticed."""
         deadline = time.perf_counter() + PATIENCE
         waiting = {peer for peer in self._peers.values() if peer.sent_at}
         while waiting and time.perf_counter() < deadline:
@@ -224,7 +225,7 @@ class Load:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """A pause of ours would look like one of the server."""
+    """Disable garbage collection, as a pause would look like one of the server."""
     gc.collect()
     gc.disable()
     try:

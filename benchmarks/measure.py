@@ -22,22 +22,25 @@ TURN: Final = 0.2
 """Seconds for which a subject works until it is the turn of the next one."""
 
 IDLE_SECONDS: Final = 6.0
-"""Seconds that idle connections are measured at least. It is less than the 20 seconds between two
-pings: those of 1,000 connections that were opened together would all fall into it, or none."""
+"""Least number of seconds for which idle connections are measured.
+
+It is less than the 20 seconds between two pings: those of 1,000 connections that were opened
+together would all fall into it, or none.
+"""
 
 IDLE_AT_ONCE: Final = 50
-"""Connections that are opened to one server, before those to the next."""
+"""Connections that are opened to one server before those to the next."""
 
 IDLE_WARM_UP: Final = 1.0
-"""Seconds until a server has done what comes after opening connections."""
+"""Seconds until a server has finished its work after connections were opened."""
 
 Entry = tuple[str, Subject, Options]
-"""A subject, how it is called in the results, and what it is asked for."""
+"""A name in the results, the subject that has it, and the options of the subject."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What one subject needed for one job in one round; times in microseconds."""
+    """Cost of one job for one subject in one round; times in microseconds."""
 
     cpu_us: float
     """The server's processor time for a message, or for an idle connection and a second."""
@@ -67,7 +70,8 @@ class Spread:
 
 @dataclass
 class Results:
-    """All rounds, by the names of job and subject; what failed has no figures in that round."""
+    """All rounds, by the names of job and subject; a subject that failed has no figures in that
+    round."""
 
     rounds: list[dict[tuple[str, str], Figures]] = field(default_factory=list)
     failures: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -80,14 +84,14 @@ class Results:
     def ratio(
         self, one: tuple[str, str], other: tuple[str, str], figure: str = "cpu_us"
     ) -> Spread | None:
-        """Of two figures of the same round, for each (job, subject)."""
+        """Return the ratio of two figures of the same round, each of a (job, subject)."""
         found = self.ratios(one, other, figure)
         return Spread.of(found) if found else None
 
     def ratios(
         self, one: tuple[str, str], other: tuple[str, str], figure: str = "cpu_us"
     ) -> list[float]:
-        """Return `ratio` of each round that has both."""
+        """Return the ratio for each round that has both figures."""
         pairs = [
             (getattr(r[one], figure), getattr(r[other], figure))
             for r in self.rounds
@@ -97,20 +101,20 @@ class Results:
 
 
 def _quotient(one: float, other: float) -> float:
-    """An idle server may have computed nothing at all."""
+    """Return the quotient, as an idle server may have computed nothing at all."""
     if other:
         return one / other
     return math.inf if one else 1.0
 
 
 class Clients(Protocol):
-    """Who gives a running subject something to do, as `Load` does."""
+    """Clients that keep a running subject busy, such as `Load`."""
 
     def run(self, warm_up: float, seconds: float, cpu: Callable[[], float]) -> Sample: ...
 
 
 class Bench:
-    """A running subject and its clients; the subject is right if the bench can be entered."""
+    """A running subject and its clients; it can be entered if the subject answers correctly."""
 
     def __init__(self, subject: Subject, job: Job, options: Options | None = None) -> None:
         self._stack = ExitStack()
@@ -126,7 +130,7 @@ class Bench:
         return self
 
     def _start(self, stack: ExitStack) -> tuple[Clients, Callable[[], float]]:
-        """All clients, and what tells how many seconds the subject has computed."""
+        """Return the clients, and a function for the seconds that the subject has computed."""
         server = stack.enter_context(running(self._subject, self._options))
         load = Load(server.port, DIALECTS[self._subject.dialect], self._job)
         return stack.enter_context(load), server.cpu
@@ -135,11 +139,11 @@ class Bench:
         self._stack.__exit__(*error)
 
     def turn(self, warm_up: float, seconds: float) -> None:
-        """Work for a while. Raises `Unexpected` for wrong answers."""
+        """Keep the subject busy for a while. Raises `Unexpected` for wrong answers."""
         self._samples.append(self._clients.run(warm_up, seconds, self._cpu))
 
     def figures(self) -> Figures:
-        """Of all turns; the first is for warming up and does not count."""
+        """Return the figures of all turns but the first, which is for warming up."""
         return Figures.of(Sample.joined(self._samples[1:]))
 
 
@@ -153,11 +157,11 @@ class IdleBench(Bench):
         return stack.enter_context(self._load), server.cpu
 
     def connect(self, connections: int) -> None:
-        """Open so many connections."""
+        """Open this number of connections."""
         self._load.connect(connections)
 
     def begin(self) -> None:
-        """Measure from now on."""
+        """Begin to measure."""
         self._begun = time.perf_counter(), self._cpu()
 
     def rest(self, seconds: float) -> None:
@@ -178,7 +182,8 @@ def compare(
     progress: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     bench: type[Bench] = Bench,
 ) -> Results:
-    """Measure as planned: which subjects do a job, how they are called, and with what options."""
+    """Measure as planned: the subjects of each job, their names in the results, and their
+    options."""
     results = Results()
     plan = list(plan)
     for number in range(1, rounds + 1):
@@ -200,10 +205,10 @@ def compare(
 def _round(
     job: Job, entries: Sequence[Entry], seconds: float, bench: type[Bench]
 ) -> tuple[dict[str, Figures], dict[str, str]]:
-    """The figures of all entries, and why those that have none failed.
+    """Return the figures of all entries, and the reasons of those that failed.
 
-    All servers are there from the start and work in turns, a short one each: a machine that is
-    slow for a while is slow for all of them. Those that wait, have nothing to do.
+    All servers run from the start and are measured in short turns: a machine that is slow for a
+    while is slow for all of them. Servers that wait have nothing to do.
     """
     benches: dict[str, Bench] = {}
     failed: dict[str, str] = {}
@@ -226,7 +231,7 @@ def _round(
 def _idle_round(
     job: Job, entries: Sequence[Entry], seconds: float
 ) -> tuple[dict[str, Figures], dict[str, str]]:
-    """Return the same as `_round`, of servers that are idle all at once, for so many seconds."""
+    """Return what `_round` does, for servers that are all idle at once, for so many seconds."""
     benches: dict[str, IdleBench] = {}
     failed: dict[str, str] = {}
     most_files()
@@ -259,7 +264,7 @@ def _rest(benches: Mapping[str, IdleBench], failed: dict[str, str], seconds: flo
 
 @contextmanager
 def _noting(failed: dict[str, str], name: str) -> Iterator[None]:
-    """One subject that fails does not end the others."""
+    """Record the failure of one subject, so that the others go on."""
     try:
         yield
     except (Unexpected, RuntimeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What channels are measured with: clients subscribe to the news, and one has them published."""
+"""Commands for measuring channels: clients subscribe to the news, and one client publishes it."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -11,30 +11,29 @@ __all__ = ["NEWS", "PUBLISH", "SUBSCRIBE", "Edition", "news", "publish_all"]
 NEWS: Final = "news"
 """The name of the channel, and of the event."""
 SUBSCRIBE: Final = "news subscribe"
-"""The command of a client that is to get the news; its payload is the name of the channel,
-and so is the answer's."""
+"""The command by which a client subscribes; payload and answer are the name of the channel."""
 PUBLISH: Final = "news publish"
-"""The command after which the server publishes an `Edition`; it is answered when that is done."""
+"""The command that lets the server publish an `Edition`, and is answered after that."""
 
 
 class Edition(BaseModel):
-    """Numbered messages, one after the other."""
+    """A range of numbered messages, which are published one after the other."""
 
     first: int
     count: int
 
 
 def news(number: int) -> dict[str, Any]:
-    """The payload of one message: some 100 bytes with all that is around it."""
+    """Return the payload of one message, which takes some 100 bytes with its frame and event."""
     return {"number": number, "text": "x" * 48}
 
 
 async def publish_all(
     edition: Edition, publish: Callable[[dict[str, Any]], Awaitable[None]]
 ) -> int:
-    """Publish each message when the last one is, and let the event loop go on in between.
+    """Publish the messages one by one, and let the event loop run in between.
 
-    Gives what the command is answered with: how many there were.
+    Returns the answer to the command: the number of messages.
     """
     for number in range(edition.first, edition.first + edition.count):
         await publish(news(number))

@@ -1,4 +1,4 @@
-"""One client of the load generator, and as much of RFC 6455 as it needs."""
+"""One client of the load generator, with the part of RFC 6455 that it needs."""
 
 import base64
 import os
@@ -14,16 +14,16 @@ from benchmarks.job import HOST
 __all__ = ["PATIENCE", "TEXT", "Peer", "Unexpected", "connected", "masked"]
 
 PATIENCE: Final = 20.0
-"""Seconds without any answer, after which a server is given up."""
+"""Seconds without any answer, after which a server has failed."""
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
 
 class Unexpected(Exception):
-    """A server that does not do the job."""
+    """Error of a server that does not do the job."""
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A client's frame."""
+    """Return a client's frame, masked."""
     size = len(payload)
     if size < 126:
         header = struct.pack("!BB", opcode, 0x80 | size)
@@ -63,7 +63,7 @@ class Peer:
             raise Unexpected(f"the handshake was answered with {head!r}")
 
     def ask(self, text: str | None) -> str:
-        """Send it, unless it is ``None``, and wait for what comes next."""
+        """Send the text, unless it is ``None``, and return the next message."""
         if text is not None:
             self.socket.sendall(masked(TEXT, text.encode()))
         while not (frames := list(self.frames())):
@@ -72,7 +72,7 @@ class Peer:
         return frame.decode()
 
     def frames(self) -> Iterator[bytes]:
-        """Messages that have come, whole ones; pings are answered."""
+        """Yield the messages that have arrived completely, and answer pings."""
         data, at = self.received, 0
         while (found := _frame_at(data, at)) is not None:
             opcode, start, end = found
@@ -93,7 +93,7 @@ class Peer:
 
 
 def connected(port: int, dialect: Dialect) -> Peer:
-    """A client that has said what has to be said before its first command."""
+    """Return a client that has sent what the dialect requires before the first command."""
     peer = Peer(port, dialect.path)
     for text, beginning in dialect.opening:
         if not (answer := peer.ask(text)).startswith(beginning):
@@ -102,7 +102,8 @@ def connected(port: int, dialect: Dialect) -> Peer:
 
 
 def _frame_at(data: bytes, at: int) -> tuple[int, int, int] | None:
-    """Its first byte, and where what it carries begins and ends; ``None`` if some is missing."""
+    """Return a frame's first byte, and the bounds of its payload, or ``None`` if it is
+    incomplete."""
     if len(data) < at + 2:
         return None
     size, start = data[at + 1], at + 2

@@ -1,4 +1,4 @@
-"""What was measured, as pictures."""
+"""Results as pictures."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ __all__ = ["bars", "lines"]
 
 
 def bars(path: Path, title: str, results: Results, job: str, subjects: Sequence[str]) -> None:
-    """Processor time per message, the cheapest on top; whiskers reach to the extremes."""
+    """Plot the processor time per message, the cheapest on top; whiskers reach to the extremes."""
     found = [(name, spread) for name in subjects if (spread := results.spread(job, name, "cpu_us"))]
     if not found:
         return

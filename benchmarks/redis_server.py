@@ -1,4 +1,4 @@
-"""A redis-server of our own: on loopback, on a free port, with nothing kept on disk."""
+"""A redis-server for the benchmarks: on loopback, on a free port, with nothing kept on disk."""
 
 import shutil
 import subprocess
@@ -20,13 +20,13 @@ TIME_TO_END: Final = 10.0
 
 
 def find_redis() -> str | None:
-    """The program, if it is installed."""
+    """Return the path of the program, or None if it is not installed."""
     return shutil.which("redis-server")
 
 
 @contextmanager
 def running_redis(program: str) -> Iterator[str]:
-    """Its URL; it ends with the context, however that ends."""
+    """Yield the URL of a server that ends with the context, even by an error."""
     port = free_port()
     with TemporaryDirectory(prefix="redis-") as folder:
         settings = f"--port {port} --bind {HOST} --appendonly no --dir {folder}".split()
@@ -49,7 +49,7 @@ def _wait_until_it_answers(process: "subprocess.Popen[bytes]", port: int) -> Non
             connection.sendall(b"PING\r\n")
             if connection.recv(100) == b"+PONG\r\n":
                 return
-        time.sleep(0.02)  # it tells nobody when it is ready
+        time.sleep(0.02)  # the server does not report when it is ready
     raise RuntimeError(f"redis-server did not start within {TIME_TO_START:.0f} seconds")
 
 

@@ -1,4 +1,4 @@
-"""What was measured, as a table to read, as JSON, and as text for README.md."""
+"""Results as a table to read, as JSON, and as text for README.md."""
 
 import json
 import math
@@ -51,7 +51,7 @@ Rows = Sequence[Sequence[str]]
 def job_table(
     results: Results, job: str, subjects: Iterable[str], base: str, ratio_to: str = "x by hand"
 ) -> Rows:
-    """A row for each subject that has figures, the cheapest first."""
+    """Return a row for each subject that has figures, the cheapest first."""
     rows: list[tuple[float, list[str]]] = []
     for subject in subjects:
         cpu = results.spread(job, subject, "cpu_us")
@@ -70,9 +70,10 @@ def job_table(
 def against_table(
     results: Results, pairs: Iterable[tuple[str, str]], bar: float | None
 ) -> tuple[Rows, bool]:
-    """Return a row for each (job, subject), and whether all of them are held to the bar.
+    """Return a row for each (job, subject), and whether all of them are within the bar.
 
-    One is, where the interval of its ratio begins at the bar or below; what failed is not.
+    A row is within the bar if the interval of its ratio begins at the bar or below; a failed one is
+    not.
     """
     rows = [["job", "subject", "new/old", "interval", "confidence", "rounds", "held"]]
     all_held = True
@@ -107,7 +108,7 @@ def idle_table(results: Results, job: str, subjects: Iterable[str], base: str) -
 
 
 def delivery_table(results: Results, job: str, subjects: Iterable[str], base: str) -> Rows:
-    """What publishing costs: a row for each subject that has figures."""
+    """Return the cost of publishing: a row for each subject that has figures."""
     rows = [["subject", "CPU us/delivery", "x by hand", "deliveries/s"]]
     for subject in subjects:
         cpu = results.spread(job, subject, "cpu_us")
@@ -121,7 +122,7 @@ def delivery_table(results: Results, job: str, subjects: Iterable[str], base: st
 
 
 def nodes_table(results: Results, job: str, subjects: Iterable[str]) -> Rows:
-    """How long publishing takes: a row for each subject that has figures."""
+    """Return the latency of publishing: a row for each subject that has figures."""
     rows = [["subject", "p50 us", "p99 us"]]
     for subject in subjects:
         found = [results.spread(job, subject, figure) for figure in ("p50_us", "p99_us")]
@@ -142,7 +143,7 @@ def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
 
 
 def growth_table(growth: Growth) -> Rows:
-    """A row for each subject, a column for each point."""
+    """Return a row for each subject, with a column for each point."""
     xs = sorted({x for points in growth.lines.values() for x, _ in points})
     rows = [["", *(f"{x:,.0f}" for x in xs)]]
     for name, points in growth.lines.items():
@@ -167,7 +168,7 @@ def spread_text(spread: Spread, digits: int) -> str:
 
 
 def plain(rows: Rows) -> str:
-    """A table for a terminal."""
+    """Format a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -184,7 +185,7 @@ def markdown(rows: Rows) -> str:
 
 
 def put_into(readme: Path, name: str, text: str) -> None:
-    """Replace what stands there between the marks of that name."""
+    """Replace the text between the marks of this name."""
     old = readme.read_text(encoding="utf-8")
     marks = rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)"
     new, count = re.subn(marks, lambda m: f"{m[1]}\n{text.strip()}\n\n{m[2]}", old, flags=re.DOTALL)
@@ -194,7 +195,7 @@ def put_into(readme: Path, name: str, text: str) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """On what it was measured."""
+    """Return the versions and the machine of the measurement."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -211,7 +212,7 @@ def _version(name: str) -> str | None:
 
 
 def write_json(path: Path, settings: dict[str, Any], results: Results) -> None:
-    """Every figure of every round, and the medians."""
+    """Write every figure of every round, and the medians."""
     names = sorted({key for figures in results.rounds for key in figures})
     entries = [
         {

@@ -1,4 +1,4 @@
-"""Servers as processes of their own, and what they take of the machine."""
+"""Servers as processes of their own, with their processor time and memory."""
 
 import os
 import resource
@@ -25,9 +25,12 @@ KEEPS_MEMORY: Final = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 27),
     "MALLOC_MMAP_THRESHOLD_": str(1 << 25),
 }
-"""Settings of glibc. asyncio reads into 256 KiB that are free again after each message; whether the
-C library gives them back to the system each time, is a matter of what lies beside them in memory,
-and takes up to 16 microseconds."""
+"""Settings of glibc.
+
+asyncio reads into 256 KiB, which are free again after each message. Whether the C library returns
+them to the system each time depends on the neighbouring allocations, and takes up to 16
+microseconds.
+"""
 
 
 def pin(core: int) -> None:
@@ -38,7 +41,8 @@ def pin(core: int) -> None:
 
 
 def most_files() -> int:
-    """Allow this process, and those that it starts, as many open files as may be; how many."""
+    """Let this process, and those that it starts, open as many files as allowed; return the
+    limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -52,22 +56,22 @@ class Server:
         self.pid = pid
         self.port = port
         self.start_seconds = start_seconds
-        """From the start of its process until it accepts connections."""
+        """Seconds from the start of the process until it accepts connections."""
         self._pids = [pid, *_descendants(pid)]
 
     def cpu(self) -> float:
-        """Seconds of processor time of all its processes and threads, user and system."""
+        """Return the processor time of all processes and threads, user and system, in seconds."""
         return sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._pids)
 
     def memory(self) -> int:
-        """Bytes of memory that it has for itself."""
+        """Return the private memory of all processes, in bytes."""
         return sum(_private_bytes(pid) for pid in self._pids)
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock that ``clock_getcpuclockid`` tells, which Python does not offer.
+    """Return the clock of ``clock_getcpuclockid``, which Python does not offer.
 
-    It counts nanoseconds, where ``/proc/<pid>/stat`` has hundredths of a second.
+    The clock counts nanoseconds, where ``/proc/<pid>/stat`` has hundredths of a second.
     """
     return (~pid << 3) | 2
 
@@ -86,7 +90,7 @@ def _descendants(pid: int) -> list[int]:
 def running(
     subject: Subject, options: Options | None = None, environment: Mapping[str, str] = KEEPS_MEMORY
 ) -> Iterator[Server]:
-    """Start the subject, and end it after the context."""
+    """Start the subject, yield its server, and end it after the context."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.subjects", subject.name, str(port)]
     command += [str(SERVER_CORE), (options or Options()).to_json()]
@@ -94,7 +98,7 @@ def running(
         begun = time.perf_counter()
         process = subprocess.Popen(
             command,
-            cwd=subject.root,  # from where Python imports first
+            cwd=subject.root,  # Python imports from there first
             stdout=output,
             stderr=output,
             env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""Errors that no client caused: each is an incident, whatever was raised, and wherever."""
+"""Errors that no client caused: each is an incident, whatever error is raised, and wherever."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Fatal(BaseException):
-    """An error of a program, or of a library that it uses, that is no `Exception`."""
+    """An error of a program, or of a library that the program uses, that is not an `Exception`."""
 
 
 RAISED: dict[str, Callable[[], BaseException]] = {
@@ -43,7 +43,7 @@ class Connection: ...
 
 
 class Raising:
-    """Raises an error in one place."""
+    """An app whose code raises an error in one place."""
 
     def __init__(self, place: str, error: Callable[[], BaseException]) -> None:
         self.place = place
@@ -137,7 +137,7 @@ PLACES = {
 async def test_whatever_is_raised_while_a_message_is_answered_is_an_incident(
     place: str, what: str, serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client gets its number, the log the traceback; the connection goes on."""
+    """The client gets an incident number, the log the traceback; the connection goes on."""
     raising = Raising(place, RAISED[what])
     async with serving(raising.app()) as server, dial(server) as client:
         for number in range(2):
@@ -155,7 +155,7 @@ async def test_whatever_is_raised_while_a_message_is_answered_is_an_incident(
 async def test_whatever_a_hook_raises_concerns_its_own_connection(
     kind: str, what: str, serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is refused, or closed, or only logged; the server goes on."""
+    """The connection is refused, or closed, or the error is only logged; the server goes on."""
     app = Raising("", RAISED[what]).app()
     is_first = iter([True])
 
@@ -181,7 +181,7 @@ async def test_whatever_a_hook_raises_concerns_its_own_connection(
 async def test_whatever_a_task_raises_disturbs_nobody(
     what: str, serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither its connection nor other tasks."""
+    """An error of a task ends neither the connection of the task nor other tasks."""
     group = CommandGroup()
 
     async def fail() -> None:
@@ -251,7 +251,7 @@ async def test_a_start_that_is_interrupted_finalises_the_app(how: Any, journal: 
 async def test_generator_exit_ends_the_connection_of_its_handler_alone(
     on_sockets: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Python raises it to end a generator, so that it cannot be answered; others go on."""
+    """The connection is closed: a handler cannot answer what Python raises to end a generator."""
     group = CommandGroup()
 
     @group.command("exit")

@@ -1,4 +1,4 @@
-"""What one client may take, and what becomes of one that takes more."""
+"""Limits of one client, and the answers to a client that exceeds them."""
 
 import json
 import logging
@@ -76,7 +76,7 @@ def group(gate: Gate, journal: list[str]) -> CommandGroup:
     return group
 
 
-# How long a command may take ----------------------------------------------------------------------
+# Timeouts of commands -----------------------------------------------------------------------------
 
 
 class Transaction: ...
@@ -97,7 +97,7 @@ def transactions(journal: list[str]) -> Provider:
 async def test_a_command_that_takes_too_long_is_cancelled(
     serving: Serving, group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client is told, and goes on; whoever runs the server reads which it was."""
+    """The client gets a timeout error and goes on; the log names the command."""
     app = app_with(group)
     async with serving(app) as server, dial(server) as client:
         for id in range(2):
@@ -113,7 +113,7 @@ async def test_a_command_that_takes_too_long_is_cancelled(
 async def test_what_a_late_command_held_is_rolled_back(
     transactions: Provider, journal: list[str]
 ) -> None:
-    """Finalisers have their time, and see that it failed."""
+    """Finalisers have time to run, and see that the command failed."""
     group = CommandGroup()
 
     @group.command("hang", timeout=0.05)
@@ -132,7 +132,7 @@ async def test_what_a_late_command_held_is_rolled_back(
 
 
 async def test_a_dependency_or_a_guard_that_takes_too_long_counts(journal: list[str]) -> None:
-    """The time begins before them."""
+    """The time of a command begins before its dependencies and its guard."""
     provider = Provider(scope=Scope.REQUEST)
 
     @provider.provide
@@ -152,7 +152,7 @@ async def test_a_dependency_or_a_guard_that_takes_too_long_counts(journal: list[
 async def test_a_command_that_is_late_and_succeeds_all_the_same(
     transactions: Provider, journal: list[str]
 ) -> None:
-    """Was committed, and the client is told so: there is no false failure either."""
+    """A late result is committed and sent: a success is never reported as a failure."""
     group = CommandGroup()
 
     @group.command("stubborn", timeout=0.05)
@@ -172,7 +172,7 @@ async def test_a_command_that_is_late_and_succeeds_all_the_same(
 async def test_a_bug_in_what_a_late_command_does_last_is_an_incident(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is not hidden behind the timeout."""
+    """An error that a command raises after its timeout is not hidden behind the timeout."""
     group = CommandGroup()
 
     @group.command("broken", timeout=0.05)
@@ -188,7 +188,7 @@ async def test_a_bug_in_what_a_late_command_does_last_is_an_incident(
 
 
 async def test_commands_share_the_timeout_of_the_app(group: CommandGroup) -> None:
-    """Those without one of their own."""
+    """Commands without a timeout of their own have that of the app."""
     app = app_with(group, limits=Limits(handler_timeout=0.05))
 
     @group.command("patient", timeout=None)
@@ -202,7 +202,7 @@ async def test_commands_share_the_timeout_of_the_app(group: CommandGroup) -> Non
 
 
 async def test_the_time_of_a_stream_begins_anew_with_each_item() -> None:
-    """It may run for ever, but not keep its client waiting."""
+    """A stream may run for ever, but not keep its client waiting for an item."""
     group = CommandGroup()
 
     @group.command("stream", timeout=0.2)
@@ -220,7 +220,7 @@ async def test_the_time_of_a_stream_begins_anew_with_each_item() -> None:
 
 
 async def test_each_command_has_its_own_time(group: CommandGroup) -> None:
-    """Also if one with more time ran before it, and whether one with less did."""
+    """The timeout of a command depends neither on a longer nor on a shorter one before it."""
 
     @group.command("patient", timeout=60)
     async def patient(socket: Socket) -> str:
@@ -241,7 +241,7 @@ async def test_each_command_has_its_own_time(group: CommandGroup) -> None:
 async def test_a_short_time_does_not_make_the_clock_fine_for_those_who_are_idle(
     group: CommandGroup,
 ) -> None:
-    """Nothing is left of a command that has ended in time, once its time has passed."""
+    """The clock keeps nothing of a command that ended in time, once the timeout has passed."""
     app = app_with(group)
 
     @group.command("quick", timeout=0.02)
@@ -258,18 +258,18 @@ async def test_a_short_time_does_not_make_the_clock_fine_for_those_who_are_idle(
 
 @pytest.mark.parametrize("timeout", [0, -1])
 def test_a_timeout_is_some_time(timeout: float) -> None:
-    """Nothing can be done in none."""
+    """A timeout that is not positive is refused."""
     with pytest.raises(ConfigurationError, match="number of seconds, or None"):
         CommandGroup().command("x", timeout=timeout)
 
 
-# Whether it ends with its client ------------------------------------------------------------------
+# Cancellation on disconnect -----------------------------------------------------------------------
 
 
 async def test_a_command_is_cancelled_when_its_client_leaves_if_it_says_so(
     serving: Serving, transactions: Provider, journal: list[str]
 ) -> None:
-    """Others are finished."""
+    """Commands without `cancel_on_disconnect` are finished."""
     gate = Gate()
     group = CommandGroup()
 
@@ -301,7 +301,7 @@ async def test_a_command_is_cancelled_when_its_client_leaves_if_it_says_so(
 async def test_it_does_not_begin_after_its_client_has_left(
     group: CommandGroup, gate: Gate, journal: list[str]
 ) -> None:
-    """Though it had been read by then."""
+    """A command with `cancel_on_disconnect` is not begun, though it had been read by then."""
 
     @group.command("work")
     async def request_scope(socket: Socket) -> None:
@@ -324,7 +324,7 @@ async def test_it_does_not_begin_after_its_client_has_left(
 
 
 async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) -> None:
-    """A client that comes later finds everything as it was."""
+    """A later client can run the same command to its end."""
     ended = anyio.Event()
 
     @group.command("watch", cancel_on_disconnect=True)
@@ -347,7 +347,7 @@ async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) ->
 
 
 async def test_one_of_several_ends_with_its_client(journal: list[str]) -> None:
-    """The others are finished, as they are one after the other."""
+    """Other concurrent commands are finished, like consecutive ones."""
     gate = Gate()
     group = CommandGroup()
 
@@ -373,11 +373,11 @@ async def test_one_of_several_ends_with_its_client(journal: list[str]) -> None:
         await until(journal, "saved")
 
 
-# How many at once ---------------------------------------------------------------------------------
+# Concurrent commands ------------------------------------------------------------------------------
 
 
 async def test_several_commands_may_run_at_once(serving: Serving) -> None:
-    """As many as `concurrency` says, and no more; each answer has its command's id."""
+    """At most `concurrency` commands run at once; each answer has its command's id."""
     running, most, all_in = 0, 0, anyio.Event()
     group = CommandGroup()
 
@@ -406,7 +406,7 @@ async def test_several_commands_may_run_at_once(serving: Serving) -> None:
 async def test_they_are_all_answered_before_the_server_stops(
     group: CommandGroup, gate: Gate
 ) -> None:
-    """Each reply goes out, then 1012."""
+    """Each reply is sent, then the connection is closed with 1012."""
     app = app_with(group, limits=Limits(concurrency=4))
     async with anyio.create_task_group() as tasks:
         leave = anyio.Event()
@@ -434,7 +434,7 @@ async def test_they_are_all_answered_before_the_server_stops(
 
 
 async def test_one_of_several_takes_too_long_alone(group: CommandGroup) -> None:
-    """Nor does it end with another."""
+    """The timeout of one concurrent command does not end another."""
     app = app_with(group, limits=Limits(concurrency=4))
     async with talk(app) as client:
         await client.send("hang", id=1)
@@ -443,7 +443,7 @@ async def test_one_of_several_takes_too_long_alone(group: CommandGroup) -> None:
 
 
 async def test_several_commands_share_what_the_connection_has(journal: list[str]) -> None:
-    """Built once, whoever asks first; finalised when all are done."""
+    """A dependency of the connection is built once and finalised after the last command."""
 
     class Shared: ...
 
@@ -477,7 +477,7 @@ async def test_several_commands_share_what_the_connection_has(journal: list[str]
     assert journal == ["open", "finish", "close"]
 
 
-# How fast, and how sensibly -----------------------------------------------------------------------
+# Rate and abuse -----------------------------------------------------------------------------------
 
 
 async def test_more_messages_than_the_rate_are_refused(
@@ -486,7 +486,7 @@ async def test_more_messages_than_the_rate_are_refused(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a burst. The client is told when to go on, and whoever runs the server is, once."""
+    """After a burst, the client is told when to go on; the log has one warning."""
     now = 1000.0
     monkeypatch.setattr("websuckets.connections.abuse.time", SimpleNamespace(monotonic=lambda: now))
     app = app_with(group, limits=Limits(rate=4, burst=3))
@@ -507,7 +507,7 @@ async def test_more_messages_than_the_rate_are_refused(
     "frame", ["nonsense", '{"event": "unknown"}', '{"event": "ping"}', '{"cancel": 1}']
 )
 async def test_who_goes_on_regardless_is_sent_away(group: CommandGroup, frame: str) -> None:
-    """With 4429, and after its last answer."""
+    """A client that keeps exceeding the rate is closed with 4429, after its last answer."""
     app = app_with(group, limits=Limits(rate=0.001, burst=1, unknown_streak=None))
     async with talk(app) as client:
         await client.send("ping")
@@ -520,7 +520,7 @@ async def test_who_goes_on_regardless_is_sent_away(group: CommandGroup, frame: s
 
 @pytest.mark.parametrize("limits", [Limits(rate=None), Limits(burst=None)])
 async def test_the_rate_may_be_off(group: CommandGroup, limits: Limits) -> None:
-    """Then nothing is too much."""
+    """Without a rate or a burst, no message is refused."""
     async with talk(app_with(group, limits=limits)) as client:
         for id in range(500):
             await client.send("ping", id=id)
@@ -531,7 +531,7 @@ async def test_the_rate_may_be_off(group: CommandGroup, limits: Limits) -> None:
 async def test_a_client_that_talks_nonsense_is_sent_away(
     serving: Serving, group: CommandGroup, frame: str
 ) -> None:
-    """With 1008; in between, a command that is one forgives all."""
+    """The client is closed with 1008; a known command in between resets the counter."""
     app = app_with(group, limits=Limits(unknown_streak=3))
     async with serving(app) as server, dial(server) as client:
         for streak in (2, 3):
@@ -546,7 +546,7 @@ async def test_a_client_that_talks_nonsense_is_sent_away(
 async def test_a_client_that_is_refused_too_often_is_sent_away(
     serving: Serving, group: CommandGroup
 ) -> None:
-    """With 4401; what is not protected does not forgive, what is and succeeds does."""
+    """The client is closed with 4401; only a protected command that succeeds resets the counter."""
     app = app_with(group, limits=Limits(auth_failures=3))
     async with serving(app) as server, dial(server) as client:
         for failures in (2, 3):
@@ -560,7 +560,7 @@ async def test_a_client_that_is_refused_too_often_is_sent_away(
 
 
 async def test_with_several_commands_at_once_it_is_sent_away_as_well(group: CommandGroup) -> None:
-    """When the last of them is answered."""
+    """The client is closed once the last of its concurrent commands is answered."""
     app = app_with(group, limits=Limits(auth_failures=3, concurrency=4))
     async with talk(app) as client:
         for _ in range(3):
@@ -569,7 +569,7 @@ async def test_with_several_commands_at_once_it_is_sent_away_as_well(group: Comm
 
 
 async def test_what_has_expired_does_not_count_as_refused() -> None:
-    """The client is who it says, and only comes too late."""
+    """`Expired` does not count: an expired user has an identity, and only comes too late."""
     group = CommandGroup()
     provider = Provider(scope=Scope.REQUEST)
 
@@ -586,13 +586,13 @@ async def test_what_has_expired_does_not_count_as_refused() -> None:
             assert (await client.call("whoami"))["error"] == "not authorized"
 
 
-# For how long it is who it says -------------------------------------------------------------------
+# Expiry and verification --------------------------------------------------------------------------
 
 
 async def test_a_user_whose_time_is_over_is_sent_away(
     serving: Serving, group: CommandGroup
 ) -> None:
-    """Also if it says nothing any more: 4401, and it is verified no longer."""
+    """An idle client, too, is closed with 4401 when it expires, and is no longer verified."""
     app = app_with(group, limits=Limits(auth_timeout=None, handler_timeout=0.08))
     async with serving(app) as server, dial(server) as client:
         await client.call("log in", payload="Ann", id=1)
@@ -602,9 +602,9 @@ async def test_a_user_whose_time_is_over_is_sent_away(
 
 
 async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the connection is closed, which is not done in the same moment."""
+    """A protected command of an expired user is refused before the connection is closed."""
     for step in ("LONGEST_STEP", "SHORTEST_STEP"):
-        monkeypatch.setattr(f"websuckets.runtime.clock.{step}", 3600)  # it is not done at all
+        monkeypatch.setattr(f"websuckets.runtime.clock.{step}", 3600)  # no check runs at all
     group = CommandGroup()
 
     @group.command("log in")
@@ -623,7 +623,7 @@ async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_its_running_command_is_finished(group: CommandGroup, gate: Gate) -> None:
-    """And answered."""
+    """A running command of an expired user is answered before the connection is closed."""
     app = app_with(group, limits=Limits(handler_timeout=5, send_timeout=0.08))
     async with talk(app) as client:
         await client.call("log in", payload="Ann", id=1)
@@ -639,7 +639,7 @@ async def test_its_running_command_is_finished(group: CommandGroup, gate: Gate) 
 
 
 async def test_another_user_has_time_of_its_own(group: CommandGroup) -> None:
-    """Verifying anew forgets the old one's."""
+    """Verifying another user discards the expiry of the previous one."""
     async with talk(app_with(group, limits=Limits(send_timeout=0.02))) as client:
         await client.call("log in", payload="Ann", id=1)
         await client.call("expire in", payload=0.05, id=2)
@@ -649,7 +649,7 @@ async def test_another_user_has_time_of_its_own(group: CommandGroup) -> None:
 
 
 async def test_a_user_whose_time_is_put_off_stays(group: CommandGroup) -> None:
-    """Until the new moment, though it was looked at at the old one."""
+    """A user whose expiry is postponed is closed at the new time, though checked at the old one."""
     async with talk(app_with(group)) as client:
         await client.call("log in", payload="Ann", id=1)
         await client.call("expire in", payload=0.05, id=2)
@@ -661,12 +661,12 @@ async def test_a_user_whose_time_is_put_off_stays(group: CommandGroup) -> None:
 
 @pytest.mark.parametrize("never", [1e400, 10**400, float("nan")])
 async def test_a_time_that_does_not_come_is_not_waited_for(never: float) -> None:
-    """However great a number it is."""
+    """An expiry that never comes is no reason to close, however great the number is."""
     group = CommandGroup()
 
     @group.command("log in")
     async def log_in(socket: Socket, *, user: User) -> None:
-        user.expires_at = 0.5  # it is nobody yet
+        user.expires_at = 0.5  # the user is not verified yet
         user.id, user.token, user.expires_at = "Ann", "secret", never
 
     @group.command("whoami", protected=True)
@@ -681,7 +681,7 @@ async def test_a_time_that_does_not_come_is_not_waited_for(never: float) -> None
 async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_away(
     group: CommandGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An hour has not passed, but it is an hour later."""
+    """A user expires by the wall clock, even if less time has passed since it was set ahead."""
     ahead = 0.0
 
     def wall_clock() -> float:
@@ -699,7 +699,7 @@ async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_aw
 
 @pytest.mark.parametrize("wrong", ["tomorrow", True])
 async def test_when_it_expires_is_a_time(wrong: Any) -> None:
-    """In seconds, or never."""
+    """An expiry is a number of seconds, or None."""
     group = CommandGroup()
 
     @group.command("set")
@@ -715,7 +715,7 @@ async def test_when_it_expires_is_a_time(wrong: Any) -> None:
 async def test_who_is_not_verified_in_time_is_sent_away(
     serving: Serving, group: CommandGroup
 ) -> None:
-    """With 4408; who is, stays, and has the same time again after leaving."""
+    """An unverified client is closed with 4408; logging out starts the same timeout again."""
     app = app_with(group, limits=Limits(auth_timeout=0.2))
     async with serving(app) as server, dial(server) as client, dial(server) as other:
         await other.call("log in", payload="Ann", id=1)
@@ -727,7 +727,7 @@ async def test_who_is_not_verified_in_time_is_sent_away(
 
 
 async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
-    """After the command that runs, which might have verified it."""
+    """A busy client is closed after its running command, which might have verified the client."""
 
     @group.command("work")
     async def request_scope(socket: Socket) -> None:
@@ -741,7 +741,7 @@ async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
 
 
 async def test_who_is_late_while_a_hook_runs_is_sent_away_after_it(group: CommandGroup) -> None:
-    """The hook might have verified it; the client need not send anything."""
+    """The hook might have verified the client; after it, the client is closed without a message."""
     app = app_with(group, limits=Limits(auth_timeout=0.03))
 
     @app.on_connect
@@ -755,7 +755,7 @@ async def test_who_is_late_while_a_hook_runs_is_sent_away_after_it(group: Comman
 async def test_being_verified_for_longer_does_not_take_the_time_to_be_verified(
     group: CommandGroup,
 ) -> None:
-    """Only who is not verified any more has to hurry."""
+    """The timeout for verification runs only while the client is not verified."""
     async with talk(app_with(group, limits=Limits(auth_timeout=0.1))) as client:
         await client.call("log in", payload="Ann", id=1)
         await client.call("expire in", payload=3600, id=2)
@@ -765,11 +765,11 @@ async def test_being_verified_for_longer_does_not_take_the_time_to_be_verified(
         assert await client.closed() == (4408, "not verified in time")
 
 
-# How many there are -------------------------------------------------------------------------------
+# Number of connections ----------------------------------------------------------------------------
 
 
 async def refused(server: Any, **options: Any) -> int:
-    """The HTTP status that a client gets instead of a connection."""
+    """Return the HTTP status that a client gets instead of a connection."""
     with pytest.raises(InvalidStatus) as refusal:
         async with dial(server, **options):
             pass
@@ -783,7 +783,7 @@ async def refused(server: Any, **options: Any) -> int:
 async def test_more_connections_than_there_may_be_are_refused(
     on_sockets: Serving, group: CommandGroup, limits: Limits, status: int
 ) -> None:
-    """Until somebody leaves."""
+    """Connections over the limit are refused until another connection is closed."""
     app = app_with(group, limits=limits)
     async with on_sockets(app) as server, dial(server) as client:
         async with dial(server) as other:
@@ -801,7 +801,7 @@ async def test_more_connections_than_there_may_be_are_refused(
 async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
     group: CommandGroup,
 ) -> None:
-    """As the proxy says it, if it is trusted."""
+    """A client's address is the one that a trusted proxy reports."""
     app = app_with(group, limits=Limits(max_connections_per_ip=1), trusted_proxies=["127.0.0.1"])
 
     def from_(address: str) -> dict[str, Any]:
@@ -836,7 +836,7 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
     ],
 )
 def test_limits_are_limits(wrong: dict[str, Any]) -> None:
-    """What could mean nothing, or something else than it says, is refused."""
+    """A value that has no meaning as a limit is refused."""
     with pytest.raises(ValueError, match="or None"):
         Limits(**wrong)
 
@@ -845,7 +845,7 @@ def test_limits_are_limits(wrong: dict[str, Any]) -> None:
 async def test_a_ping_is_answered(
     serving: Serving, group: CommandGroup, gate: Gate, number: Any
 ) -> None:
-    """With what it carried, and beside commands that may run at the same time as others."""
+    """A pong carries the value of its ping, and is sent while concurrent commands run."""
     async with serving(app_with(group, limits=Limits(concurrency=2))) as server:
         async with dial(server) as client:
             await client.send("wait", id=1)
@@ -858,7 +858,7 @@ async def test_a_ping_is_answered(
 async def test_pings_are_no_unknown_commands_but_count_for_the_rate(
     serving: Serving, group: CommandGroup
 ) -> None:
-    """A client may send as many as commands, and none closes its connection."""
+    """Pings are limited by the rate like commands, and none counts as an unknown command."""
     limits = Limits(unknown_streak=2, rate=0.01, burst=5)
     async with serving(app_with(group, limits=limits)) as server, dial(server) as client:
         for number in range(5):
@@ -869,7 +869,7 @@ async def test_pings_are_no_unknown_commands_but_count_for_the_rate(
 
 
 async def test_every_limit_may_be_off(group: CommandGroup) -> None:
-    """`None` is what turns one off; how it is enforced, is no limit."""
+    """`None` turns a limit off; `overflow` is not a limit, but how one is enforced."""
     none = dict.fromkeys(Limits.__dataclass_fields__.keys() - {"overflow"})
     async with talk(app_with(group, limits=Limits(**none))) as client:
         assert (await client.call("ping"))["payload"] == "pong"

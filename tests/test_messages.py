@@ -1,4 +1,4 @@
-"""What a client gets for each kind of message, over a real socket."""
+"""Replies of the server to each kind of message, over a real socket."""
 
 import json
 import logging
@@ -227,7 +227,7 @@ INVALID = [
 async def test_what_is_no_command_is_an_invalid_message(
     app: WebSuckets, frame: str | bytes, details: list[Any] | None, id: Any
 ) -> None:
-    """Each says where and why, with the id if one could be read; the next command is answered."""
+    """Each error has a location, a type and an id if one could be read; the next command works."""
     async with talk(app) as client:
         await client.connection.send(frame)
         reply = await client.receive()
@@ -372,7 +372,7 @@ async def test_an_invalid_payload_is_explained_without_its_content(
     details: list[Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Location, text and type of every problem, never what was sent: not even in the log."""
+    """Details have the location, text and type of every problem, and no value; nor has the log."""
     caplog.set_level(logging.DEBUG, logger="websuckets")
     async with talk(app) as client:
         reply = await client.call(event, payload=payload, id=1)
@@ -393,7 +393,7 @@ async def test_details_that_cannot_be_encoded_are_an_internal_error(app: WebSuck
 async def test_what_is_logged_of_bad_messages(
     app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One debug line each, shortened and on one line, whatever the client sends."""
+    """Each bad message is one debug line, shortened, whatever the client sends."""
     caplog.set_level(logging.DEBUG, logger="websuckets")
     async with talk(app) as client:
         await client.connection.send("nonsense")
@@ -452,7 +452,7 @@ frames = st.one_of(
 @settings(max_examples=100, deadline=None)
 @given(st.lists(frames, min_size=1, max_size=20))
 async def test_whatever_comes_the_next_command_is_answered(incoming: list[str | bytes]) -> None:
-    """Arbitrary bytes and arbitrary JSON get one valid reply or none, and harm nothing."""
+    """Arbitrary bytes and arbitrary JSON get one valid reply or none, and break nothing."""
     async with talk(app_with(group)) as client:
         for number, frame in enumerate(incoming):
             await client.connection.send(frame)
@@ -466,7 +466,7 @@ async def test_whatever_comes_the_next_command_is_answered(incoming: list[str | 
 
 
 async def test_who_cancels_what_cannot_run_gets_no_answer(app: WebSuckets) -> None:
-    """As who cancels what is over."""
+    """Cancelling a command that does not run, like one that has ended, is not answered."""
     async with talk(app) as client:
         await client.connection.send('{"cancel": 1}')
         assert await client.call("ok", id=2) == {"event": "ok", "payload": "ok", "id": 2}

@@ -1,4 +1,4 @@
-"""What runs around every command, and the log of every command."""
+"""Middleware around every command, and the access log."""
 
 import functools
 import logging
@@ -55,7 +55,7 @@ def group() -> CommandGroup:
 
 
 class Seen:
-    """A middleware that notes what comes by."""
+    """A middleware that records each message's outcome."""
 
     def __init__(self) -> None:
         self.outcomes: list[tuple[str, Any, Any]] = []
@@ -70,7 +70,7 @@ class Seen:
 
 
 async def test_it_sees_every_message_and_its_outcome(serving: Serving, group: CommandGroup) -> None:
-    """What is no command, too; answers are the same with it."""
+    """A middleware sees invalid and unknown messages, too, and does not change the answers."""
     seen = Seen()
     app = app_with(group, middleware=[seen])
     async with serving(app) as server, dial(server) as client:
@@ -105,7 +105,7 @@ async def test_it_sees_every_message_and_its_outcome(serving: Serving, group: Co
 
 
 async def test_it_sees_a_stream_when_that_has_ended(group: CommandGroup) -> None:
-    """Items go out meanwhile."""
+    """The items of a stream are sent before the middleware sees the outcome."""
     seen = Seen()
     async with talk(app_with(group, middleware=[seen])) as client:
         assert (await client.call("count", id=1))["payload"] == 1
@@ -115,7 +115,7 @@ async def test_it_sees_a_stream_when_that_has_ended(group: CommandGroup) -> None
 
 
 async def test_they_stand_in_their_order(group: CommandGroup, journal: list[str]) -> None:
-    """The first is the outermost, and all of it is one message's."""
+    """The first middleware is the outermost, and all of them get the same message."""
 
     def named(name: str) -> Any:
         async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Outcome:
@@ -140,7 +140,7 @@ async def test_they_stand_in_their_order(group: CommandGroup, journal: list[str]
     ],
 )
 async def test_it_may_answer_itself(group: CommandGroup, answer: Any, reply: Any) -> None:
-    """As a handler does; the command does not run."""
+    """The result of a middleware is sent like that of a handler; the command does not run."""
     seen = Seen()
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
@@ -162,7 +162,7 @@ async def test_it_may_answer_itself(group: CommandGroup, answer: Any, reply: Any
 async def test_it_may_refuse(
     group: CommandGroup, caplog: pytest.LogCaptureFixture, error: Exception, reply: str
 ) -> None:
-    """By raising, as a handler does; those outside of it see an outcome all the same."""
+    """A middleware may raise an error like a handler; outer ones see its outcome."""
     seen = Seen()
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
@@ -175,7 +175,7 @@ async def test_it_may_refuse(
 
 
 async def test_it_may_be_silent_as_a_handler(group: CommandGroup) -> None:
-    """With ``None``, where no reply is asked for by an id."""
+    """A middleware that returns None sends no reply to a command without an id."""
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
         return None if message.event == "ping" else await call_next()
@@ -186,7 +186,7 @@ async def test_it_may_be_silent_as_a_handler(group: CommandGroup) -> None:
 
 
 async def test_it_may_take_the_place_of_an_answer(group: CommandGroup) -> None:
-    """Of an unknown command, as of any other."""
+    """A middleware may replace the answer to an unknown command, as to any other."""
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
         outcome = await call_next()
@@ -197,7 +197,7 @@ async def test_it_may_take_the_place_of_an_answer(group: CommandGroup) -> None:
 
 
 async def test_it_runs_outside_of_the_scope(group: CommandGroup, journal: list[str]) -> None:
-    """What it sees has been finalised: a failed commit is an error to it."""
+    """Dependencies are finalised before a middleware sees the outcome: it sees a failed commit."""
 
     class Transaction: ...
 
@@ -224,7 +224,7 @@ async def test_it_runs_outside_of_the_scope(group: CommandGroup, journal: list[s
 
 
 async def test_a_client_that_leaves_ends_it(group: CommandGroup, journal: list[str]) -> None:
-    """A cancellation goes through it."""
+    """A cancelled command cancels its middleware."""
     reached = anyio.Event()
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
@@ -248,7 +248,7 @@ async def test_a_client_that_leaves_ends_it(group: CommandGroup, journal: list[s
 async def test_what_it_leaves_to_a_task_is_refused_when_it_has_ended(
     serving: Serving, group: CommandGroup, journal: list[str]
 ) -> None:
-    """Nobody would wait for the command, and its connection may be gone."""
+    """`call_next()` is refused once its middleware has ended, as nobody waits for the command."""
     answered = anyio.Event()
 
     async def late(call_next: CallNext) -> None:
@@ -280,7 +280,7 @@ _LATE = (
 async def test_what_runs_on_in_a_task_gets_nothing_of_a_connection_that_is_gone(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would never be finalised. And what runs on is no part of the messages that follow."""
+    """Nothing is built that would never be finalised; the task is not part of later messages."""
     group = CommandGroup()
     reached, gone, ended = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -330,7 +330,7 @@ async def test_what_runs_on_in_a_task_gets_nothing_of_a_connection_that_is_gone(
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("event", ["ping", "unknown"])
 async def test_it_may_take_too_long(group: CommandGroup, when: str, event: str) -> None:
-    """As a command may."""
+    """The timeout of a command includes its middleware."""
 
     async def hang(socket: Socket, message: Message, call_next: CallNext) -> Any:
         if when == "before":
@@ -345,7 +345,7 @@ async def test_it_may_take_too_long(group: CommandGroup, when: str, event: str) 
 
 
 async def test_it_may_bound_what_runs_inside(journal: list[str]) -> None:
-    """By a cancel scope of its own: what it cancels is finalised all the same."""
+    """A command that a middleware cancels by a cancel scope is finalised all the same."""
 
     class Transaction: ...
 
@@ -376,7 +376,7 @@ async def test_it_may_bound_what_runs_inside(journal: list[str]) -> None:
 async def test_it_may_go_on_after_what_took_too_long(
     group: CommandGroup, journal: list[str]
 ) -> None:
-    """That has ended by then."""
+    """A command whose timeout has passed has ended when its middleware goes on."""
 
     async def note(socket: Socket, message: Message, call_next: CallNext) -> Any:
         outcome = await call_next()
@@ -393,7 +393,8 @@ async def test_it_may_go_on_after_what_took_too_long(
 async def test_one_that_forgets_to_return_is_a_bug(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not a success, whatever came of the command."""
+    """A middleware that returns None after `call_next()` is an incident, whatever the outcome
+    was."""
 
     async def forgetful(socket: Socket, message: Message, call_next: CallNext) -> Any:
         await call_next()
@@ -416,7 +417,7 @@ async def test_one_that_forgets_to_await_is_told_so(
 
 
 async def test_what_cannot_be_started_comes_by_too(group: CommandGroup) -> None:
-    """As what can."""
+    """A middleware sees a command that is refused because of the limit of streams."""
     seen = Seen()
     async with talk(app_with(group, middleware=[seen], limits=Limits(streams=0))) as client:
         assert (await client.call("count", id=1))["error"] == "too many streams"
@@ -434,18 +435,18 @@ def no_coroutine(socket: Socket, message: Message, call_next: CallNext) -> None:
 
 @pytest.mark.parametrize("wrong", [5, [5], ["name"], [two], [four], [no_coroutine], [Seen]])
 def test_what_is_no_middleware(wrong: Any) -> None:
-    """Is found before the app starts."""
+    """A wrong middleware is refused before the app starts."""
     with pytest.raises(ConfigurationError, match="middleware="):
         app_with(middleware=wrong)
 
 
-# The access log
+# The access log -----------------------------------------------------------------------------------
 
 
 async def test_each_command_is_a_line(
     serving: Serving, group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its name, what came of it, how long it took, and whose it was: nothing of what it carried."""
+    """A line has the command's name, outcome, duration and connection, and no data of a client."""
     caplog.set_level(logging.DEBUG, logger="websuckets.access")
     app = app_with(group, limits=Limits(rate=0.001, burst=6))
     async with serving(app) as server, dial(server) as client:
@@ -478,7 +479,7 @@ async def test_each_command_is_a_line(
 async def test_a_command_that_is_cancelled_is_a_line_too(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It says so."""
+    """The line of a cancelled command says that the command was cancelled."""
     caplog.set_level(logging.DEBUG, logger="websuckets.access")
     reached = anyio.Event()
 
@@ -498,7 +499,7 @@ async def test_a_command_that_is_cancelled_is_a_line_too(
 async def test_it_is_off_unless_asked_for(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At INFO it costs nothing."""
+    """There is no access log at the level INFO."""
     caplog.set_level(logging.INFO, logger="websuckets.access")
     async with talk(app_with(group)) as client:
         await client.call("ping")
@@ -508,7 +509,7 @@ async def test_it_is_off_unless_asked_for(
 async def test_any_async_callable_is_middleware_and_a_wrong_one_is_named(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Plain wrappers and partials serve; which one returned nothing is told."""
+    """Plain wrappers and partials are accepted; an error names the middleware that returned it."""
 
     async def marked(mark: str, socket: Socket, message: Message, call_next: CallNext) -> Outcome:
         passed.append(mark)

@@ -10,8 +10,11 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_two_processes_are_one_app(own_redis: RedisServer, anyio_backend_name: str) -> None:
-    """What one publishes reaches the other's subscribers in order; who reconnects to the other goes
-    on, and who is revoked is refused on both."""
+    """Events, kept sessions and revocations of one process reach the other.
+
+    What one publishes reaches the other's subscribers in order; a user who reconnects to the other
+    node goes on there, and a revoked user is refused on both.
+    """
     url, backend = own_redis.url, anyio_backend_name
     async with (
         node_process(url, backend, HEARTBEAT) as one,

@@ -1,4 +1,4 @@
-"""Two nodes of one app are as one to their clients, whatever connects them."""
+"""Two nodes of one app serve their clients as one, whatever broker connects them."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -32,14 +32,14 @@ async def clients_of_two_nodes(make: Make) -> AsyncIterator[tuple[TestClient, Te
 
 
 async def until(client: TestClient, event: str, payload: object, reply: object) -> None:
-    """Ask until that is the answer: other nodes are told in their own time."""
+    """Ask until the client gets this reply: other nodes learn of a change with a delay."""
     with anyio.fail_after(TIMEOUT):
         while (await client.call(event, payload)).payload != reply:
             await anyio.sleep(0.01)
 
 
 async def test_what_one_publishes_reaches_the_others_subscribers(make: Make) -> None:
-    """In order, and each once."""
+    """The subscribers of every node get each event once, in order."""
     async with clients_of_two_nodes(make) as (ann, bob):
         for client in (ann, bob):
             await client.call("join", "a")
@@ -53,7 +53,7 @@ async def test_what_one_publishes_reaches_the_others_subscribers(make: Make) -> 
 
 
 async def test_who_has_left_a_channel_gets_no_more(make: Make) -> None:
-    """Neither by a command, nor because it is gone."""
+    """A connection that left a channel, or was closed, gets no more events of the channel."""
     async with clients_of_two_nodes(make) as (ann, bob):
         async with bob.connect() as other:
             await other.call("join", "a")
@@ -67,7 +67,7 @@ async def test_who_has_left_a_channel_gets_no_more(make: Make) -> None:
 
 
 async def test_a_user_is_reached_on_every_node(make: Make) -> None:
-    """Wherever its connections are."""
+    """An event for a user reaches the user's connections on every node."""
     async with clients_of_two_nodes(make) as (ann, bob):
         async with bob.connect() as again:
             for client in (ann, again):
@@ -79,7 +79,7 @@ async def test_a_user_is_reached_on_every_node(make: Make) -> None:
 
 
 async def test_presence_is_that_of_all_nodes(make: Make) -> None:
-    """Who is in a channel, and who is anywhere; those of a node that stops are gone."""
+    """Presence lists the users of a channel and of the app, without those of a stopped node."""
     async with TestClient(app_on(make())) as ann:
         await ann.call("enter", "ann")
         async with TestClient(app_on(make())) as bob:
@@ -94,7 +94,10 @@ async def test_presence_is_that_of_all_nodes(make: Make) -> None:
 
 
 async def test_who_may_have_missed_something_is_told() -> None:
-    """Subscribers by the name of the channel; users without one; all of them, if it may be any."""
+    """A gap is sent to the topic's subscribers, or to all if any topic may have one.
+
+    The gap has the name of the channel, or None for the events of a user.
+    """
     app = app_on(MemoryBroker())
     async with TestClient(app) as ann, ann.connect() as bob, ann.connect():
         await ann.call("enter", "ann")
@@ -130,7 +133,7 @@ async def verified(client: TestClient, name: str) -> bool:
 
 
 async def test_a_revoked_user_is_closed_on_every_node_without_a_session_store(make: Make) -> None:
-    """Only that user."""
+    """Only the connection of the revoked user is closed."""
     async with clients_of_two_nodes(make) as (admin, bob):
         async with bob.connect() as ann:
             await ann.call("enter", "ann")
@@ -146,7 +149,7 @@ async def test_a_revoked_user_is_closed_on_every_node_without_a_session_store(ma
     [b"", b"revoked", b"revoked\n[]", b'revoked\n"ann"\n1', b'removed\n"ann"', b'forgotten\n"a"'],
 )
 async def test_what_no_node_can_have_announced_is_refused(announcement: bytes) -> None:
-    """By an error for the broker, which drops it; nobody is demoted."""
+    """A malformed announcement raises a ValueError for the broker, and demotes nobody."""
     app = app_on(MemoryBroker())
     async with TestClient(app) as ann:
         await ann.call("enter", "ann")
@@ -158,7 +161,7 @@ async def test_what_no_node_can_have_announced_is_refused(announcement: bytes) -
 
 
 async def test_who_may_have_been_revoked_unheard_is_closed_after_the_lag() -> None:
-    """With a code that says to come again; who is verified anew meanwhile, stays."""
+    """The close code says to reconnect; a user who is verified anew meanwhile stays connected."""
     app = app_on(MemoryBroker(), Limits(revocation_lag=0.2))
     async with TestClient(app) as ann, ann.connect() as bob, ann.connect() as eve:
         for client, name in ((ann, "ann"), (bob, "bob")):
@@ -176,7 +179,7 @@ async def test_who_may_have_been_revoked_unheard_is_closed_after_the_lag() -> No
 
 
 async def test_without_a_lag_nobody_has_to_go() -> None:
-    """Its limit is turned off."""
+    """With `revocation_lag=None`, no connection is closed after missed announcements."""
     app = app_on(MemoryBroker(), Limits(revocation_lag=None))
     async with TestClient(app) as ann:
         await ann.call("enter", "ann")
@@ -187,7 +190,7 @@ async def test_without_a_lag_nobody_has_to_go() -> None:
 
 
 class Broken(MemoryBroker):
-    """Fails, before or after there is a link."""
+    """A broker that fails, before or after there is a link."""
 
     def __init__(self, *, at_once: bool) -> None:
         super().__init__()
@@ -205,14 +208,14 @@ class Broken(MemoryBroker):
 
 
 async def test_an_app_without_its_broker_does_not_start() -> None:
-    """Where that cannot even begin."""
+    """An app does not start if its broker fails before there is a link."""
     with pytest.raises(OSError, match="no link"):
         async with TestClient(app_on(Broken(at_once=True))):
             raise AssertionError("it started")
 
 
 async def test_a_broker_that_fails_ends_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    """It is a bug, which is logged; this node is served still."""
+    """A broker's failure is a logged incident; the clients of the node itself are served still."""
     async with TestClient(app_on(Broken(at_once=False))) as client:
         await client.call("join", "a")
         await client.call("publish", {"channel": "a"})

@@ -28,7 +28,7 @@ on_each_database = pytest.mark.usefixtures("database")
 def database(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """An empty one of the test's own, for the example to use."""
+    """Make an empty database of the test's own, for the example to use."""
     if request.param == "sqlite":
         monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'notes.db'}")
         yield
@@ -40,7 +40,7 @@ def database(
 
 @pytest.fixture(autouse=True)
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How strong they are is argon2's own matter."""
+    """Make argon2's hashes cheap: the strength of hashes is argon2's own matter."""
     quick = partial(PasswordHasher, time_cost=1, memory_cost=8, parallelism=1)
     monkeypatch.setattr("argon2.PasswordHasher", quick)
 
@@ -50,14 +50,14 @@ async def register(client: Client, credentials: dict[str, str]) -> Any:
 
 
 async def enter(client: Client, credentials: dict[str, str]) -> str:
-    """The token of who is registered already."""
+    """Return the token of a registered user."""
     token: str = (await client.call("user enter", payload=credentials))["payload"]
     return token
 
 
 @on_each_database
 async def test_notes_are_added_listed_and_deleted() -> None:
-    """The whole story of one user."""
+    """One user can add, list and delete notes."""
     async with talk(load("notes").app) as client:
         registered = await register(client, ANN)
         assert registered == {"event": "user register", "payload": None, "id": "register"}
@@ -76,7 +76,7 @@ async def test_notes_are_added_listed_and_deleted() -> None:
 
 @on_each_database
 async def test_notes_are_for_who_has_entered() -> None:
-    """Without the token nobody gets in, and with a wrong password nobody gets a token."""
+    """Notes need a token, and a token needs the right password."""
     async with talk(load("notes").app) as client:
         assert await client.call("note list") == {"error": "not authorized", "details": None}
         await register(client, ANN)
@@ -90,7 +90,7 @@ async def test_notes_are_for_who_has_entered() -> None:
 
 @on_each_database
 async def test_each_sees_only_their_own() -> None:
-    """A note of somebody else is as good as none."""
+    """A note of another user is answered like one that does not exist."""
     async with talk(load("notes").app) as ann, ann.another() as bob:
         tokens = {}
         for client, credentials in (ann, ANN), (bob, BOB):
@@ -108,7 +108,7 @@ async def test_each_sees_only_their_own() -> None:
 
 @on_each_database
 async def test_a_login_is_registered_once() -> None:
-    """Of two who ask at the same time, one gets it."""
+    """Of two clients that register a login at the same time, one gets it."""
     async with talk(load("notes").app) as ann, ann.another() as other:
         taken = {"error": "login taken", "details": None, "id": "register"}
         for login in "ann", "bob", "eve":
@@ -123,7 +123,7 @@ async def test_a_login_is_registered_once() -> None:
 
 @on_each_database
 async def test_what_failed_is_rolled_back(caplog: pytest.LogCaptureFixture) -> None:
-    """Also what succeeded before; and the log does not tell what it was."""
+    """Earlier statements are rolled back, too, and the log has none of their values."""
     notes = load("notes")
     broken = CommandGroup("broken")
 
@@ -156,7 +156,7 @@ async def test_what_failed_is_rolled_back(caplog: pytest.LogCaptureFixture) -> N
 
 @on_each_database
 async def test_notes_survive_the_app() -> None:
-    """The same app and another one find what was there; tokens do not survive."""
+    """The same app and another one find the notes again; tokens do not survive."""
     first = load("notes").app
     async with talk(first) as client:
         await register(client, ANN)
@@ -172,7 +172,7 @@ async def test_notes_survive_the_app() -> None:
 
 @on_each_database
 async def test_who_has_no_account_any_more_is_out() -> None:
-    """With the next message, token or not."""
+    """A user whose account was deleted is refused with the next message, even with a token."""
     notes = load("notes")
     accounts = CommandGroup("accounts")
 
@@ -191,7 +191,7 @@ async def test_who_has_no_account_any_more_is_out() -> None:
 
 @on_each_database
 async def test_passwords_are_kept_as_hashes() -> None:
-    """Those that argon2 makes."""
+    """Passwords are kept as argon2 hashes."""
     notes = load("notes")
     tables = CommandGroup("tables")
 
@@ -214,7 +214,7 @@ async def test_passwords_are_kept_as_hashes() -> None:
 async def test_a_wrong_login_takes_as_long_as_a_wrong_password(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Either takes argon2 once, and the event loop never."""
+    """Each refusal calls argon2 once, and never in the event loop."""
     calls: list[str] = []
 
     def watch(name: str) -> None:
@@ -239,7 +239,7 @@ async def test_a_wrong_login_takes_as_long_as_a_wrong_password(
 
 @on_each_database
 async def test_what_no_database_keeps_is_no_valid_payload() -> None:
-    """Rather than an internal error of the one that is used."""
+    """A value that a database cannot keep is a validation error, and not an internal error."""
     async with talk(load("notes").app) as client:
         for login in "", "a\0b", "a" * 65:
             reply = await register(client, {**ANN, "login": login})
@@ -257,7 +257,7 @@ async def test_what_no_database_keeps_is_no_valid_payload() -> None:
 
 
 def test_the_url_gets_an_asynchronous_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it names none; everything else stays as it is given."""
+    """An asynchronous driver is added to a URL that names none; everything else stays as given."""
     database_url = load("notes").database_url
     for given, used in {
         "sqlite:///other.db": "sqlite+aiosqlite:///other.db",
@@ -274,7 +274,7 @@ def test_the_url_gets_an_asynchronous_driver(monkeypatch: pytest.MonkeyPatch) ->
 async def test_notes_are_in_a_file_unless_told_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is made at the start, where the program runs."""
+    """The database file is made at the start, in the working directory."""
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     async with talk(load("notes").app) as client:

@@ -1,4 +1,4 @@
-"""`app.override`: other providers and objects in the place of the app's own, in tests."""
+"""`app.override`: other providers and objects instead of the app's own, in tests."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -101,7 +101,7 @@ async def say(app: WebSuckets, command: str = "say") -> Any:
 
 
 async def test_a_provider_takes_the_place_of_another(app: WebSuckets) -> None:
-    """For all that depend on it, and for as long as the context lasts."""
+    """The override holds for all that depend on the provider, until the context ends."""
     assert await say(app) == "real at real"
     with app.override(Fake()):
         assert await say(app) == "fake at real"
@@ -110,7 +110,7 @@ async def test_a_provider_takes_the_place_of_another(app: WebSuckets) -> None:
 
 
 async def test_a_value_takes_the_place_of_what_is_provided(app: WebSuckets) -> None:
-    """In the scope and component of that."""
+    """A value replaces a provided object in the scope and component of that object."""
     values = {Clock: clock("frozen"), Billing: clock("monday")}
     with app.override(values=values):
         assert await say(app) == "real at frozen"
@@ -119,7 +119,7 @@ async def test_a_value_takes_the_place_of_what_is_provided(app: WebSuckets) -> N
 
 
 async def test_guards_see_it_too(app: WebSuckets) -> None:
-    """Whether they depend on it, or are it."""
+    """A guard may be overridden, and so may its dependencies."""
     with app.override(Everybody()):
         assert await say(app, "guarded") == "not authorized"
         with app.override(Fake()):
@@ -129,7 +129,7 @@ async def test_guards_see_it_too(app: WebSuckets) -> None:
 
 
 async def test_the_innermost_wins(app: WebSuckets) -> None:
-    """Be it a provider or a value."""
+    """The innermost override wins, whether it is a provider or a value."""
     with app.override(Fake("outer"), values={Clock: clock("outer")}):
         with app.override(Fake("inner")):
             assert await say(app) == "inner at outer"
@@ -146,7 +146,7 @@ async def test_the_innermost_wins(app: WebSuckets) -> None:
 
 
 async def test_apps_do_not_see_each_others(app: WebSuckets, group: CommandGroup) -> None:
-    """Nor is anything left when the context ends by an error."""
+    """An override concerns one app, and ends with its context, even by an error."""
     billing = Provider(scope=Scope.APP, component="billing")
     billing.provide(Clock)
     other = app_with(group, providers=[Real(), billing])
@@ -158,7 +158,7 @@ async def test_apps_do_not_see_each_others(app: WebSuckets, group: CommandGroup)
 
 
 async def test_what_nothing_provides_may_be_given(group: CommandGroup) -> None:
-    """As a value of the app."""
+    """A type that nothing provides may be given as a value in the scope APP."""
     app = app_with(group)
     with pytest.raises(MissingProvider):
         await say(app)
@@ -171,7 +171,7 @@ async def test_what_nothing_provides_may_be_given(group: CommandGroup) -> None:
 
 
 async def test_what_a_provider_misses_may_be_given() -> None:
-    """The app alone could not start."""
+    """A dependency of a provider may be given, without which the app could not start."""
     group = CommandGroup()
 
     @group.command("say")
@@ -186,7 +186,7 @@ async def test_what_a_provider_misses_may_be_given() -> None:
 
 
 async def test_a_value_that_replaces_nothing(app: WebSuckets) -> None:
-    """Is a mistake: the test would run with the real one."""
+    """A value that replaces nothing is an error: the test would run with the real object."""
 
     class SubClock(Clock): ...
 
@@ -200,7 +200,7 @@ async def test_a_value_that_replaces_nothing(app: WebSuckets) -> None:
 
 
 async def test_it_is_for_before_the_start(app: WebSuckets) -> None:
-    """A running app has its container already."""
+    """A running app cannot be overridden, as it has its container already."""
     async with app.serve("127.0.0.1", 0):
         with pytest.raises(ConfigurationError, match="override providers before it starts"):
             with app.override(Fake()):
@@ -208,7 +208,7 @@ async def test_it_is_for_before_the_start(app: WebSuckets) -> None:
 
 
 def test_what_is_no_provider(app: WebSuckets) -> None:
-    """Is told as where the app is made."""
+    """A wrong provider is an error with the same text as in the constructor of the app."""
     with pytest.raises(ConfigurationError, match=r"create it: Fake\(\)"):
         with app.override(Fake):
             raise AssertionError("entered")

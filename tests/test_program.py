@@ -1,7 +1,7 @@
-"""An app as the program: how it starts, which signals it gets, and that the process ends.
+"""An app as the program: its start, its signals, and the end of the process.
 
-What ends a process runs here with `os._exit` replaced, so that it can be measured; `test_shutdown`
-and the end of this file see processes end.
+The functions that end a process run here with `os._exit` replaced, so that the tests can see the
+exit code; in `test_shutdown` and in part of this file, processes do end.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ def hello_group() -> CommandGroup:
 
 @pytest.fixture
 def exits(monkeypatch: pytest.MonkeyPatch) -> "Queue[int]":
-    """The exit codes with which this process would have ended."""
+    """Return the queue of exit codes with which this process would have ended."""
     codes: Queue[int] = Queue()
     monkeypatch.setattr("os._exit", codes.put)
     monkeypatch.setattr("logging.shutdown", lambda: None)
@@ -63,7 +63,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> "Queue[int]":
 
 @pytest.fixture
 def listening() -> Iterator["Queue[str]"]:
-    """Where apps listen that pick a port themselves, as their log tells."""
+    """Yield the queue of the URLs of apps that pick a port themselves, read from their log."""
     urls: Queue[str] = Queue()
 
     def note(record: logging.LogRecord) -> bool:
@@ -84,7 +84,7 @@ def listening() -> Iterator["Queue[str]"]:
 
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Runs a function in a thread, beside the program; what it raises fails the test."""
+    """Yield a function that runs another in a thread; an error of that function fails the test."""
     threads: list[threading.Thread] = []
     errors: list[BaseException] = []
 
@@ -106,7 +106,7 @@ def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
 
 
 def call(url: str, event: str) -> Any:
-    """Send a command, return the next frame, and vanish."""
+    """Send a command, return the next frame, and abort the connection."""
 
     async def talk_to_it() -> Any:
         async with connect(url) as connection:
@@ -123,11 +123,11 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# The last resort ---------------------------------------------------------------------------------
+# The forced exit ----------------------------------------------------------------------------------
 
 
 def ignoring(enough: threading.Event) -> CommandGroup:
-    """Commands that do not end before there is enough, each in a way of its own."""
+    """Make commands that ignore a cancellation, each in another way, until `enough` is set."""
     group = CommandGroup()
 
     @group.command("ignore")
@@ -160,7 +160,7 @@ def test_a_program_that_cannot_stop_is_ended(
     meanwhile: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With exit code 1, and a line in the log that says what does not end."""
+    """The process exits with code 1, and the log names what does not end."""
     enough = threading.Event()
     codes: list[int] = []
 
@@ -182,7 +182,7 @@ def test_a_program_that_cannot_stop_is_ended(
 def test_a_program_that_goes_on_is_not_ended(
     exits: "Queue[int]", listening: "Queue[str]", meanwhile: Any
 ) -> None:
-    """It stopped in time, and does other things than to end."""
+    """A process whose app stopped in time is not ended, though it runs on."""
     app = app_with(hello_group(), limits=SOON)
     is_over = threading.Event()
 
@@ -209,7 +209,7 @@ def test_a_program_that_goes_on_is_not_ended(
 def test_a_program_may_have_all_the_time_there_is(
     exits: "Queue[int]", listening: "Queue[str]", meanwhile: Any
 ) -> None:
-    """If its limits are off, it has as long as it takes."""
+    """Without `drain_timeout`, a process may take any time to stop."""
     enough = threading.Event()
 
     def stop() -> None:
@@ -225,7 +225,7 @@ def test_a_program_may_have_all_the_time_there_is(
 def test_a_second_signal_ends_what_holds_up_the_main_thread(
     exits: "Queue[int]", listening: "Queue[str]", meanwhile: Any
 ) -> None:
-    """Python runs no handler of signals while the main thread is busy in C."""
+    """The second signal ends the process even if C code keeps Python from running its handlers."""
     group = CommandGroup()
 
     @group.command("compute")
@@ -246,7 +246,7 @@ def test_a_second_signal_ends_what_holds_up_the_main_thread(
     assert exits.get() in [128 + number for number in BOTH]
 
 
-# Signals -----------------------------------------------------------------------------------------
+# Signals ------------------------------------------------------------------------------------------
 
 
 def handlers() -> list[Any]:
@@ -264,7 +264,7 @@ def test_afterwards_signals_do_what_they_did_before(
     listening: "Queue[str]",
     meanwhile: Any,
 ) -> None:
-    """In a program that goes on."""
+    """A program that goes on after its app has its own signal handlers again."""
     before = handlers()
 
     def stop() -> None:
@@ -280,7 +280,7 @@ def test_afterwards_signals_do_what_they_did_before(
 def test_a_signal_ends_every_app_of_the_program(
     backend: Any, listening: "Queue[str]", meanwhile: Any
 ) -> None:
-    """They run in one event loop; a public and an administrator's port, perhaps."""
+    """One signal stops all apps of an event loop, such as a public and an administrator's app."""
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
@@ -300,7 +300,7 @@ def test_a_signal_ends_every_app_of_the_program(
 def test_an_app_that_comes_after_the_signal_does_not_start(
     backend: Any, listening: "Queue[str]", meanwhile: Any
 ) -> None:
-    """Nobody would tell it again."""
+    """An app that is started after the signal does not start, as no second signal may follow."""
     stopping, go_on = anyio.Event(), anyio.Event()
 
     @asynccontextmanager
@@ -331,7 +331,7 @@ def test_an_app_that_comes_after_the_signal_does_not_start(
 
 
 def test_a_program_may_have_other_signals(listening: "Queue[str]", meanwhile: Any) -> None:
-    """asyncio sets a wake-up descriptor of its own for them."""
+    """asyncio can set a wake-up descriptor of its own for other signals of the program."""
     app = app_with(hello_group())
     got = []
 
@@ -350,7 +350,7 @@ def test_a_program_may_have_other_signals(listening: "Queue[str]", meanwhile: An
 
 
 def test_a_program_may_have_had_other_signals(listening: "Queue[str]", meanwhile: Any) -> None:
-    """They are passed on to the wake-up descriptor of asyncio."""
+    """Earlier signals of the program are passed on to the wake-up descriptor of asyncio."""
     app = app_with(hello_group())
     got = anyio.Event()
 
@@ -370,7 +370,7 @@ def test_a_program_may_have_had_other_signals(listening: "Queue[str]", meanwhile
 
 
 def test_a_handler_that_the_program_sets_stays(listening: "Queue[str]", meanwhile: Any) -> None:
-    """It wins over the app's, and is not taken away when the app ends."""
+    """A handler that the program sets replaces the app's, and is kept when the app ends."""
     app = app_with(hello_group())
     got: list[Any] = []
     before = signal.getsignal(signal.SIGTERM)
@@ -441,7 +441,7 @@ def test_what_is_forked_has_its_own_signals(backend: Any, listening: "Queue[str]
                 program.cancel()
 
     anyio.run(main, backend=backend)
-    signals._forget()  # as where no app is the program
+    signals._forget()  # as if no app were the program
     before, meanwhile, afterwards = seen
     assert meanwhile[:2] != before[:2]
     assert afterwards == [*before[:2], -1]
@@ -489,7 +489,7 @@ else:
 
 @asynccontextmanager
 async def running(program: str, *arguments: str) -> AsyncIterator[tuple[Any, Server]]:
-    """A program, once it listens, and where."""
+    """Run a program, and yield its process and its server once the program listens."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", program, *arguments]
     async with await anyio.open_process(
@@ -511,7 +511,7 @@ async def running(program: str, *arguments: str) -> AsyncIterator[tuple[Any, Ser
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("start", ["asyncio.run", "trio.run", "uvloop"])
 async def test_a_signal_for_a_forked_process_is_its_own(start: str) -> None:
-    """The child ends by it, and the server goes on, until it gets one itself."""
+    """The child ends by its signal, and the server goes on until it gets a signal itself."""
     if start == "uvloop":
         pytest.importorskip("uvloop")
     async with running(FORKING, start) as (process, server):
@@ -524,7 +524,7 @@ async def test_a_signal_for_a_forked_process_is_its_own(start: str) -> None:
             assert await process.wait() == 0
 
 
-# What ends the program ---------------------------------------------------------------------------
+# Errors that end the program ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", ["handler", "stream", "task of the app", "group", "handshake"])
@@ -611,7 +611,7 @@ def test_what_ends_the_program_ends_it_from_anywhere_on_trio(
 def test_beside_other_things_it_ends_them_all_on_trio(
     place: str, listening: "Queue[str]", meanwhile: Any, journal: list[str]
 ) -> None:
-    """trio reports it as the cause of its own error."""
+    """trio reports the error as the cause of an error of its own."""
     group = CommandGroup()
 
     @group.command("handler")
@@ -648,13 +648,13 @@ def test_beside_other_things_it_ends_them_all_on_trio(
     assert journal == ["disconnected"] * 2
 
 
-# Where it listens --------------------------------------------------------------------------------
+# Addresses ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("host", [None, "", ["127.0.0.1", "::1"], ["localhost", "::1"]])
 async def test_port_0_is_one_port_on_every_address(host: Any) -> None:
-    """So that ``server.port`` is the whole truth."""
+    """Port 0 is one port on all addresses, so that `server.port` holds for each."""
     async with app_with(hello_group()).serve(host, 0) as server:
         assert len(server.urls) == 2
         assert {url.rpartition(":")[2] for url in server.urls} == {str(server.port)}
@@ -687,7 +687,7 @@ async def test_port_0_is_chosen_again_if_it_is_taken_on_another_address(
 
 @pytest.mark.anyio
 async def test_a_port_that_is_taken_is_told_before_anything_starts(journal: list[str]) -> None:
-    """Hooks have not run, and there is nothing to undo."""
+    """The error is raised before hooks run, so there is nothing to undo."""
     app = app_with(hello_group())
 
     @app.on_startup
@@ -703,7 +703,7 @@ async def test_a_port_that_is_taken_is_told_before_anything_starts(journal: list
 
 @pytest.mark.anyio
 async def test_a_port_that_is_taken_meanwhile_is_told_when_it_is_opened() -> None:
-    """By the hooks of the app, perhaps; the app has not started then, and may be served again."""
+    """An app whose port a hook takes has not started, and may be served again."""
     app = app_with(hello_group())
     others: list[Any] = []
 
@@ -736,7 +736,7 @@ async def test_several_may_share_a_port_that_ask_for_it() -> None:
 
 @pytest.mark.anyio
 async def test_an_address_that_this_machine_does_not_have_is_told_by_who_listens() -> None:
-    """A port of it can be neither free nor taken."""
+    """A port of a foreign address is neither free nor taken, so listening raises the error."""
     with pytest.raises(OSError, match=r"(?i)assign requested address"):
         async with app_with(hello_group()).serve("192.0.2.1", 9000):
             pytest.fail("it started")
@@ -744,7 +744,7 @@ async def test_an_address_that_this_machine_does_not_have_is_told_by_who_listens
 
 @pytest.mark.anyio
 async def test_a_trio_server_takes_listeners() -> None:
-    """An option of `websockets`, instead of host and port."""
+    """`listeners` is an option of `websockets`, instead of host and port."""
     if not on_trio():
         pytest.skip("it is an option on trio")
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -770,7 +770,7 @@ async def test_an_asyncio_server_may_begin_to_serve_later() -> None:
 
 @pytest.mark.anyio
 async def test_a_unix_socket_that_a_server_left_is_taken_over(tmp_path: Path) -> None:
-    """Stopped or killed, it leaves its socket; what is no socket stays where it is."""
+    """The socket of a stopped or killed server is replaced; a file that is not a socket is kept."""
     path = tmp_path / "s"
     with sockets.socket(sockets.AF_UNIX) as killed:
         killed.bind(str(path))
@@ -789,7 +789,7 @@ async def test_a_unix_socket_that_a_server_left_is_taken_over(tmp_path: Path) ->
 
 @pytest.mark.anyio
 async def test_a_start_that_is_cancelled_leaves_no_port_open() -> None:
-    """Wherever it was."""
+    """No port stays open, whenever the start is cancelled."""
     app = app_with(hello_group())
     with sockets.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -818,7 +818,7 @@ async def test_a_start_that_is_cancelled_leaves_no_port_open() -> None:
 
 @pytest.mark.anyio
 async def test_serving_nowhere_in_particular_is_refused() -> None:
-    """With what to write."""
+    """The error says what to write."""
     app = WebSuckets()
     with pytest.raises(TypeError, match=r'app\("localhost", 9000\)'):
         app()
@@ -843,7 +843,7 @@ async def test_running_where_an_event_loop_runs_is_refused() -> None:
 
 
 def test_only_what_ends_the_program_ends_the_scope_of_its_tasks() -> None:
-    """Any other error is raised where it happened."""
+    """An error that does not end the program is raised where it happened."""
 
     async def main() -> None:
         with exit_scope() as propagate:

@@ -1,4 +1,4 @@
-"""Tests of what is proved of the dependency graph, beyond dishka's proof, before the port opens."""
+"""Proof of the dependency graph, beyond dishka's own, before the port opens."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Generic, TypeVar
@@ -105,7 +105,7 @@ def context_of(hint: Any, scope: Scope) -> Provider:
 
 
 async def test_a_provider_that_asks_for_a_bare_type_variable_is_refused() -> None:
-    """Nothing can ever fill it; the path to it is told."""
+    """Nothing can ever provide a type variable; the error names the path to it."""
 
     def thing(what: T) -> Thing: ...
 
@@ -116,7 +116,7 @@ async def test_a_provider_that_asks_for_a_bare_type_variable_is_refused() -> Non
 
 @pytest.mark.parametrize("scope", [Scope.APP, Scope.SESSION, Scope.REQUEST])
 async def test_a_context_value_that_nobody_passes_is_refused(scope: Scope) -> None:
-    """Directly, further below, and below what stands behind a default."""
+    """The value is refused directly, as a dependency, and below a parameter with a default."""
     context, service = context_of(Settings, scope), provider_of(Service)
     for handler in (asks_settings, asks_service, maybe_service):
         text = await refusal_of(app_of(handler, context, service))
@@ -149,7 +149,7 @@ async def test_context_values_that_are_passed_are_fine() -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 async def test_a_container_of_the_program_has_what_it_was_made_with(declared: bool) -> None:
-    """Its context counts, whether a provider declares it or not."""
+    """The context of a container counts, whether a provider declares it or not."""
     app = app_of(asks_service)
     providers = [*app.providers, provider_of(Service)]
     if declared:
@@ -162,7 +162,7 @@ async def test_a_container_of_the_program_has_what_it_was_made_with(declared: bo
 
 
 async def test_a_container_of_the_program_is_proved_even_if_dishka_was_told_not_to() -> None:
-    """Nothing else does it, then."""
+    """With `skip_validation`, dishka proves nothing, so the app does."""
     app = app_of(asks_service)
     container = make_async_container(
         *app.providers, provider_of(Service), lock_factory=lock_factory, skip_validation=True
@@ -182,7 +182,7 @@ async def test_a_container_without_security_cannot_say_who_the_user_is() -> None
 
 
 async def test_a_default_is_not_used_where_a_generic_provider_fits() -> None:
-    """dishka's `Has` does not see those."""
+    """A default is not used where a generic provider fits, which dishka's `Has` does not see."""
 
     def repository(of: type[T]) -> Repository[T]:
         return Repository(of)
@@ -214,7 +214,7 @@ async def test_a_default_is_not_used_where_a_generic_provider_fits() -> None:
 
 
 async def test_providers_under_conditions_that_never_hold_are_refused() -> None:
-    """And those that hold, or may, are not."""
+    """Providers under conditions that hold, or may hold, are accepted."""
     never = provider_of(Thing, when=Has(Other))
     text = await refusal_of(app_of(asks_thing, never))
     assert "`Thing`: it has providers under conditions (when=), of which none ever holds" in text
@@ -237,7 +237,7 @@ async def test_providers_under_conditions_that_never_hold_are_refused() -> None:
 
 
 class Conditions(Provider):
-    """Only running tells whether its condition holds."""
+    """A provider under conditions that are known only while the app runs."""
 
     scope = Scope.REQUEST
 
@@ -259,7 +259,7 @@ class Conditions(Provider):
 
 
 async def test_conditions_that_only_running_tells_are_left_to_it() -> None:
-    """Expect the dependencies of their providers to be proved."""
+    """The dependencies of providers under such conditions are proved."""
     assert await answer_of(app_of(asks_thing, Conditions())) == "Thing"
     assert await answer_of(app_of(asks_settings, Conditions())) == "Settings"
 

@@ -1,4 +1,4 @@
-"""Everything in the README runs and says what it says there."""
+"""Everything in the README runs, with the results that the README states."""
 
 import json
 import re
@@ -51,7 +51,7 @@ async def hold_dialogue(client: Client, text: str) -> None:
 
 
 def test_there_is_something_to_test() -> None:
-    """Programs, dialogues and commands."""
+    """The README has programs, dialogues and commands."""
     languages = [language for language, _ in BLOCK.findall(README.read_text())]
     assert languages.count("python") >= 7
     assert languages.count("text") >= 6
@@ -83,7 +83,7 @@ async def test_the_programs_and_dialogues(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 async def ask_both_sides(api: Any) -> None:
-    """HTTP and WebSocket, of one application."""
+    """Ask one application over HTTP and over WebSocket."""
     async with uvicorn_running(api) as server:
         async with dial(replace(server, urls=(f"{server.urls[0]}/ws",))) as client:
             counted = (await client.call("count me"))["payload"]
@@ -98,7 +98,7 @@ def without_spaces(text: str) -> str:
 
 
 def test_the_embedded_server(capsys: pytest.CaptureFixture[str]) -> None:
-    """The block that runs an event loop of its own."""
+    """The block that runs an event loop of its own prints its port."""
     from websuckets import WebSuckets
 
     (text,) = [text for _, text in BLOCK.findall(README.read_text()) if "asyncio.run(main" in text]

@@ -1,4 +1,4 @@
-"""The README in Russian says what the English one says, and no link in either leads nowhere."""
+"""The README in Russian has the content of the English one, and no link in either is broken."""
 
 import re
 from collections import Counter
@@ -11,7 +11,7 @@ ENGLISH = ROOT / "README.md"
 RUSSIAN = ROOT / "docs" / "README.ru.md"
 
 ONLY_IN_RUSSIAN = (2, "Если вы уже писали на websuckets")
-"""For those who know the first documentation, which is in Russian."""
+"""A section for users of the first documentation, which is in Russian."""
 
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]+`")
@@ -20,7 +20,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def prose(readme: Path) -> str:
-    """All but the blocks, in which what looks like a heading is a comment."""
+    """Return all but the code blocks, in which a comment looks like a heading."""
     return BLOCK.sub("", readme.read_text("utf-8"))
 
 
@@ -29,7 +29,8 @@ def headings(readme: Path) -> list[tuple[int, str]]:
 
 
 def anchors(readme: Path) -> list[str]:
-    """Those that GitHub gives to the headings; of equal ones, it numbers all but the first."""
+    """Return the anchors that GitHub gives to the headings; equal ones are numbered from the
+    second."""
     seen: Counter[str] = Counter()
     found = []
     for _, title in headings(readme):
@@ -40,28 +41,28 @@ def anchors(readme: Path) -> list[str]:
 
 
 def test_the_blocks_are_the_same() -> None:
-    """So that what runs in English, runs in Russian: programs, dialogues and commands."""
+    """The programs, dialogues and commands that run in English are those of the Russian README."""
     english = BLOCK.findall(ENGLISH.read_text("utf-8"))
     assert len(english) >= 20
     assert BLOCK.findall(RUSSIAN.read_text("utf-8")) == english
 
 
 def test_the_sections_are_the_same() -> None:
-    """Level by level, in the same order, but for the one that stands before the last."""
+    """Levels and order are the same, but for the section `ONLY_IN_RUSSIAN` before the last."""
     english, russian = headings(ENGLISH), headings(RUSSIAN)
     assert russian.pop(-2) == ONLY_IN_RUSSIAN
     assert [level for level, _ in russian] == [level for level, _ in english]
 
 
 def test_no_name_is_missing() -> None:
-    """Whatever stands as code in an English sentence or table, stands in a Russian one, too."""
+    """Each name in code marks in the English text is in the Russian text, too."""
     english, russian = (set(CODE.findall(prose(readme))) for readme in (ENGLISH, RUSSIAN))
     assert english - russian == set()
 
 
 @pytest.mark.parametrize("readme", [ENGLISH, RUSSIAN], ids=["english", "russian"])
 def test_links_lead_somewhere(readme: Path) -> None:
-    """Files are found from where the README is, anchors among the headings of the file."""
+    """Files are found relative to the README, anchors among the headings of the file."""
     links = [link for link in LINK.findall(prose(readme)) if not link.startswith("https://")]
     assert len(links) >= 3
     for link in links:

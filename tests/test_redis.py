@@ -1,4 +1,4 @@
-"""Redis comes and goes; nodes notice, tell their subscribers, and begin again by themselves."""
+"""Nodes notice the loss of Redis, tell their subscribers of it, and reconnect by themselves."""
 
 import enum
 import importlib
@@ -28,7 +28,7 @@ from websuckets.testing import TestClient
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 3 * TIMEOUT
-"""Seconds for what takes several heartbeats on a busy machine."""
+"""Seconds for an operation that takes several heartbeats on a busy machine."""
 
 
 def broker_at(url: str, heartbeat: float = 0.5) -> RedisBroker:
@@ -40,7 +40,7 @@ def with_gap(node: Node) -> Callable[[], bool]:
 
 
 async def come_through(one: Node, two: Node, body: bytes) -> None:
-    """What one publishes comes to the other; more often than once, if need be."""
+    """Publish on one node until the other receives the event, which may take several attempts."""
     with anyio.fail_after(PATIENCE):
         while ("a", body) not in two.got:
             one.link.publish("a", body)
@@ -60,7 +60,7 @@ def restart(server: RedisServer) -> None:
 async def test_a_lost_connection_is_made_anew_and_its_gap_is_told(
     own_redis: RedisServer, fault: Callable[[RedisServer], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Subscriptions and users are there again, without anybody doing anything."""
+    """Subscriptions and users are restored without a call of the program."""
     one_broker, two_broker = (broker_at(own_redis.url) for _ in range(2))
     async with linked(one_broker) as one, linked(two_broker) as two:
         await two.link.subscribe("a")
@@ -96,7 +96,7 @@ def swallowing(proxy: Proxy) -> Iterator[None]:
 
 @pytest.mark.parametrize("fault", ["stopped", "black hole"])
 async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, fault: str) -> None:
-    """Whoever waits for it, waits no longer than that; and what it kept back is no surprise."""
+    """No call waits longer than the fault takes to be noticed, and late data does no harm."""
     async with Proxy(own_redis.port).running() as proxy:
         url = proxy.url if fault == "black hole" else own_redis.url
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(url)) as two:
@@ -112,7 +112,8 @@ async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, f
 
 
 async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: RedisServer) -> None:
-    """Of the topics alone to which it was published, as long as these are few."""
+    """The subscribers of the lost topics get a gap, and of all if more than `MOST_LOST` were
+    lost."""
     async with Proxy(own_redis.port).running() as proxy:
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
             for topic in ("a", "b"):
@@ -130,7 +131,7 @@ async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: R
 
 
 async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: RedisServer) -> None:
-    """It may have come, and is not sent again; who may have missed it is told."""
+    """An event on its way may have arrived, so it is not sent again; its subscribers get a gap."""
     async with Proxy(own_redis.port).running() as proxy:
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
             for topic in ("a", "b"):
@@ -150,7 +151,7 @@ async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: Redis
 async def test_more_than_can_wait_is_lost_and_told(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As what is published while Redis is away."""
+    """Events beyond `MOST_WAITING` are lost like those published while Redis is away."""
     monkeypatch.setattr(broker, "MOST_WAITING", 10)
     async with (
         linked(broker_at(shared_redis.url)) as one,
@@ -164,7 +165,7 @@ async def test_more_than_can_wait_is_lost_and_told(
 
 
 async def test_an_app_starts_without_redis(caplog: pytest.LogCaptureFixture) -> None:
-    """And serves its own clients; it stops without it, too."""
+    """An app without Redis starts, serves its own clients, and stops."""
     provider = RedisProvider(f"redis://127.0.0.1:{free_port()}", heartbeat=0.5)
     async with TestClient(rooms.app(providers=[provider])) as client:
         await client.call("enter", "ann")
@@ -178,7 +179,7 @@ async def test_an_app_starts_without_redis(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
-    """Which clients take for the advice to load anew what they show."""
+    """A gap is an event that tells clients to load their data anew."""
     app = rooms.app(providers=[RedisProvider(own_redis.url, heartbeat=0.5)])
     async with TestClient(app) as ann, ann.connect() as bob:
         await ann.call("join", "a")
@@ -208,7 +209,7 @@ async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
 async def test_foreign_messages_are_dropped_and_counted(
     shared_redis: RedisServer, message: bytes, topic: str
 ) -> None:
-    """Nobody gets what no node has published, and nobody is disturbed."""
+    """No client gets a malformed message, and no client is disturbed."""
     prefix = f"{message!r} {topic}"
     provider = RedisProvider(shared_redis.url, prefix=prefix)
     app = rooms.app(providers=[provider])
@@ -235,7 +236,7 @@ class Prefix(str, enum.Enum):  # noqa: UP042  # of a StrEnum, the value is in an
 
 
 async def test_a_prefix_may_be_a_member_of_an_enum(shared_redis: RedisServer) -> None:
-    """Its value is what names in Redis begin with, on every node and in every tool."""
+    """Names in Redis begin with the value of the member, on every node and in every tool."""
     provider = RedisProvider(shared_redis.url, prefix=Prefix.OF_THE_SHOP)
     async with TestClient(rooms.app(providers=[provider])) as client:
         await client.call("enter", "ann")
@@ -247,7 +248,7 @@ async def test_a_prefix_may_be_a_member_of_an_enum(shared_redis: RedisServer) ->
 async def test_foreign_keys_are_no_users(
     shared_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What stands where users do is dropped and counted; a key of another kind stops nothing."""
+    """A malformed user is dropped and counted; a key of another kind stops nothing."""
     prefix = secrets.token_hex(8)
     redis = RedisBroker(RedisConnection(shared_redis.url, 0.2), prefix)
     for users in (b"nonsense", b"true", b"[]", b'"bob"'):
@@ -270,7 +271,7 @@ async def test_foreign_keys_are_no_users(
 
 
 async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) -> None:
-    """Nobody counts its users any more, and no key of it is left."""
+    """The users of a dead node are not counted any more, and its keys are deleted."""
     redis = RedisBroker(RedisConnection(shared_redis.url, 0.2), secrets.token_hex(8))
     shared_redis.command("SADD", f"{redis.root}:nodes", "name")
     shared_redis.command("SADD", f"{redis.root}:groups:name", "a")
@@ -280,14 +281,14 @@ async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) ->
         with anyio.fail_after(PATIENCE):
             while b"name" in shared_redis.command("KEYS", f"{redis.root}:*"):
                 await anyio.sleep(0.01)
-    left = shared_redis.command("KEYS", f"{redis.root}:*")  # it has cleared up itself, too
+    left = shared_redis.command("KEYS", f"{redis.root}:*")  # the node has deleted its own keys, too
     assert left.split()[2:] == [f"{redis.root}:announced".encode()]
 
 
 async def test_a_node_that_was_forgotten_says_again_who_is_there(
     shared_redis: RedisServer,
 ) -> None:
-    """As after a long stop of Redis, or when somebody emptied it."""
+    """A node writes its presence again after a long stop of Redis, or when its keys are gone."""
     prefix = secrets.token_hex(8)
     redis, another = (RedisBroker(RedisConnection(shared_redis.url, 0.2), prefix) for _ in range(2))
     async with linked(redis) as one, linked(another) as two:
@@ -315,14 +316,14 @@ async def test_a_node_that_was_forgotten_says_again_who_is_there(
     ],
 )
 def test_what_is_no_redis_is_told(url: Any, heartbeat: float) -> None:
-    """Before the app starts."""
+    """A wrong URL or heartbeat is refused before the app starts."""
     with pytest.raises(ConfigurationError, match="RedisProvider") as caught:
         RedisProvider(url, heartbeat=heartbeat)
     assert "canary" not in str(caught.value)
 
 
 def test_the_client_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is not installed."""
+    """The error names the package to install if the client of Redis is missing."""
     for name in [name for name in sys.modules if name.startswith("websuckets.redis")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "coredis", None)
@@ -331,7 +332,7 @@ def test_the_client_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Witness:
-    """Uses a line, and counts what it is told."""
+    """A user of a connection that counts the losses of the connection."""
 
     key = "any"
 
@@ -351,7 +352,7 @@ class Witness:
 
 
 async def test_it_is_tried_again_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    """Until it works; the first failure is enough to know."""
+    """The connection is tried again until Redis answers; only the first failure is logged."""
     witness = Witness()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(RedisConnection(f"redis://127.0.0.1:{free_port()}", 0.5).run, witness)
@@ -364,7 +365,7 @@ async def test_it_is_tried_again_and_logged_once(caplog: pytest.LogCaptureFixtur
 
 
 async def test_messages_that_just_end_are_a_failure() -> None:
-    """The client was seen to end them without a word, when its connection was killed."""
+    """The client was seen to end the messages without an error when its connection was killed."""
 
     class Silent:
         @property
@@ -378,14 +379,14 @@ async def test_messages_that_just_end_are_a_failure() -> None:
 
 
 def refuse(server: RedisServer, *rules: str) -> None:
-    """Take rights away from whoever has no name."""
+    """Take rights away from the default user."""
     server.command("ACL", "SETUSER", "default", *rules)
 
 
 async def test_an_app_starts_where_redis_refuses_subscriptions(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And serves its own clients, as without Redis; it says why."""
+    """The app serves its own clients, as without Redis, and logs the reason."""
     refuse(own_redis, "resetchannels")
     provider = RedisProvider(own_redis.url, heartbeat=0.1)
     with anyio.fail_after(PATIENCE):
@@ -399,7 +400,7 @@ async def test_an_app_starts_where_redis_refuses_subscriptions(
 
 
 async def test_a_channel_that_redis_refuses_keeps_nobody_waiting(own_redis: RedisServer) -> None:
-    """Who subscribes gets what this node publishes."""
+    """The subscriber gets the events of its own node."""
     async with linked(broker_at(own_redis.url, 0.2)) as node:
         refuse(own_redis, "resetchannels", "&{0/test}:topic:a")
         with anyio.fail_after(PATIENCE):
@@ -409,7 +410,7 @@ async def test_a_channel_that_redis_refuses_keeps_nobody_waiting(own_redis: Redi
 async def test_what_redis_refuses_to_publish_is_told_when_it_can_be(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And is in no log."""
+    """The gap is sent once Redis accepts it, and the log has no content of the event."""
     async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
         await two.link.subscribe("a")
         refuse(own_redis, "-publish")
@@ -424,7 +425,7 @@ async def test_what_redis_refuses_to_publish_is_told_when_it_can_be(
 
 
 def test_errors_of_redis_quote_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """As those of commands that it does not know would."""
+    """The log of an unknown command does not quote its arguments, as the error of Redis does."""
     refusals = Refusals()
     with refusals.tolerated():
         raise RedisError("unknown command 'PUBLISH', with args beginning with: 'canary'")
@@ -435,7 +436,7 @@ def test_errors_of_redis_quote_nothing(caplog: pytest.LogCaptureFixture) -> None
 async def test_who_unsubscribes_from_what_is_not_confirmed_waits_no_longer_than_the_link(
     own_redis: RedisServer,
 ) -> None:
-    """Nor does who waited for the confirmation."""
+    """A subscriber that waits for the confirmation waits no longer than the connection, either."""
     async with linked(broker_at(own_redis.url, 0.5)) as node:
         own_redis.pause()
         with anyio.fail_after(PATIENCE):
@@ -449,7 +450,7 @@ async def test_who_unsubscribes_from_what_is_not_confirmed_waits_no_longer_than_
 
 @pytest.mark.parametrize("key", ["nodes", "users", "groups", "alien"])
 async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key: str) -> None:
-    """What is of another kind is passed over, and what Redis has lost is written anew."""
+    """Data of another kind is ignored, and lost data is written anew."""
     async with (
         linked(broker_at(own_redis.url, 0.2)) as one,
         linked(broker_at(own_redis.url, 0.2)) as two,
@@ -476,7 +477,7 @@ async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key
 
 
 async def test_a_node_ends_though_redis_does_not_answer(own_redis: RedisServer) -> None:
-    """Others find out by themselves that nobody is there."""
+    """The node ends without waiting; other nodes find out by themselves that it has gone."""
     async with linked(broker_at(own_redis.url, 0.2)) as node:
         node.link.enter("a", "ann")
         own_redis.pause()

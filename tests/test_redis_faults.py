@@ -1,5 +1,5 @@
-"""What happens to Redis while 200 clients talk, and to those who share a channel with one that
-never reads."""
+"""Faults of Redis while 200 clients talk, and a client that never reads beside other
+subscribers."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -28,11 +28,11 @@ MESSAGES: Final = 100
 HEARTBEAT: Final = 1.0
 PATIENCE: Final = 60
 STOP: Final = 5
-"""Seconds that Redis is stopped, or the link to it swallows everything."""
+"""Seconds for which Redis is stopped, or its connections swallow everything."""
 
 
 class Member:
-    """A client that notes what comes to it."""
+    """A client that records the frames sent to it."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -43,7 +43,7 @@ class Member:
         self._changed = anyio.Event()
 
     async def listen(self) -> None:
-        """Until the connection is closed, which is noted, too."""
+        """Record each frame until the connection is closed, and that it was closed."""
         try:
             while True:
                 self._note(json.loads(await self.client.connection.recv()))
@@ -80,7 +80,7 @@ class Member:
 
 @asynccontextmanager
 async def members(server: Server, count: int) -> AsyncIterator[list[Member]]:
-    """Subscribers of the channel ``a``."""
+    """Yield subscribers of the channel `a`."""
     found: list[Member] = []
     leave = anyio.Event()
 
@@ -134,8 +134,10 @@ async def swallow_for_a_while(server: RedisServer, proxy: Proxy) -> None:
     "fault", [kill_and_restart, stop_for_a_while, kill_clients, swallow_for_a_while]
 )
 async def test_clients_go_on_whatever_happens_to_redis(own_redis: RedisServer, fault: Any) -> None:
-    """Nobody is lost, no command hangs, what is published here comes to everybody here in order;
-    then a gap is told, what others publish comes again, and nothing is left behind."""
+    """No client is disconnected, no command hangs, and local events arrive in order.
+
+    After the fault, a gap is sent, events of other nodes arrive again, and no object is left.
+    """
     async with Proxy(own_redis.port).running() as proxy:
         one, two = app_at(proxy.url), app_at(own_redis.url)
         async with one.serve("127.0.0.1", 0) as here, two.serve("127.0.0.1", 0) as there:
@@ -162,7 +164,7 @@ async def meet(here: Server, there: Server, fault: Any, server: RedisServer, pro
 async def talk_through(
     client: Client, everybody: list[Member], fault: Any, server: RedisServer, proxy: Proxy
 ) -> None:
-    """Publish all the time, before, while and after it happens."""
+    """Publish before, during and after the fault."""
     told = 0
     done = anyio.Event()
 
@@ -187,7 +189,7 @@ async def talk_through(
 async def test_a_node_that_is_killed_takes_its_people_along(
     own_redis: RedisServer, anyio_backend_name: str
 ) -> None:
-    """Within three heartbeats nobody counts them; a busy machine may add some more."""
+    """The users of a killed node are not counted after three heartbeats, plus a second if busy."""
     async with app_at(own_redis.url).serve("127.0.0.1", 0) as here, dial(here) as client:
         async with node_process(own_redis.url, anyio_backend_name, HEARTBEAT) as node:
             async with dial(node.server) as ann:
@@ -202,7 +204,8 @@ async def test_a_node_that_is_killed_takes_its_people_along(
 
 
 async def test_a_thousand_get_everything_beside_one_that_never_reads() -> None:
-    """In order; what waits for that one stays within its bounds, until it has to go."""
+    """Everybody else gets all events in order; the outbox of the stalled client stays within
+    bounds."""
     outbox = (50, 1024 * 1024)
     app = rooms.app(limits=Limits(rate=None, outbox=outbox, send_timeout=60))
     async with app.serve("127.0.0.1", 0) as server:
@@ -215,7 +218,7 @@ async def test_a_thousand_get_everything_beside_one_that_never_reads() -> None:
                 (box, *_) = [
                     subscriber.outbox for subscriber in node.subscriptions._subscribers.values()
                 ]
-                while not box._frames:  # what the system buffers, is full first
+                while not box._frames:  # the system's buffers fill up first
                     await app._channels.publish("large", ClientEvent("news", "x" * 50_000))
                 for number in range(MESSAGES):
                     await app._channels.publish("a", ClientEvent("news", number))

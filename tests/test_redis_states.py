@@ -1,4 +1,4 @@
-"""States of a Redis server, and mistakes about it: what nodes make of them."""
+"""Reactions of nodes to the states of a Redis server, and to mistakes in its configuration."""
 
 import re
 import secrets
@@ -33,7 +33,7 @@ from websuckets.testing import CommandError, TestClient
 pytestmark = pytest.mark.anyio
 
 PATIENCE = 3 * TIMEOUT
-"""Seconds for what takes several heartbeats on a busy machine."""
+"""Seconds for an operation that takes several heartbeats on a busy machine."""
 
 HEARTBEAT = 0.2
 
@@ -50,7 +50,7 @@ def app_at(url: str, **options: Any) -> WebSuckets:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    """Wait for what a node does in its own time."""
+    """Wait until the condition holds."""
     with anyio.fail_after(PATIENCE):
         while not condition():
             await anyio.sleep(0.01)
@@ -65,7 +65,7 @@ async def members(node: Node, expected: set[str | int]) -> None:
 
 @contextmanager
 def servers(*options: tuple[str, ...]) -> Iterator[list[RedisServer]]:
-    """One for each of these options."""
+    """Start one server for each of these options."""
     binary = find_binary()
     if binary is None:
         pytest.skip("no redis-server is installed")
@@ -123,7 +123,7 @@ def test_an_error_of_redis_has_one_meaning(answer: str, meaning: Meaning) -> Non
 
 
 def test_a_mistake_of_configuration_is_told_with_its_remedy() -> None:
-    """The cause of the cause as well."""
+    """An error's text has the remedy, and a lost connection's text the cause of its cause."""
     assert "RESP3" in text_of(error_of("ERR unknown command 'HELLO', with args beginning with: 3"))
     assert "RESP3" in text_of(error_of("NOPROTO unsupported protocol version"))
     assert "ACL SETUSER" in text_of(error_of("NOPERM this user has no permissions"))
@@ -135,7 +135,8 @@ def test_a_mistake_of_configuration_is_told_with_its_remedy() -> None:
 def test_what_is_refused_again_and_again_is_logged_ever_more_seldom(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """And at once, where it had stopped meanwhile; each kind by itself."""
+    """Each kind is logged by itself: at once after a heartbeat without it, else ever more
+    seldom."""
     refusals = Refusals()
     full, few = error_of("OOM full"), error_of("NOREPLICAS few")
     for _ in range(10):
@@ -159,7 +160,7 @@ def test_what_is_refused_again_and_again_is_logged_ever_more_seldom(
 async def test_a_primary_that_became_a_replica_is_left(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Though its connections stay, and nothing is written; the URL may lead to the new primary."""
+    """A connection to a replica is closed, and the URL may lead to the new primary."""
     with servers(()) as (new,):
         async with Proxy(own_redis.port).running() as proxy:
             async with linked(broker_at(proxy.url)) as veteran:
@@ -179,7 +180,8 @@ async def test_a_primary_that_became_a_replica_is_left(
 async def test_a_write_that_a_replica_refuses_ends_the_connection(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its caller is told that it is unavailable; sooner than a heartbeat would notice it."""
+    """The caller gets `Unavailable`, and the connection ends sooner than a heartbeat would
+    notice."""
     redis = RedisBroker(RedisConnection(own_redis.url, 60), "test")
     store = RedisSessionStore(redis, 1000)
     async with linked(redis):
@@ -230,7 +232,8 @@ NO_ECHO: Fault = (["ACL", "SETUSER", "default", "-echo"], ["ACL", "SETUSER", "de
 async def test_refused_changes_of_presence_are_made_when_they_can_be(
     own_redis: RedisServer, fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a new connection: with a heartbeat after Redis accepts them again."""
+    """Refused changes are made with a heartbeat after Redis accepts them, on the same
+    connection."""
     one_broker = broker_at(own_redis.url)
     async with linked(one_broker) as one, linked(broker_at(own_redis.url)) as two:
         for name in ("old", "leaver"):
@@ -247,7 +250,8 @@ async def test_refused_changes_of_presence_are_made_when_they_can_be(
 
 
 async def test_what_is_published_while_memory_is_full_arrives(own_redis: RedisServer) -> None:
-    """Together with a refused change of presence; it needs no memory."""
+    """Events arrive with a refused change of presence beside them, as publishing needs no
+    memory."""
     async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
         await two.link.subscribe("a")
         own_redis.command(*FULL[0])
@@ -277,7 +281,7 @@ async def test_what_redis_refuses_is_unavailable_for_now(
     can_revoke: bool,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """No incident; a record that can be read is good, though its lifetime cannot begin anew."""
+    """A refusal is not an incident; a record that can be read is used, even if not prolonged."""
     async with TestClient(app_at(own_redis.url)) as ann, ann.connect() as admin:
         await ann.call("enter", "ann")
         await ann.call("keep", {"role": "editor"})
@@ -309,7 +313,7 @@ async def test_what_redis_refuses_is_unavailable_for_now(
 
 
 async def test_a_script_that_keeps_redis_busy_is_waited_for(own_redis: RedisServer) -> None:
-    """Callers are told; the connection stays."""
+    """Callers get `Unavailable`; the connection stays."""
     own_redis.command("CONFIG", "SET", "lua-time-limit", "1")
     redis = RedisBroker(RedisConnection(own_redis.url, 5), "test")
     store = RedisSessionStore(redis, 1000)
@@ -328,7 +332,7 @@ async def test_a_script_that_keeps_redis_busy_is_waited_for(own_redis: RedisServ
 async def test_a_mistake_of_ours_is_an_error_that_quotes_nothing(
     shared_redis: RedisServer,
 ) -> None:
-    """It is not taken for an outage."""
+    """An error in a command is not taken for an outage."""
     redis = broker_at(shared_redis.url, secrets.token_hex(8))
     async with linked(redis):
         with pytest.raises(Exception, match="wrong number of arguments"):
@@ -342,7 +346,8 @@ async def test_a_mistake_of_ours_is_an_error_that_quotes_nothing(
 async def test_after_a_refused_subscription_nobody_gets_an_answer_of_others(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client takes the refusal for the answer to what was asked next, and so on."""
+    """The connection is lost, as the client takes the refusal for the answer to the next
+    command."""
     redis = RedisBroker(RedisConnection(own_redis.url, 60), "test")
     async with linked(redis) as node:
         own_redis.command("SET", "{0/test}:a", "of a")
@@ -366,7 +371,7 @@ async def ask(redis: RedisBroker) -> None:
 async def test_a_refused_subscription_is_logged(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where nothing else was asked at the same time, the connection stays."""
+    """The connection stays if nothing else was asked at the same time."""
     async with linked(RedisBroker(RedisConnection(own_redis.url, 5), "test")) as node:
         own_redis.command("ACL", "SETUSER", "default", "resetchannels", "&{0/test}:topic:nodes")
         async with anyio.create_task_group() as tasks:
@@ -402,18 +407,19 @@ async def test_a_connection_that_is_being_closed_is_lost() -> None:
 async def test_a_server_that_never_answers_is_away(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The app starts without it, and the log says so."""
+    """The app starts without Redis, and the log says so."""
     async with Proxy(own_redis.port).running() as proxy:
         proxy.swallow()
         async with TestClient(app_at(proxy.url)) as client:
             await client.call("join", "a")
         proxy.let_through()
     texts = "(TimeoutError: no connection within 2.0 seconds|ConnectionError: Unable to establish)"
-    assert re.search(f"Redis is away: {texts}", caplog.text)  # the client has its own on trio
+    assert re.search(f"Redis is away: {texts}", caplog.text)  # coredis has its own on trio
 
 
 async def test_answers_to_something_else_are_noticed() -> None:
-    """By the heartbeat as well, and where Redis does not say why."""
+    """Wrong answers are noticed by requests and by the heartbeat, even without an error of
+    Redis."""
     connection: Any = Unrelated(b"OK", b"OK")
     with pytest.raises(NotConnected, match="to something else"):
         await asked_each(connection, [(b"GET", "a")])
@@ -476,7 +482,7 @@ async def test_an_app_does_not_start_at_a_server_without_resp3() -> None:
 async def test_a_password_that_changes_later_is_told_with_the_remedy(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Beside that Redis is away; it heals when the server accepts the URL again."""
+    """The remedy is logged with the loss; the node reconnects when Redis accepts the URL again."""
     own_redis.command("ACL", "SETUSER", "node", "on", ">right", "~*", "&*", "+@all")
     async with linked(broker_at(f"redis://node:right@127.0.0.1:{own_redis.port}")) as node:
         own_redis.command("ACL", "SETUSER", "node", "resetpass", ">other")
@@ -506,7 +512,7 @@ async def test_a_password_that_changes_later_is_told_with_the_remedy(
     ],
 )
 def test_a_url_that_can_never_work_is_refused(url: str, word: str) -> None:
-    """When the provider is made; what may be secret is not quoted."""
+    """A wrong URL is refused when the provider is made, and the error quotes no secret."""
     with pytest.raises(ConfigurationError, match=word) as caught:
         RedisProvider(url)
     assert "canary" not in str(caught.value)
@@ -541,7 +547,7 @@ def test_a_url_that_may_work_is_accepted(url: str) -> None:
     ],
 )
 def test_values_that_can_mean_nothing_are_refused(options: dict[str, Any]) -> None:
-    """With the name of the argument."""
+    """The error names the argument."""
     (name,) = options
     with pytest.raises(ConfigurationError, match=rf"RedisProvider\({name}="):
         RedisProvider("redis://localhost", **options)
@@ -552,7 +558,7 @@ class Prefix(str, Enum):  # noqa: UP042  # they differ in how they are formatted
 
 
 async def test_a_prefix_may_be_the_member_of_an_enum(shared_redis: RedisServer) -> None:
-    """It is the same app as that of the text."""
+    """The app with the member is the same as the app with its value."""
     async with (
         TestClient(app_at(shared_redis.url, prefix=Prefix.SHOP)) as one,
         TestClient(app_at(shared_redis.url, prefix="shop")) as two,
@@ -566,7 +572,7 @@ async def test_a_prefix_may_be_the_member_of_an_enum(shared_redis: RedisServer) 
 
 
 async def test_apps_in_two_databases_know_nothing_of_each_other(own_redis: RedisServer) -> None:
-    """Neither of events, nor of presence, nor of revocations."""
+    """Apps in two databases share no events, no presence and no revocations."""
     production, staging = (f"{own_redis.url}/{number}" for number in (0, 1))
     async with (
         TestClient(app_at(production)) as ann,
@@ -599,19 +605,21 @@ def cluster() -> Iterator[tuple[RedisServer, RedisServer]]:
             for _ in range(600):
                 if b"cluster_state:ok" in server.command("CLUSTER", "INFO"):
                     break
-                time.sleep(0.05)  # it tells nobody when it is ready
+                time.sleep(0.05)  # no server reports when the cluster is ready
         yield one, two
 
 
 def server_of(redis: RedisBroker, one: RedisServer, two: RedisServer) -> RedisServer:
-    """The one that has the keys of this app."""
+    """Return the server that has the keys of this app."""
     return two if b"MOVED" in one.command("GET", redis.root) else one
 
 
 @pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint"])
 async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Whichever of its servers the URL leads to: all keys of an app are on one of them. A cluster
-    may tell the port of that alone."""
+    """An app may connect to any server, as all its keys are on one of them.
+
+    A redirection may name the port of that server alone.
+    """
     with cluster() as (one, two):
         for server in (one, two):
             server.command("CONFIG", "SET", "cluster-preferred-endpoint-type", endpoint)
@@ -636,7 +644,7 @@ async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptur
 
 
 async def test_keys_that_move_to_another_server_are_followed() -> None:
-    """A gap is told, as after every lost connection."""
+    """A node reconnects with a gap, as after every lost connection."""
     with cluster() as (one, two):
         redis = broker_at(one.url)
         store = RedisSessionStore(redis, 1000)
@@ -660,7 +668,7 @@ def move_slot(key: str, source: RedisServer, target: RedisServer) -> None:
 
 
 async def test_a_cluster_has_one_database() -> None:
-    """Another one is a mistake."""
+    """A URL with another database than 0 is refused."""
     with cluster() as (one, _):
         with pytest.raises(ConfigurationError, match="SELECT is not allowed in cluster mode"):
             async with TestClient(app_at(f"{one.url}/1")):
@@ -672,7 +680,7 @@ async def test_a_cluster_has_one_database() -> None:
 
 @pytest.fixture
 async def cut_off(own_redis: RedisServer) -> AsyncIterator[tuple[Node, Node, Proxy]]:
-    """A node, another one, and the link to Redis of that."""
+    """Yield a node, another one, and the proxy between the second node and Redis."""
     async with Proxy(own_redis.port).running() as proxy:
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
             yield one, two, proxy
@@ -681,7 +689,7 @@ async def cut_off(own_redis: RedisServer) -> AsyncIterator[tuple[Node, Node, Pro
 async def test_announcements_of_the_time_without_a_link_are_replayed(
     cut_off: tuple[Node, Node, Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In order, each once, page by page; nothing is lost."""
+    """Missed announcements are replayed in order, each once, page by page, without a loss."""
     monkeypatch.setattr(announcements, "AT_ONCE", 3)
     one, two, proxy = cut_off
     await one.link.announce(b"before")
@@ -712,7 +720,7 @@ async def test_a_hint_that_is_lost_delays_an_announcement_by_a_heartbeat(
 async def test_more_announcements_than_are_kept_are_told_as_lost(
     cut_off: tuple[Node, Node, Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that was away for long has to know that it does not know."""
+    """A node that was away for too long reports the loss."""
     monkeypatch.setattr(announcements, "MOST", 3)
     one, two, proxy = cut_off
     losses = two.losses
@@ -793,7 +801,7 @@ async def test_foreign_announcements_are_dropped_and_counted(own_redis: RedisSer
 async def test_a_revocation_reaches_a_node_that_was_cut_off(
     own_redis: RedisServer, resume: bool
 ) -> None:
-    """With and without a session store, and whether the user was saved or not."""
+    """The connection is closed with and without a session store."""
 
     def app(url: str) -> WebSuckets:
         provider = RedisProvider(url, resume=resume, heartbeat=HEARTBEAT)
@@ -827,7 +835,7 @@ async def test_revoking_while_redis_is_away_is_unavailable_without_a_store(
 
 
 async def test_forgetting_while_redis_is_away_is_unavailable(own_redis: RedisServer) -> None:
-    """On this node the token is good for nobody in any case."""
+    """The token is refused on this node in any case."""
     async with TestClient(app_at(own_redis.url)) as ann, ann.connect() as beside:
         await ann.call("enter", "ann")
         await ann.call("keep", {})

@@ -1,4 +1,4 @@
-"""The id of what is no command, as far as it can be read."""
+"""The id of an invalid message, as far as the id can be read."""
 
 import json
 from typing import Any
@@ -12,12 +12,12 @@ from websuckets.protocol.messages import decode
 from websuckets.protocol.refused_json import value_of
 
 HALF = '"\\ud83d"'
-"""Half of an emoji, as browsers write what was cut there."""
+"""Half of an emoji, as browsers encode one that was cut in the middle."""
 
 DEEP = "[" * 300 + "]" * 300
 
 FAULTS = [HALF, DEEP, "NaN", "-Infinity", "9" * 5000, f'{{"id": 8, "a": [{HALF}, {{"id": 9}}]}}']
-"""Values that the parser refuses, and behind which the object goes on."""
+"""Values that the parser refuses, and after which the object goes on."""
 
 texts = st.text() | st.sampled_from(["id", '"id": 5', '{"id": 5}', "\\", '"', "]}", "\ud83d"])
 values = st.recursive(
@@ -41,7 +41,7 @@ def id_of(frame: str | bytes) -> Any:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_does_not_hide_the_id(fault: str) -> None:
-    """Wherever the fault stands, and whether the frame is text or binary."""
+    """The id is read wherever the fault is, and whether the frame is text or binary."""
     for frame in (
         '{"event": "e", "payload": %s, "id": 7}',
         '{"id": 7, "event": "e", "payload": %s}',
@@ -91,12 +91,13 @@ def test_a_fault_does_not_hide_the_id(fault: str) -> None:
     ],
 )
 def test_what_may_not_be_the_id_is_not_taken_for_it(frame: str | bytes) -> None:
-    """It stands elsewhere, was cut off, cannot be one, or is behind more than is read."""
+    """A value is not the id if it is elsewhere, cut off, invalid, or behind the part that is
+    read."""
     assert id_of(frame) is None
 
 
 def test_of_several_ids_the_last_is_taken() -> None:
-    """Take the last, as in a frame without a fault."""
+    """The last of several ids counts, as in a frame without a fault."""
     assert id_of('{"id": 1, "id": "a", "id": 7, "event": NaN}') == 7
     message, _ = decode('{"id": 1, "id": "a", "id": 7, "event": "e"}')
     assert getattr(message, "id") == 7  # noqa: B009  # it may be a `Cancel`, says its type
@@ -116,7 +117,7 @@ def test_an_id_in_front_of_a_fault_is_read_though_the_rest_cannot_be() -> None:
 def test_the_id_of_any_refused_object_is_read(
     before: dict[str, Any], id: Any, after: dict[str, Any], fault: str, at: bool
 ) -> None:
-    """Never another one, whatever stands around it."""
+    """The id is read whatever is around it, and no other value is taken for it."""
     members = [*before.items(), ("id", id), *after.items()]
     written = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in members]
     written.insert(0 if at else len(written), f'"fault": {fault}')
@@ -128,7 +129,7 @@ def test_the_id_of_any_refused_object_is_read(
 def test_of_an_object_that_was_cut_off_no_wrong_id_is_read(
     content: dict[str, Any], id: Any, cut: int, data: st.DataObject
 ) -> None:
-    """It is the right one or none."""
+    """The id of an object that was cut off is the right one or None."""
     members = data.draw(st.permutations([*content.items(), ("id", id)]))
     frame = json.dumps(dict(members))
     assert value_of(frame[: cut % len(frame)], "id", 128) in (id, None)
@@ -142,6 +143,6 @@ def test_nothing_is_raised_but_invalid_message(frame: str | bytes) -> None:
 
 
 def test_a_cancellation_that_is_wrong_is_answered_with_its_own_id() -> None:
-    """Like any other message."""
+    """An invalid cancellation is answered with its id, like any other message."""
     assert id_of('{"cancel": true, "id": 7}') == 7
     assert id_of('{"cancel": true, "id": true}') is None

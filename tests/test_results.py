@@ -1,4 +1,4 @@
-"""Tests of what handlers may return and what is sent: the return annotation decides."""
+"""Results of handlers: the return annotation decides what is sent."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Point3(Point):
 
 
 class Record:
-    """Not known to pydantic, as an object of an ORM."""
+    """An object that pydantic does not know, like one of an ORM."""
 
     name = "ann"
     password_hash = "canary"
@@ -80,7 +80,7 @@ ROW = UserRow(name="ann", password_hash="canary")
 
 
 async def call(hint: Any, result: Any) -> Any:
-    """The reply of a handler with this return annotation."""
+    """Return the payload of the reply of a handler with this return annotation."""
 
     async def run(socket: Socket) -> Any:
         return result
@@ -126,7 +126,7 @@ async def call(hint: Any, result: Any) -> Any:
 async def test_the_return_annotation_decides_what_is_sent(
     hint: Any, result: Any, sent: Any
 ) -> None:
-    """Not the object: what a subclass adds stays here, unless the annotation leaves it open."""
+    """The fields of a subclass are not sent unless the annotation leaves the type open."""
     assert await call(hint, result) == sent
 
 
@@ -168,7 +168,7 @@ async def test_what_does_not_fit_is_an_internal_error(
 async def test_of_many_parts_that_do_not_fit_a_few_are_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log stays readable."""
+    """The log names five parts that do not fit, and the number of the others."""
     with pytest.raises(CommandError):
         await call(dict[str, list[int]], {"a": ["x"] * 9})
     (error,) = errors(caplog)
@@ -178,7 +178,7 @@ async def test_of_many_parts_that_do_not_fit_a_few_are_told(
 
 
 async def test_what_does_not_fit_is_rolled_back_and_needs_no_id(serving: Serving) -> None:
-    """It is encoded while the scope is open, also for a command that would get no reply."""
+    """A result is encoded while the scope is open, even if the command would get no reply."""
     ends: list[str] = []
 
     async def begin() -> AsyncGenerator[Db, BaseException | None]:
@@ -199,7 +199,7 @@ async def test_what_does_not_fit_is_rolled_back_and_needs_no_id(serving: Serving
 
 
 async def test_a_client_event_is_sent_where_the_annotation_allows_it() -> None:
-    """Alone, beside others, as the text that it is, or where nothing is said."""
+    """The event may be a return type, in a union, returned as a `str`, or as an `object`."""
     made = ClientEvent("made", {"a": 1})
     group = CommandGroup()
     for number, hint in enumerate((ClientEvent, ClientEvent | UserOut | None, str, object)):
@@ -218,7 +218,7 @@ async def test_a_client_event_is_sent_where_the_annotation_allows_it() -> None:
 
 
 async def test_each_item_of_a_stream_fits_what_its_annotation_yields(serving: Serving) -> None:
-    """One that does not ends the stream with an error."""
+    """An item that does not fit ends the stream with an error."""
     group = CommandGroup()
 
     @group.command("users")
@@ -259,7 +259,7 @@ def refusal_of(function: Any) -> str:
 
 
 def test_an_annotation_that_cannot_be_serialised_is_refused() -> None:
-    """Where it is registered, with the place and what to write instead."""
+    """A return annotation is refused at registration, with the place and what to write instead."""
 
     @dataclass
     class Holder:
@@ -285,7 +285,7 @@ def test_an_annotation_that_cannot_be_serialised_is_refused() -> None:
 
 
 async def test_a_handler_that_never_returns_may_say_so() -> None:
-    """`NoReturn` has no JSON, and needs none."""
+    """`NoReturn` needs no JSON schema."""
     group = CommandGroup()
 
     @group.command("run")
@@ -318,7 +318,7 @@ async def test_an_annotation_that_is_not_defined_when_the_program_runs_is_told(
 
 
 async def test_an_annotation_may_name_what_is_defined_further_down() -> None:
-    """It has until the app starts, as the others have."""
+    """An annotation is resolved when the app starts, like those of parameters."""
     group = CommandGroup()
 
     @group.command("run")
@@ -342,7 +342,7 @@ class Stats(BaseModel):
 
 
 def strictly(frame: str | bytes) -> Any:
-    """The frame as a browser reads it."""
+    """Parse the frame like a browser."""
 
     def refuse(name: str) -> NoReturn:
         raise AssertionError(f"{name} is not JSON")
@@ -351,7 +351,7 @@ def strictly(frame: str | bytes) -> Any:
 
 
 async def test_every_frame_is_json_whatever_a_model_writes(serving: Serving) -> None:
-    """Results, items, events, published events and details: null stands for what is no number."""
+    """Numbers that JSON does not have are null in results, items, events and details."""
     group = CommandGroup()
 
     @group.command("typed")

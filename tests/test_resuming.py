@@ -1,4 +1,4 @@
-"""Users that were saved go on with their tokens, on any node, until somebody revokes them."""
+"""Saved users resume with their tokens on any node until they are revoked."""
 
 import time
 from collections import Counter
@@ -41,7 +41,8 @@ async def refused(client: TestClient, token: str, error: str = "not authorized")
 
 
 async def test_a_saved_user_goes_on_with_its_token(stores: Stores) -> None:
-    """On another node, too, with what was saved; one that was not saved does not."""
+    """A saved user resumes on another node, too, with its data; a user that was not saved does
+    not."""
     async with two_nodes(stores) as (ann, other):
         await ann.call("enter", "ann")
         await refused(other, ANN)
@@ -58,7 +59,7 @@ async def test_a_saved_user_goes_on_with_its_token(stores: Stores) -> None:
 
 
 async def test_a_revoked_user_is_refused_everywhere(stores: Stores) -> None:
-    """Its connections on all nodes are closed, and its token is worth nothing any more."""
+    """The user's connections on all nodes are closed, and its token is refused."""
     async with two_nodes(stores) as (first, other):
         async with first.connect() as ann, other.connect() as again, other.connect() as unsaved:
             await ann.call("enter", "ann")
@@ -77,9 +78,9 @@ async def test_a_revoked_user_is_refused_everywhere(stores: Stores) -> None:
 
 
 async def test_who_leaves_for_good_is_forgotten(stores: Stores) -> None:
-    """A program that logs a user out, says so; others of that user go on."""
+    """A token is refused everywhere after the program has forgotten it."""
     async with two_nodes(stores) as (ann, other):
-        await ann.call("forget")  # nobody in particular
+        await ann.call("forget")  # the user has no id
         await ann.call("enter", "ann")
         await ann.call("keep", {})
         await ann.call("forget")
@@ -88,7 +89,7 @@ async def test_who_leaves_for_good_is_forgotten(stores: Stores) -> None:
 
 
 async def test_a_forgotten_token_is_good_for_no_connection(stores: Stores) -> None:
-    """Neither for others that use it, on any node, nor again when one of them is saved."""
+    """Connections with the token are refused on every node, and the token is not saved again."""
     async with two_nodes(stores) as (ann, elsewhere), ann.connect() as beside:
         await ann.call("enter", "ann")
         await ann.call("keep", {})
@@ -126,7 +127,7 @@ async def is_verified(client: TestClient) -> bool:
 
 
 async def test_who_did_not_hear_that_its_token_is_forgotten_cannot_be_saved_again() -> None:
-    """Connect nodes by the store alone; expect that it closes the connection."""
+    """Nodes that are connected by the store alone find out on saving, and close the connection."""
     store = MemorySessionStore()
     one, two = (rooms.app(providers=[ResumeProvider(store)]) for _ in range(2))
     async with TestClient(one) as ann, TestClient(two) as unheard, unheard.connect() as newcomer:
@@ -143,7 +144,8 @@ async def test_who_did_not_hear_that_its_token_is_forgotten_cannot_be_saved_agai
 
 @pytest.mark.parametrize("name", ["id", "socket", "_session", "has_expired", "token"])
 async def test_only_what_a_user_can_be_given_is_saved(name: str) -> None:
-    """Not what it has itself; and nothing, for nobody in particular."""
+    """A user's own attributes cannot be saved as data, and a user without an id or a token not at
+    all."""
     app = rooms.app(providers=[ResumeProvider()])
     async with TestClient(app) as client:
         user = app._session.online[client.socket.id]
@@ -155,7 +157,7 @@ async def test_only_what_a_user_can_be_given_is_saved(name: str) -> None:
 
 
 async def test_attributes_that_a_user_has_itself_are_not_read_from_a_store() -> None:
-    """Whoever wrote them there."""
+    """A user's own attributes are ignored in a record, whoever wrote the record."""
     store = MemorySessionStore()
     await store.save(key_of(ANN), Record("ann", data={"socket": 1, "_id": 2, "role": "editor"}))
     async with TestClient(rooms.app(providers=[ResumeProvider(store)])) as client:
@@ -163,7 +165,7 @@ async def test_attributes_that_a_user_has_itself_are_not_read_from_a_store() -> 
 
 
 async def test_a_token_is_one_users() -> None:
-    """Who has the same token as another is not saved over it."""
+    """A user is not saved under the token of another user."""
     app = rooms.app(providers=[ResumeProvider()])
     async with TestClient(app) as client:
         user = app._session.online[client.socket.id]
@@ -177,7 +179,7 @@ async def test_a_token_is_one_users() -> None:
 
 
 async def test_an_app_without_a_store_keeps_nobody() -> None:
-    """And says what to write."""
+    """The error of an app without a store says what to write."""
     app = rooms.app()
     async with TestClient(app) as client:
         await client.call("enter", "ann")
@@ -207,7 +209,7 @@ async def test_unknown_tokens_are_rate_limited(stores: Stores) -> None:
 
 
 async def test_a_known_token_passes_on_every_transport_whoever_guesses(serving: Serving) -> None:
-    """Behind a proxy that nobody declared, all clients have one address."""
+    """All clients have one address behind a proxy that is not declared."""
     limits = Limits(unknown_tokens=1)
     app = rooms.app(providers=[ResumeProvider()], limits=limits)
     async with serving(app) as server, dial(server) as ann:
@@ -221,7 +223,7 @@ async def test_a_known_token_passes_on_every_transport_whoever_guesses(serving: 
 
 
 async def test_who_guesses_on_is_closed() -> None:
-    """Past the limit as before it: each connection has as many guesses as may be refused."""
+    """The limit `auth_failures` holds for each connection, with the limit of tokens or past it."""
     limits = Limits(unknown_tokens=1, auth_failures=3)
     async with TestClient(rooms.app(providers=[ResumeProvider()], limits=limits)) as client:
         for number in range(3):
@@ -232,7 +234,7 @@ async def test_who_guesses_on_is_closed() -> None:
 
 
 async def test_past_the_limit_tokens_are_looked_for_one_after_the_other() -> None:
-    """A known one has its turn, and the store does not have more to do at once."""
+    """A known token has its turn, and the store has no more than one load at once."""
 
     class Counting(MemorySessionStore):
         looking = most = 0
@@ -264,7 +266,7 @@ async def test_past_the_limit_tokens_are_looked_for_one_after_the_other() -> Non
 
 
 async def test_they_may_be_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a minute is over; where the limit is off, at any time."""
+    """Unknown tokens may be tried again after a minute, or at any time without the limit."""
     monkeypatch.setattr("websuckets.resuming.MINUTE", 0.0)
     for limits in (Limits(unknown_tokens=1), Limits(unknown_tokens=None)):
         async with TestClient(rooms.app(providers=[ResumeProvider()], limits=limits)) as client:
@@ -273,7 +275,7 @@ async def test_they_may_be_tried_again_later(monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Slow(MemorySessionStore):
-    """Lets a test meet it in the middle of a call."""
+    """A store that a test can stop in the middle of a call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +298,7 @@ class Slow(MemorySessionStore):
 
 
 async def test_who_is_revoked_while_its_record_is_read_does_not_go_on() -> None:
-    """Though it was read before."""
+    """A revoked user is refused even if its record was read before the revocation."""
     store = Slow()
     async with TestClient(rooms.app(providers=[ResumeProvider(store)])) as client:
         await store.save(key_of(ANN), Record("ann"))
@@ -310,7 +312,8 @@ async def test_who_is_revoked_while_its_record_is_read_does_not_go_on() -> None:
 
 @pytest.mark.parametrize("before", [True, False])
 async def test_who_is_revoked_while_it_is_saved_is_not(before: bool) -> None:
-    """Or it would go on after all, whether it had been saved before or not."""
+    """A user that is revoked while it is saved cannot resume, whether it had been saved before or
+    not."""
     store = Slow()
     app = rooms.app(providers=[ResumeProvider(store)])
     async with TestClient(app) as client, client.connect() as ann:
@@ -333,7 +336,7 @@ async def test_who_is_revoked_while_it_is_saved_is_not(before: bool) -> None:
 
 
 async def test_of_two_changes_at_once_none_is_lost() -> None:
-    """Who was slower looks again, and adds to what the other did."""
+    """The slower change is tried again, and adds to the other one."""
     store = Slow()
     app = rooms.app(providers=[ResumeProvider(store)])
     async with TestClient(app) as client:
@@ -355,7 +358,7 @@ async def save_role(session: Any, user: User) -> None:
 
 
 async def test_two_messages_may_resume_at_once() -> None:
-    """Where several run at the same time; it is the same user."""
+    """Two concurrent messages resume the same user."""
     store = Slow()
     await store.save(key_of(ANN), Record("ann"))
     limits = Limits(concurrency=2)
@@ -370,7 +373,7 @@ async def test_two_messages_may_resume_at_once() -> None:
 
 
 async def test_a_verified_time_is_kept() -> None:
-    """Who goes on does so until then."""
+    """A resumed user expires at the time that was saved."""
     until = time.time() + 1000
     store = MemorySessionStore()
     await store.save(key_of(ANN), Record("ann", until))
@@ -381,7 +384,7 @@ async def test_a_verified_time_is_kept() -> None:
 
 
 async def test_a_revocation_of_which_nobody_was_told_is_found() -> None:
-    """As by a node that other nodes could not reach: within the lag."""
+    """A revocation that no node announced is found within the lag."""
     looks: list[int] = []
 
     class Watched(MemorySessionStore):
@@ -406,7 +409,7 @@ async def test_a_revocation_of_which_nobody_was_told_is_found() -> None:
 
 
 class Failing(MemorySessionStore):
-    """Is away, or worse."""
+    """A store that fails on demand."""
 
     error: Callable[[], Exception] | None = None
 
@@ -420,7 +423,7 @@ class Failing(MemorySessionStore):
 async def test_who_cannot_be_known_to_be_verified_has_to_go(
     error: Callable[[], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the lag, if it was saved: with a code that says to come again."""
+    """A saved user is closed after the lag, with a code that says to reconnect."""
     store = Failing()
     app = rooms.app(providers=[ResumeProvider(store)], limits=Limits(revocation_lag=0.2))
     async with TestClient(app) as client, client.connect() as unsaved:
@@ -435,7 +438,7 @@ async def test_who_cannot_be_known_to_be_verified_has_to_go(
 
 
 async def test_who_was_revoked_while_its_node_was_cut_off_is_not_saved_again() -> None:
-    """Whoever saves first would hide the revocation from all who look for it."""
+    """Saving a revoked user is refused, as it would hide the revocation from other connections."""
     store = MemorySessionStore()
     app = rooms.app(providers=[ResumeProvider(store)])
     async with TestClient(app) as ann, ann.connect() as other:
@@ -450,7 +453,7 @@ async def test_who_was_revoked_while_its_node_was_cut_off_is_not_saved_again() -
 
 
 async def test_guesses_at_once_are_bounded_too() -> None:
-    """As many as one after the other."""
+    """Concurrent guesses are limited like consecutive ones."""
     guesses = 20
 
     class Slow(MemorySessionStore):
@@ -475,8 +478,10 @@ async def test_guesses_at_once_are_bounded_too() -> None:
 
 
 async def test_who_cannot_be_saved_has_not_entered() -> None:
-    """Or the client would be told that it had failed, and the user be there; who had been saved
-    before, stays."""
+    """A user whose saving fails is not verified, as its client gets an error.
+
+    A user that had been saved before stays verified.
+    """
 
     class Away(MemorySessionStore):
         is_away = True
@@ -504,7 +509,8 @@ async def test_who_cannot_be_saved_has_not_entered() -> None:
 
 
 async def test_without_redis_unknown_tokens_are_no_wrong_ones(own_redis: RedisServer) -> None:
-    """Live connections stay, and what needs the store is unavailable."""
+    """Without Redis, verified connections stay, and commands that need the store are
+    unavailable."""
     provider = RedisProvider(own_redis.url, resume=True, heartbeat=0.5)
     app = rooms.app(providers=[provider])
     async with TestClient(app) as ann, ann.connect() as other:

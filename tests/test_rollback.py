@@ -1,4 +1,4 @@
-"""Tests that a scope takes effect as a whole: an error of one object reaches all that follow."""
+"""A scope takes effect as a whole: an error of one finaliser reaches all that follow."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ class CommitFailed(Exception): ...
 
 
 class Transactions:
-    """Three in each scope, finalised in reverse; the commit of the third may fail."""
+    """Three transactions in each scope, finalised in reverse; the third's commit may fail."""
 
     def __init__(self, journal: list[str]) -> None:
         self.journal = journal
@@ -101,7 +101,7 @@ def rolled_back(error: str) -> list[str]:
 async def test_a_commit_that_fails_rolls_back_what_is_still_open(
     serving: Serving, group: CommandGroup, transactions: Transactions, journal: list[str]
 ) -> None:
-    """A message's transactions all commit, or those that can do not."""
+    """The transactions that follow a failed commit of the same message are rolled back."""
     app = app_with(group, providers=transactions.providers(Scope.REQUEST))
     async with serving(app) as server, dial(server) as client:
         assert (await client.call("save"))["error"] == "internal error"
@@ -118,7 +118,7 @@ async def test_what_failed_is_rolled_back_by_whoever_expects_an_exception(
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A generator whose `yield` stands in a `try` or an `async with` needs to know nothing else."""
+    """A generator with its `yield` in a `try` or an `async with` gets the error there."""
     transactions.fails = False
     app = app_with(group, providers=transactions.providers(Scope.REQUEST))
     async with serving(app) as server, dial(server) as client:
@@ -133,7 +133,7 @@ async def test_the_handlers_error_is_what_the_others_see(
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Also if a finaliser fails as well, which the log tells."""
+    """All finalisers see the handler's error, even if one fails as well, which is logged."""
     async with talk(app_with(group, providers=transactions.providers(Scope.REQUEST))) as client:
         assert await client.call("refuse") == {"error": "refused", "details": None}
         assert journal == rolled_back("ClientError")
@@ -144,7 +144,7 @@ async def test_the_handlers_error_is_what_the_others_see(
 async def test_a_stream_whose_commit_fails_has_failed(
     serving: Serving, group: CommandGroup, transactions: Transactions, journal: list[str]
 ) -> None:
-    """Its last reply says so."""
+    """The last reply of the stream is an error."""
     app = app_with(group, providers=transactions.providers(Scope.REQUEST))
     async with serving(app) as server, dial(server) as client:
         assert (await client.call("stream", id=1))["payload"] == 1
@@ -156,7 +156,7 @@ async def test_a_stream_whose_commit_fails_has_failed(
 async def test_what_a_hook_used_is_rolled_back_with_it(
     kind: str, transactions: Transactions, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hook has a REQUEST scope of its own."""
+    """A hook has a REQUEST scope of its own, which is rolled back."""
     app = WebSuckets(providers=transactions.providers(Scope.REQUEST))
 
     async def hook(third: Third) -> None: ...
@@ -179,7 +179,7 @@ async def test_wider_scopes_are_no_different(
     journal: list[str],
     scope: BaseScope,
 ) -> None:
-    """That of a connection, and that of the app."""
+    """The scopes of a connection and of the app are rolled back alike."""
     app = app_with(group, providers=transactions.providers(scope))
 
     async def use() -> None:

@@ -12,14 +12,14 @@ from websuckets.security import Token
 
 
 def test_a_token_is_128_random_bits() -> None:
-    """As 32 hex digits, never the same."""
+    """A token has 32 hex digits, and is never generated twice."""
     tokens = {Token.generate() for _ in range(1000)}
     assert len(tokens) == 1000
     assert all(len(token) == 32 and int(token, 16) < 2**128 for token in tokens)
 
 
 def test_a_token_is_a_string_that_hides_itself() -> None:
-    """It compares and is sent as what it is; its repr is safe to log."""
+    """A token is compared and sent as its text; its repr is safe to log."""
     token = Token("canary")
     assert token == "canary"
     assert repr(token) == repr([token])[1:-1] == "Token(...)"

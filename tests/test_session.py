@@ -1,4 +1,4 @@
-"""Who is online, who is verified, and whose `Session` the class stands for."""
+"""Online and verified users, and the app for which the class `Session` stands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeSocket:
-    """Enough of a socket for the records; what closes and sends is tested over real ones."""
+    """A socket with the id alone; closing and sending are tested over real sockets."""
 
     def __init__(self) -> None:
         self.id = uuid4()
@@ -69,7 +69,7 @@ def login_commands() -> CommandGroup:
 
 
 def test_a_new_user_is_nobody() -> None:
-    """No id, no token; attributes that nobody set are not there."""
+    """A new user has no id, no token, and no attributes that were not set."""
     someone = user()
     assert (someone.id, someone.token) == (None, None)
     with pytest.raises(AttributeError, match="login"):
@@ -79,7 +79,7 @@ def test_a_new_user_is_nobody() -> None:
 
 
 def test_setting_the_id_verifies_at_once() -> None:
-    """And None takes it back, with the token."""
+    """Setting the id to None ends the verification and removes the token."""
     session, someone = Session(), user()
     with connected(someone, session):
         assert session.online == {someone.socket.id: someone}
@@ -98,7 +98,7 @@ def test_setting_the_id_verifies_at_once() -> None:
 
 
 def test_a_client_that_leaves_is_neither_online_nor_verified() -> None:
-    """Its record keeps what it was; changing it later enters nobody."""
+    """The record of a closed connection keeps its id; changing the id verifies nobody."""
     session, someone = Session(), user()
     with connected(someone, session):
         someone.id = "ann"
@@ -109,7 +109,7 @@ def test_a_client_that_leaves_is_neither_online_nor_verified() -> None:
 
 
 def test_an_id_that_was_set_before_connecting_counts() -> None:
-    """Whoever authenticates first is verified as soon as it is online."""
+    """A user with an id is verified as soon as it is online."""
     session, someone = Session(), user()
     someone.id = "ann"
     with connected(someone, session):
@@ -118,7 +118,7 @@ def test_an_id_that_was_set_before_connecting_counts() -> None:
 
 
 def test_of_two_connections_of_a_user_the_newest_counts() -> None:
-    """When it leaves, the older one does."""
+    """After the newest connection is closed, the next older one is the verified one."""
     session = Session()
     first, second, third = user(), user(), user()
     with connected(first, session):
@@ -136,20 +136,20 @@ def test_of_two_connections_of_a_user_the_newest_counts() -> None:
 
 @pytest.mark.parametrize("id", [True, 1.0, uuid4(), b"ann", ["ann"]])
 def test_an_id_is_a_string_or_a_number(id: Any) -> None:
-    """Anything else would not be found again by what comes from the wire."""
+    """An id of another type would not be equal to one in a message."""
     with pytest.raises(TypeError, match=r"User\.id is a str, an int or None"):
         user().id = id
 
 
 @pytest.mark.parametrize("token", [5, b"secret", True])
 def test_a_token_is_a_string(token: Any) -> None:
-    """Else it could never be the one that a message carries."""
+    """A token of another type would never be equal to one in a message."""
     with pytest.raises(TypeError, match=r"User\.token is a str or None"):
         user().token = token
 
 
 def test_an_id_is_text() -> None:
-    """Nothing else can be told to other nodes."""
+    """An id with surrogates is refused, as it cannot be sent to other nodes."""
     someone = user()
     with pytest.raises(ValueError, match="surrogates"):
         someone.id = "\ud800"
@@ -158,7 +158,7 @@ def test_an_id_is_text() -> None:
 
 
 def test_reprs_tell_no_secrets() -> None:
-    """Neither the token nor anything that the program added."""
+    """Reprs have neither the token nor an attribute that the program added."""
     someone = user()
     someone.id, someone.token, someone.password = "ann", "canary", "canary"
     session = Session()
@@ -175,7 +175,8 @@ def test_outside_of_any_app_the_class_stands_for_nobody() -> None:
 
 
 async def test_the_class_stands_for_the_current_app() -> None:
-    """Inside handlers for their own app, also when several run; outside for the only one."""
+    """The class stands for the app of a handler, or outside of handlers for the only app that
+    runs."""
     first, second = app_with(login_commands()), app_with(login_commands())
     async with talk(first) as ann:
         outside = list(Session.online)
@@ -190,7 +191,7 @@ async def test_the_class_stands_for_the_current_app() -> None:
 
 
 async def test_verified_connections_over_the_wire() -> None:
-    """Two connections of one user; the one that left is forgotten before another is served."""
+    """Of two connections of a user, the one that was closed is forgotten before the next reply."""
     async with talk(app_with(login_commands())) as first:
         await first.call("be", id=1)
         first_id = (await first.call("my id"))["payload"]
@@ -205,7 +206,7 @@ async def test_verified_connections_over_the_wire() -> None:
 
 
 async def test_revoking_closes_every_connection_of_the_user() -> None:
-    """With 4401; others stay, and nobody is verified as that user any more."""
+    """Connections of the user are closed with 4401 and not verified any more; others stay."""
     app = app_with(login_commands())
     async with app.serve("127.0.0.1", 0) as server, dial(server) as admin:
         async with dial(server) as first, dial(server) as second:
@@ -219,7 +220,7 @@ async def test_revoking_closes_every_connection_of_the_user() -> None:
 
 
 async def test_one_may_revoke_oneself() -> None:
-    """The own connection is closed, too; there is nobody to answer."""
+    """A user that revokes itself is closed, too, and gets no reply."""
     async with talk(app_with(login_commands())) as client:
         await client.call("be", id=1)
         await client.send("revoke", id=2)
@@ -236,7 +237,7 @@ async def test_an_app_that_stopped_is_nobodys() -> None:
 
 
 async def test_users_are_revoked_in_the_loop_of_their_app() -> None:
-    """Their connections are there; what is only read, is read anywhere."""
+    """Calls from another event loop are refused; reading is allowed."""
     app = WebSuckets()
     session = app._session
     async with TestClient(app) as client:
@@ -247,4 +248,4 @@ async def test_users_are_revoked_in_the_loop_of_their_app() -> None:
             with pytest.raises(RuntimeError, match="Session: the app runs in another event loop"):
                 await in_another_loop(attempt)
         assert client.socket.id in await in_another_loop(lambda: session.online)
-    await in_another_loop(session.revoke, "ann")  # it does not run any more
+    await in_another_loop(session.revoke, "ann")  # the app does not run any more

@@ -1,4 +1,4 @@
-"""Who is online and who is verified, after whatever clients and programs do in whatever order."""
+"""Online and verified users after any sequence of actions of clients and programs."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -37,10 +37,10 @@ from websuckets.session import Session, User
 UserId: TypeAlias = str | int
 
 IDS: list[UserId] = ["ann", "bob", 0, 1, "1"]
-"""Among them such as a careless comparison takes for nobody, or for one another."""
+"""Ids, some of which a careless comparison takes for None or for one another."""
 
 MOSTLY_ANN = st.just("ann") | st.just("ann") | st.sampled_from(IDS)
-"""So that several connections are the same user's."""
+"""Ids of which one is frequent, so that several connections belong to one user."""
 
 TOKENS = ["", "red", "blue", "grün"]
 
@@ -77,7 +77,7 @@ def commands() -> CommandGroup:
 
 @dataclass(eq=False)
 class Known:
-    """One connection, as the model has it."""
+    """One connection in the model."""
 
     client: Client
     dialled: AbstractContextManager[Client]
@@ -94,7 +94,7 @@ class Known:
 
 
 class Machine(RuleBasedStateMachine):
-    """An app and its clients, beside a model of both."""
+    """A state machine of an app and its clients, beside a model of both."""
 
     backend: ClassVar[str]
     serving: ClassVar[Any]
@@ -119,7 +119,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(target=connections)
     def start(self) -> MultipleResults[Known]:
-        """With three clients."""
+        """Start the app and three clients."""
         limits = Limits(auth_failures=None, rate=None, burst=None, finalize_timeout=0.5)
         app = app_with(commands(), limits=limits)
         self.session = app._session
@@ -159,7 +159,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(known=connections, id=MOSTLY_ANN)
     def verify(self, known: Known, id: UserId) -> None:
-        """Also again, and as somebody else."""
+        """Verify a connection, perhaps again, or as another user."""
         if known in self.online:
             self.do(self.ask, known.client, "become", id)
             if id != known.user_id:
@@ -169,13 +169,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(known=connections, id=MOSTLY_ANN, token=st.sampled_from(TOKENS))
     def log_in(self, known: Known, id: UserId, token: str) -> None:
-        """Both, as programs do."""
+        """Set the id and the token, like a program."""
         self.verify(known, id)
         self.set_token(known, token)
 
     @rule(id=MOSTLY_ANN)
     def all_become_the_same(self, id: UserId) -> None:
-        """The oldest connection first."""
+        """Verify every connection as one user, beginning with the oldest connection."""
         for known in self.online:
             self.verify(known, id)
 
@@ -194,14 +194,14 @@ class Machine(RuleBasedStateMachine):
 
     @rule(known=connections, expires=st.booleans())
     def set_time(self, known: Known, expires: bool) -> None:
-        """Far enough ahead, or none."""
+        """Set an expiry far enough ahead, or none."""
         if known in self.online:
             self.do(self.ask, known.client, "expire", time() + 1000 if expires else None)
             known.expires = expires
 
     @rule(known=connections)
     def expire(self, known: Known) -> None:
-        """It is closed with 4401, whether it was verified or not."""
+        """Expire the user: the connection is closed with 4401, whether it was verified or not."""
         if known in self.online:
             self.do(self.ask, known.client, "expire", time() - 1)
             assert self.do(known.client.closed) == (4401, "expired")
@@ -209,7 +209,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(known=connections, id=st.sampled_from(IDS))
     def revoke(self, known: Known, id: UserId) -> None:
-        """By anybody; who revokes oneself gets no reply."""
+        """Revoke a user from any connection; a user that revokes itself gets no reply."""
         if known not in self.online:
             return
         theirs = [other for other in self.online if other.user_id == id]
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
         else:
             assert reply == {"error": "not authorized", "details": None, "id": 1}
 
-    # What holds after each
+    # Invariants
 
     @invariant()
     def is_as_the_model_says(self) -> None:
@@ -259,7 +259,7 @@ class Machine(RuleBasedStateMachine):
             assert (user.token, user.expires_at is not None) == (known.token, known.expires)
 
     def leave(self, known: Known) -> None:
-        """It is gone, or goes now."""
+        """Close the connection, if it is not closed yet, and remove it from the model."""
         known.dialled.__exit__(None, None, None)
         self.do(self.until_gone, known.id)
         self.online.remove(known)
@@ -296,12 +296,12 @@ def run(backend: str, serving: Serving, examples: int) -> None:
 
 
 def test_in_memory(anyio_backend: str) -> None:
-    """Through the front door, without a network."""
+    """Run through the admission of the app, without a network."""
     run(anyio_backend, in_memory, 50)
 
 
 def test_over_websockets(anyio_backend: str) -> None:
-    """The same over real connections."""
+    """Run over real connections."""
     run(anyio_backend, by_websockets, 10)
 
 
@@ -309,5 +309,5 @@ def test_over_websockets(anyio_backend: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [in_memory, by_websockets])
 def test_at_length(anyio_backend: str, served: Serving) -> None:
-    """And for much longer."""
+    """Run for longer, in memory and over real connections."""
     run(anyio_backend, served, 100)

@@ -41,7 +41,7 @@ class Thing:
 
 
 class Magic(Provider):
-    """Whoever knows the word is verified."""
+    """A provider that verifies each client that sends the right word as its token."""
 
     @provide(scope=Scope.REQUEST)
     def current_user(self, message: Message, user: User) -> CurrentUser:
@@ -57,7 +57,7 @@ def thing_provider(scope: Scope = Scope.APP) -> Provider:
 
 
 def build(app: WebSuckets, *providers: Provider, **options: Any) -> AsyncContainer:
-    """As the documentation says."""
+    """Build a container and set it up in the way that is documented."""
     options = {"lock_factory": lock_factory, **options}
     container = make_async_container(*providers, *app.providers, **options)
     setup_dishka(container, app)
@@ -91,7 +91,7 @@ def app(group: CommandGroup) -> WebSuckets:
 
 
 async def test_the_app_runs_with_it(app: WebSuckets) -> None:
-    """Time and again; whoever built it closes it."""
+    """An app runs with the container several times; the program that built it closes it."""
     closed: list[Thing] = []
 
     async def thing() -> AsyncIterator[Thing]:
@@ -117,7 +117,7 @@ async def test_the_app_runs_with_it(app: WebSuckets) -> None:
 
 
 async def test_whoever_provides_the_current_user_decides(app: WebSuckets) -> None:
-    """In whatever order providers stand, and if dishka validates strictly."""
+    """The order of providers does not matter, and strict validation of dishka is possible."""
     strictly = {"validation_settings": STRICT_VALIDATION}
     for ours, options in itertools.product((0, 1, 2), ({}, strictly)):
         providers = [thing_provider(), Magic()]
@@ -132,7 +132,7 @@ async def test_whoever_provides_the_current_user_decides(app: WebSuckets) -> Non
 
 
 async def test_another_container_takes_its_place(app: WebSuckets) -> None:
-    """For tests, built with what is to be different last."""
+    """A test may build a container with other providers last."""
     build(app, SecurityProvider(), thing_provider())
     fake = Provider(scope=Scope.APP)
     other = Thing()
@@ -144,7 +144,7 @@ async def test_another_container_takes_its_place(app: WebSuckets) -> None:
 
 
 async def test_tasks_of_the_app_last_while_it_runs(journal: list[str]) -> None:
-    """However often, though the container and who has the tasks are the same."""
+    """`AppTasks` last for one run of the app, though the container keeps the object."""
 
     class Feed:
         def __init__(self, tasks: AppTasks) -> None:
@@ -177,7 +177,7 @@ async def test_tasks_of_the_app_last_while_it_runs(journal: list[str]) -> None:
 
 
 async def test_one_that_was_built_without_our_providers(app: WebSuckets) -> None:
-    """Is an error at the start, which shows what to write."""
+    """A container without the app's providers is refused at the start, with what to write."""
     setup_dishka(make_async_container(SecurityProvider(), WebSucketsProvider()), app)
     with pytest.raises(ConfigurationError) as refused:
         async with TestClient(app):
@@ -188,7 +188,7 @@ async def test_one_that_was_built_without_our_providers(app: WebSuckets) -> None
 
 
 async def test_one_that_was_built_for_another_app(app: WebSuckets, group: CommandGroup) -> None:
-    """Or for both: each needs one of its own."""
+    """A container of another app is refused: each app needs one of its own."""
     other = app_with(group)
     container = build(other, SecurityProvider(), thing_provider())
     setup_dishka(container, app)
@@ -198,7 +198,7 @@ async def test_one_that_was_built_for_another_app(app: WebSuckets, group: Comman
 
 
 async def test_nothing_is_added_once_it_may_be_built(app: WebSuckets) -> None:
-    """It would be missing there."""
+    """Adding is refused once `app.providers` was read, as the container would not include it."""
     assert app.providers is not None
     for add in (
         lambda: app.include_command_group(CommandGroup("late")),
@@ -213,7 +213,7 @@ async def nothing() -> None: ...
 
 
 async def test_commands_that_come_after_it_was_built(app: WebSuckets, group: CommandGroup) -> None:
-    """Are told at the start, rather than unknown to every client."""
+    """Late commands are an error at the start, rather than unknown to clients."""
     build(app, SecurityProvider(), thing_provider())
 
     @group.command("late")
@@ -225,7 +225,7 @@ async def test_commands_that_come_after_it_was_built(app: WebSuckets, group: Com
 
 
 async def test_one_that_was_forgotten(app: WebSuckets) -> None:
-    """Is thought of when something is missing."""
+    """The error of a missing provider has a hint at `setup_dishka`."""
     make_async_container(SecurityProvider(), thing_provider(), *app.providers)
     with pytest.raises(ConfigurationError) as refused:
         async with TestClient(app):
@@ -234,7 +234,7 @@ async def test_one_that_was_forgotten(app: WebSuckets) -> None:
 
 
 async def test_what_is_wrong_with_handlers_is_told_first(group: CommandGroup) -> None:
-    """Then they can be added again, put right."""
+    """After an error of a handler, command groups may still be added."""
     app = WebSuckets()
 
     @app.on_connect
@@ -246,7 +246,7 @@ async def test_what_is_wrong_with_handlers_is_told_first(group: CommandGroup) ->
 
 
 async def test_what_its_build_cannot_know_is_told_at_the_start() -> None:
-    """Guards that outlive the message, models that both sides give, messages in hooks."""
+    """Guards of a wide scope, and messages in hooks, are refused at the start."""
     group = CommandGroup()
 
     @group.command("guarded", protected=Thing)
@@ -269,7 +269,7 @@ async def test_what_its_build_cannot_know_is_told_at_the_start() -> None:
 
 
 async def test_a_lock_that_does_not_run_here(app: WebSuckets) -> None:
-    """That of dishka does not on trio, and would fail only when two tasks meet."""
+    """dishka's default lock does not run on trio, and would fail only when two tasks meet."""
     build(app, SecurityProvider(), thing_provider(), lock_factory=anyio.Lock)
     async with TestClient(app) as client:
         assert (await client.call("thing")).payload == "thing True"
@@ -285,7 +285,7 @@ async def test_a_lock_that_does_not_run_here(app: WebSuckets) -> None:
 
 
 async def test_what_is_no_container_for_an_app(app: WebSuckets) -> None:
-    """Is refused where it is given."""
+    """A wrong container is refused by `setup_dishka`."""
     container = make_async_container(thing_provider())
     of_the_runtime = make_async_container(thing_provider(Scope.RUNTIME), start_scope=Scope.RUNTIME)
     async with container() as of_a_request:
@@ -297,7 +297,7 @@ async def test_what_is_no_container_for_an_app(app: WebSuckets) -> None:
 
 
 async def test_an_app_has_either_providers_or_a_container(app: WebSuckets) -> None:
-    """Or else it would not be clear which of them count."""
+    """An app with providers and a container is refused, as it would be unclear which count."""
     container = make_async_container(thing_provider())
     with pytest.raises(ConfigurationError, match="providers of its own"):
         setup_dishka(container, WebSuckets(providers=[thing_provider()]))
@@ -314,7 +314,7 @@ async def test_an_app_has_either_providers_or_a_container(app: WebSuckets) -> No
 
 
 async def test_our_context_by_itself() -> None:
-    """Completes a container in which a program tests its providers."""
+    """`WebSucketsProvider` completes a container in which a program tests its providers."""
     container = make_async_container(Magic(), WebSucketsProvider(), lock_factory=lock_factory)
     async with TestClient(WebSuckets()) as client:
         user = User(client.socket)
@@ -327,7 +327,7 @@ async def test_our_context_by_itself() -> None:
                 assert await request.get(CurrentUser | None) is None
 
 
-# What resolves
+# Resolution
 
 
 class Repository(Generic[T]):
@@ -376,7 +376,7 @@ Billing = Annotated[Thing, FromComponent("billing")]
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "shared"])
 async def test_what_dishka_provides_is_injected(own: bool) -> None:
-    """Components, generics, new types, aliases and what is decorated."""
+    """Components, generics, new types, aliases and decorated objects are injected."""
     group = CommandGroup()
 
     @group.command("all")
@@ -402,7 +402,7 @@ async def test_what_dishka_provides_is_injected(own: bool) -> None:
 
 
 async def test_what_is_missing_in_a_component() -> None:
-    """Is told at the start, with the path to it; of a shared container, when that is built."""
+    """The path to the missing type is in the error, at the start or when the container is built."""
 
     class Invoice:
         def __init__(self, thing: Thing) -> None: ...
@@ -431,7 +431,7 @@ async def building(app: WebSuckets, *providers: Provider) -> None:
     build(app, *providers)
 
 
-# How many there are
+# Number of objects
 
 
 class Counted:
@@ -451,7 +451,8 @@ class OfRequest(Counted): ...
 
 @pytest.mark.parametrize("connections", [100, pytest.param(1_000, marks=pytest.mark.heavy)])
 async def test_one_of_each_kind_where_it_belongs(connections: int) -> None:
-    """Over many connections of ten messages, ten of each at once; all finalised in order."""
+    """Each scope has one object, over many connections of ten concurrent messages, all
+    finalised."""
     opened: dict[str, list[int]] = {"app": [], "session": [], "request": []}
     closed: list[tuple[str, int]] = []
 

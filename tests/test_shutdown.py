@@ -1,4 +1,4 @@
-"""How a program stops: what it still does, what it says meanwhile, and that it does end."""
+"""Shutdown of a program: its last replies, its answers meanwhile, and the end of the process."""
 
 import signal
 import sys
@@ -37,13 +37,13 @@ def start(request: pytest.FixtureRequest, anyio_backend: str) -> str:
 
 @pytest.fixture
 async def clients() -> AsyncIterator[AsyncExitStack]:
-    """Where clients are kept, until the test is over."""
+    """Yield a stack that keeps clients open until the test is over."""
     async with AsyncExitStack() as stack:
         yield stack
 
 
 async def until_stopping(server: Server) -> None:
-    """Until everybody is told so who asks."""
+    """Wait until the health check reports that the server stops."""
     with anyio.fail_after(TIMEOUT):
         while await get(server, "/health") != 503:
             pass
@@ -57,7 +57,7 @@ async def begin(client: Client, event: str, **fields: Any) -> None:
 
 
 async def refused(server: Server) -> int:
-    """The HTTP status with which an opening handshake is answered."""
+    """Return the HTTP status with which an opening handshake is refused."""
     with pytest.raises(InvalidStatus) as caught:
         async with dial(server):
             pass
@@ -68,7 +68,7 @@ async def refused(server: Server) -> int:
 async def test_a_hundred_commands_in_flight_are_all_answered(
     start: str, number: signal.Signals
 ) -> None:
-    """On a hundred connections: all replies arrive, then 1012, exit code 0."""
+    """On a hundred connections, all replies arrive, then 1012, and the exit code is 0."""
     async with started(start, **NEVER) as program, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(dial(program.server)) for _ in range(100)]
         for index, client in enumerate(clients):
@@ -88,7 +88,7 @@ async def test_a_hundred_commands_in_flight_are_all_answered(
 async def test_idle_connections_are_told_to_connect_elsewhere(
     start: str, number: signal.Signals
 ) -> None:
-    """With 1012; also those that never sent anything."""
+    """Idle connections are closed with 1012, and so are those that never sent anything."""
     async with started(start) as program, dial(program.server) as one, dial(program.server) as two:
         assert (await one.call("note", id=1))["id"] == 1
         program.signal(number)
@@ -97,7 +97,7 @@ async def test_idle_connections_are_told_to_connect_elsewhere(
 
 
 async def test_commands_that_run_side_by_side_are_all_answered(start: str) -> None:
-    """Four on each of four connections; each reply arrives before the connection is closed."""
+    """Four commands run on each of four connections; each reply arrives before the close."""
     async with started(start, concurrency=4, **NEVER) as program, AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(dial(program.server)) for _ in range(4)]
         for client in clients:
@@ -115,7 +115,7 @@ async def test_commands_that_run_side_by_side_are_all_answered(start: str) -> No
 
 
 async def test_while_it_stops_it_says_so(start: str) -> None:
-    """503 to whoever asks for its health, which was 200, and to who wants to connect."""
+    """The health check turns from 200 to 503, and new connections are refused with 503."""
     async with started(start, **NEVER) as program, dial(program.server) as client:
         assert await get(program.server, "/health") == 200
         await begin(client, "wait")
@@ -130,7 +130,7 @@ async def test_while_it_stops_it_says_so(start: str) -> None:
 
 
 async def test_what_waits_behind_the_last_command_is_not_begun(start: str) -> None:
-    """The connection has been told to go: nothing more is started for it."""
+    """No command is begun on a connection that is being closed."""
     async with started(start, **NEVER) as program, dial(program.server) as client:
         await begin(client, "wait", id=1)
         await client.send("note", id=2)
@@ -147,7 +147,7 @@ async def test_what_waits_behind_the_last_command_is_not_begun(start: str) -> No
 
 
 async def test_no_command_is_half_done(start: str) -> None:
-    """Clients that never stop sending: each command that began has ended and was answered."""
+    """Each command that began has ended and was answered, though clients never stop sending."""
     answered = []
 
     async def go_on_sending(client: Client) -> None:
@@ -182,7 +182,7 @@ async def test_no_command_is_half_done(start: str) -> None:
 async def test_a_second_signal_stops_at_once(
     start: str, way: str, first: signal.Signals, second: signal.Signals
 ) -> None:
-    """Whatever runs, and however long it might still."""
+    """The second signal ends the process, whatever runs."""
     async with started(start, **NEVER) as program, dial(program.server) as client:
         if way == "wait":
             await begin(client, "wait")
@@ -199,7 +199,7 @@ async def test_a_second_signal_stops_at_once(
 async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
     start: str, way: str
 ) -> None:
-    """At the deadline it is aborted, with its name in the log, and the program ends with 1."""
+    """The handler is aborted at the deadline, its name is logged, and the exit code is 1."""
     async with started(start, **SOON) as program, dial(program.server) as client:
         await begin(client, "stay", payload=way)
         program.signal(signal.SIGTERM)
@@ -223,7 +223,7 @@ async def test_a_thread_that_a_handler_has_left_does_not_keep_the_program(
 
 
 async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(start: str) -> None:
-    """No line of Python can run then; the process ends nevertheless, and says where it was."""
+    """The process ends though no line of Python can run; the log has a traceback."""
     async with started(start, **SOON) as program, dial(program.server) as client:
         await begin(client, "stay", payload="match")
         program.signal(signal.SIGTERM)
@@ -234,7 +234,7 @@ async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(s
 @pytest.mark.heavy
 @pytest.mark.parametrize("way", ["ignore", "shield", "thread", "block"])
 async def test_nor_does_one_that_begins_to_while_it_stops(start: str, way: str) -> None:
-    """The event loop may be held up for good: the deadline does not depend on it."""
+    """The deadline does not depend on the event loop, which may be blocked for good."""
     async with started(start, **SOON | {"drain_timeout": 0.5}) as program:
         async with dial(program.server) as client:
             await begin(client, "stay later", payload=way)
@@ -252,7 +252,7 @@ async def test_nor_does_one_that_begins_to_while_it_stops(start: str, way: str) 
     "place", ["a stream", "a task of the app", "a task of the connection", "on_disconnect"]
 )
 async def test_nothing_else_keeps_the_program(start: str, place: str, way: str) -> None:
-    """Whatever part of it ignores its cancellation: it ends with 1, and says that in the log."""
+    """The process exits with code 1, and logs it, whatever ignores its cancellation."""
     async with started(start, **SOON) as program, dial(program.server) as client:
         await begin(client, f"stay in {place}", payload=way)
         program.signal(signal.SIGTERM)
@@ -263,7 +263,7 @@ async def test_nothing_else_keeps_the_program(start: str, place: str, way: str) 
 @pytest.mark.heavy
 @pytest.mark.parametrize("scope", ["message", "connection", "app"])
 async def test_finalisers_do_not_keep_the_program(start: str, scope: str) -> None:
-    """Of any scope."""
+    """A finaliser of any scope does not prevent the exit."""
     async with started(start, **SOON) as program, dial(program.server) as client:
         await begin(client, f"stay in a finaliser of the {scope}", payload="ignore")
         program.signal(signal.SIGTERM)
@@ -271,11 +271,11 @@ async def test_finalisers_do_not_keep_the_program(start: str, scope: str) -> Non
         assert program.errors("CRITICAL")
 
 
-# Within a program that goes on -------------------------------------------------------------------
+# Shutdown without an exit -------------------------------------------------------------------------
 
 
 async def test_leaving_serve_is_the_same_stop(caplog: pytest.LogCaptureFixture) -> None:
-    """Replies, 503 meanwhile, 1012, and the program goes on."""
+    """Leaving `serve` sends replies, answers 503 meanwhile and closes with 1012."""
     app = app_with(stubborn.group, providers=[stubborn.Late()], limits=Limits(**NEVER))
     stop = anyio.Event()
 
@@ -304,7 +304,7 @@ async def test_leaving_serve_is_the_same_stop(caplog: pytest.LogCaptureFixture) 
 async def test_leaving_serve_leaves_behind_what_ignores_that(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A handler and a task of the app: the log names them, and the program goes on."""
+    """The log names the handler and the task of the app, and the program goes on."""
     enough, ended = anyio.Event(), []
     group = CommandGroup()
 
@@ -339,7 +339,7 @@ async def test_leaving_serve_leaves_behind_what_ignores_that(
 
 
 async def test_after_that_stop_the_app_may_be_served_again(app: WebSuckets) -> None:
-    """Its health is 200 again, and who connects is let in."""
+    """The health check is 200 again, and connections are accepted."""
     for _ in range(2):
         async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
             assert await get(server, "/health") == 200
@@ -355,7 +355,7 @@ def app() -> WebSuckets:
 async def test_a_signal_that_comes_as_soon_as_the_port_is_open(
     start: str, number: signal.Signals
 ) -> None:
-    """It is minded before: everything is finalised."""
+    """The signal handlers are set before the port is open, so everything is finalised."""
     program = (
         "import sys\nfrom stubborn import STARTS\nfrom websuckets import WebSuckets\n"
         "from websuckets.transports import websockets_asyncio, websockets_trio\n"

@@ -1,4 +1,4 @@
-"""How signatures are read: of whatever is an async function, with names, variables and defaults."""
+"""Signatures of any async function: their names, type variables and defaults."""
 
 # ruff: noqa: B006, B008  # defaults as users write them
 
@@ -67,7 +67,7 @@ def refusal_of(handler: Any) -> str:
     return str(refused.value)
 
 
-# What Python calls an async function -------------------------------------------------------------
+# Kinds of async functions -------------------------------------------------------------------------
 
 
 def timed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -152,7 +152,7 @@ async def keyword_only(socket: Socket, name: Payload[str], *, thing: Thing) -> s
     ],
 )
 async def test_whatever_returns_an_awaitable_is_a_handler(handler: Any) -> None:
-    """Instances, bound methods, partials, and what plain decorators make of async functions."""
+    """Instances, bound methods, partials and plainly decorated async functions are handlers."""
     provider = Provider(scope=Scope.APP)
     provider.provide(Thing)
     async with TestClient(app_of(handler, providers=[provider])) as client:
@@ -182,7 +182,7 @@ async def test_whatever_returns_an_async_generator_is_a_stream(handler: Any) -> 
 
 
 class Compiled:
-    """Callable as compilers make it: for Python no function, and perhaps without code."""
+    """A callable as compilers make it: not a Python function, and perhaps without code."""
 
     def __init__(self, function: Callable[..., Any], code: Any = None) -> None:
         self.__name__ = self.__qualname__ = function.__name__
@@ -200,7 +200,7 @@ class Compiled:
 
 
 async def test_compiled_functions_are_what_their_code_says_or_else_async() -> None:
-    """And their annotations see the names of their module."""
+    """The flags of the code decide; annotations see the names of the function's module."""
     group = CommandGroup()
     group.command("flagged")(Compiled(hello, hello.__code__))
     group.command("unknown")(Compiled(hello))
@@ -212,7 +212,7 @@ async def test_compiled_functions_are_what_their_code_says_or_else_async() -> No
 
 
 def hides(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives something else than what it wraps."""
+    """Decorate a function so that it returns another kind of object."""
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:
@@ -230,7 +230,7 @@ async def manager(socket: Socket) -> AsyncIterator[int]:
 async def test_a_decorator_that_gives_something_else_is_told(
     handler: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Which function it is about, and what it gave."""
+    """The error names the function and the type of the object that the decorator returned."""
     async with TestClient(app_of(handler)) as client:
         with pytest.raises(CommandError, match="internal error"):
             await client.call("run", "ann")
@@ -246,7 +246,7 @@ async def test_a_decorator_that_gives_something_else_is_told(
 
 
 def test_a_wrapper_that_hides_what_it_wraps_is_refused() -> None:
-    """Without `functools.wraps` nothing is known of the function below."""
+    """Nothing is known of a wrapped function without `functools.wraps`."""
 
     def wrapper(*args: Any, **kwargs: Any) -> Any: ...
 
@@ -263,7 +263,7 @@ def test_a_wrapper_that_hides_what_it_wraps_is_refused() -> None:
 
 
 async def test_the_same_holds_for_hooks(journal: list[str]) -> None:
-    """Plain wrappers, instances and partials; what yields, or gives nothing to await, is none."""
+    """A hook is any async callable; a generator or a plain function is refused."""
     app = WebSuckets()
 
     class Hook:
@@ -321,7 +321,7 @@ app.include_command_group(group)
 
 
 async def test_annotations_see_the_names_of_the_function_itself() -> None:
-    """Also in a module that is registered nowhere, or under another one's name (`-m cProfile`)."""
+    """The module of the function may be unregistered, or have another's name (`-m cProfile`)."""
     names: dict[str, Any] = {"__name__": "test_signatures_of_nowhere"}
     exec(SOURCE, names)
     assert names["__name__"] not in sys.modules
@@ -376,7 +376,8 @@ def repository(of: type[T]) -> Repository[T]:
 
 @pytest.mark.parametrize("owner", [Items(), Mixed(), OfItems[Thing](), Crud[Item, Thing]()])
 async def test_type_variables_stand_for_what_the_class_says(owner: Any) -> None:
-    """Through several bases, and for payloads, dependencies, results and items."""
+    """Type variables are bound through several bases, in payloads, dependencies, results and
+    items."""
     group = CommandGroup()
     for name in ("create", "many", "by_key", "second", "from_dishka", "stream"):
         group.command(name)(getattr(owner, name))
@@ -408,7 +409,7 @@ class PagesOfItems(Pages[Item]): ...
 
 
 async def test_a_generic_model_is_that_of_the_class() -> None:
-    """Though pydantic takes the one with its own variable for the bare model."""
+    """The class's type variable counts, though pydantic uses the model's own for the bare model."""
     async with TestClient(app_of(PagesOfItems())) as client:
         assert (await client.call("run", {"items": [{"price": 1}]})).payload == {
             "items": [{"price": 1}]
@@ -424,7 +425,7 @@ async def test_a_generic_model_is_that_of_the_class() -> None:
 
 
 async def test_a_type_variable_with_a_default_stands_for_that() -> None:
-    """PEP 696."""
+    """The default of PEP 696 is used."""
 
     class WithDefault(Generic[D]):
         async def run(self, socket: Socket, model: Payload[D]) -> D:
@@ -437,7 +438,7 @@ async def test_a_type_variable_with_a_default_stands_for_that() -> None:
 
 
 def test_an_open_type_variable_is_refused() -> None:
-    """Refuse it in a payload, a dependency and a result, with what to register instead."""
+    """A type variable is refused in a payload, a dependency and a result, with what to write."""
 
     async def payload(socket: Socket, model: Payload[list[T]]) -> None: ...
     async def dependency(socket: Socket, *, repository: Repository[T]) -> None: ...
@@ -462,7 +463,8 @@ def test_an_open_type_variable_is_refused() -> None:
 
 
 async def test_a_recursive_alias_is_for_pydantic_to_read() -> None:
-    """Read it as a payload, in a union, and as a dependency; absent is null if null fits."""
+    """A recursive alias may be a payload, in a union, or a dependency; absent is null if null
+    fits."""
 
     async def alias(socket: Socket, value: Payload[Json]) -> Json:
         return value
@@ -499,7 +501,7 @@ async def test_a_recursive_alias_is_for_pydantic_to_read() -> None:
 
 
 async def test_a_field_as_the_default_of_the_payload_is_honoured() -> None:
-    """Its constraints and its default; also where the hint carries it."""
+    """The field's constraints and default count, in the default and in the annotation."""
     group = CommandGroup()
 
     @group.command("required")
@@ -600,7 +602,7 @@ class Uncopyable(list[int]):
 
 
 def test_markers_that_mean_nothing_here_are_refused() -> None:
-    """Refuse those of other frameworks, and pydantic's in the wrong place, with what to write."""
+    """Markers of other frameworks, and pydantic's in the wrong place, are refused with a remedy."""
 
     def get_thing() -> Thing: ...
 

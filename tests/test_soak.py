@@ -1,4 +1,4 @@
-"""A server among clients with random faults, for as long as one cares to wait."""
+"""A server among clients with random faults, for a configurable time."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.heavy, pytest.mark.timeout(SECONDS 
 
 @pytest.mark.parametrize("name", ON_SOCKETS)
 async def test_soak(name: str, anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One that behaves is served all the time, and nothing is left of the others."""
+    """A well-behaved client is served all the time, and no object is left of the others."""
     backends, serving = SERVINGS[name]
     if anyio_backend not in backends.split():
         pytest.skip(f"it does not run on {anyio_backend}")
@@ -43,7 +43,7 @@ async def soak(app: WebSuckets, serving: Serving, seconds: float) -> None:
     async with serving(app) as server:
         for visit in VISITS * 2 + LONG_VISITS:
             await pay(server.port, visit)
-        await anyio.sleep(1)  # the last of them may still be there
+        await anyio.sleep(1)  # the last visitor may still be connected
         before = census()
         end = time.monotonic() + seconds
         async with anyio.create_task_group() as tasks:

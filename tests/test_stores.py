@@ -1,4 +1,4 @@
-"""What every store of sessions does alike."""
+"""Behaviour that all session stores share."""
 
 import math
 import re
@@ -31,7 +31,7 @@ ANN, ANN_AGAIN, BOB = map(key_of, ("ann's", "another of ann's", "bob's"))
 
 
 async def test_a_record_is_as_it_was_saved(stores: Stores) -> None:
-    """With all that JSON can hold; an id that is a number is one still."""
+    """A record keeps all that JSON can hold; an id that is a number stays one."""
     store = stores.make(LONG, MANY)
     assert await store.load(ANN) is None
     ann = Record("ann", time.time() + LONG, 1, {"role": "editor", "rooms": [1, None, {"я": 0.5}]})
@@ -43,7 +43,7 @@ async def test_a_record_is_as_it_was_saved(stores: Stores) -> None:
 
 
 async def test_who_changes_an_old_version_changes_nothing(stores: Stores) -> None:
-    """Of two who change the same at once, one has to look again."""
+    """Of two concurrent changes of a record, the second is refused and has to be repeated."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     assert not await store.save(ANN, Record("ann", data={"role": "late"}))
@@ -73,7 +73,7 @@ def nested(depth: int) -> Any:
     ids=["object", "infinite", "nan", "nested", "never expires", "expires at nan"],
 )
 async def test_what_cannot_be_read_again_is_not_saved(stores: Stores, record: Record) -> None:
-    """The record that was there before is kept, and the error quotes nothing."""
+    """The earlier record is kept, and the error quotes no data."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     with pytest.raises(ValueError, match=r"JSON|serialize"):
@@ -82,7 +82,8 @@ async def test_what_cannot_be_read_again_is_not_saved(stores: Stores, record: Re
 
 
 async def test_records_end(stores: Stores) -> None:
-    """At their own time, or their lifetime after they were last used; then there is room."""
+    """Records end at their own time, or when not used for their lifetime; their keys are free
+    then."""
     store, short = stores.make(LONG, MANY), stores.make(0.05, MANY)
     assert await store.save(ANN, Record("ann", time.time() - 1))
     assert await store.load(ANN) is None
@@ -95,7 +96,7 @@ async def test_records_end(stores: Stores) -> None:
 
 
 async def test_one_record_is_forgotten(stores: Stores) -> None:
-    """The other record of its user is kept, and no node has to look at all of its users."""
+    """The other record of the user is kept, and the revocation counter stays."""
     store = stores.make(LONG, MANY)
     for key in (ANN, ANN_AGAIN):
         assert await store.save(key, Record("ann"))
@@ -109,7 +110,8 @@ async def test_one_record_is_forgotten(stores: Stores) -> None:
 
 
 async def test_a_forgotten_record_is_not_saved_again(stores: Stores) -> None:
-    """By a connection that knew it; a new login may have the same token."""
+    """A connection that knew the record cannot save it again; a new login may have the same
+    token."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     await store.delete(ANN, "ann")
@@ -120,7 +122,7 @@ async def test_a_forgotten_record_is_not_saved_again(stores: Stores) -> None:
 
 
 async def test_a_record_that_has_only_ended_is_saved_again(stores: Stores) -> None:
-    """Nobody has taken it back."""
+    """An expired record may be saved again, as it was not revoked."""
     store, short = stores.make(LONG, MANY), stores.make(0.05, MANY)
     assert await short.save(ANN, Record("ann"))
     with anyio.fail_after(TIMEOUT):
@@ -130,7 +132,7 @@ async def test_a_record_that_has_only_ended_is_saved_again(stores: Stores) -> No
 
 
 async def test_of_one_user_only_so_many_records_are_kept(stores: Stores) -> None:
-    """The one goes that was not used for longest; those of others stay."""
+    """The record that was not used for longest is removed; those of other users stay."""
     store = stores.make(LONG, 3)
     # In the order in which they are used last: Redis may use them within one millisecond.
     second, third, first, fourth, fifth = keys = [f"{number:064}" for number in range(5)]
@@ -149,7 +151,7 @@ async def test_of_one_user_only_so_many_records_are_kept(stores: Stores) -> None
 
 
 async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
-    """But not of what it has afterwards, and not of others."""
+    """A revocation concerns neither later records of the user nor other users."""
     store = stores.make(LONG, MANY)
     for key, id in ((ANN, "7"), (ANN_AGAIN, "7"), (BOB, 7)):
         assert await store.save(key, Record(id))
@@ -167,13 +169,13 @@ async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
 
 @pytest.mark.parametrize("numbers", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
 def test_a_store_needs_numbers_that_mean_something(numbers: tuple[float, int]) -> None:
-    """A record has to be kept for some time, and one at least."""
+    """A lifetime and a number of records have to be positive and finite."""
     with pytest.raises(ValueError, match="positive"):
         MemorySessionStore(*numbers)
 
 
 def test_a_key_is_not_the_token() -> None:
-    """Nor can it be made one again."""
+    """A key cannot be turned back into the token."""
     assert key_of("abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert len(key_of("\ud800")) == 64
 
@@ -191,13 +193,13 @@ WRONG: list[Any] = [
 
 @pytest.mark.parametrize("wrong", [b"", b"\x80\x04N.", *map(to_json, WRONG)])
 def test_what_is_no_record_is_not_read(wrong: bytes) -> None:
-    """Whatever else it may be."""
+    """Anything that is not a record is refused."""
     with pytest.raises(ValueError):
         Record.decode(wrong)
 
 
 async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer) -> None:
-    """Then their places are free."""
+    """Malformed records are dropped and counted, and their keys are free then."""
     prefix = secrets.token_hex(8)
     redis = RedisBroker(RedisConnection(shared_redis.url, 5), prefix)
     store = RedisSessionStore(redis, LONG, MANY)
@@ -214,7 +216,7 @@ async def test_foreign_records_are_dropped_and_counted(shared_redis: RedisServer
 
 
 async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
-    """Which is no refusal."""
+    """Redis being away is not a refusal, but `Unavailable`."""
     redis = RedisBroker(RedisConnection(own_redis.url, 0.5), "test")
     store = RedisSessionStore(redis, LONG, MANY)
     async with linked(redis) as node:
@@ -228,7 +230,7 @@ async def test_without_redis_nothing_is_known(own_redis: RedisServer) -> None:
 
 
 async def test_nothing_is_shared_with_what_is_kept(stores: Stores) -> None:
-    """What is changed without being saved, is not changed for others."""
+    """Changes of a loaded record are not seen by others until they are saved."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann", data={"rooms": [1]}))
     for _ in range(2):
@@ -239,7 +241,7 @@ async def test_nothing_is_shared_with_what_is_kept(stores: Stores) -> None:
 
 
 async def test_who_was_revoked_is_not_saved_again(stores: Stores) -> None:
-    """Where it was known before; a new login may have the same token."""
+    """A known record cannot be saved again; a new login may have the same token."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     await store.revoke("ann")
@@ -252,7 +254,7 @@ async def test_who_was_revoked_is_not_saved_again(stores: Stores) -> None:
 
 @pytest.fixture
 async def redis_store(shared_redis: RedisServer) -> AsyncIterator[RedisSessionStore]:
-    """Its keys begin with ``test``."""
+    """Yield a store whose keys begin with ``test``."""
     prefix = f"test {secrets.token_hex(8)}"
     redis = RedisBroker(RedisConnection(shared_redis.url, 5), prefix)
     async with linked(redis):
@@ -281,7 +283,7 @@ async def test_what_is_in_the_way_is_removed_and_counted(
     key: str,
     value: tuple[str, ...],
 ) -> None:
-    """Everything goes on."""
+    """The store works in spite of malformed data."""
     store = redis_store
     shared_redis.command(command, f"{store._root}:{key.format(ANN=ANN)}", *value)
     assert await store.load(ANN) is None
@@ -298,7 +300,7 @@ async def test_what_is_in_the_way_is_removed_and_counted(
 async def test_a_field_of_another_version_is_what_counts(
     redis_store: RedisSessionStore, shared_redis: RedisServer
 ) -> None:
-    """Or who compares would never find it right."""
+    """The version's field counts, so that a comparison with it can succeed."""
     store = redis_store
     assert await store.save(ANN, Record("ann"))
     shared_redis.command("HSET", f"{store._root}:session:{ANN}", "version", "7")
@@ -309,7 +311,7 @@ async def test_a_field_of_another_version_is_what_counts(
 async def test_tokens_that_have_ended_are_taken_off_the_list(
     redis_store: RedisSessionStore, shared_redis: RedisServer
 ) -> None:
-    """A user who enters often, leaves nothing behind."""
+    """Expired keys of a user that logs in often are removed."""
     store = redis_store
     keys = f'{store._root}:keys:"ann"'
     for number in range(3):
@@ -341,7 +343,7 @@ async def test_a_login_costs_redis_the_same_however_many_there_were(
 async def test_of_two_first_ones_at_once_none_is_lost(
     redis_store: RedisSessionStore,
 ) -> None:
-    """Who looks, removes nothing that somebody has just written."""
+    """A concurrent load does not remove a record that was just written."""
     store = redis_store
 
     async def look() -> None:

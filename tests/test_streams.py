@@ -34,7 +34,7 @@ class Transaction: ...
 
 
 class Journalling(Provider):
-    """Writes down when what a stream needs is opened and closed, and with what error."""
+    """A provider that records when its objects are opened and closed, and with what error."""
 
     def __init__(self, journal: list[str]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
 async def test_items_come_with_more_and_then_the_acknowledgement(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """Each inside of the scope; the last reply after it closed."""
+    """Each item is sent within the scope, and the last reply after the scope is closed."""
     async with talk(app) as client:
         await client.send("count", payload={"to": 3}, id="a")
         for number in range(3):
@@ -145,7 +145,7 @@ async def test_items_come_with_more_and_then_the_acknowledgement(
 
 
 async def test_without_an_id_there_is_no_acknowledgement(app: WebSuckets) -> None:
-    """Items say that more may come all the same; events keep their own names."""
+    """Items have `more` without an id, too; events keep their own names."""
     async with talk(app) as client:
         await client.send("no scope")
         assert await client.receive() == {"event": "no scope", "payload": None, "more": True}
@@ -158,7 +158,7 @@ async def test_without_an_id_there_is_no_acknowledgement(app: WebSuckets) -> Non
 
 
 async def test_a_stream_without_items_is_acknowledged(app: WebSuckets) -> None:
-    """As any command is."""
+    """A stream without items is acknowledged like any command."""
     async with talk(app) as client:
         reply = await client.call("count", payload={"to": 0}, id=1)
         assert reply == {"event": "count", "payload": None, "id": 1}
@@ -175,7 +175,7 @@ async def test_a_stream_without_items_is_acknowledged(app: WebSuckets) -> None:
 async def test_what_is_refused_before_the_first_item(
     app: WebSuckets, sent: dict[str, Any], error: str
 ) -> None:
-    """Is refused as a command's: one error, and nothing else."""
+    """A stream is refused like a command, with one error and nothing else."""
     async with talk(app) as client:
         reply = await client.call(**sent, id=1)
         assert (reply["error"], reply["id"]) == (error, 1)
@@ -183,7 +183,7 @@ async def test_what_is_refused_before_the_first_item(
 
 
 async def test_a_protected_stream(app: WebSuckets) -> None:
-    """The guard is asked when it starts."""
+    """The guard is called when the stream starts."""
     async with talk(app) as client:
         await client.call("enter", id=0)
         assert (await client.call("protected", token="secret"))["payload"] == 1
@@ -197,7 +197,7 @@ async def test_one_that_raises_after_its_third_item(
     payload: str,
     error: str,
 ) -> None:
-    """The error is the last reply, and what it did is rolled back."""
+    """The error is the last reply, and the scope of the stream is rolled back."""
     async with talk(app) as client:
         await client.send("fail", payload=payload, id=1)
         assert [(await client.receive())["payload"] for _ in range(3)] == [0, 1, 2]
@@ -212,7 +212,7 @@ async def test_one_that_raises_after_its_third_item(
 async def test_an_item_that_cannot_be_encoded(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ends the stream where it stands: its own clean-up runs, then that of its scope."""
+    """The generator is closed after the item, then its scope is rolled back."""
     async with talk(app) as client:
         assert (await client.call("unserialisable"))["error"] == "internal error"
         assert journal[-2:] == ["left", "rollback PydanticSerializationError"]
@@ -223,7 +223,7 @@ async def test_an_item_that_cannot_be_encoded(
 async def test_while_it_runs_other_commands_are_answered(
     app: WebSuckets, journal: list[str], gate: Gate
 ) -> None:
-    """Also by one that never waits for anything, and one that never yields."""
+    """Commands are answered beside a stream that never waits, and one that never yields."""
     async with talk(app) as client:
         await client.send("never", id="never")
         await gate.reached.wait()
@@ -243,7 +243,7 @@ async def test_the_client_may_cancel_it(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """It ends where it stands, is rolled back, and acknowledged; its id is free again."""
+    """The stream is closed, rolled back and acknowledged, and its id is free again."""
     async with talk(app) as client:
         for _ in range(2):
             await client.send(name, id=7)
@@ -251,7 +251,7 @@ async def test_the_client_may_cancel_it(
                 await gate.reached.wait()
             else:
                 await client.receive()
-            await client.connection.send('{"cancel": 8}')  # of no stream
+            await client.connection.send('{"cancel": 8}')  # the id of no stream
             await client.connection.send('{"cancel": "7"}')
             await client.connection.send('{"cancel": 7}')
             await client.connection.send('{"cancel": 7}')
@@ -266,7 +266,7 @@ async def test_the_client_may_cancel_it(
 
 
 async def test_one_that_nobody_reads_waits(app: WebSuckets, journal: list[str]) -> None:
-    """It is not ahead of its client by more than what the network buffers; then it can go on."""
+    """A stream is ahead of its client by no more than the network buffers; then it can go on."""
     async with app.serve("127.0.0.1", 0) as server:
         async with dial(server, max_queue=1) as client:
             await client.send("endless", payload=50_000, id=1)
@@ -290,7 +290,7 @@ async def test_one_whose_client_vanishes(
     caplog: pytest.LogCaptureFixture,
     name: str,
 ) -> None:
-    """Ends at once, before the scope of the connection is closed, and is no incident."""
+    """The stream ends at once, before the connection's scope is closed, and is not an incident."""
     async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
         async with dial(server) as client:
             await client.send(name, id=1)
@@ -309,7 +309,7 @@ async def test_one_whose_client_vanishes(
 async def test_one_that_runs_when_the_server_stops(
     app: WebSuckets, journal: list[str], gate: Gate, name: str
 ) -> None:
-    """Ends without a last reply, which would say that it was complete; then 1012."""
+    """The stream ends without a last reply, which would say that it was complete; then 1012."""
     replies: list[Any] = []
     async with AsyncExitStack() as later:
         async with app.serve("127.0.0.1", 0) as server:
@@ -333,7 +333,7 @@ async def read_to_the_end(client: Client, replies: list[Any]) -> None:
 
 
 async def test_one_that_is_stuck_when_the_server_stops(journal: list[str], gate: Gate) -> None:
-    """Because its client does not read: it is aborted at the deadline, and finalised."""
+    """A stream whose client does not read is aborted at the deadline, and finalised."""
     app = app_with(
         streams(journal, gate),
         providers=[Journalling(journal)],
@@ -350,7 +350,7 @@ async def test_one_that_is_stuck_when_the_server_stops(journal: list[str], gate:
 
 
 async def until_stuck(journal: list[str]) -> int:
-    """How many items it yielded before it had to wait."""
+    """Return how many items the stream yielded before it had to wait."""
     before = -1
     with anyio.fail_after(TIMEOUT):
         while journal.count("item") != before:
@@ -360,7 +360,7 @@ async def until_stuck(journal: list[str]) -> int:
 
 
 async def test_how_many_may_run_is_bounded(journal: list[str], gate: Gate) -> None:
-    """One too many is an error; when one has ended, there is room again."""
+    """A stream over the limit is an error until another stream has ended."""
     app = app_with(
         streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=2)
     )
@@ -377,7 +377,7 @@ async def test_how_many_may_run_is_bounded(journal: list[str], gate: Gate) -> No
 
 
 async def test_the_bound_may_be_off(journal: list[str], gate: Gate) -> None:
-    """Then the client decides."""
+    """Without a limit, a client may run any number of streams."""
     app = app_with(
         streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=None)
     )
@@ -388,18 +388,18 @@ async def test_the_bound_may_be_off(journal: list[str], gate: Gate) -> None:
 
 
 async def test_an_id_stands_for_one_stream(app: WebSuckets, gate: Gate) -> None:
-    """Else a cancel would not say which."""
+    """A second stream with an id in use is refused, as a cancellation would be ambiguous."""
     async with talk(app) as client:
         await client.send("never", id=1)
         again = await client.call("never", id=1)
         assert again == {"error": "id in use", "details": None, "id": 1}
-        for _ in range(2):  # without one, there may be several
+        for _ in range(2):  # without an id, there may be several
             await client.send("never")
         assert (await client.call("ping"))["payload"] == "pong"
 
 
 async def test_what_the_connection_has_is_built_once(app: WebSuckets, journal: list[str]) -> None:
-    """Also if streams and commands ask for it at the same moment."""
+    """Streams and commands that ask for an object at the same moment share it."""
     async with talk(app) as client:
         for id in range(3):
             await client.send("count", payload={"to": 1}, id=id)
@@ -412,7 +412,7 @@ async def test_what_the_connection_has_is_built_once(app: WebSuckets, journal: l
 async def test_finalisers_of_a_stream_are_bounded(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Past it, the last reply is an error; the connection goes on."""
+    """Past the timeout, the last reply is an error; the connection goes on."""
 
     class Late: ...
 
@@ -439,7 +439,7 @@ async def test_finalisers_of_a_stream_are_bounded(
 async def test_its_last_reply_may_find_nobody(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, gate: Gate
 ) -> None:
-    """The client has left while its scope was closed."""
+    """A client that leaves while the scope is closed causes no incident."""
     closing, blocking, go_on = anyio.Event(), anyio.Event(), anyio.Event()
 
     class Slow: ...
@@ -463,7 +463,7 @@ async def test_its_last_reply_may_find_nobody(
         blocking.set()
         await socket.wait_closed()
         go_on.set()
-        for _ in range(20):  # it does not learn before that the client has left
+        for _ in range(20):  # until then, the stream does not learn that the client has left
             await anyio.lowlevel.checkpoint()
 
     async with app_with(group, providers=[provider]).serve("127.0.0.1", 0) as server:
@@ -478,7 +478,7 @@ async def test_its_last_reply_may_find_nobody(
 
 @pytest.mark.on_asyncio
 async def test_asyncios_own_cancellation_of_a_stream(app: WebSuckets, journal: list[str]) -> None:
-    """Ends its connection, which owes it a last reply; its scope is closed."""
+    """The connection is closed with 1011, without a last reply, and the scope is closed."""
 
     group = CommandGroup()
 
@@ -504,7 +504,8 @@ class Fatal(BaseException): ...
 async def test_one_that_ends_with_what_is_no_exception(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Is answered with an incident, as any other; its connection and other streams go on."""
+    """An error that is not an `Exception` is an incident; its connection and other streams go
+    on."""
     group = CommandGroup()
 
     @group.command("fatal")
@@ -521,12 +522,12 @@ async def test_one_that_ends_with_what_is_no_exception(
             assert (await other.call("fatal"))["payload"] == 1
         await until(journal, "rollback Fatal")
         assert (await client.receive())["more"]
-        await client.vanish()  # its close would wait behind what it has not read
+        await client.vanish()  # a close frame would wait behind unread frames
     assert "'fatal' failed, incident" in errors(caplog)[0].getMessage()
 
 
 def test_a_stream_may_end_the_program() -> None:
-    """On asyncio as any task does."""
+    """On asyncio, a stream may end the program like any task."""
     group = CommandGroup()
 
     @group.command("exit")
@@ -544,7 +545,7 @@ def test_a_stream_may_end_the_program() -> None:
 
 
 class Holding:
-    """A generator that holds something around its `yield`, in ways that are asking for trouble."""
+    """A generator that holds a task group, or raises an error, around its `yield`."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -576,7 +577,7 @@ class Holding:
 async def test_one_that_makes_trouble_when_it_ends(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, kind: str, how: str
 ) -> None:
-    """Whatever becomes of it: nobody else's streams are touched."""
+    """The streams of other connections go on, however the generator ends."""
     group = CommandGroup()
 
     @group.command("hold")
@@ -632,7 +633,7 @@ async def test_one_that_makes_trouble_when_it_ends(
 
 
 async def test_one_with_a_nursery_of_its_own_is_cancelled(app: WebSuckets) -> None:
-    """trio makes a group of the cancellations in it."""
+    """A cancellation in a nursery, of which trio makes a group, is recognised."""
     group = CommandGroup()
 
     @group.command("nursery")
@@ -652,7 +653,7 @@ async def test_one_with_a_nursery_of_its_own_is_cancelled(app: WebSuckets) -> No
 
 
 async def test_a_timeout_around_its_items(app: WebSuckets, journal: list[str]) -> None:
-    """Ends it where it says, wherever it was hit: it is the handler's own."""
+    """A cancel scope around `yield` ends where the handler has it, wherever the timeout occurs."""
     group = CommandGroup()
 
     @group.command("for a while")
@@ -675,7 +676,7 @@ async def test_a_timeout_around_its_items(app: WebSuckets, journal: list[str]) -
 
 
 async def test_what_it_does_first_comes_before_the_next_command(app: WebSuckets) -> None:
-    """So nothing that is said after it is asked for escapes a watcher."""
+    """A stream runs to its first wait before the next command, so that it misses no event."""
     watchers: list[anyio.Event] = []
     group = CommandGroup()
 
@@ -706,7 +707,7 @@ async def test_what_it_does_first_comes_before_the_next_command(app: WebSuckets)
 async def test_a_client_that_does_not_read_has_no_more_than_it_may(
     journal: list[str], gate: Gate
 ) -> None:
-    """Last replies that wait for it count, too."""
+    """Streams whose last reply is not read yet count for the limit, too."""
     app = app_with(
         streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=3)
     )

@@ -1,4 +1,4 @@
-"""Strings that a program gives: members of `str` enums stand for their values, everywhere."""
+"""Strings of a program: a member of a `str` enum is used as its value everywhere."""
 
 import enum
 from typing import Any
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Name(str, enum.Enum):  # noqa: UP042  # that is the point
-    """Enumeration as written before Python 3.11: an f-string has ``Name.CREATE``."""
+    """An enum as written before Python 3.11: an f-string has ``Name.CREATE``."""
 
     POST = "post"
     CREATE = "create"
@@ -33,7 +33,7 @@ class Name(str, enum.Enum):  # noqa: UP042  # that is the point
 
 
 async def test_members_are_names_of_commands_and_prefixes() -> None:
-    """With and without a prefix."""
+    """Members are names with and without a prefix."""
     names = []
     for prefix, name in (("", Name.CREATE), (Name.POST, "create"), (Name.POST, Name.POST)):
         group = CommandGroup(prefix)
@@ -52,7 +52,7 @@ async def test_members_are_names_of_commands_and_prefixes() -> None:
 
 
 async def test_members_are_names_of_events_errors_channels_and_users() -> None:
-    """On the wire, in `repr`, and when they are read again."""
+    """The value is used in frames, in `repr`, and when the string is read again."""
     event = ClientEvent(Name.CREATE, 1)
     assert (event, repr(event)) == ('{"event":"create","payload":1}', "ClientEvent('create')")
     error = ClientError(Name.CREATE)
@@ -75,7 +75,7 @@ async def test_members_are_names_of_events_errors_channels_and_users() -> None:
 
 
 def test_members_say_who_may_connect_and_where() -> None:
-    """Paths, subprotocols and networks."""
+    """Members may be paths, subprotocols and networks."""
     admission = Admission.of(None, [Name.ADDRESS], [Name.POST], Name.PATH, Name.PATH)
     for given in (admission.path, admission.health, *admission.subprotocols):
         assert type(given) is str
@@ -90,7 +90,7 @@ def test_members_say_who_may_connect_and_where() -> None:
 
 @pytest.mark.parametrize("error", [{"code": 4}, 4, None, b"no", ["no"]])
 def test_an_error_that_is_no_text_is_refused_where_it_is_made(error: Any) -> None:
-    """By each class that takes one; the message says where else it may go."""
+    """Each error class refuses another type, and the message says to use `details`."""
     for kind in (ClientError, InternalError, NotAuthorized):
         with pytest.raises(TypeError, match=r"the error is a str, not .*goes into details"):
             kind(error)
@@ -100,7 +100,7 @@ def test_an_error_that_is_no_text_is_refused_where_it_is_made(error: Any) -> Non
 
 
 async def test_an_error_that_is_no_text_is_an_internal_error_for_the_client() -> None:
-    """It is a mistake of the program, and nothing of it is sent."""
+    """A wrong type is an incident of the program, and nothing of it is sent."""
     group = CommandGroup()
 
     @group.command("run")

@@ -1,4 +1,4 @@
-"""Tasks beside the messages: how long they live, and what becomes of their failures."""
+"""Background tasks: their lifetime and their failures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ class Visit: ...
 
 
 class Journalling(Provider):
-    """Writes down when the objects that tasks may use are opened and closed."""
+    """A provider that records when the objects that tasks may use are closed."""
 
     def __init__(self, journal: list[str]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 class Worker:
-    """Work that goes on until it is cancelled."""
+    """A task that runs until it is cancelled."""
 
     def __init__(self, journal: list[str], name: str) -> None:
         self.journal = journal
@@ -103,7 +103,8 @@ def app(journal: list[str]) -> WebSuckets:
 async def test_they_live_as_long_as_what_they_belong_to(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """A connection's end after its disconnect hooks, the app's after the last connection."""
+    """Tasks of a connection end after its disconnect hooks, those of the app after all
+    connections."""
     async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
         async with dial(server) as client:
             await client.call("work", id=1)
@@ -121,7 +122,7 @@ async def test_they_live_as_long_as_what_they_belong_to(
 async def test_what_fails_is_logged_and_nobody_else_is_touched(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Under an incident each; other tasks, the connection and the app go on."""
+    """Each failure is an incident; other tasks, the connection and the app go on."""
     async with talk(app) as client:
         await client.call("work", id=1)
         await client.call("fail", id=2)
@@ -141,7 +142,7 @@ async def test_what_fails_is_logged_and_nobody_else_is_touched(
 async def test_start_waits_for_the_task_to_be_ready(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What is raised before is its caller's, what is raised after is logged."""
+    """An error before the task is ready is raised in its caller, a later one is logged."""
     go_on = anyio.Event()
 
     async def ready(value: int, *, task_status: TaskStatus[int]) -> None:
@@ -169,7 +170,7 @@ async def test_start_waits_for_the_task_to_be_ready(
 
 
 async def test_they_know_the_session(app: WebSuckets) -> None:
-    """As what started them did."""
+    """`Session` stands for the app in a task, as in the hook that started the task."""
     seen: list[Any] = []
     done = anyio.Event()
 
@@ -188,7 +189,7 @@ async def test_they_know_the_session(app: WebSuckets) -> None:
 
 
 async def test_a_group_may_be_cancelled(app: WebSuckets, journal: list[str]) -> None:
-    """All that it holds; then nothing can be started in it, and the others go on."""
+    """A cancelled group starts no tasks any more, and other groups go on."""
 
     @app.on_connect
     async def cancel(socket: Socket, tasks: ConnectionTasks) -> None:
@@ -204,7 +205,8 @@ async def test_a_group_may_be_cancelled(app: WebSuckets, journal: list[str]) -> 
 
 
 async def test_a_group_is_not_entered(app: WebSuckets) -> None:
-    """It is open already, and whoever left it would end the tasks of others."""
+    """Entering or leaving a group is refused: it is open already, and leaving would end all
+    tasks."""
 
     @app.on_startup
     async def enter(tasks: AppTasks) -> None:
@@ -222,7 +224,7 @@ async def test_a_group_is_not_entered(app: WebSuckets) -> None:
     not hasattr(anyio.abc.TaskGroup, "create_task"), reason="anyio has it from 4.14 on"
 )
 async def test_tasks_of_coroutines(app: WebSuckets, caplog: pytest.LogCaptureFixture) -> None:
-    """The same, with a handle that may be awaited."""
+    """`create_task` returns a handle that may be awaited."""
 
     async def five() -> int:
         return 5
@@ -243,7 +245,7 @@ async def test_tasks_of_coroutines(app: WebSuckets, caplog: pytest.LogCaptureFix
 async def test_a_task_that_ignores_its_cancellation_is_left_behind(
     journal: list[str], caplog: pytest.LogCaptureFixture, whose: str
 ) -> None:
-    """With an error; what waits for it goes on after `Limits.finalize_timeout`."""
+    """The log has an error, and closing goes on after `Limits.finalize_timeout`."""
     release = anyio.Event()
 
     async def stubborn() -> None:
@@ -271,7 +273,7 @@ async def test_a_task_that_ignores_its_cancellation_is_left_behind(
 async def test_asyncios_own_cancellation_of_a_task(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ends that task alone; one that waited for another that was cancelled has failed."""
+    """The cancelled task ends alone; a task that waited for another cancelled one has failed."""
     done = anyio.Event()
 
     async def suicide() -> None:
@@ -304,7 +306,7 @@ async def test_asyncios_own_cancellation_of_a_task(
 
 @pytest.mark.on_asyncio
 async def test_asyncios_own_cancellation_of_a_task_of_the_framework() -> None:
-    """Ends that one alone, too."""
+    """Only the cancelled task ends."""
     journal: list[str] = []
 
     async def suicide() -> None:
@@ -322,7 +324,7 @@ async def test_asyncios_own_cancellation_of_a_task_of_the_framework() -> None:
 
 
 async def test_a_start_that_is_cancelled(app: WebSuckets, journal: list[str]) -> None:
-    """Leaves nothing behind, and the app may start again."""
+    """A cancelled start leaves nothing behind, and the app may start again."""
     with anyio.CancelScope() as scope:
         scope.cancel()
         async with app.serve("127.0.0.1", 0):
@@ -338,7 +340,8 @@ class Fatal(BaseException): ...
 async def test_even_what_is_no_exception_disturbs_nobody(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A test framework's own outcomes, for one; only the end of the program is passed on."""
+    """An error that is not an `Exception` is an incident; only the end of the program is passed
+    on."""
 
     async def die() -> None:
         raise Fatal
@@ -356,7 +359,7 @@ async def test_even_what_is_no_exception_disturbs_nobody(
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_a_task_may_end_the_program(app: WebSuckets, error: type[BaseException]) -> None:
-    """On asyncio as any task does."""
+    """On asyncio, a task may end the program like any other task."""
 
     async def die() -> None:
         raise error
@@ -382,7 +385,7 @@ def not_async() -> None: ...
 async def test_what_cannot_be_started_is_told_who_starts_it(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At once, and nobody else's tasks are touched."""
+    """Wrong calls raise a TypeError at once, and other tasks go on."""
 
     @app.on_startup
     async def start(tasks: AppTasks) -> None:
@@ -407,7 +410,7 @@ async def test_what_cannot_be_started_is_told_who_starts_it(
 async def test_the_arguments_of_a_task_stay_out_of_the_log(
     app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They may be secrets: also those of a partial, and of an object that is called."""
+    """Arguments may be secrets, also those of a partial, and of an object that is called."""
 
     class Caller:
         async def __call__(self) -> None:
@@ -438,7 +441,7 @@ async def test_the_arguments_of_a_task_stay_out_of_the_log(
 async def test_a_task_whose_client_has_left_is_no_incident(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It learns that by the error of its `send`."""
+    """A task may end with the error that `send` raises on a closed connection."""
     app = WebSuckets(providers=[Journalling(journal)])
 
     @app.on_connect
@@ -468,7 +471,7 @@ async def test_a_task_whose_client_has_left_is_no_incident(
 async def test_a_task_with_a_group_of_its_own_ends_silently(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """trio makes a group of the cancellations in it."""
+    """A cancellation in a nursery, of which trio makes a group, is recognised."""
 
     async def work() -> None:
         if on_trio():
@@ -490,7 +493,7 @@ async def test_a_task_with_a_group_of_its_own_ends_silently(
 
 
 async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """Is logged, and the others go on."""
+    """A failure is logged as an incident, and the other tasks go on."""
     journal: list[str] = []
     async with Background(timeout=1) as background:
         background.start_soon(Worker(journal, "other"))
@@ -502,7 +505,7 @@ async def test_a_task_of_the_framework_that_fails(caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_background_that_has_ended_starts_nothing() -> None:
-    """Not even a coroutine that nobody would await."""
+    """A closed background starts no task, and leaves no coroutine that nobody would await."""
     background = Background(timeout=1)
     async with background:
         pass

@@ -1,4 +1,4 @@
-"""`websuckets.testing`: a client in memory, for the tests of a program."""
+"""`websuckets.testing`: a test client in memory."""
 
 import copy
 from collections.abc import AsyncIterator
@@ -135,7 +135,7 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
 
 
 async def test_events_are_received_as_they_come(app: WebSuckets) -> None:
-    """With what they say, and what they answer."""
+    """Events have the payload, and those of a reply its id."""
     async with TestClient(app, path="/welcome") as client:
         welcome = await client.receive()
         assert isinstance(welcome, ClientEvent) and welcome == ClientEvent("welcome", [1])
@@ -148,7 +148,7 @@ async def test_events_are_received_as_they_come(app: WebSuckets) -> None:
 
 
 async def test_a_command_is_sent_with_what_is_given(app: WebSuckets) -> None:
-    """And nothing else."""
+    """A command has the given fields and no others."""
     async with TestClient(app) as client:
         await client.send("id")
         assert (await client.receive()).payload == [None, None]
@@ -159,7 +159,7 @@ async def test_a_command_is_sent_with_what_is_given(app: WebSuckets) -> None:
 
 
 async def test_the_opening_handshake_is_as_it_was_asked_for(app: WebSuckets) -> None:
-    """A browser's could be tested, cookies and all."""
+    """The path and the headers of the handshake may be given, such as cookies."""
     async with TestClient(app, "/chat?room=1", {"Cookie": "a=b"}) as client:
         path, headers, address = (await client.call("request")).payload
         assert (path, headers) == ("/chat?room=1", [["Cookie", "a=b"], ["Host", "localhost"]])
@@ -170,7 +170,7 @@ async def test_the_opening_handshake_is_as_it_was_asked_for(app: WebSuckets) -> 
 
 
 async def test_an_error_is_raised(app: WebSuckets) -> None:
-    """Whoever takes it: with name, details and id."""
+    """An error reply is raised in the task that receives it, with name, details and id."""
     async with TestClient(app) as client:
         await client.send("refuse", id=7)
         with pytest.raises(CommandError, match=r"^refused: {'because': 1}$") as refused:
@@ -192,7 +192,7 @@ async def test_an_error_is_raised(app: WebSuckets) -> None:
 async def test_a_handler_that_fails_is_answered_as_in_production(
     app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log has the rest, and the client goes on."""
+    """The log has the traceback, and the client goes on."""
     async with TestClient(app) as client:
         with pytest.raises(CommandError, match=r"internal error: {'incident'"):
             await client.call("bug")
@@ -201,7 +201,7 @@ async def test_a_handler_that_fails_is_answered_as_in_production(
 
 
 async def test_frames_that_are_no_events(app: WebSuckets) -> None:
-    """Are taken as they are; asked for as events, they stay where they were."""
+    """Frames that are not events are received as frames; `receive` leaves them in the queue."""
     async with TestClient(app) as client:
         for text in ("ok", "[]", '{"event": 1}', "{}", '{"error": null}'):
             await client.send("say", text)
@@ -213,7 +213,7 @@ async def test_frames_that_are_no_events(app: WebSuckets) -> None:
 
 
 async def test_a_call_keeps_other_events(app: WebSuckets) -> None:
-    """For whoever receives them, in their order."""
+    """Other events wait in their order until they are received."""
     async with TestClient(app) as client:
         await client.send("tell", 1, id=1)
         assert (await client.call("tell", 2)).payload == 2
@@ -224,7 +224,7 @@ async def test_a_call_keeps_other_events(app: WebSuckets) -> None:
 
 
 async def test_calls_from_many_tasks(app: WebSuckets) -> None:
-    """Each gets its own reply."""
+    """Concurrent calls get their own replies."""
     replies: dict[int, Any] = {}
 
     async def call(client: TestClient, number: int) -> None:
@@ -240,7 +240,7 @@ async def test_calls_from_many_tasks(app: WebSuckets) -> None:
 
 
 async def test_a_call_beside_others_who_receive(app: WebSuckets) -> None:
-    """Whoever reads its reply, it is the call's."""
+    """A call gets its reply even if another task reads the frame."""
     async with TestClient(app) as client:
         received: list[Any] = []
 
@@ -260,7 +260,7 @@ async def test_a_call_beside_others_who_receive(app: WebSuckets) -> None:
 
 
 async def test_who_waits_takes_over_from_who_gave_up(app: WebSuckets, gate: Gate) -> None:
-    """One task at a time reads for all."""
+    """One task at a time reads for all, and another takes over when it stops."""
     async with TestClient(app) as client:
         got: list[Any] = []
 
@@ -279,7 +279,7 @@ async def test_who_waits_takes_over_from_who_gave_up(app: WebSuckets, gate: Gate
 
 
 async def test_a_late_reply_to_a_call_that_gave_up_is_nobodys(app: WebSuckets, gate: Gate) -> None:
-    """It does not stand where another one is expected."""
+    """A late reply is discarded, and not taken for another one."""
     async with TestClient(app) as client:
         with pytest.raises(TimeoutError, match=r"no reply to 'wait' within 0\.01 seconds"):
             await client.call("wait", timeout=0.01)
@@ -289,7 +289,7 @@ async def test_a_late_reply_to_a_call_that_gave_up_is_nobodys(app: WebSuckets, g
 
 
 async def test_nothing_that_comes_is_a_timeout(app: WebSuckets) -> None:
-    """After as long as was asked for."""
+    """The error of a timeout has the given number of seconds."""
     async with TestClient(app) as client:
         for receive, otherwise in (
             (client.receive, "no event"),
@@ -301,7 +301,7 @@ async def test_nothing_that_comes_is_a_timeout(app: WebSuckets) -> None:
 
 
 async def test_streams(app: WebSuckets, journal: list[str]) -> None:
-    """To the end, and closed before it, which ends them on the server, too."""
+    """A stream may be read to the end, or closed before, which cancels it on the server."""
     async with TestClient(app) as client:
         items = [item async for item in client.stream("count", 3)]
         assert [item.payload for item in items] == [0, 1, 2] and items[0].more
@@ -321,7 +321,7 @@ async def test_streams(app: WebSuckets, journal: list[str]) -> None:
 
 
 async def test_a_stream_is_sent_when_it_is_opened() -> None:
-    """So a test opens it, does something, and then looks at what comes of that."""
+    """The command of a stream is sent when the stream is opened, before its items are read."""
     group, begun = CommandGroup(), []
 
     @group.command("live")
@@ -346,7 +346,7 @@ async def test_a_stream_is_sent_when_it_is_opened() -> None:
 async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
     app: WebSuckets, journal: list[str], how: str
 ) -> None:
-    """And what came of it meanwhile is not kept."""
+    """The items of a stream that is not read are not kept."""
     async with TestClient(app) as client:
         stream = client.stream("count for good")
         await client.call("tell", 1)
@@ -366,7 +366,7 @@ async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
 
 
 async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> None:
-    """The server has too much to read: then it is sent when the first item is asked for."""
+    """Without room on the transport, the command is sent when the first item is asked for."""
     group = CommandGroup()
 
     @group.command("wait")
@@ -391,7 +391,7 @@ async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> N
 
 
 async def test_streams_that_outlive_their_connection_are_over(app: WebSuckets) -> None:
-    """There is nothing to cancel; to open one is an error."""
+    """Closing a stream of a closed connection does nothing; opening one is an error."""
     async with TestClient(app) as client:
         closed, left, read = (client.stream("count for good") for _ in range(3))
         await client.close()
@@ -405,7 +405,7 @@ async def test_streams_that_outlive_their_connection_are_over(app: WebSuckets) -
 
 
 async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -> None:
-    """In another one it says so at once, whatever it is asked for, rather than wait for nobody."""
+    """Every method raises an error in another event loop, rather than wait for ever."""
     async with TestClient(app) as client:
         stream = client.stream("count", 1)
         for attempt in (
@@ -426,10 +426,10 @@ async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -
                 await in_another_loop(attempt)
         assert await in_another_loop(lambda: client.close_code) is None
         with pytest.raises(RuntimeError, match="in another event loop"):
-            await anyio.to_thread.run_sync(client.stream, "count", 1)  # in none
+            await anyio.to_thread.run_sync(client.stream, "count", 1)  # in no event loop
         assert [item.payload async for item in stream] == [0]
         lost = [client.stream("count for good")]
-        await in_another_loop(lost.clear)  # nothing can be done about it from there
+        await in_another_loop(lost.clear)  # nothing can be cancelled from there
 
 
 async def until_counted(journal: list[str]) -> None:
@@ -440,7 +440,7 @@ async def until_counted(journal: list[str]) -> None:
 
 
 async def test_a_stream_that_was_called(app: WebSuckets, journal: list[str]) -> None:
-    """Ends when the call does, if only for want of time."""
+    """A stream ends with its call, even if the call fails by a timeout."""
     async with TestClient(app) as client:
         with pytest.raises(TimeoutError, match="no reply to 'count for good'"):
             await client.call("count for good", timeout=0.05)
@@ -452,7 +452,7 @@ async def test_a_stream_that_was_called(app: WebSuckets, journal: list[str]) -> 
 
 
 async def test_a_stream_that_nobody_reads_waits(app: WebSuckets, journal: list[str]) -> None:
-    """As it does for a client over a network."""
+    """A stream that is not read waits like that of a client over a network."""
     async with TestClient(app) as client:
         await client.send("count for good", id=1)
         assert (await client.receive()).payload == 0
@@ -462,7 +462,7 @@ async def test_a_stream_that_nobody_reads_waits(app: WebSuckets, journal: list[s
 
 
 async def test_the_servers_side(app: WebSuckets) -> None:
-    """The very object that handlers get."""
+    """The socket of a test client is the object that handlers get."""
     async with TestClient(app) as client, client.connect() as other:
         assert list(Session.online) == [client.socket.id, other.socket.id]
         assert Session.online[other.socket.id].socket is other.socket
@@ -473,7 +473,7 @@ async def test_the_servers_side(app: WebSuckets) -> None:
 
 
 async def test_only_what_a_socket_promises(app: WebSuckets) -> None:
-    """What else a handler tries tells it where it is."""
+    """Other attributes than those of `Socket` raise an error that names the transport."""
     async with TestClient(app) as client:
         with pytest.raises(AttributeError, match="by memory has no 'transport_options'"):
             client.socket.transport_options  # noqa: B018  # it raises
@@ -491,7 +491,7 @@ async def test_only_what_a_socket_promises(app: WebSuckets) -> None:
 
 
 async def test_closing_by_the_client(app: WebSuckets, journal: list[str]) -> None:
-    """With 1000, or as it likes, or by a crash."""
+    """A client may close with 1000 or another code, or abort the connection."""
     async with TestClient(app) as client:
         assert (client.close_code, client.close_reason) == (None, None)
         async with client.connect() as other:
@@ -515,7 +515,7 @@ async def test_closing_by_the_client(app: WebSuckets, journal: list[str]) -> Non
 
 
 async def test_closing_by_the_server(app: WebSuckets) -> None:
-    """What came before is still there."""
+    """Events that came before the close can still be received."""
     async with TestClient(app) as client:
         await client.send("tell", 1)
         await client.send("close", 4000)
@@ -538,7 +538,7 @@ async def test_closing_by_the_server(app: WebSuckets) -> None:
 
 
 async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) -> None:
-    """Raises what the hook raised; there is no connection, and the app goes on or stops."""
+    """`connect` raises the error of the hook, without a connection; the app goes on or stops."""
     with pytest.raises(HandshakeRefused, match=r"^HTTP 404: nobody here$") as refused:
         async with TestClient(app, "/nowhere"):
             pytest.fail("it is not there")
@@ -552,7 +552,7 @@ async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) 
 
 
 async def test_a_connection_that_a_hook_refuses(app: WebSuckets) -> None:
-    """Is closed by the server."""
+    """A connection whose connect hook fails is closed by the server."""
     async with TestClient(app, "/broken-later") as client:
         with pytest.raises(ConnectionClosedError, match=r"1011 .* incident"):
             await client.receive()
@@ -561,7 +561,8 @@ async def test_a_connection_that_a_hook_refuses(app: WebSuckets) -> None:
 async def test_what_fails_inside_the_framework_reaches_the_test(
     app: WebSuckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever waits, and at the end whoever did not; it is not taken for the test's own failure."""
+    """An internal error is raised in a waiting call, or at the end unless the test itself
+    failed."""
 
     async def answer(*arguments: Any) -> None:
         raise ZeroDivisionError("inside")
@@ -592,7 +593,7 @@ async def test_what_fails_inside_the_framework_reaches_the_test(
 async def test_a_failure_during_the_handshake_reaches_the_test(
     app: WebSuckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As one afterwards does."""
+    """An internal error during the handshake is raised, like a later one."""
 
     async def opening(*arguments: Any) -> None:
         raise ZeroDivisionError("inside")
@@ -606,7 +607,7 @@ async def test_a_failure_during_the_handshake_reaches_the_test(
 async def test_leaving_while_a_handler_runs(
     app: WebSuckets, gate: Gate, journal: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has some seconds to finish; then it is cancelled."""
+    """A running handler has some seconds to finish before it is cancelled."""
     monkeypatch.setattr("websuckets.testing.TIMEOUT", 0.02)
     async with TestClient(app) as client:
         await client.send("wait")
@@ -616,7 +617,7 @@ async def test_leaving_while_a_handler_runs(
 
 
 async def test_the_app_stops_with_its_first_client(app: WebSuckets) -> None:
-    """Others are closed as a server closes that stops."""
+    """Other clients are closed with 1012, as when a server stops."""
     async with TestClient(app) as client:
         other = client.connect()
         await other.__aenter__()
@@ -625,7 +626,7 @@ async def test_the_app_stops_with_its_first_client(app: WebSuckets) -> None:
 
 
 async def test_a_fixture_may_be_left_by_another_task(app: WebSuckets, journal: list[str]) -> None:
-    """As those of some plugins are."""
+    """A client may be closed in another task than the one that opened it, as some plugins do."""
     client = TestClient(app)
 
     async def enter() -> None:
@@ -641,7 +642,7 @@ async def test_a_fixture_may_be_left_by_another_task(app: WebSuckets, journal: l
 
 
 async def test_what_is_wrong_with_the_app_is_told_at_once(app: WebSuckets) -> None:
-    """Nothing hangs, nothing stays."""
+    """Wrong uses of a client are refused at once, and leave nothing open."""
     group = CommandGroup()
 
     @group.command("x")
@@ -670,7 +671,7 @@ async def test_what_is_wrong_with_the_app_is_told_at_once(app: WebSuckets) -> No
 
 
 async def test_overridden(app: WebSuckets) -> None:
-    """By what the app's own providers are in a test."""
+    """Overrides of an app hold for its test clients."""
     group = CommandGroup()
 
     @group.command("x")
@@ -688,7 +689,7 @@ async def test_overridden(app: WebSuckets) -> None:
 
 
 async def test_who_sends_more_than_the_server_takes_waits() -> None:
-    """Wait as on a network, which holds a limited number of messages, too; none is lost."""
+    """Sending waits as on a network, which holds a limited number of messages; none is lost."""
     gate = Gate()
     group = CommandGroup()
 

@@ -1,4 +1,4 @@
-"""What is measured. Each module here serves the job with one library, on several loops perhaps.
+"""The subjects. Each module serves the job with one library, perhaps on several event loops.
 
 A module has a function ``serve(port, variant, options)`` that returns when the process is told to
 end, and is imported only in the process that serves.
@@ -17,19 +17,20 @@ ROOT: Final = Path(__file__).parent.parent.parent
 
 @dataclass(frozen=True)
 class Options:
-    """What a server may be asked for beside the job; who cannot do that, ignores it."""
+    """Options of a server beside the job; a server ignores those that it does not support."""
 
     commands: int = 0
-    """Commands beside those of the job."""
+    """Number of commands beside those of the job."""
     depth: int = 0
-    """Objects that the dependency of the protected command depends on, each on the next one."""
+    """Number of objects that the protected command's dependency depends on, each on the next
+    one."""
     without: str = ""
-    """A guarantee of websuckets that is taken away; see `benchmarks.guarantees`."""
+    """A guarantee of websuckets that is switched off; see `benchmarks.guarantees`."""
     redis: str = ""
-    """The URL of what connects several nodes; see `benchmarks.channels`."""
+    """URL of the Redis that connects several nodes; see `benchmarks.channels`."""
 
     def to_json(self) -> str:
-        """Only what is asked for: another revision's servers may not know the rest."""
+        """Return the options that are set: servers of another revision may not know the others."""
         asked = {name: value for name, value in asdict(self).items() if value}
         return json.dumps(asked)
 
@@ -48,7 +49,7 @@ class Subject:
     module: str
     variant: str
     needs: tuple[str, ...] = ()
-    """What has to be installed for it."""
+    """Packages that have to be installed for the subject."""
     dialect: str = "events"
     is_ours: bool = False
     root: Path = ROOT
@@ -60,7 +61,7 @@ class Subject:
 
 
 def _subject(name: str, title: str, needs: str = "", dialect: str = "events") -> Subject:
-    """``name`` is ``module/variant``."""
+    """Make a subject from its name, which is ``module/variant``."""
     module, _, variant = name.partition("/")
     found = f"benchmarks.subjects.{module}"
     return Subject(

@@ -1,4 +1,4 @@
-"""chanx on FastAPI: a handler for each type of message, told apart by its ``action``."""
+"""chanx on FastAPI: a handler for each type of message, selected by its ``action``."""
 
 import hmac
 import logging

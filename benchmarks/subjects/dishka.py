@@ -1,4 +1,4 @@
-"""The same loop, with the scopes of dishka opened by hand: one for a client, one for a message."""
+"""The loop on ``websockets`` with dishka's scopes by hand: one for a client, one for a message."""
 
 import hmac
 from collections.abc import Awaitable, Callable

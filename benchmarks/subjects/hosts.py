@@ -16,7 +16,10 @@ HOSTS = {
 
 
 def serve_asgi(app: Any, target: str, port: int, variant: str) -> None:
-    """``target`` is where a process that granian starts finds the application: ``module:name``."""
+    """Serve the application on the server of this variant.
+
+    ``target`` is the name by which a process of granian imports the application: ``module:name``.
+    """
     server, protocol, loop = HOSTS[variant]
     if server == "granian":
         _granian(target, port, loop)

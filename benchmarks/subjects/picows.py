@@ -1,4 +1,4 @@
-"""The floor: callbacks of picows, which is written in Cython, and no coroutine at all."""
+"""The lower bound: callbacks of picows, which is written in Cython, and no coroutine at all."""
 
 import hmac
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""What dishka provides for the job, wherever it is used: `Store` for all, `Transaction` for one."""
+"""dishka's provider for the job, wherever dishka is used: `Store` for all, `Transaction` for
+one."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -21,7 +22,7 @@ class Storage(Provider):
 
 
 def providers(depth: int = 0) -> list[Provider]:
-    """``depth`` is how many objects stand between `Transaction` and `Store`."""
+    """Return providers with ``depth`` objects between `Transaction` and `Store`."""
     if depth == 0:
         return [Storage()]
     chain = Provider(scope=Scope.REQUEST)
@@ -41,7 +42,7 @@ def providers(depth: int = 0) -> list[Provider]:
 
 
 def _link(number: int, below: Any) -> Any:
-    """A class whose objects need one of the class below."""
+    """Return a class whose objects need an object of the class below."""
 
     class Link:
         def __init__(self, below: Any) -> None:

@@ -1,4 +1,4 @@
-"""python-socketio: what a handler returns is the acknowledgement of its event."""
+"""python-socketio: the result of a handler is the acknowledgement of its event."""
 
 import hmac
 from typing import Any

@@ -1,4 +1,4 @@
-"""What somebody writes who needs speed and no framework: a loop on ``websockets``.
+"""A loop on ``websockets``, as written for speed without a framework.
 
 JSON is that of pydantic-core, a dictionary has the commands, and objects are made by hand.
 """
@@ -91,7 +91,7 @@ async def answer(user: User, frame: bytes) -> bytes:
 
 
 async def talk(connection: Any) -> None:
-    """``connection`` is that of asyncio or that of trio, which have the same methods."""
+    """Serve a connection of asyncio or of trio, which have the same methods."""
     user = online[connection.id] = User(TOKEN, connection)
     try:
         while True:
@@ -118,7 +118,7 @@ def serve(port: int, variant: str, options: Options) -> None:
 
 
 def _serve_on_trio(port: int) -> None:
-    import trio  # not everybody has it
+    import trio  # trio may be missing
     from websockets.trio.server import serve as listen_on_trio
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Ours: on every transport, with every limit active."""
+"""websuckets: on every transport, with every limit active."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from websuckets.session import User
 store = Store()
 
 PLENTY: dict[str, Any] = {"rate": 1e9, "burst": 10**9}
-"""As many messages as there can be, but counted all the same."""
+"""A rate that no client reaches, but that is counted all the same."""
 
 
 WITHOUT: Final[dict[str, dict[str, Any]]] = {
@@ -32,14 +32,17 @@ WITHOUT: Final[dict[str, dict[str, Any]]] = {
     "guard": {},
     "dependency": {},
 }
-"""By name, the limits that are taken away. ``keepalive`` is an option of the server; ``guard`` is
-``protected``; ``dependency`` is the `Transaction`, for comparison."""
+"""Limits that are switched off, by name.
+
+``keepalive`` is an option of the server; ``guard`` is ``protected``; ``dependency`` is the
+`Transaction`, for comparison.
+"""
 
 ALL_LIMITS: Final = "all limits"
 
 
 def limits_without(name: str) -> dict[str, Any]:
-    """Fields of `Limits` for it."""
+    """Return the fields of `Limits` that switch off a guarantee."""
     if name == ALL_LIMITS:
         return {field: None for fields in WITHOUT.values() for field in fields}
     return WITHOUT.get(name, {})
@@ -50,7 +53,7 @@ async def create(socket: ServerConnection, post: Post, transaction: Transaction)
 
 
 async def create_by_hand(socket: ServerConnection, post: Post) -> dict[str, Any]:
-    """Without the dependency."""
+    """Run the protected command without the dependency."""
     transaction = Transaction(store)
     try:
         return transaction.add(post)
@@ -80,10 +83,10 @@ async def enter(user: User) -> None:
 
 
 def nodes(options: Options) -> list[Provider]:
-    """What connects this node to others, if anything does."""
+    """Return the provider that connects this node to others, if any."""
     if not options.redis:
         return []
-    from websuckets.redis import RedisProvider  # not everybody has what it needs
+    from websuckets.redis import RedisProvider  # its packages may be missing
 
     return [RedisProvider(options.redis)]
 

@@ -1,4 +1,4 @@
-"""Containers: what they provide, and in which scope."""
+"""Containers: their types and scopes."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, NewType, TypeVar
@@ -38,7 +38,7 @@ def providing(scope: BaseScope, *sources: Callable[..., Any], component: str = "
 
 
 async def test_in_which_scope_something_is_provided() -> None:
-    """Plain types, NewTypes, generics, aliases, decorated ones and those of components."""
+    """The scopes of plain types, NewTypes, generics, aliases, decorated and component types."""
 
     def both() -> AnyOf[Two, Three]:
         return Two()

@@ -1,4 +1,4 @@
-"""Generators that provide objects: how the error that ended their scope comes to them."""
+"""Generators that provide objects: how they get the error that ended their scope."""
 
 import logging
 import sys
@@ -230,7 +230,7 @@ FUNCTIONS: dict[Callable[..., Any], list[str]] = {
 
 
 async def end(source: Any, error: BaseException | None, key: Any = Thing) -> None:
-    """Build what ``source`` provides, and end its scope."""
+    """Build the object of `source`, and end its scope."""
     provider = source
     if not isinstance(source, Provider):
         provider = Provider(scope=Scope.REQUEST)
@@ -247,7 +247,8 @@ async def end(source: Any, error: BaseException | None, key: Any = Thing) -> Non
 async def test_an_error_is_raised_at_a_yield_that_would_notice_it(
     function: Callable[..., Any],
 ) -> None:
-    """Within a `try` or a `with`, if nobody uses its value; else it is sent, as dishka does."""
+    """The error is raised in a `try` or `with` if the yield's value is unused; else sent, as by
+    dishka."""
     error = ValueError()
     await end(function, error)
     assert seen == FUNCTIONS[function]
@@ -256,14 +257,14 @@ async def test_an_error_is_raised_at_a_yield_that_would_notice_it(
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 async def test_without_an_error_a_yield_gives_nothing(function: Callable[..., Any]) -> None:
-    """And raises nothing."""
+    """The value of the yield is None, and nothing is raised."""
     await end(function, None)
     assert set(seen) <= {"nothing", "goes on"}
     assert seen
 
 
 class Methods(Provider):
-    """Two kinds of method."""
+    """A provider with two kinds of method."""
 
     @provide(scope=Scope.REQUEST)
     async def thing(self) -> AsyncIterator[Thing]:
@@ -330,7 +331,7 @@ async def test_the_generator_that_waits_decides(source: Any, what: str) -> None:
 
 @pytest.mark.parametrize("chooses", [False, True])
 async def test_of_several_yields_the_one_that_waits_decides(chooses: bool) -> None:
-    """One may be guarded and another not."""
+    """The yield that waits counts, if one is in a `with` and another is not."""
 
     async def choosing() -> AsyncIterator[Thing]:
         if chooses:
@@ -380,7 +381,7 @@ async def test_a_file_that_has_changed_since_is_no_source(tmp_path: Path, now: s
 async def test_a_generator_in_a_lambda_gets_the_error_sent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It contains no statement that would notice an error."""
+    """A lambda contains no statement that would notice an error."""
     provider = Provider(scope=Scope.REQUEST)
     provider.provide(lambda: see((yield Thing())), provides=Thing)
     await end(provider, ValueError())
@@ -406,7 +407,7 @@ class Compiled:
 
 
 async def test_a_generator_that_is_not_pythons_gets_the_error_sent() -> None:
-    """Nothing can be known of it."""
+    """Nothing can be known of a generator that is not Python's."""
 
     def compiled() -> Iterator[Thing]:
         yield Thing()
@@ -424,7 +425,8 @@ async def test_a_generator_that_is_not_pythons_gets_the_error_sent() -> None:
 async def test_errors_that_no_generator_can_raise(
     function: Callable[..., Any], error: Exception
 ) -> None:
-    """Raising one of them again is no failure, although Python makes another error of it."""
+    """Raising such an error again is not a failure, although Python replaces it with another
+    error."""
     await end(function, error)
     assert seen == [f"raised {type(error).__name__}"]
 
@@ -445,7 +447,7 @@ async def another_error_beside_it() -> AsyncIterator[Thing]:
 
 @pytest.mark.parametrize("function", [another_error, another_error_beside_it])
 async def test_another_error_is_a_failure(function: Callable[..., Any]) -> None:
-    """Expect it in the `ExitError`, as from any finaliser."""
+    """The other error is in the `ExitError`, like that of any finaliser."""
     with pytest.raises(ExitError) as failure:
         await end(function, ValueError())
     assert failure.group_contains(KeyError, match="canary")

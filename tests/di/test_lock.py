@@ -15,7 +15,7 @@ class Thing: ...
 
 
 async def test_an_object_is_built_once_whoever_asks_first() -> None:
-    """Five tasks, one object."""
+    """Five tasks get one object."""
     built = []
 
     async def build() -> Thing:
@@ -39,7 +39,7 @@ async def test_an_object_is_built_once_whoever_asks_first() -> None:
 
 
 async def test_waiting_tasks_get_it_in_their_order() -> None:
-    """First come, first served; one at a time."""
+    """Tasks get the lock one at a time, in the order of their requests."""
     lock, order, inside = lock_factory(), [], 0
 
     async def request_scope(number: int) -> None:
@@ -61,7 +61,7 @@ async def test_waiting_tasks_get_it_in_their_order() -> None:
 @pytest.mark.parametrize("handed_over", [False, True])
 @pytest.mark.on_asyncio
 async def test_a_cancelled_waiter_leaves_the_lock_to_the_next(handed_over: bool) -> None:
-    """Also when it had been given the lock in the moment of its cancellation."""
+    """The next task gets the lock even if a cancelled task had just been given the lock."""
     lock, got = lock_factory(), []
 
     async def wait(name: str) -> None:
@@ -85,7 +85,7 @@ async def test_a_cancelled_waiter_leaves_the_lock_to_the_next(handed_over: bool)
 
 
 async def test_an_error_inside_releases_it() -> None:
-    """And passes through."""
+    """The lock is released, and the error is raised."""
     lock = lock_factory()
     with pytest.raises(KeyError):
         async with lock:

@@ -144,7 +144,7 @@ CASES = [
 async def test_the_context_gets_what_ended_the_scope(
     provider: Provider, provides: Any, error: BaseException | None
 ) -> None:
-    """Entered once, left once, with the exception or without; nothing is raised again."""
+    """The context is entered and left once, with the error or without, and raises nothing again."""
     container = make_async_container(engine(), engine("db"), provider)
     scope = container(scope=Scope.REQUEST)
     thing = await scope.get(provides)
@@ -155,7 +155,7 @@ async def test_the_context_gets_what_ended_the_scope(
 
 
 async def test_an_error_of_leaving_is_raised() -> None:
-    """A commit that fails."""
+    """An error of a commit is in the `ExitError`."""
 
     @asynccontextmanager
     async def failing() -> AsyncIterator[Session]:
@@ -171,7 +171,7 @@ async def test_an_error_of_leaving_is_raised() -> None:
 
 
 async def test_scope_and_component() -> None:
-    """REQUEST and the default component unless said otherwise."""
+    """The default scope is REQUEST, and the component may be set."""
     provider = provide_context(
         returns_sync_manager, scope=Scope.SESSION, component="db", provides=SyncSession
     )
@@ -185,7 +185,7 @@ async def test_scope_and_component() -> None:
 
 
 class Transaction:
-    """Not what it gives: that is what its `__aenter__` says."""
+    """A context manager of another type than the object that its `__aenter__` returns."""
 
     async def __aenter__(self) -> Engine:
         return Engine()
@@ -211,7 +211,7 @@ class Strange:
     ("factory", "provides"), [(Transaction, Engine), (Unhinted, Unhinted), (Strange, Strange)]
 )
 async def test_a_class_provides_what_entering_it_gives(factory: Any, provides: Any) -> None:
-    """By the hint of `__aenter__`, or itself."""
+    """A class provides the type in the hint of `__aenter__`, or else itself."""
     container = make_async_container(provide_context(factory))
     async with container(scope=Scope.REQUEST) as scope:
         assert isinstance(await scope.get(provides), provides)
@@ -244,7 +244,7 @@ def strange() -> "Nowhere":  # noqa: F821  # on purpose
     ],
 )
 def test_what_makes_no_context_is_refused_at_once(factory: Any, says: str) -> None:
-    """With the remedy."""
+    """The error has the remedy."""
     with pytest.raises(ConfigurationError, match=says):
         provide_context(factory)
 
@@ -253,7 +253,8 @@ def test_what_makes_no_context_is_refused_at_once(factory: Any, says: str) -> No
 
 
 async def test_it_may_be_an_attribute_of_a_provider() -> None:
-    """Like dishka's own, with the defaults of the class; and it is still a provider itself."""
+    """An attribute has the defaults of its class like dishka's own, and is still a provider
+    itself."""
 
     @asynccontextmanager
     async def begin(engine: Engine) -> AsyncIterator[Session]:
@@ -293,7 +294,7 @@ class Named:
 
 
 def test_a_component_of_its_own_does_not_go_with_that_of_a_class() -> None:
-    """Refuse it, because an attribute belongs to the component of its class."""
+    """A component is refused, as an attribute belongs to the component of its class."""
 
     class Databases(Provider):
         session = provide_context(returns_manager, component="other")
@@ -316,7 +317,7 @@ def test_a_component_of_its_own_does_not_go_with_that_of_a_class() -> None:
 
 
 async def test_what_gives_no_context_manager_is_told() -> None:
-    """A plain function that gives a coroutine looks like any other until it is called."""
+    """A function that returns a coroutine looks like any other function until it is called."""
 
     async def opens() -> Session: ...
 

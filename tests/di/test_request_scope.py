@@ -1,4 +1,4 @@
-"""Work in scopes: that every finaliser runs, in time or not, cancelled or not."""
+"""Request scopes: every finaliser runs, in time or not, cancelled or not."""
 
 import asyncio
 import math
@@ -34,7 +34,7 @@ def providing(scope: BaseScope, *sources: Callable[..., Any]) -> Provider:
 
 
 class Finalisers:
-    """Three things, each built on the one before; writes down when each is finalised."""
+    """Three objects, each built on the one before, with a record of their finalisation."""
 
     def __init__(self, checkpoints: int = 0, failing: bool = False, hanging: str = "") -> None:
         self.opened: list[str] = []
@@ -100,7 +100,7 @@ async def close_in_work(container: AsyncContainer, error: BaseException | None =
 async def test_finalisers_run_in_reverse_and_see_the_error(
     checkpoints: int, error: Exception | None
 ) -> None:
-    """Whether they wait for something or not."""
+    """Finalisers with checkpoints and without run in reverse and see the error."""
     finalisers = Finalisers(checkpoints)
     await close_in_work(await finalisers.scope(), error)
     assert finalisers.closed == ALL
@@ -109,7 +109,7 @@ async def test_finalisers_run_in_reverse_and_see_the_error(
 
 @pytest.mark.parametrize("checkpoints", [0, 2])
 async def test_all_run_when_some_fail(checkpoints: int) -> None:
-    """Their errors come together."""
+    """The errors of all finalisers are in one group."""
     finalisers = Finalisers(checkpoints, failing=True)
     with pytest.raises(ExitError) as caught:
         await close_in_work(await finalisers.scope())
@@ -122,7 +122,7 @@ async def test_all_run_when_some_fail(checkpoints: int) -> None:
 async def test_cancelling_from_outside_does_not_stop_them(
     cancelled_before: bool, checkpoints: int
 ) -> None:
-    """Neither before they start, nor while they run; it takes effect afterwards."""
+    """A cancellation before or during the finalisers takes effect after them."""
     finalisers = Finalisers(checkpoints)
     container = await finalisers.scope()
     request_scope = begin()
@@ -168,7 +168,8 @@ async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() ->
 
 @pytest.mark.parametrize("checkpoints", [0, 2])
 async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoints: int) -> None:
-    """At its time; those that need not wait finish, and the work is of no more use."""
+    """Late finalisers are cancelled; those that need not wait finish, and the request scope is
+    late."""
     finalisers = Finalisers(checkpoints, hanging="three")
     container = await finalisers.scope()
     request_scope = begin()
@@ -182,7 +183,7 @@ async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoi
 
 
 async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_building() -> None:
-    """Those that are left run where they were entered."""
+    """The remaining finalisers run in the task and the scope in which they were entered."""
     waiting = anyio.Event()
 
     async def one() -> AsyncIterator[One]:
@@ -218,7 +219,7 @@ async def _look_when(event: anyio.Event, request_scope: RequestScope) -> None:
 
 
 async def test_time_is_kept_for_all_that_is_open() -> None:
-    """A timer ticks for them; what it makes late says how long it had."""
+    """A clock checks open request scopes; the error of a late one has the timeout."""
     finalisers = Finalisers(hanging="three")
     request_scopes = RequestScopes(Clock(), finalize_timeout=0.01)
     container = await finalisers.scope()
@@ -234,7 +235,7 @@ async def test_time_is_kept_for_all_that_is_open() -> None:
 
 @pytest.mark.on_asyncio
 async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
-    """`None` turns the limit off; only asyncio's own cancellation is left to stop them."""
+    """`None` turns the timeout off; only asyncio's own cancellation stops a finaliser then."""
     finalisers = Finalisers(hanging="three")
     container = await finalisers.scope()
 
@@ -260,7 +261,8 @@ async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
 async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
     times: int, checkpoint: int, failing: bool
 ) -> None:
-    """`Task.cancel()` passes shields: the one it hits ends there, the rest run, then it goes on."""
+    """`Task.cancel()` ends the finaliser that it hits, and takes effect after the others have
+    run."""
     finalisers = Finalisers(3, failing)
     container = await finalisers.scope()
     task = asyncio.ensure_future(close_in_work(container))
@@ -280,7 +282,7 @@ async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
 async def test_even_after_a_fatal_error_the_others_run(
     fatal: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It goes on when they are done; what then fails is logged."""
+    """A fatal error is raised after the other finalisers, whose errors are logged."""
     finalisers = Finalisers(1, failing=True)
 
     class Last: ...
@@ -300,7 +302,7 @@ async def test_even_after_a_fatal_error_the_others_run(
 
 
 async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> None:
-    """Also one that is no `Exception`; it comes with those of the other finalisers."""
+    """An error that is not an `Exception` is raised in a group with those of other finalisers."""
     finalisers = Finalisers(1, failing=True)
 
     class Fatal(BaseException): ...
@@ -320,11 +322,11 @@ async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> Non
     assert finalisers.errors == [caught.value.exceptions[0]] * 3
 
 
-# What ends it
+# Errors that end a request scope
 
 
 async def a_cancellation() -> BaseException:
-    """One that somebody has dealt with already."""
+    """Return a cancellation that has been handled already."""
     with anyio.CancelScope() as scope:
         scope.cancel()
         try:
@@ -335,7 +337,7 @@ async def a_cancellation() -> BaseException:
 
 
 async def test_errors_that_do_not_end_it() -> None:
-    """Whoever caused them is told; so are cancellations that others have dealt with."""
+    """Ordinary errors and cancellations that were handled do not end the request scope."""
     cancellation = await a_cancellation()
     with begin() as request_scope:
         assert not request_scope.is_cancelled
@@ -353,7 +355,7 @@ async def test_errors_that_do_not_end_it() -> None:
 
 
 async def test_errors_that_end_it() -> None:
-    """What ends the program, or the task."""
+    """Errors that end the program end the request scope."""
     cancellation = await a_cancellation()
     with begin() as request_scope:
         for error in (
@@ -368,7 +370,8 @@ async def test_errors_that_end_it() -> None:
 
 @pytest.mark.parametrize("whose", ["life", "outer"])
 async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
-    """Of what it is for, or of what is around that; not if it is merely late."""
+    """A cancellation of the request scope's `CancelScope`, or of an outer one, ends the request
+    scope."""
     cancellation = await a_cancellation()
     with anyio.CancelScope() as outer, anyio.CancelScope() as life:
         with RequestScopes(Clock(), 1).begin(life) as request_scope:
@@ -382,7 +385,8 @@ async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
 
 
 async def test_being_late_is_no_cancellation() -> None:
-    """Its scope was cancelled, but what it is for goes on."""
+    """Lateness cancels the scope of the finalisers, but is not a cancellation of the request
+    scope."""
     cancellation = await a_cancellation()
     with begin() as request_scope:
         request_scope._close_by = 1

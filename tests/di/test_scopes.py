@@ -1,4 +1,4 @@
-"""Open scopes: where objects come from, and what of dishka's containers that depends on."""
+"""Open scopes: the sources of their objects, and the internals of dishka's containers in use."""
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
@@ -32,7 +32,7 @@ class Plain: ...
 
 
 class Things(Provider):
-    """Generators in three scopes."""
+    """A provider of generators in three scopes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Things(Provider):
 
 @asynccontextmanager
 async def opened(things: Things) -> AsyncIterator[tuple[OpenScope, OpenScope, AsyncContainer]]:
-    """An APP scope, a SESSION scope and a REQUEST scope."""
+    """Yield an APP scope, a SESSION scope and a REQUEST scope."""
     things.from_context(int, scope=Scope.SESSION)
     things.from_context(str, scope=Scope.APP)
     container = make_async_container(things, lock_factory=lock_factory, context={str: "app"})
@@ -69,7 +69,7 @@ async def opened(things: Things) -> AsyncIterator[tuple[OpenScope, OpenScope, As
 
 
 async def test_what_dishka_keeps_to_itself_is_as_expected() -> None:
-    """If this fails, `websuckets.runtime.scopes` has to be adapted to another version of dishka."""
+    """`websuckets.runtime.scopes` has to be adapted to a version of dishka that fails this test."""
     async with opened(Things()) as (app, session, request):
         assert request.parent_container is session.container
         assert session.container.parent_container is app.container
@@ -90,7 +90,7 @@ async def test_what_dishka_keeps_to_itself_is_as_expected() -> None:
 
 
 async def test_objects_of_wider_scopes_are_built_once() -> None:
-    """Whichever scope asks first, and whatever asks."""
+    """An object is built once, whichever scope is asked first."""
     things = Things()
     async with opened(things) as (app, session, request):
         await request.get(Narrow)
@@ -105,7 +105,7 @@ async def test_objects_of_wider_scopes_are_built_once() -> None:
 
 
 async def test_a_container_without_finalisers_is_closed_at_once() -> None:
-    """And forgets its objects."""
+    """The container forgets its objects."""
     async with opened(Things()) as (_, _, request):
         first = await request.get(Plain)
         assert close_at_once(request)
@@ -115,7 +115,7 @@ async def test_a_container_without_finalisers_is_closed_at_once() -> None:
 
 
 async def test_nothing_is_built_in_a_scope_that_has_ended() -> None:
-    """It would never be finalised."""
+    """Nothing is built that would never be finalised."""
     async with opened(Things()) as (_, session, request):
         session.is_closed = True
         with pytest.raises(RuntimeError, match="has ended"):
@@ -123,7 +123,7 @@ async def test_nothing_is_built_in_a_scope_that_has_ended() -> None:
 
 
 async def test_the_program_may_provide_what_comes_with_a_connection() -> None:
-    """Its own provider is asked, and not the value."""
+    """The provider of the program is used instead of the value of the framework."""
     group = CommandGroup()
 
     @group.command("look")
@@ -141,7 +141,7 @@ async def test_the_program_may_provide_what_comes_with_a_connection() -> None:
 
 
 async def test_a_startup_hook_may_use_what_has_a_narrower_scope(journal: list[str]) -> None:
-    """It is finalised after the hook."""
+    """The object is finalised after the hook."""
 
     async def middle(wide: Wide) -> AsyncIterator[Middle]:
         yield Middle()

@@ -1,4 +1,4 @@
-"""Frames that are read and written without ``websockets`` are what ``websockets`` makes of them."""
+"""Frames read and written without ``websockets`` are equal to those of ``websockets``."""
 
 import asyncio
 import logging
@@ -22,9 +22,9 @@ from websuckets.transports.handshake import options_with
 from websuckets.transports.websockets_asyncio import _Connection
 
 SIZES: Final = [0, 1, 125, 126, 300, 65_535, 65_536]
-"""Bytes; the header of a frame is longer past each of the bounds between them."""
+"""Bytes; the header of a frame is longer past each bound between two of the sizes."""
 MOST: Final = 300
-"""Bytes of a message, in what follows."""
+"""Bytes of the longest message in the tests below."""
 HANDSHAKE: Final = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -41,7 +41,7 @@ def test_written(size: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_read(size: int) -> None:
-    """From where it begins to where it ends, unless its length has 64 bits."""
+    """A text is read from its offset to its end, unless its length has 64 bits."""
     data = b"before" + text(b"x" * size)
     expected = None if size > 65_535 else (b"x" * size, len(data))
     assert read_text(data + b"after", 6, size) == expected
@@ -49,7 +49,7 @@ def test_read(size: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 125, 126, 300])
 def test_not_read(size: int) -> None:
-    """What is not whole, too long, or anything but one text."""
+    """A frame that is incomplete, too long, or not a single text is not read."""
     data = text(b"x" * size)
     for end in range(len(data)):
         assert read_text(data[:end], 0, MOST) is None
@@ -64,7 +64,7 @@ def test_not_read(size: int) -> None:
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written; nobody reads it."""
+    """An asyncio transport that keeps the bytes written to it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,18 +97,18 @@ class Transport(asyncio.Transport):
 
 
 def ours() -> Any:
-    """A class of connections."""
+    """Return the connection class of websuckets."""
     limits = Limits(max_size=MOST)
-    made = options_with(Any, limits, Clock(), _Connection, ServerConnection, {})  # type: ignore[arg-type]  # no door
+    made = options_with(Any, limits, Clock(), _Connection, ServerConnection, {})  # type: ignore[arg-type]  # no acceptor
     return made["create_connection"]
 
 
 async def handled(connection: Any) -> None:
-    """By nobody."""
+    """Handle a connection by doing nothing."""
 
 
 def connected(connection_type: Any, *, debug: bool = False) -> Any:
-    """A connection whose handshake is over."""
+    """Return a connection whose handshake is over."""
     logger = logging.getLogger("debugged" if debug else "not debugged")
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     protocol = ServerProtocol(max_size=MOST, logger=logger)
@@ -122,7 +122,7 @@ def connected(connection_type: Any, *, debug: bool = False) -> Any:
 
 
 def seen(connection: Any) -> Any:
-    """Messages that wait, and how the connection stands."""
+    """Return the waiting messages, and the state of the connection."""
     protocol, messages = connection.protocol, connection.recv_messages
     frames = [(f.opcode, bytes(f.data), f.fin) for f in messages.frames.queue]
     closing = (protocol.close_rcvd, protocol.close_sent, protocol.close_rcvd_then_sent)
@@ -130,9 +130,9 @@ def seen(connection: Any) -> Any:
 
 
 async def received(connection: Any, receive: Any, chunks: Sequence[bytes]) -> list[Any]:
-    """What is known after each chunk and at last, when the connection is lost.
+    """Return what is known after each chunk, and after the connection is lost.
 
-    Without ``receive``, nobody receives what comes until then.
+    Without ``receive``, messages are received only after the loss.
     """
     known: list[Any] = []
 
@@ -157,7 +157,7 @@ async def received(connection: Any, receive: Any, chunks: Sequence[bytes]) -> li
 
 @st.composite
 def chunked(draw: st.DrawFn) -> list[bytes]:
-    """What a client sends, as it might arrive."""
+    """Draw the bytes of a client in chunks."""
     sizes = st.sampled_from([0, 1, 20, 125, 126, MOST, MOST + 1])
     texts = sizes.map(lambda size: text(b"x" * size))
     others = st.one_of(
@@ -191,7 +191,7 @@ def runner() -> Iterator[asyncio.Runner]:
 def test_a_connection_reads_as_one_of_websockets(
     runner: asyncio.Runner, chunks: list[bytes], awaited: bool, debug: bool
 ) -> None:
-    """Whatever comes, in whatever pieces, whether somebody waits for it or not."""
+    """Any bytes in any chunks are read alike, whether a task waits for them or not."""
 
     async def compare() -> tuple[list[Any], list[Any]]:
         mine, theirs = connected(ours(), debug=debug), connected(ServerConnection, debug=debug)
@@ -205,7 +205,7 @@ def test_a_connection_reads_as_one_of_websockets(
 
 
 def test_what_comes_together_with_a_cancellation_is_not_lost(runner: asyncio.Runner) -> None:
-    """Whoever receives next gets it, and what came after it."""
+    """The next receiver gets the message, and those after it."""
 
     async def receive() -> list[Any]:
         connection = connected(ours())
@@ -250,7 +250,7 @@ def test_who_is_cancelled_as_the_connection_is_lost_takes_nothing(runner: asynci
 
 
 def test_only_one_receives(runner: asyncio.Runner) -> None:
-    """Others are refused, as by ``websockets`` itself, and take nothing away."""
+    """A second receiver is refused, as by ``websockets`` itself, and takes no message."""
 
     async def receive() -> Any:
         connection = connected(ours())
@@ -269,7 +269,7 @@ def test_only_one_receives(runner: asyncio.Runner) -> None:
 def test_sending_to_who_does_not_read_tells_of_a_connection_that_is_lost(
     runner: asyncio.Runner, blocks: str
 ) -> None:
-    """As `ConnectionClosed`, whatever it was that had to wait."""
+    """A blocked send raises `ConnectionClosed`, whatever was sent."""
 
     async def send() -> None:
         connection = connected(ours())
@@ -292,7 +292,7 @@ Step = Callable[[Any], Awaitable[Any]]
 
 
 async def replying(connection: Any, count: int) -> None:
-    """To so many messages of three that have come at once."""
+    """Reply to the first ``count`` of three messages that arrive at once."""
     connection.data_received(text("1") + text("2") + text("3"))
     for _ in range(count):
         await connection.reply(f"reply to {await connection.receive()}")
@@ -303,7 +303,7 @@ def replies(count: int) -> bytes:
 
 
 def test_replies_to_what_has_come_leave_together(runner: asyncio.Runner) -> None:
-    """In one write; nobody waits for that of the last message."""
+    """The replies leave in one write, at once after the last message."""
 
     async def reply() -> Any:
         connection = connected(ours())
@@ -325,7 +325,7 @@ def test_replies_to_what_has_come_leave_together(runner: asyncio.Runner) -> None
     ],
 )
 def test_nothing_gets_before_replies(runner: asyncio.Runner, step: Step, written: bytes) -> None:
-    """And they wait for nothing."""
+    """Replies are written before another message, or in the next turn of the event loop."""
 
     async def reply() -> Any:
         connection = connected(ours())
@@ -348,7 +348,7 @@ def test_what_is_offered_comes_after_replies(runner: asyncio.Runner) -> None:
 
 
 def test_replies_do_not_pile_up(runner: asyncio.Runner) -> None:
-    """Much of them leaves at once."""
+    """Replies of many bytes are written at once."""
 
     async def reply() -> Any:
         connection = connected(ours())

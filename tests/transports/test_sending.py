@@ -1,4 +1,4 @@
-"""Tests of sending: to slow readers, in fragments, given up midway, and of impossible messages."""
+"""Sending: to slow readers, in fragments, cancelled midway, and of impossible messages."""
 
 import inspect
 import logging
@@ -73,7 +73,7 @@ async def test_replies_of_any_size_wait_for_a_slow_reader(
 async def test_a_send_that_waits_for_its_reader_can_be_cancelled(
     group: CommandGroup, gate: Gate, secure: bool
 ) -> None:
-    """The message leaves whole all the same, and the next one follows it."""
+    """The message is sent whole all the same, and the next one follows it."""
     gate.opened.set()
     async with slow_client(stuck_app(group, gate), secure=secure) as client:
         await client.send('{"event": "stuck", "id": 1}')
@@ -87,7 +87,7 @@ async def test_a_send_that_waits_for_its_reader_can_be_cancelled(
 async def test_a_client_that_vanishes_from_the_rest_of_a_cancelled_send(
     group: CommandGroup, gate: Gate, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its connection ends as any other."""
+    """The connection ends like any other."""
     app = stuck_app(group, gate)
 
     @app.on_disconnect
@@ -110,7 +110,7 @@ async def test_a_client_that_vanishes_from_the_rest_of_a_cancelled_send(
 def stuck_app(group: CommandGroup, gate: Gate) -> WebSuckets:
     @group.command("stuck")
     async def stuck(socket: Socket) -> str:
-        """Cancels a send while it waits."""
+        """Cancel a send that is blocked."""
         for _ in range(3):
             await socket.send("x")
         async with anyio.create_task_group() as tasks:
@@ -125,7 +125,7 @@ def stuck_app(group: CommandGroup, gate: Gate) -> WebSuckets:
 
 @asynccontextmanager
 async def slow_client(app: WebSuckets, *, secure: bool) -> AsyncIterator[Any]:
-    """A client that reads no more than a few messages before it is asked for them."""
+    """Yield a client that reads no more than a few messages before it is asked for them."""
     options: dict[str, Any] = {}
     served: dict[str, Any] = {}
     if secure:
@@ -144,7 +144,7 @@ async def slow_client(app: WebSuckets, *, secure: bool) -> AsyncIterator[Any]:
 async def test_a_client_that_vanishes_behind_tls_is_noticed_while_nothing_is_read(
     group: CommandGroup, gate: Gate, journal: list[str]
 ) -> None:
-    """Although messages that it has sent are not read yet."""
+    """The loss is noticed although earlier messages of the client are not read yet."""
 
     @group.command("wait", cancel_on_disconnect=True)
     async def wait(socket: Socket) -> None:
@@ -169,7 +169,7 @@ async def test_a_client_that_vanishes_behind_tls_is_noticed_while_nothing_is_rea
 
 
 async def test_what_a_message_is_made_of_can_be_cancelled(group: CommandGroup, gate: Gate) -> None:
-    """Before anything of it was sent, the connection goes on."""
+    """A cancellation before anything was sent leaves the connection open."""
 
     @group.command("parts")
     async def parts(socket: ServerConnection) -> str:
@@ -192,7 +192,8 @@ async def never(gate: Gate) -> AsyncIterator[str]:
 async def test_a_message_that_times_out_in_the_middle_closes_its_connection(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With 1011 and one line in the log: no other message can follow its first half."""
+    """The connection is closed with 1011, as no message can follow half of another, and logged
+    once."""
 
     @group.command("parts", timeout=0.02)
     async def parts(socket: ServerConnection) -> None:
@@ -218,7 +219,7 @@ async def test_a_message_that_times_out_in_the_middle_closes_its_connection(
 async def test_a_message_whose_parts_fail_closes_its_connection(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """By `websockets`, with 1011; the error of the parts is the command's incident."""
+    """`websockets` closes with 1011; the error of the parts is the command's incident."""
 
     @group.command("parts")
     async def parts(socket: ServerConnection) -> None:
@@ -239,7 +240,7 @@ async def test_a_message_whose_parts_fail_closes_its_connection(
 async def test_who_waits_for_the_parts_of_another_message_can_be_cancelled(
     group: CommandGroup, gate: Gate
 ) -> None:
-    """That message goes on."""
+    """The message in fragments is sent to its end."""
 
     @group.command("parts")
     async def parts(socket: ServerConnection) -> None:
@@ -268,14 +269,14 @@ async def _cancel(scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-# What cannot be sent
+# Messages that cannot be sent
 
 
 @pytest.mark.parametrize("message", ["a lone \ud800", "\udfff"])
 async def test_a_text_without_utf_8_is_refused(
     serving: Serving, group: CommandGroup, journal: list[str], message: str
 ) -> None:
-    """By the same error on every transport; the connection goes on."""
+    """Every transport raises the same error; the connection goes on."""
 
     @group.command("send")
     async def send(socket: Socket) -> None:
@@ -309,14 +310,14 @@ async def test_a_reason_that_no_close_frame_holds_is_refused(
     assert journal == ["refused"]
 
 
-# What connections of `websockets` have
+# Methods of connections of `websockets`
 
 
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_stream_cannot_receive(
     group: CommandGroup, caplog: pytest.LogCaptureFixture, streaming: bool
 ) -> None:
-    """The framework does: that is the command's own incident, and the connection goes on."""
+    """The framework receives; the error is the command's incident, and the connection goes on."""
 
     @group.command("receive")
     async def receive(socket: ServerConnection) -> AsyncIterator[str]:
@@ -341,7 +342,7 @@ async def test_a_stream_cannot_receive(
 
 
 async def test_a_command_that_nothing_runs_beside_may_receive(group: CommandGroup) -> None:
-    """The next message is not taken for a command."""
+    """The message that the command receives is not taken for another command."""
 
     @group.command("receive")
     async def receive(socket: ServerConnection) -> list[Any]:
@@ -377,7 +378,7 @@ async def test_only_one_receives_at_a_time(group: CommandGroup) -> None:
 
 
 async def test_methods_take_what_those_of_websockets_take() -> None:
-    """By position and by keyword, with the same defaults."""
+    """Methods take the same arguments, with the same defaults, as those of `websockets`."""
     transport: Any = running_transport()
     ours, theirs = transport._Connection, transport.ServerConnection
     shared = [
@@ -391,7 +392,7 @@ async def test_methods_take_what_those_of_websockets_take() -> None:
 
 
 def parameters(function: Any) -> list[Any]:
-    """Names, kinds and defaults."""
+    """Return the names, kinds and defaults of the parameters."""
     return [
         (parameter.name, parameter.kind, parameter.default)
         for parameter in inspect.signature(function).parameters.values()
@@ -399,7 +400,7 @@ def parameters(function: Any) -> list[Any]:
 
 
 async def test_pings_and_pongs_by_keyword(group: CommandGroup) -> None:
-    """Call them as `websockets` documents."""
+    """Pings and pongs take the arguments that `websockets` documents."""
 
     @group.command("ping")
     async def ping(socket: ServerConnection) -> None:
@@ -433,7 +434,7 @@ async def test_nothing_is_sent_before_the_handshake_is_answered(group: CommandGr
 async def test_a_broken_connection_is_told_to_its_sender(
     group: CommandGroup, journal: list[str]
 ) -> None:
-    """By the error of `websockets`."""
+    """The sender gets the error of `websockets`."""
 
     @group.command("send")
     async def send(socket: Socket) -> None:

@@ -1,4 +1,4 @@
-"""What guards a connection against a peer that does not read, or is not there."""
+"""The watchdog of a connection, against a peer that does not read or is gone."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -21,11 +21,11 @@ from websuckets.transports.watchdog import PeerFault, PeerTimeouts, PeerWatchdog
 
 pytestmark = pytest.mark.anyio
 
-# The guard by itself: time is a number
+# The watchdog by itself: time is a number
 
 
 class Watched:
-    """A guard, and the time that it goes by."""
+    """A watchdog, and its clock."""
 
     def __init__(
         self, limits: Limits | None = None, *, is_pinged: bool = True, **options: Any
@@ -41,7 +41,8 @@ class Watched:
         )
 
     def after(self, seconds: float) -> list[PeerFault]:
-        """Let so much time pass, in steps, and return what the guard has told meanwhile."""
+        """Let time pass in steps, and return the faults that the watchdog has reported
+        meanwhile."""
         end = self.clock.now + seconds
         while self.clock.now < end:
             self.clock.now = min(self.clock.now + LONGEST_STEP, end)
@@ -58,7 +59,7 @@ PINGS = {"ping_interval": 8, "ping_timeout": 8}  # on the clock, between 8 and 9
 
 
 def test_pings_go_out_at_their_interval() -> None:
-    """The next one counts from the answer to the last; there is never a second one on its way."""
+    """The interval begins with the last pong; no second ping is sent before a pong."""
     peer = Watched(**PINGS)
     assert peer.after(8) == []
     assert peer.after(1) == [PeerFault.PING]
@@ -71,7 +72,7 @@ def test_pings_go_out_at_their_interval() -> None:
 
 
 def test_a_peer_that_does_not_answer_is_told_of_once() -> None:
-    """At its timeout."""
+    """A missing pong is reported once, after the timeout."""
     peer = Watched(**PINGS)
     assert peer.after(9) == [PeerFault.PING]
     peer.pinged()
@@ -81,7 +82,8 @@ def test_a_peer_that_does_not_answer_is_told_of_once() -> None:
 
 
 def test_only_the_time_counts_in_which_it_is_read_from() -> None:
-    """Its answer stands behind what it sent before; meanwhile it may only have left."""
+    """Time in which the peer is not read from does not count, as its pong may be behind its
+    messages."""
     peer = Watched(**PINGS)
     peer.is_reading = False
     assert set(peer.after(100)) == {PeerFault.NOT_READ}
@@ -104,7 +106,7 @@ def test_only_the_time_counts_in_which_it_is_read_from() -> None:
     ],
 )
 def test_pings_may_be_off(options: dict[str, Any], alarms: list[PeerFault]) -> None:
-    """Or their answers not be missed, as with `websockets`."""
+    """Pings may be off, or their timeout alone, as with `websockets`."""
     peer = Watched(**options)
     assert peer.after(100) == alarms
     if alarms:
@@ -113,14 +115,14 @@ def test_pings_may_be_off(options: dict[str, Any], alarms: list[PeerFault]) -> N
 
 
 def test_who_is_pinged_by_somebody_else_is_not_looked_at() -> None:
-    """A server for ASGI does that itself."""
+    """A peer that a server for ASGI pings is not checked by the watchdog."""
     peer = Watched(is_pinged=False)
     assert peer.clock._entries == []
     assert peer.after(100) == []
 
 
 def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
-    """Once to ping it, once for its answer: however fine the clock is because of others."""
+    """One check sends the ping, and one expects the pong, however fine the clock's steps are."""
     looks = pings = 0
 
     class Counting(PeerWatchdog):
@@ -143,7 +145,7 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
 
 
 def test_a_peer_that_does_not_read() -> None:
-    """Its time begins with what waits first, and anew with each that gets through."""
+    """The timeout begins with the first blocked send, and again with each that is written."""
     peer = Watched(Limits(send_timeout=8), ping_interval=None)
     peer.watchdog.blocked()
     assert peer.after(5) == []
@@ -159,7 +161,7 @@ def test_a_peer_that_does_not_read() -> None:
 
 
 def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
-    """Expect no alarm, although a write and a ping are under way."""
+    """Expect no fault, although a write and a ping are under way."""
     peer = Watched(Limits(send_timeout=8), **PINGS)
     peer.watchdog.blocked()
     peer.watchdog.stop()
@@ -171,7 +173,7 @@ def test_a_peer_that_is_gone_is_not_looked_at_any_more() -> None:
 
 
 def test_what_may_wait_for_it() -> None:
-    """So many frames, and bytes of them; what has no length counts as a frame."""
+    """Frames and their bytes are limited; a message without a length counts as a frame."""
     watchdog = Watched(Limits(outbox=(2, 10))).watchdog
     with watchdog.queued("12345") as first, watchdog.queued(b"12345") as second:
         assert not first and not second
@@ -185,7 +187,7 @@ def test_what_may_wait_for_it() -> None:
         assert not too_much
 
 
-# Its work, on sockets
+# The watchdog on sockets
 
 
 @pytest.fixture
@@ -239,7 +241,8 @@ async def test_a_peer_that_does_not_read_is_dropped(
     caplog: pytest.LogCaptureFixture,
     how: str,
 ) -> None:
-    """After its time, or with too much waiting for it; others are served meanwhile."""
+    """The connection is aborted after the timeout, or with too much in its outbox; others are
+    served."""
     caplog.set_level("INFO")
     if on_sockets is SERVINGS["hypercorn"][1] and on_trio():
         pytest.skip("hypercorn shields what it sends on trio: nobody gets a client out of the way")
@@ -255,7 +258,7 @@ async def test_a_peer_that_does_not_read_is_dropped(
 
 @pytest.mark.parametrize("how", ["push", "push at once"])
 async def test_one_in_memory_too(group: CommandGroup, journal: list[str], how: str) -> None:
-    """The same rules, without a network."""
+    """A connection in memory has the same limits."""
     app = app_of(group, journal, send_timeout=0.1)
     async with app._embedded() as running:
         request = Request("/", Headers())
@@ -274,7 +277,7 @@ async def test_one_in_memory_too(group: CommandGroup, journal: list[str], how: s
 async def test_who_broadcasts_does_not_wait(
     group: CommandGroup, journal: list[str], outbox: tuple[int, int]
 ) -> None:
-    """So the outbox bounds what that may leave in memory."""
+    """The outbox limits the memory that a broadcast, which does not wait, can take."""
     app = app_of(group, journal, send_timeout=60, outbox=outbox)
     async with app.serve("127.0.0.1", 0) as server:
         async with opened(server.port, receive_buffer=SMALL) as stalled:
@@ -283,7 +286,7 @@ async def test_who_broadcasts_does_not_wait(
 
 
 async def test_pongs_that_are_not_read(group: CommandGroup, journal: list[str]) -> None:
-    """Are not written without end: its pings are not even read any more."""
+    """Unread pongs are not written without end: the pings are not even read any more."""
     app = app_of(group, journal, send_timeout=0.2)
     async with app.serve("127.0.0.1", 0) as server, anyio.create_task_group() as tasks:
         async with opened(server.port, receive_buffer=SMALL) as stalled:
@@ -302,7 +305,7 @@ async def test_pongs_that_are_not_read(group: CommandGroup, journal: list[str]) 
 async def test_what_it_sent_before_it_was_dropped(
     group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Is dropped with it, also if it was read already."""
+    """Messages of an aborted connection are discarded, even if they were read already."""
     app = app_of(group, journal, send_timeout=0.2)
 
     @group.command("push beside")
@@ -321,7 +324,7 @@ async def test_what_it_sent_before_it_was_dropped(
 async def test_senders_get_through_in_their_order_when_it_reads_again(
     group: CommandGroup, journal: list[str]
 ) -> None:
-    """Each task's frames stay in order; nothing is lost."""
+    """The frames of each task stay in order, and none is lost."""
     app = app_of(group, journal, outbox=None)
     writers, each = 5, 40
 
@@ -347,7 +350,7 @@ async def test_senders_get_through_in_their_order_when_it_reads_again(
 
 
 async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: list[str]) -> None:
-    """And the others go on: nothing of it was sent."""
+    """Other sends go on, and nothing of a cancelled one was sent."""
     app = app_of(group, journal, outbox=None)
     given_up = anyio.Event()
 
@@ -375,7 +378,7 @@ async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: 
 async def test_a_handshake_that_takes_long_is_not_asked_for_pongs(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is nobody to answer yet."""
+    """No ping is sent before the handshake is answered."""
     app = app_with(group)
 
     @app.on_handshake

@@ -1,4 +1,4 @@
-"""What is of asyncio alone: frames that are written without ``websockets``."""
+"""Behaviour of asyncio alone: frames that are written without ``websockets``."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from websuckets.channels import Channels
 pytestmark = pytest.mark.anyio
 
 SIZES = [0, 1, 125, 126, 65_535, 65_536, 300_000]
-"""Bytes; the header of a frame is longer past each of the bounds between them."""
+"""Bytes; the header of a frame is longer past each bound between two of the sizes."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def group() -> CommandGroup:
         async def parts() -> Any:
             yield "a"
             sending.append(asyncio.create_task(socket.send("afterwards")))
-            await asyncio.sleep(0)  # it has begun, and has to wait
+            await asyncio.sleep(0)  # sending has begun, and has to wait
             yield "b"
 
         sending: list[asyncio.Task[None]] = []
@@ -59,7 +59,7 @@ def group() -> CommandGroup:
 async def test_messages_of_every_length(
     group: CommandGroup, size: int, compression: str | None
 ) -> None:
-    """As they are, as text or binary, whether frames are compressed or not."""
+    """Messages arrive unchanged, as text or binary, with compression and without."""
     app = app_with(group, limits=Limits(compression=compression))
     async with talk(app) as client:
         for event, message in [
@@ -81,7 +81,7 @@ async def test_messages_of_every_length(
     ],
 )
 async def test_what_a_message_is_sent_as(message: Any, text: bool | None, received: Any) -> None:
-    """A ``str`` as text, ``bytes`` as binary, unless ``text`` says otherwise."""
+    """A ``str`` is sent as text and ``bytes`` as binary, unless ``text`` is given."""
     group = CommandGroup()
 
     @group.command("send")
@@ -94,7 +94,7 @@ async def test_what_a_message_is_sent_as(message: Any, text: bool | None, receiv
 
 
 async def test_a_message_does_not_get_between_the_fragments_of_another(group: CommandGroup) -> None:
-    """It waits for the last of them."""
+    """A message waits for the last fragment of another one."""
     async with talk(app_with(group)) as client:
         await client.send("fragments")
         assert [await client.receive_frame() for _ in range(2)] == ["ab", "afterwards"]
@@ -103,7 +103,7 @@ async def test_a_message_does_not_get_between_the_fragments_of_another(group: Co
 async def test_whoever_debugs_sees_what_is_sent(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The log of ``websockets`` is complete, if it is wanted."""
+    """The debug log of ``websockets`` is complete."""
     caplog.set_level(logging.DEBUG, "websockets.server")
     async with talk(app_with(group)) as client:
         await client.send("text", payload=3)
@@ -115,7 +115,7 @@ async def test_whoever_debugs_sees_what_is_sent(
 async def test_what_cannot_be_sent_is_an_error_of_websockets(
     group: CommandGroup, message: Any
 ) -> None:
-    """On a closed connection, `ConnectionClosed`; for what is no message, `TypeError`."""
+    """A closed connection raises `ConnectionClosed`, and a wrong type `TypeError`."""
     app = app_with(group)
     async with app.serve("127.0.0.1", 0) as server, dial(server) as client:
         await client.call("unknown")
@@ -131,7 +131,7 @@ async def test_what_cannot_be_sent_is_an_error_of_websockets(
 
 @pytest.mark.parametrize("compression", [None, "deflate"])
 async def test_what_is_published_is_written_as_what_is_sent(compression: str | None) -> None:
-    """Whether frames are compressed or not."""
+    """Published events arrive with compression and without."""
     group = CommandGroup()
 
     @group.command("publish")

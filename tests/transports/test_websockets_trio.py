@@ -1,4 +1,4 @@
-"""What is of trio alone."""
+"""Behaviour of the transport on trio alone."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -26,7 +26,7 @@ def anyio_backend() -> str:
 
 
 async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
-    """It must not go unseen that nobody was served any more."""
+    """The failure of a server is raised when the server is ended, so that it is not overlooked."""
 
     async def serve(task_status: Any) -> None:
         task_status.started("server")
@@ -41,7 +41,7 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
 
 
 class Served:
-    """Stands for an app that has let a client in."""
+    """A connection handler for a connection that was admitted."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Served:
 
 
 class Acceptor:
-    """Lets everybody in."""
+    """An acceptor that admits every connection."""
 
     def __init__(self, serve: Callable[[TransportConnection], Awaitable[None]]) -> None:
         self._serve = serve
@@ -78,7 +78,7 @@ class Acceptor:
 
 @asynccontextmanager
 async def listening(serve: Callable[[TransportConnection], Awaitable[None]]) -> AsyncIterator[str]:
-    """The URL of a server that serves its clients so."""
+    """Yield the URL of a server that serves its clients with ``serve``."""
 
     async def stop(wait_closed: Any) -> None:
         await wait_closed()
@@ -90,7 +90,7 @@ async def listening(serve: Callable[[TransportConnection], Awaitable[None]]) -> 
 
 
 async def test_an_error_of_the_framework_closes_only_that_connection() -> None:
-    """With 1011, by `websockets`."""
+    """`websockets` closes the connection with 1011."""
 
     async def fail(transport: TransportConnection) -> None:
         raise RuntimeError("broken")
@@ -116,7 +116,8 @@ async def abort(transport: TransportConnection) -> None:
 async def test_a_connection_ends_though_its_queue_of_messages_is_full(
     end: Callable[[TransportConnection], Awaitable[None]],
 ) -> None:
-    """End it while its reading task waits for room in the queue, which nobody makes any more."""
+    """Close a connection whose reading task waits for room in the queue, which nobody reads any
+    more."""
     ended = trio.Event()
 
     async def serve(transport: TransportConnection) -> None:

@@ -1,4 +1,4 @@
-"""What type checkers make of the public names; checked by mypy --strict and pyright, never run."""
+"""Types of the public names, for mypy --strict and pyright; this file is never run."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -108,7 +108,7 @@ group.command("new type", protected=Alias)(with_connection)
 group.command("annotated", protected=Annotated[Admin, FromComponent("x")])(with_connection)
 group.command("absent", protected=None)(with_connection)
 
-# The decorator gives back what it got
+# The decorator returns its function
 
 
 async def handler(socket: ServerConnection, model: Model) -> int:
@@ -145,7 +145,7 @@ async def items(connection: ServerConnection, tasks: ConnectionTasks) -> None:
         assert_type(item, str)
 
 
-# What is no handler, or no guard
+# Functions that are not handlers, and values that are not guards
 
 
 def not_async(socket: ServerConnection) -> int:
@@ -265,7 +265,7 @@ assert_type(setup_dishka(container, app), None)
 setup_dishka(container, FastAPI())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 assert_type(app.graph(), str)
 
-# Inside of other applications
+# Within other applications
 
 
 @asynccontextmanager
