@@ -23,9 +23,10 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 class ConcurrentCommands:
-    """Those that one connection has running, each in a task and a scope of its own.
+    """Commands that one connection has running, each in a task and a scope of its own.
 
-    It lives as long as the connection. ``answered`` is told what came of each, and sends it.
+    An instance lives as long as the connection. ``answered`` is called with the outcome of each
+    command, and sends it.
     """
 
     __slots__ = (
@@ -59,15 +60,15 @@ class ConcurrentCommands:
         self._revocations = revocations
         self._answered = answered
         self._running: set[_RunningCommand] = set()
-        self._one_gone: anyio.Event | None = None  # while somebody waits for that
+        self._one_gone: anyio.Event | None = None  # set while a command waits for room
         self._all_gone: anyio.Event | None = None
 
     async def start(self, received: ReceivedCommand) -> str | None:
-        """Answer it beside the messages that follow; if that cannot be, the error to reply.
+        """Start a command beside the messages that follow; return the error if that is refused.
 
-        Of a stream, it returns when the handler has begun, so that what it does first comes before
-        them; of another command, as soon as not too many run. A command that has waited for that
-        while the connection was closed is not started.
+        For a stream, this returns when the handler has begun, so that what the handler does first
+        comes before those messages; for any other command, as soon as not too many run. A command
+        that waited for its turn while the connection was closed is not run.
         """
         running = _RunningCommand(received)
         if running.is_stream:
@@ -75,7 +76,7 @@ class ConcurrentCommands:
                 return error
         else:
             await self._wait_for_room()
-        # Its task gets a copy of the context in which it is started.
+        # The task gets a copy of the context in which the task is started.
         self._peer.scope.context.run(self._background.start_soon, self._run, running)
         self._running.add(running)
         if running.is_stream:
@@ -83,39 +84,39 @@ class ConcurrentCommands:
         return None
 
     def cancel(self, id: str | int) -> None:
-        """End the stream that answers the command ``id``, if it runs: with its last reply."""
+        """End the stream that answers the command ``id``, if one runs, with its last reply."""
         for running in self._streams:
             if running.answers(id):
                 running.life.cancel()
 
     def disconnected(self) -> None:
-        """The client is gone: end what is for it alone."""
+        """Cancel what runs for the client alone, because the client is gone."""
         self._cancel_streams()
         for running in self._running:
             if running.request_scope is not None and running.request_scope.ends_on_disconnect:
                 running.life.cancel()
 
     def verification_ended(self) -> None:
-        """End the streams that were authorised by it, with an error for their last reply."""
+        """End the streams of protected commands, with an error as their last reply."""
         for running in self._streams:
             if running.is_protected:
                 running.error = str(NotAuthorized())
                 running.life.cancel()
 
     def cancel_all(self) -> None:
-        """Cancel all, without a last reply."""
+        """Cancel all commands, without a last reply of streams."""
         self._cancel_streams()
         for running in self._running:
             running.life.cancel()
 
     async def drain(self) -> None:
-        """End streams, without a last reply, and let commands come to their end."""
+        """End streams, without a last reply, and wait until all commands have ended."""
         self._cancel_streams()
         if self._running:
             await self._next_all_gone().wait()
 
     async def stop(self, *, at_once: bool) -> None:
-        """The same, also when this is cancelled; ``at_once`` cancels commands, too."""
+        """Do what `drain` does, also when this is cancelled; ``at_once`` cancels commands, too."""
         if at_once:
             self.cancel_all()
         else:
@@ -124,9 +125,9 @@ class ConcurrentCommands:
             await wait_through(self._next_all_gone())
 
     def _why_not(self, received: ReceivedCommand) -> str | None:
-        """Why another stream cannot be started, if so."""
+        """Return the error if another stream cannot be started."""
         most = self._limits.streams
-        # Those that are over, too: their last replies may wait for a client that does not read.
+        # Streams that are over count: their last replies may wait for a client that does not read.
         if most is not None and len(self._streams) >= most:
             return "too many streams"
         id = received.message.id
@@ -168,7 +169,7 @@ class ConcurrentCommands:
                 await self._answer(running)
         except self._peer.transport.closed_errors:
             logger.debug("%s is gone", self._peer.transport.socket.id)
-        except BaseException as error:  # none that the dispatcher could tell
+        except BaseException as error:  # an error that the dispatcher could not answer
             if running.is_over or ends_the_program(error):
                 raise
             log_incident(f"{running.received.message.event!r}", error)
@@ -179,7 +180,7 @@ class ConcurrentCommands:
 
     async def _answer(self, running: "_RunningCommand") -> None:
         outcome: Outcome | None = None
-        if self._peer.transport.has_stopped_receiving:  # while it waited for its turn
+        if self._peer.transport.has_stopped_receiving:  # while the command waited for its turn
             return
         with running.life, self._request_scopes.begin(running.life) as running.request_scope:
             outcome = await self._dispatcher.answer(
@@ -188,12 +189,12 @@ class ConcurrentCommands:
         if running.life.cancelled_caught and running.is_stream:
             outcome = running.cancelled()
         if outcome is not None and not running.is_over:
-            running.is_over = True  # its id is free before the client knows
+            running.is_over = True  # the id is free before the client has the reply
             await self._answered(running.received, outcome)
 
 
 class _RunningCommand:
-    """One of them. When it is over, it may still be finalised."""
+    """A command that runs; when the command is over, its scope may still be finalised."""
 
     def __init__(self, received: ReceivedCommand) -> None:
         self.received = received
@@ -211,7 +212,7 @@ class _RunningCommand:
         return route is not None and bool(route.command.injection.guards)
 
     def cancelled(self) -> Outcome | None:
-        """The outcome of a stream that is cancelled."""
+        """Return the outcome of a cancelled stream; ``None`` if nothing is to be sent."""
         message = self.received.message
         if self.error is not None:
             return failed(self.error, None, message.id)
@@ -220,5 +221,5 @@ class _RunningCommand:
         )
 
     def answers(self, id: str | int) -> bool:
-        """Whether it still has to answer the command ``id``."""
+        """Tell whether this command has the ``id`` and is still to be answered."""
         return self.received.message.id == id and not self.is_over

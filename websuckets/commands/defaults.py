@@ -32,14 +32,14 @@ class Default:
     """Default value of a parameter whose argument is absent."""
 
     make: Callable[[], Any]
-    """Return the value: a new copy if it is mutable, so that no message sees another's."""
+    """Function that returns the value, as a new copy if mutable: no message sees another's."""
 
     @classmethod
     def of(cls, value: Any, *, is_payload: bool = False) -> Self:
-        """Return the default that is this value, or a copy of it if it could be changed.
+        """Return the default that is this value, or a copy of a value that could be changed.
 
-        Copied are containers, whatever they hold, and models, and dataclasses that stand for a
-        payload; any other object may be meant to be one and the same. Raises what copying raises.
+        Containers, whatever they hold, models, and dataclasses that stand for a payload are copied;
+        any other object may be meant to be shared. Raises what copying raises.
         """
         if not _may_change(value, is_payload):
             return cls(lambda: value)
@@ -48,7 +48,7 @@ class Default:
 
     @classmethod
     def of_field(cls, field: FieldInfo) -> Self | None:
-        """Return the default that pydantic's ``Field`` names, if it names one."""
+        """Return the default that pydantic's ``Field`` names, if there is one."""
         if field.default_factory is not None:
             return cls(lambda: field.get_default(call_default_factory=True, validated_data={}))
         if field.default is PydanticUndefined:
@@ -64,8 +64,8 @@ def field_of(default: Any) -> FieldInfo | None:
 def remedy_for_marker(value: Any) -> str | None:
     """Return what to write instead of a marker that only another framework understands.
 
-    ``None`` for any other value. Markers are told by the names of their classes: no framework is
-    imported for that.
+    Return ``None`` for any other value. Markers are recognised by the names of their classes and
+    modules, so that no framework is imported.
     """
     kind = type(value)
     is_marker = kind.__name__ == "Depends" or any(
@@ -82,7 +82,7 @@ def remedy_for_marker(value: Any) -> str | None:
 
 
 def misfit_of(default: Any, *, is_payload: bool = False) -> str | None:
-    """Return why a parameter cannot have this default, if so."""
+    """Return the reason why a parameter cannot have this default; ``None`` if it can."""
     if isinstance(default, FromComponentMarker):
         return "FromDishka is no default; annotate the parameter with FromDishka[...]"
     if field_of(default) is not None:

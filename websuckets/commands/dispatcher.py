@@ -46,28 +46,28 @@ access: logging.Logger = logging.getLogger("websuckets.access")
 KEPT_PARSED: Final = 4096
 """Length of a frame up to which its parsed payload is kept until the message is answered.
 
-Parsed JSON may take twenty times the memory of its text: of larger frames, the text alone is kept.
+Parsed JSON may take twenty times the memory of its text: of a larger frame, only the text is kept.
 """
 
 NO_COMMAND: Final = Message("")
-"""Stands for a frame that is none."""
+"""Message that stands for a frame that is not a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A command, the time that it has, and what is asked of it for each message."""
+    """A command, its timeout, and the facts about the command that each message needs."""
 
     command: Command
     timeout: Timeout
     is_stream: bool
     needs_scope: bool
     key: Any
-    """What stands for all that it needs of the container, see `Injection`."""
+    """Key under which the container gives all that the command needs; see `Injection`."""
 
 
 @dataclass(slots=True)
 class ReceivedCommand:
-    """What a client sent: a command, or what is answered with an error without running any."""
+    """A message of a client: a command, or a message that is only answered with an error."""
 
     message: Message
     route: Route | None = None
@@ -85,18 +85,19 @@ class ReceivedCommand:
 
 @dataclass(slots=True)
 class Peer:
-    """Where messages come from, for as long as their connection lives."""
+    """A client that sends messages, for as long as its connection lives."""
 
     transport: TransportConnection
     scope: OpenScope
     """The SESSION scope of the connection; messages are answered in copies of its context."""
     request_scope: RequestScope
-    """What messages are handled in. It is open before one comes, so that none pays for a cancel
-    scope; after one that took too long, another takes its place."""
+    """Request scope in which messages are handled. The request scope is open before a message
+    comes, so that no message pays for a cancel scope; after a message that took too long, another
+    request scope takes its place."""
 
 
 class Dispatcher:
-    """Answers the messages of one running app."""
+    """Dispatcher that answers the messages of one running app."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class Dispatcher:
         self._around = composed(middleware)
 
     def read(self, frame: str | bytes) -> ReceivedCommand | Control:
-        """What the frame asks for."""
+        """Return the command or control message in a frame, or the error of an invalid frame."""
         try:
             message, payload = decode(frame)
         except InvalidMessage as error:
@@ -145,9 +146,9 @@ class Dispatcher:
         request_scope: RequestScope,
         begun: Callable[[], None] | None = None,
     ) -> Coroutine[Any, Any, Outcome]:
-        """Run it and say what came of it. Whatever goes wrong is answered, and logged if need be.
+        """Run a command and return the outcome. Every error is answered, and logged if need be.
 
-        What a stream yields is sent meanwhile; ``begun`` is called right before its handler is.
+        What a stream yields is sent meanwhile; ``begun`` is called right before its handler begins.
         Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
         """
         if self._around is None:
@@ -228,7 +229,7 @@ class Dispatcher:
 
 @dataclass(slots=True)
 class _Attempt:
-    """One message, on its way through the middleware."""
+    """A message on its way through the middleware."""
 
     dispatcher: Dispatcher
     received: ReceivedCommand
@@ -247,10 +248,10 @@ class _Attempt:
         return self.received.message
 
     async def answer(self) -> Outcome:
-        """Answer in a work of its own, so that middleware cannot cancel the finalisers.
+        """Answer in a separate request scope, so that middleware cannot cancel the finalisers.
 
-        Raises `RuntimeError` when the middleware has ended, because nobody waits for it any more:
-        then its connection could end, and be finalised, while it runs.
+        Raises `RuntimeError` when the middleware has ended, because nothing waits for the command
+        any more: the connection could end, and be finalised, while the command runs.
         """
         if self.is_over:
             raise RuntimeError(
@@ -266,7 +267,7 @@ class _Attempt:
         if not self.is_over:
             self.dispatcher._begin(
                 self.received, self.request_scope
-            )  # as long again for middleware
+            )  # the middleware gets the whole timeout again
         return outcome or self.explain(CommandTimeout())
 
     def outcome_of(self, result: Any) -> Outcome:
@@ -282,7 +283,7 @@ class _Attempt:
 
 
 async def _logged(answering: Awaitable[Outcome], received: ReceivedCommand, peer: Peer) -> Outcome:
-    """The same, with a line in the access log."""
+    """Await the outcome, and write a line to the access log."""
     started = perf_counter()
     came_of_it = "cancelled"
     try:
@@ -298,7 +299,7 @@ async def _logged(answering: Awaitable[Outcome], received: ReceivedCommand, peer
 def failed(
     error: str, details: Any, id: str | int | None, exception: BaseException | None = None
 ) -> Outcome:
-    """A message that is answered with an error."""
+    """Return the outcome of a message that is answered with an error."""
     return Outcome(encode_error(error, details, id), error, exception)
 
 
@@ -323,7 +324,7 @@ def _reply(message: Message, command: Command, result: Any) -> str | None:
 
 @dataclass(slots=True)
 class _Stream:
-    """A command whose handler yields, while it runs."""
+    """A running command whose handler yields."""
 
     received: ReceivedCommand
     command: Command
@@ -358,22 +359,22 @@ class _Stream:
         except Exception as error:
             error.add_note(f"while encoding what {self.command.plan.where} yielded")
             raise
-        # A frame goes out whole, or not at all. And a timeout that the handler holds around
-        # its `yield` is not to hit us: it takes effect inside of the handler.
+        # A frame is sent whole or not at all; and a timeout that the handler holds around its
+        # `yield` must not cancel the sending: such a timeout takes effect inside of the handler.
         with anyio.CancelScope(shield=True):
             await self.transport.reply_beside(frame)
-            # The others' turn, even if neither the handler nor the connection ever waits.
+            # Let other tasks run, even if neither the handler nor the connection ever waits.
             await anyio.lowlevel.checkpoint()
         if self.request_scope.is_cancelled:
             await anyio.lowlevel.checkpoint()
 
 
 async def _close(items: AsyncGenerator[Any, None]) -> None:
-    """End a stream where it stands; raises what its own clean-up raises."""
+    """Close the generator of a stream where it stands; raise what its clean-up raises."""
     try:
         await items.aclose()
     except BaseExceptionGroup as group:
-        failures = group.split(GeneratorExit)[1]  # which a task group makes a group of
+        failures = group.split(GeneratorExit)[1]  # a task group puts a `GeneratorExit` into a group
         if failures is not None:
             raise failures from None
 
@@ -384,7 +385,7 @@ def _explain(
     transport: TransportConnection,
     incident: str | None = None,
 ) -> Outcome:
-    """What to tell the client of an error, and the log."""
+    """Return the outcome of an error for the client, and log the error if need be."""
     cause = alone(error)
     if isinstance(cause, transport.closed_errors) and transport.socket.close_code is not None:
         logger.debug("%s left while %.80r ran", transport.socket.id, message.event)
@@ -396,7 +397,7 @@ def _explain(
             logger.warning("%.80r from %s took too long", message.event, transport.socket.id)
         try:
             return failed(cause.error, cause.details, message.id, cause)
-        except Exception as encoding_error:  # of the details
+        except Exception as encoding_error:  # raised while encoding the details
             error = encoding_error
     incident = log_incident(f"{message.event!r:.80}", error, incident)
     return failed("internal error", {"incident": incident}, message.id, error)

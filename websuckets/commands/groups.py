@@ -33,21 +33,21 @@ Handler = TypeVar(
 Protection: TypeAlias = bool | TypeForm[Any] | None
 
 UNSET: Final = math.inf
-"""Stands for a timeout that is not given."""
+"""Value that stands for a timeout that is not given."""
 
 
 HandlerCaller: TypeAlias = Callable[[Socket, str | bytes | None, Any, tuple[Any, ...]], Any]
-"""Calls a handler, with its socket, its payload and its dependencies.
+"""Function that calls a handler with its socket, its payload and its dependencies.
 
-The arguments are the socket, the frame that carries the payload (``None`` if there is none), the
-same payload as parsed JSON (``None`` if it was not kept), and the dependencies. Raises a
-`ClientError` for a payload that is missing or invalid.
+The arguments are the socket, the frame that carries the payload (``None`` without a payload),
+the same payload as parsed JSON (``None`` if the parsed JSON was not kept), and the dependencies.
+Raises a `ClientError` for a payload that is missing or invalid.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command, read and ready: nothing about it is worked out per message."""
+    """A command that is read completely: nothing about it is worked out per message."""
 
     name: str
     plan: Plan
@@ -55,7 +55,7 @@ class Command:
     call_handler: HandlerCaller
     encode: ResultEncoder
     timeout: float | None
-    """Seconds that it may take, ``None`` for any number; `UNSET` for those of `Limits`."""
+    """Seconds that the command may take, ``None`` for any number; `UNSET` for those of `Limits`."""
     cancel_on_disconnect: bool
     is_stream: bool = False
 
@@ -86,12 +86,12 @@ def _caller(plan: Plan) -> HandlerCaller:
 
 
 class CommandGroup:
-    """Commands that share a prefix and a protection; included in apps, it outlives them.
+    """Commands that share a prefix and a protection; the group outlives apps that include it.
 
     ``prefix`` stands before each name, with a space between. ``protected`` holds for every command
-    of the group: ``True`` asks for a verified user, a type for what it stands for as well.
+    of the group: ``True`` asks for a verified user, a type for a dependency of that type as well.
 
-    Raises `InvalidGuard` for a ``protected`` that is neither.
+    Raises `InvalidGuard` for a ``protected`` that is not a guard.
     """
 
     def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
@@ -111,16 +111,17 @@ class CommandGroup:
     ) -> Callable[[Handler], Handler]:
         """Register the decorated ``async def`` as the handler of ``name``.
 
-        One that yields, an async generator, is a stream: each value is sent as it comes, beside
-        the commands that follow, until it ends or the client cancels it.
+        A handler that yields, an async generator, is a stream: each value is sent as it comes,
+        beside the commands that follow, until the stream ends or the client cancels the stream.
 
-        ``protected=True`` lets verified users in, ``protected=SomeType`` those for whom that
-        dependency (REQUEST scope) can be built; both add to what the group asks for. Only ``False``
-        opens a command of a protected group. A handler that asks for `CurrentUser` is protected.
+        ``protected=True`` admits verified users, ``protected=SomeType`` verified users for whom
+        that dependency (REQUEST scope) can be built; both add to what the group asks for. Only
+        ``False`` opens a command of a protected group. A handler that asks for `CurrentUser` is
+        protected.
 
-        ``timeout`` takes the place of `Limits.handler_timeout`; ``None`` lets it take any time.
-        ``cancel_on_disconnect`` cancels it, and rolls back, when its client is gone; otherwise it
-        is finished. A stream always ends with its client.
+        ``timeout`` takes the place of `Limits.handler_timeout`; ``None`` sets no limit.
+        ``cancel_on_disconnect`` cancels the command, and rolls back, when its client is gone;
+        otherwise the command is finished. A stream always ends with its client.
 
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
         a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
@@ -148,7 +149,7 @@ class CommandGroup:
             try:
                 declaration.read()
             except NameError:
-                pass  # a name that is defined further down; it has until the group is included
+                pass  # the name may be defined later, until the group is included
             self._declarations.append(declaration)
             return handler
 
@@ -160,7 +161,7 @@ class CommandGroup:
 
 @dataclass(slots=True)
 class _Declaration(Declaration):
-    """The handler of a command, and what is said of the command where it is decorated."""
+    """The handler of a command, and the arguments of its decorator."""
 
     name: str
     opened: bool
@@ -170,9 +171,9 @@ class _Declaration(Declaration):
     command: Command | None = None
 
     def read(self, *, complete: bool = False) -> Command:
-        """The command; raises `NameError` while an annotation names what is not defined.
+        """Return the command; raise `NameError` while an annotation names what is not defined.
 
-        ``complete`` is that of `read_plan`.
+        ``complete`` is passed on to `read_plan`.
         """
         if self.command is None:
             plan = read_plan(self.function, self.names, complete=complete)
@@ -205,7 +206,7 @@ class _Declaration(Declaration):
 
 
 def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
-    """The guards that a ``protected=`` stands for, in their order."""
+    """Return the guards that a ``protected=`` stands for, in their order."""
     if protected is None or protected is False:
         return ()
     if protected is True:
@@ -227,15 +228,15 @@ def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
 
 
 def check_groups(groups: Iterable[CommandGroup]) -> None:
-    """What `command_table` does, as far as it can be done before all names are defined."""
+    """Check what `command_table` checks, as far as possible before all names are defined."""
     _read(groups, complete=False)
 
 
 def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
-    """All commands by name.
+    """Return all commands by name.
 
-    Raises one `ConfigurationError` for every name that stands twice (`DuplicateCommand`), and for
-    every handler that is wrong or names what is not defined (`InvalidHandlerSignature`).
+    Raises one `ConfigurationError` for all names that are used twice (`DuplicateCommand`), and for
+    all handlers that are wrong or name what is not defined (`InvalidHandlerSignature`).
     """
     return _read(groups, complete=True)
 

@@ -19,17 +19,17 @@ Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect"]
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """One function, read and ready."""
+    """A hook function, with its dependencies read."""
 
     name: str
     injection: Injection
     function: Callable[..., Any]
-    """Called with its dependencies by position."""
+    """Function that is called with its dependencies by position."""
 
     async def run(self, scope: OpenScope, request_scope: RequestScope) -> None:
-        """Call it, in a REQUEST scope of its own inside of ``scope`` that is closed afterwards.
+        """Call the hook in a REQUEST scope of its own inside of ``scope``, and close that scope.
 
-        Raises what it or one of its dependencies raised, or else their finalisers.
+        Raises what the hook or one of its dependencies raised, or else their finalisers.
         """
         if not self.injection.needs_scope:
             await self.function()
@@ -64,7 +64,7 @@ class _Declaration(Declaration):
     plan: Plan | None = None
 
     def read(self) -> Plan:
-        """Raises `NameError` while an annotation names what is not defined."""
+        """Return the plan; raise `NameError` while an annotation names what is not defined."""
         if self.plan is None:
             self.plan = read_hook(self.function, self.names)
             self.frame = None
@@ -72,26 +72,26 @@ class _Declaration(Declaration):
 
 
 class HookDeclarations:
-    """What was decorated in an app; it lives as long as the app."""
+    """Hooks that were decorated in an app, kept for as long as the app lives."""
 
     def __init__(self) -> None:
         self._declarations: list[_Declaration] = []
 
     def add(self, kind: Kind, function: Callable[..., Any]) -> None:
-        """Raises `InvalidHandlerSignature`, if it can be known already."""
+        """Add a hook; raise `InvalidHandlerSignature` if an error can be known already."""
         declaration = _Declaration(function, kind)
         try:
             declaration.read()
         except NameError:
-            pass  # a name that is defined further down; it has until the app starts
+            pass  # the name may be defined later, until the app starts
         self._declarations.append(declaration)
 
     def has(self, kind: Kind) -> bool:
-        """Whether there is one of this kind."""
+        """Tell whether there is a hook of this kind."""
         return any(declaration.kind == kind for declaration in self._declarations)
 
     def read(self, provider: WebSucketsProvider) -> Hooks:
-        """Raises one `ConfigurationError` for all that are wrong or name what is not defined."""
+        """Return the hooks; raise one `ConfigurationError` for all that are wrong or undefined."""
         no_message = dict.fromkeys(
             provider.of_message, "that belongs to a message, and a hook answers none"
         )

@@ -20,10 +20,11 @@ __all__ = ["Injection", "accepted", "injection_of"]
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """What a command or hook needs of the container, as one dependency of its own (REQUEST scope).
+    """Dependencies of a command or hook, as one dependency of the container (REQUEST scope).
 
-    Resolving ``key`` checks the guards in their order, then builds the dependencies in theirs, and
-    gives these as a tuple. As part of the graph it is proved when the container is built.
+    Resolving ``key`` checks the guards in their order, then builds the dependencies in their order,
+    and gives the dependencies as a tuple. The key is part of the graph, which is proved when the
+    container is built.
     """
 
     plan: Plan
@@ -31,21 +32,21 @@ class Injection:
     key: Any
     providers: tuple[Provider, ...]
     provided: frozenset[Any]
-    """All types that ``providers`` provide: ``key``, and one for each dependency with a default."""
+    """Types that ``providers`` provide: ``key``, and one for each dependency with a default."""
     needs_scope: bool
-    """Whether there is anything to inject or to guard."""
+    """True if there is anything to inject or to guard."""
     absent: Mapping[Any, str]
-    """Types of which there is no object where it is injected, and why."""
+    """Types of which there is no object where the dependencies are injected, and the reasons."""
 
 
 def injection_of(
     plan: Plan, guards: tuple[Any, ...] = (), absent: Mapping[Any, str] | None = None
 ) -> Injection:
-    """What a function with this plan, behind these guards, needs."""
+    """Return the injection of a function with this plan, behind these guards."""
 
     hints = list(guards)
     places: list[int] = []
-    """Of each dependency, among what is resolved."""
+    """Index of each dependency in ``hints``."""
 
     key = _new_type(
         getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
@@ -53,7 +54,7 @@ def injection_of(
     providers = [Provider(scope=Scope.REQUEST)]
     provided = {key}
     for dependency in plan.dependencies:
-        if dependency.hint in guards:  # it is there already
+        if dependency.hint in guards:  # the guard is among the hints already
             places.append(guards.index(dependency.hint))
             continue
         places.append(len(hints))
@@ -77,7 +78,7 @@ def injection_of(
 
 
 def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:
-    """What gives, of its arguments, those in these places."""
+    """Return a function that returns, of its arguments, those in these places."""
     first = places[0] if places else 0
     if places == list(range(first, first + len(places))):  # as nearly always
 
@@ -93,12 +94,12 @@ def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:
 
 
 def _new_type(name: str, module: str) -> Any:
-    """A type that nobody else provides; the names are for dishka's drawings."""
+    """Return a type that no other provider provides; the names are for dishka's drawings."""
     return type(name, (), {"__module__": module})
 
 
 def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
-    """Provides as ``either`` what the dependency asks for, if anything does, or its default."""
+    """Return a provider of ``either``: the dependency if a provider gives it, or its default."""
     assert dependency.default is not None
     provider = Provider(scope=Scope.REQUEST, component=dependency.component)
     if any(_is_generic(wanted) for wanted in accepted(dependency)):
@@ -114,7 +115,7 @@ def _provider_with_default(dependency: Dependency, either: Any) -> Provider:
 
 
 def _is_generic(hint: Any) -> bool:
-    """Return whether a generic provider may provide it, which dishka's ``Has`` does not see."""
+    """Tell whether a generic provider may provide the hint, which dishka's ``Has`` misses."""
     return get_origin(hint) not in (None, Union, UnionType)
 
 
@@ -129,7 +130,7 @@ def _asking_for_first(dependency: Dependency, default: Default) -> Callable[...,
             try:
                 return await container.get(hint, component)
             except NoFactoryError as error:
-                if error.requested.type_hint != hint:  # something below it
+                if error.requested.type_hint != hint:  # something that the hint depends on
                     raise
         return default.make()
 
@@ -137,9 +138,9 @@ def _asking_for_first(dependency: Dependency, default: Default) -> Callable[...,
 
 
 def accepted(dependency: Dependency) -> list[Any]:
-    """The types that fill a parameter with a default, best first.
+    """Return the types that fill a parameter with a default, best first.
 
-    ``db: Database | None = None`` is also filled by who provides a ``Database``.
+    ``db: Database | None = None`` is also filled by a provider of ``Database``.
     """
     members = alternatives(dependency.type)
     optional = [member for member in members if member is not NoneType]

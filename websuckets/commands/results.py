@@ -22,7 +22,7 @@ from websuckets.protocol.messages import (
 __all__ = ["ANYTHING", "EVENTS", "ResultEncoder", "ResultType"]
 
 MAX_MISFITS: Final = 5
-"""How many parts that do not fit are told of one result."""
+"""Parts of one result that do not fit and that the error names, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,15 @@ class ResultType:
     """Type of the values that a handler returns or yields, with their JSON writer."""
 
     write: Callable[[Any], bytes]
-    """Raises for what does not fit, or has no JSON form."""
+    """Function that writes a value as JSON; raises if the value does not fit or has no JSON."""
     takes_events: bool = True
-    """Says that a `ClientEvent` fits."""
+    """True if a `ClientEvent` fits."""
 
     @classmethod
     def of(cls, hint: Any, *, takes_events: bool) -> Self:
-        """Return what fits ``hint``: it is converted to that type, and written as that type says.
+        """Return the type of results that fit ``hint``.
+
+        Each result is converted to that type, and written as that type says.
 
         An instance of the type is taken as it is, and one of a subclass is written without what the
         subclass adds. Raises pydantic's own errors for a type that it cannot serialise, among them
@@ -59,10 +61,10 @@ class ResultType:
 
 
 def _check_of_container(schema: Any) -> Callable[[Any], bool] | None:
-    """Return what tells whether a value fits as it is, for a list or dict that holds anything.
+    """Return the check whether a value fits as it is, for a list or dict that holds anything.
 
-    A validator would make a copy of each, item by item: for a handler that returns a small dict,
-    that is 2 % of all that its command costs. There is no such check for other schemas.
+    A validator would copy the value, item by item: for a handler that returns a small dict, the
+    copy is 2 % of all that its command costs. Return ``None`` for other schemas.
     """
     match schema:
         case {"type": "list", "items_schema": {"type": "any"}} if len(schema) == 2:
@@ -100,11 +102,11 @@ def _write_anything(value: Any) -> bytes:
 
 
 ANYTHING: Final = ResultType(_write_anything)
-"""Anything fits, and each object is written as it says itself."""
+"""Result type that every value fits; each object determines how it is written."""
 
 
 class ResultEncoder:
-    """Frames with what the handler of one command returns or yields; made once for each command."""
+    """Encoder of what the handler of one command returns or yields; made once for each command."""
 
     __slots__ = ("_none_fits", "_opening", "_takes_events", "_write")
 
@@ -119,16 +121,16 @@ class ResultEncoder:
             self._none_fits = False
 
     def reply(self, result: Any, id: CommandId) -> str | None:
-        """The frame that answers a command; ``None`` for a command that needs no answer.
+        """Return the frame that answers a command; ``None`` for a command that needs no answer.
 
         Raises `TypeError` for a result that does not fit the annotation, and what pydantic raises
-        for one that has no JSON form.
+        for a result that has no JSON form.
         """
         if result is None and id is None and self._none_fits:
             return None
         if isinstance(result, ClientEvent):
             return self._event(result, id, more=False)
-        # Every reply comes by here: so no functions are called for what can be done in place.
+        # Every reply takes this path: so no functions are called for what can be done inline.
         payload = self._write(result).decode()
         if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
             payload = without_constants(payload)
@@ -137,7 +139,7 @@ class ResultEncoder:
         return f"{self._opening}{payload}{closing(id, more=False)}"
 
     def item(self, item: Any, id: CommandId) -> str:
-        """The frame with an item of a stream. Raises what `reply` does."""
+        """Return the frame with an item of a stream; raise what `reply` raises."""
         if isinstance(item, ClientEvent):
             return self._event(item, id, more=True)
         return f"{self._opening}{text_of(self._write(item))}{closing(id, more=True)}"
@@ -153,11 +155,11 @@ def _refuse(value: Any) -> NoReturn:
 
 
 EVENTS: Final = ResultType(_refuse)
-"""Only a `ClientEvent` fits."""
+"""Result type that only a `ClientEvent` fits."""
 
 
 def _misfit(value: Any, error: ValidationError) -> TypeError:
-    """Tell which part does not fit, without any value: it is written to the log."""
+    """Return the error that names what does not fit, without any value: the error is logged."""
     details = error.errors(include_url=False, include_input=False)
     problems = [
         f"{'.'.join(map(str, detail['loc'])) or 'it'}: {problem_text(detail)}"
@@ -174,9 +176,9 @@ def _named(value: Any) -> str:
 
 
 def _adapter_for_results(hint: Any) -> TypeAdapter[Any]:
-    """The adapter for a type, which may be made of classes that pydantic does not know.
+    """Return the adapter for a type, which may be made of classes that pydantic does not know.
 
-    Those are written like the built-in class that they derive from, as `Token` is one of ``str``.
+    Such a class is written like the built-in class that it derives from, as `Token` like ``str``.
     """
     try:
         return complete_adapter(hint)
@@ -195,7 +197,7 @@ _WRITTEN: Final = (str, bytes, int, float, dict, list, tuple, set, frozenset)
 
 
 def _unknown_classes(schema: Any) -> Iterator[type]:
-    """The classes in a core schema of which pydantic only looks whether an object is one."""
+    """Yield the classes in a core schema that pydantic checks with ``isinstance`` alone."""
     if isinstance(schema, dict):
         if schema.get("type") == "is-instance":
             yield schema["cls"]

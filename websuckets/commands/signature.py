@@ -66,7 +66,7 @@ Payload = Annotated[T, _PayloadMarker()]
 A plain pydantic model standing second needs no mark."""
 
 REQUIRED: Final = inspect.Parameter.empty
-"""Stands for the default of a parameter that has none."""
+"""Value that stands for the default of a parameter without a default."""
 
 _SOCKETS: Final = frozenset(
     {
@@ -76,12 +76,13 @@ _SOCKETS: Final = frozenset(
         "websuckets.socket.Socket",
     }
 )
-"""By name: one is deprecated and another needs trio, so neither is imported to be recognised."""
+"""Names of the socket types: one type is deprecated and another needs trio, so no type is imported
+to be recognised."""
 
 _STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
 
 _UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
-"""Return annotations that leave it to the returned object how it is written."""
+"""Return annotations under which the returned object determines how it is written."""
 
 _NOT_ASYNC: Final = (
     "it is no async function; declare it with `async def` (a decorator around one needs "
@@ -93,8 +94,8 @@ _NOT_ASYNC: Final = (
 class PayloadParameter:
     """The parameter that the client's payload is validated into: one of ``types``.
 
-    ``marked`` says that it is written ``Payload[...]``, ``default`` what stands for an absent
-    payload: ``None`` if nothing does.
+    ``marked`` is true for a parameter that is written ``Payload[...]``; ``default`` stands for an
+    absent payload, and is ``None`` if the payload is required.
     """
 
     name: str
@@ -127,9 +128,9 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to call a handler: ``(socket[, payload], *positional, **keywords)``.
+    """Plan to call a handler: ``(socket[, payload], *positional, **keywords)``.
 
-    A hook has neither socket nor payload: whatever it asks for is a dependency.
+    A hook has neither socket nor payload: every parameter of a hook is a dependency.
     """
 
     function: Callable[..., Any]
@@ -138,18 +139,19 @@ class Plan:
     dependencies: tuple[Dependency, ...]
     is_hook: bool = False
     is_stream: bool = False
-    """Says that it is an async generator."""
+    """True if the function is an async generator."""
     result: ResultType = ANYTHING
     """Type of the values that the function returns or, as a stream, yields."""
     undefined_result: str | None = None
-    """Why its return annotation is not used, where that names what is not defined."""
+    """Reason why the return annotation is not used, if the annotation names what is not defined."""
 
 
 @dataclass(slots=True)
 class Declaration:
-    """A decorated function, to be read as soon as all that it names is defined.
+    """A decorated function, to be read as soon as all that its annotations name is defined.
 
-    ``frame`` is the running function that it is local to, whose names its annotations may use.
+    ``frame`` is the frame of the running function to which the decorated function is local;
+    annotations may use the names of that frame.
     """
 
     function: Callable[..., Any]
@@ -165,11 +167,11 @@ class Declaration:
 
     @property
     def names(self) -> Mapping[str, Any]:
-        """Local names that its annotations see besides its globals."""
+        """Local names that the annotations see besides the globals of the function."""
         return self.frame.f_locals if self.frame else {}
 
     def undefined_names(self, error: NameError) -> InvalidHandlerSignature:
-        """What to say when reading went on raising `NameError` until the function was needed."""
+        """Return the error for a function that still raises `NameError` when it is needed."""
         culprit = ""
         for name, annotation in getattr(target_of(self.function), "__annotations__", {}).items():
             if isinstance(annotation, str) and error.name and error.name in annotation:
@@ -198,7 +200,7 @@ def positional(plan: Plan) -> Callable[..., Any]:
 def read_plan(
     function: Callable[..., Any], names: Mapping[str, Any], *, complete: bool = False
 ) -> Plan:
-    """Return the plan of a handler; ``names`` are those that annotations see besides globals.
+    """Return the plan of a handler; ``names`` are what annotations see besides globals.
 
     Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
     names what is not defined (yet). ``complete`` says that nothing more will be defined: then a
@@ -254,7 +256,7 @@ def read_plan(
 
 
 def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
-    """Return the plan of a hook: all of its parameters are dependencies. Raises as `read_plan`."""
+    """Return the plan of a hook, all of whose parameters are dependencies; raise as `read_plan`."""
     here = where(function)
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
@@ -297,7 +299,7 @@ def _dependencies(
 def _promised_kind(
     function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
 ) -> Kind | None:
-    """Return what calling a plain function gives, if its return annotation says so."""
+    """Return the kind of what a plain function returns, if its return annotation tells."""
     if isinstance(target_of(function), type):
         return None
     try:
@@ -321,7 +323,7 @@ def _misfits_of_handler(
 
 
 def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
-    """Yield what can be said of parameters without knowing the types."""
+    """Yield the problems of parameters that can be found without knowing the types."""
     for number, parameter in enumerate(parameters):
         is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_variadic and parameter.annotation is parameter.empty:
@@ -392,7 +394,7 @@ def _hints(
 def _return_hint(
     function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
 ) -> Any:
-    """Return the hint of what it returns; `Any` where there is none."""
+    """Return the hint of what the function returns; `Any` without an annotation."""
     if signature.return_annotation is signature.empty:
         return Any
     return _evaluated(function, {"return": signature.return_annotation}, names)["return"]
@@ -422,10 +424,10 @@ def _result(
     *,
     is_stream: bool,
 ) -> ResultType:
-    """Return what fits the return annotation.
+    """Return the result type of the return annotation.
 
     Raises `InvalidHandlerSignature` for an annotation that cannot be serialised, and `NameError`
-    for one that is not defined (yet).
+    for an annotation that is not defined (yet).
     """
     hint = _return_hint(function, signature, names)
     promised = plain(hint)
@@ -448,16 +450,16 @@ def _result(
 
 
 def _result_type(hint: Any) -> ResultType:
-    """Return what fits a hint. Raises pydantic's own errors for what it cannot serialise."""
+    """Return the result type of a hint; raise pydantic's own errors for an unserialisable one."""
     members = [bare_type(member) for member in alternatives(bare_type(plain(hint)))]
     if any(member in _UNTYPED for member in members):
         return ANYTHING
     events = [m for m in members if isinstance(m, type) and issubclass(m, ClientEvent)]
     if not events:
-        # A ClientEvent is a str, so it fits what a str does.
+        # A ClientEvent is a str, so it fits where a str does.
         return ResultType.of(hint, takes_events=str in members)
     others = [member for member in members if member not in events]
-    # There may be a single one, and `|` does not join any two.
+    # There may be a single member, and `|` does not join any two members.
     return ResultType.of(Union[tuple(others)], takes_events=True) if others else EVENTS  # noqa: UP007
 
 
@@ -474,7 +476,7 @@ def _marks_payload(hint: Any) -> bool:
 
 
 def _payload_types(hint: Any) -> tuple[Any, ...]:
-    """What the hint accepts, member by member, ``None`` among them where it does."""
+    """Return the types that the hint accepts, ``NoneType`` among them if it accepts ``None``."""
     return tuple(
         bare_type(type_)
         for member in alternatives(hint)
@@ -483,7 +485,7 @@ def _payload_types(hint: Any) -> tuple[Any, ...]:
 
 
 def _is_payload(hint: Any) -> bool:
-    """Whether a second parameter is the payload: marked as such, or a model (or ``None``)."""
+    """Tell whether a second parameter is the payload: marked as such, or a model (or ``None``)."""
     if _marks_payload(hint):
         return True
     if any(isinstance(item, FromComponentMarker) for item in metadata_of(hint)):
@@ -493,7 +495,7 @@ def _is_payload(hint: Any) -> bool:
 
 
 def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
-    """Raises pydantic's own errors for what it cannot validate."""
+    """Return the payload parameter; raise pydantic's own errors for an invalid type."""
     types, marked = _payload_types(hint), _marks_payload(hint)
     default, field = None, field_of(parameter.default)
     if field is not None:
@@ -505,12 +507,12 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
             default = Default.of_field(field)
     validate = PayloadValidator(hint)
     if default is None and (NoneType in types or _takes_null(types, validate)):
-        default = Default.of(None)  # on the wire, null and absent are the same
+        default = Default.of(None)  # in the protocol, null and absent are the same
     return PayloadParameter(parameter.name, types, marked, default, validate)
 
 
 def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
-    """Return whether an alias accepts ``null`` of which only pydantic knows what it stands for."""
+    """Tell whether an alias whose meaning only pydantic knows accepts ``null``."""
     if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
         return False
     try:

@@ -14,37 +14,37 @@ from websuckets.protocol.messages import CACHED_STRINGS, problem
 __all__ = ["PayloadValidator", "complete_adapter", "problem_text"]
 
 MAX_PROBLEMS: Final = 32
-"""Problems of a payload that its client is told of."""
+"""Problems of a payload that are reported to its client."""
 
 MAX_LOCATION: Final = 32
 """Parts of the location of a problem: keys and indices."""
 
 MAX_KEY: Final = 64
-"""Characters of such a key, which the client may have chosen."""
+"""Characters of a key in a location; the client may have chosen the key."""
 
 MAX_TEXT: Final = 512
 """Characters of the text of a problem."""
 
 MANY_VALUES: Final = 1000
-"""Values in a frame from which on a validator stops at the first that does not fit."""
+"""Number of values in a frame from which on validation stops at the first wrong item of a list."""
 
 
 class PayloadValidator:
-    """Validates the payload of whole frames against one type; made once for each command.
+    """Validator of the payload of whole frames against one type; made once for each command.
 
     Finding what is wrong costs far more than reading the frame: 64 KiB of ``{}`` where each should
     have six fields are 126,000 problems. So a list is validated until its first item that does not
     fit, and again as a whole only if the frame is small.
 
-    A payload that is parsed already is validated as it is, where its type gives the same for it as
-    for the JSON text (see `reads_parsed`). Problems are always found in the text, because pydantic
-    names the types of Python in those of parsed JSON.
+    Parsed JSON is validated as it is where the type gives the same for parsed JSON as for the text
+    (see `reads_parsed`). Problems are always found in the text, because pydantic names the types of
+    Python in problems of parsed JSON.
     """
 
     def __init__(self, payload_type: Any) -> None:
-        """Raises pydantic's own errors for a type that it cannot validate.
+        """Make the validator; raise pydantic's own errors for a type that it cannot validate.
 
-        Among them is a `NameError` for a model that names what is not defined yet.
+        Among the errors is a `NameError` for a model that names what is not defined yet.
         """
         fields: Any = {"payload": payload_type}
         frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
@@ -66,7 +66,7 @@ class PayloadValidator:
             try:
                 return self._validate_parsed(parsed)
             except ValidationError:
-                pass  # raised below, in the words of JSON
+                pass  # raised below, in terms of JSON
         try:
             return self._validate(frame)["payload"]
         except ValidationError as raised:
@@ -74,7 +74,7 @@ class PayloadValidator:
         raise ClientError("validation error", self._problems(frame, error)) from None
 
     def _problems(self, frame: str | bytes, error: ValidationError) -> list[dict[str, Any]]:
-        """Return the first problems, and a last one that says so if there may be more."""
+        """Return the first problems, and a last problem that says so if there may be more."""
         is_all = not self._fails_fast
         if self._fails_fast and _number_of_values(frame) < MANY_VALUES:
             error, is_all = self._whole_error(frame, error), True
@@ -93,7 +93,7 @@ class PayloadValidator:
             self._validate_all()(frame)
         except ValidationError as whole:
             return whole
-        return error  # a validator of the program's own has changed its mind
+        return error  # a validator of the program gave another result this time
 
 
 MORE_PROBLEMS: Final = (
@@ -111,8 +111,8 @@ def _validator(schema: Any, *, is_changed: bool = False) -> Any:
 def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
     """Return the validator of a schema.
 
-    Of a schema that ``is_changed`` nothing must be replaced by the validators that models have
-    themselves; pydantic has an argument for that since it does so.
+    In a schema that ``is_changed``, nothing must be replaced by the validators that models have
+    themselves; versions of pydantic that replace parts have an argument to prevent the replacement.
     """
     make: Any = partial(SchemaValidator, schema, CoreConfig(cache_strings=CACHED_STRINGS))
     validator: SchemaValidator
@@ -124,18 +124,18 @@ def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
 
 
 def _payload_schema(frame_schema: Any) -> Any:
-    """Return the core schema of the payload in that of a frame."""
+    """Return the core schema of the payload in the core schema of a frame."""
     if frame_schema["type"] == "definitions":
         return {**frame_schema, "schema": _payload_schema(frame_schema["schema"])}
     return frame_schema["fields"]["payload"]["schema"]
 
 
 def reads_parsed(schema: Any) -> bool:
-    """Return whether a core schema gives the same for parsed JSON as for its text.
+    """Tell whether a core schema gives the same for parsed JSON as for the JSON text.
 
-    That is so for models and lists of numbers, strings, booleans and ``null``. It is not for what
-    is strict, for types that have no JSON of their own (a date, a set, bytes), and for validators
-    of the program, which may ask for the mode. Where anything fits, the handler would get the
+    True for models and lists of numbers, strings, booleans and ``null``. False for strict schemas,
+    for types that have no JSON of their own (a date, a set, bytes), and for validators of the
+    program, which may ask for the mode. False also where anything fits: the handler would get the
     parsed objects themselves, and could change what a middleware that tries again passes on.
     """
     match schema:
@@ -157,7 +157,7 @@ def reads_parsed(schema: Any) -> bool:
 
 
 COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}
-"""Types of core schemas that have ``fail_fast``, by which the first wrong item is the last one."""
+"""Types of core schemas that have ``fail_fast``, which stops validation at the first wrong item."""
 
 SCHEMAS_WITHIN: Final = {
     "arguments_schema",
@@ -175,14 +175,14 @@ SCHEMAS_WITHIN: Final = {
     "strict_schema",
     "values_schema",
 }
-"""Keys of core schemas under which there are others, in lists or by name perhaps."""
+"""Keys of core schemas under which there are other schemas, maybe in lists or by name."""
 
 
 def fail_fast_schema(schema: Any) -> Any:
     """Return the core schema that stops at the first wrong item of each collection.
 
-    It is the very ``schema`` where there are no such collections in it. Those within wrap
-    validators stay as they are: some of these look at the problems, to leave wrong items out.
+    A schema without collections is returned itself. Collections within wrap validators stay as they
+    are: some wrap validators read the problems, to leave wrong items out.
     """
     if isinstance(schema, list | tuple):
         items = [fail_fast_schema(item) for item in schema]
@@ -191,7 +191,7 @@ def fail_fast_schema(schema: Any) -> Any:
     if not isinstance(schema, dict) or schema.get("type") == "function-wrap":
         return schema
     kind = schema.get("type")
-    is_schema = isinstance(kind, str)  # or else schemas by name, as those of fields
+    is_schema = isinstance(kind, str)  # or else schemas by name, such as the schemas of fields
     changes: dict[str, Any] = {"fail_fast": True} if is_schema and kind in COLLECTIONS else {}
     for key, within in schema.items():
         if not is_schema or key in SCHEMAS_WITHIN:
@@ -202,27 +202,27 @@ def fail_fast_schema(schema: Any) -> Any:
 
 
 def _number_of_values(frame: str | bytes) -> int:
-    """Return how many values a frame has at most: one more than commas and brackets."""
+    """Return the most values that a frame may have: one more than commas and brackets."""
     if isinstance(frame, str):
         return 1 + frame.count(",") + frame.count("[") + frame.count("{")
     return 1 + frame.count(b",") + frame.count(b"[") + frame.count(b"{")
 
 
 def _location(location: tuple[int | str, ...]) -> Iterator[int | str]:
-    """Give the parts of the location within the payload, cut to what a reply should hold."""
+    """Yield the parts of the location within the payload, cut to what a reply should hold."""
     for part in location[1 : MAX_LOCATION + 1]:
         yield part[:MAX_KEY] if isinstance(part, str) else part
 
 
 def complete_adapter(hint: Any) -> TypeAdapter[Any]:
-    """The adapter for a type, which is complete. Raises pydantic's own errors."""
+    """Return the complete adapter for a type; raise pydantic's own errors."""
     adapter = TypeAdapter(hint)
     if not adapter.pydantic_complete:
         adapter.rebuild()
     return adapter
 
 
-# pydantic's texts for these quote the input, or a part of it.
+# pydantic's texts for these problems quote the input, or a part of the input.
 _TEXTS_WITHOUT_INPUT: Final = {
     "base64_decode": "Input should be valid base64",
     "byte_size_unit": "Input should have a valid byte unit",
@@ -241,6 +241,6 @@ _EMAIL: Final = "value is not a valid email address"
 
 def problem_text(problem: ErrorDetails) -> str:
     type, text = problem["type"], problem["msg"]
-    if type == "value_error" and text.startswith(_EMAIL):  # goes on with the character at fault
+    if type == "value_error" and text.startswith(_EMAIL):  # then the character at fault follows
         return _EMAIL
     return _TEXTS_WITHOUT_INPUT.get(type, text)

@@ -9,17 +9,18 @@ from websuckets.protocol.close_codes import NONSENSE, TOO_FAST, TOO_MANY_REFUSAL
 __all__ = ["AbuseCounters"]
 
 MOST_OVER_RATE: Final = 100
-"""Messages over the rate, within `WINDOW`, with which a client is sent away."""
+"""Messages over the rate, within `WINDOW`, at which the connection is closed."""
 
 WINDOW: Final = 10
-"""Seconds."""
+"""Seconds in which messages over the rate are counted together."""
 
 
 class AbuseCounters:
-    """That of one client, for as long as it is connected.
+    """Abuse counters of one client, for as long as it is connected.
 
     The rate is measured by the generic cell rate algorithm (ITU-T I.371): each message moves the
-    moment at which all would have come at the steady rate, which may lie ahead by a burst.
+    moment at which all messages would have come at the steady rate; that moment may lie ahead of
+    the clock by a burst.
     """
 
     __slots__ = (
@@ -44,10 +45,10 @@ class AbuseCounters:
         self._refused = 0
         self._unknown = 0
         self.is_spotless: bool = True
-        """Whether neither a streak of refusals nor one of unknown commands has begun."""
+        """True while neither a streak of refusals nor one of unknown commands has begun."""
 
     def retry_after(self) -> float:
-        """Another message has come: after how many seconds it may; 0 if it may now."""
+        """Count a message that may come now and return 0; else return the seconds to wait."""
         now = time.monotonic()
         steady = self._steady
         if steady < now:
@@ -59,7 +60,7 @@ class AbuseCounters:
         return 0.0
 
     def over_rate(self) -> CloseReason | None:
-        """Another message was over the rate: with what to send the client away, if at all."""
+        """Count a message over the rate; return the reason to close the connection, if any."""
         now = time.monotonic()
         if now - self._window_begins > WINDOW:
             self._window_begins = now
@@ -69,29 +70,29 @@ class AbuseCounters:
 
     @property
     def was_over_rate(self) -> bool:
-        """Whether any message was."""
+        """True once any message was over the rate."""
         return self._window_begins > 0
 
     def unknown(self) -> CloseReason | None:
-        """A message was no command."""
+        """Count a message that was not a command; return the reason to close, if any."""
         self._unknown += 1
         self.is_spotless = False
         most = self._limits.unknown_streak
         return NONSENSE if most is not None and self._unknown >= most else None
 
     def known(self) -> None:
-        """A message was a command."""
+        """End the streak of unknown commands, after a message that was a command."""
         self._unknown = 0
         self.is_spotless = not self._refused
 
     def refused(self) -> CloseReason | None:
-        """A protected command was refused."""
+        """Count a refused protected command; return the reason to close, if any."""
         self._refused += 1
         self.is_spotless = False
         most = self._limits.auth_failures
         return TOO_MANY_REFUSALS if most is not None and self._refused >= most else None
 
     def authorized(self) -> None:
-        """A protected command was not refused."""
+        """End the streak of refusals, after a protected command that was not refused."""
         self._refused = 0
         self.is_spotless = not self._unknown

@@ -19,32 +19,32 @@ __all__ = ["Admission", "client_of", "join_cookies"]
 Network: TypeAlias = IPv4Network | IPv6Network
 
 UNIX: Final = "unix"
-"""Stands among trusted proxies for whoever connects to a unix socket."""
+"""Name that stands among trusted proxies for every peer of a unix socket."""
 
 IPV6_CLIENT: Final = 64
-"""Bits of an IPv6 address that tell clients apart: the rest is the client's own choice
+"""Bits of an IPv6 address that tell clients apart: each client chooses the other bits itself
 (RFC 6177, RIPE-690)."""
 
 MAX_HOPS: Final = 32
-"""Items of ``X-Forwarded-For`` that are looked at, from the last one on."""
+"""Items of ``X-Forwarded-For`` that are read, from the last one on."""
 
 MAX_HOP: Final = 100
-"""Characters of such an item: an address, with its port perhaps, and blanks around it."""
+"""Characters of one item of ``X-Forwarded-For``: an address, and perhaps a port."""
 
 MAX_COOKIES: Final = 16 * 1024
-"""Characters of all cookies. Parsers of cookies may take time that grows with their square, as that
-of Python does before 3.11.10, 3.12.6 and 3.13."""
+"""Characters of all cookies. Parsers of cookies may take time that grows with the square of their
+length, as the parser of Python does before 3.11.10, 3.12.6 and 3.13."""
 
 UPGRADE_REQUIRED: Final = "This address serves WebSocket; connect with a WebSocket client.\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What an app says of that; it lives as long as the app."""
+    """Rules of an app for the admission of clients, which live as long as the app."""
 
     origins: frozenset[str | None] | None
-    """Pages that may connect; ``None`` among them lets clients in that are no browsers, ``None``
-    instead of them everybody."""
+    """Origins of pages that may connect; ``None`` among the origins admits clients that are not
+    browsers, ``None`` instead of the origins admits every client."""
     trusted_proxies: tuple[Network | str, ...]
     subprotocols: tuple[str, ...]
     path: str | None
@@ -59,7 +59,11 @@ class Admission:
         path: str | None,
         health: str | None,
     ) -> "Admission":
-        """Raises `ConfigurationError` for what would let nobody in, or not whom it seems to."""
+        """Return the rules that these arguments of an app state.
+
+        Raises `ConfigurationError` for arguments that would admit no client, or others than they
+        seem to.
+        """
         return cls(
             None if origins is None else frozenset(map(origin_of, _list("origins", origins))),
             tuple(map(_proxy, _list("trusted_proxies", trusted_proxies))),
@@ -69,11 +73,11 @@ class Admission:
         )
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
-        """The client's ``(host, port)``, which proxies that are trusted may say.
+        """Return the client's ``(host, port)``, which trusted proxies may state.
 
-        It is the last one that ``X-Forwarded-For`` names and that is no trusted proxy itself: what
-        stands before it may be the client's own invention, of any length, and is not looked at. Its
-        port is 0, for nobody says it.
+        The client is the last address in ``X-Forwarded-For`` that is not a trusted proxy itself:
+        what stands before that address may be the client's own invention, of any length, and is
+        not read. The port of an address from the header is 0.
         """
         if not self.trusted_proxies or not self._trusts(_host_of(peer)):
             return peer
@@ -86,7 +90,7 @@ class Admission:
         return peer
 
     def refusal(self, path: str, headers: Headers) -> HandshakeRefused | None:
-        """Why this client may not connect, if so."""
+        """Return the refusal of a client that may not connect; ``None`` for any other."""
         if self._is_elsewhere(path):
             return HandshakeRefused(HTTPStatus.NOT_FOUND, "Not Found\n")
         if not self._is_from_our_pages(headers):
@@ -98,7 +102,7 @@ class Admission:
         return None
 
     def answer(self, path: str, *, closing: bool) -> HttpResponse:
-        """To a request that is no opening handshake."""
+        """Return the response to a request that is not an opening handshake."""
         if path == self.health:
             if closing:
                 return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
@@ -108,7 +112,7 @@ class Admission:
         return HttpResponse(HTTPStatus.UPGRADE_REQUIRED, UPGRADE_REQUIRED, {"Upgrade": "websocket"})
 
     def subprotocol(self, offered: Iterable[str]) -> str | None:
-        """The first of the app's that the client offers."""
+        """Return the first subprotocol of the app that the client offers."""
         among = set(offered)
         return next((ours for ours in self.subprotocols if ours in among), None)
 
@@ -117,7 +121,7 @@ class Admission:
             return UNIX in self.trusted_proxies
         try:
             ip = ip_address(host)
-        except ValueError:  # a name, as that of a test client
+        except ValueError:  # a name, such as that of a test client
             return False
         ip = getattr(ip, "ipv4_mapped", None) or ip
         networks = (network for network in self.trusted_proxies if not isinstance(network, str))
@@ -140,7 +144,7 @@ def _host_of(peer: Any) -> str:
 
 
 def _without_port(name: str) -> str | None:
-    """The address in an item of ``X-Forwarded-For``, to which some proxies add the port."""
+    """Return the address in an item of ``X-Forwarded-For``, to which some proxies add the port."""
     if len(name) > MAX_HOP:
         return None
     for host in (name, name.rpartition(":")[0].strip("[]"), name.strip("[]")):
@@ -152,8 +156,8 @@ def _without_port(name: str) -> str | None:
 
 
 def _from_the_last(lines: Sequence[str]) -> Iterator[str]:
-    """Give the items of a list header, the last one first; several lines of it are one list (RFC
-    9110, section 5.3). At most `MAX_HOPS` are looked at."""
+    """Yield the items of a list header, the last one first; several lines of the header are one
+    list (RFC 9110, section 5.3). At most `MAX_HOPS` items are read."""
     left = MAX_HOPS
     for line in reversed(lines):
         end = len(line)
@@ -191,7 +195,7 @@ def _proxy(proxy: Any) -> Network | str:
 
 
 def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
-    """Return the names, once each is one that a client can offer."""
+    """Return the names after checking that a client can offer each of the names."""
     names = tuple(names)
     for name in names:
         if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
@@ -205,7 +209,7 @@ def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
 
 
 def _path(name: str, path: Any) -> str | None:
-    """Return it, once it is a path that a client can ask for."""
+    """Return the path after checking that a client can ask for the path."""
     if path is None:
         return None
     if not isinstance(path, str) or not path.startswith("/"):
@@ -228,8 +232,7 @@ def _path(name: str, path: Any) -> str | None:
 
 
 def join_cookies(headers: Headers) -> None:
-    """Make one header of several with cookies, into which HTTP/2 may split it (RFC 9113, section
-    8.2.3)."""
+    """Join the cookie headers into which HTTP/2 may split one (RFC 9113, section 8.2.3)."""
     cookies = headers.get_all("Cookie")
     if len(cookies) > 1:
         del headers["Cookie"]
@@ -237,7 +240,7 @@ def join_cookies(headers: Headers) -> None:
 
 
 def client_of(address: Any) -> object:
-    """What tells clients apart where their connections are counted."""
+    """Return the key of a client under which its connections are counted."""
     if not isinstance(address, tuple):
         return address
     try:

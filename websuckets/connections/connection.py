@@ -48,12 +48,12 @@ __all__ = ["Connection", "Setup"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 FAR: Final = 1e12
-"""Seconds since the epoch: a time that does not come."""
+"""Time that never comes, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What the connections of a running app share."""
+    """Objects and settings that the connections of a running app share."""
 
     scope: OpenScope
     """The APP scope."""
@@ -71,10 +71,11 @@ class Setup:
 
 
 class Connection:
-    """One client from its handshake until it is gone; answers its messages.
+    """A connection that answers the messages of one client, from its handshake until it is gone.
 
-    One after the other, if `Limits.concurrency` says so. ``refused`` is how to answer its
-    handshake in any case; ``gone`` is told when it is.
+    Commands that are not streams are answered one after the other if `Limits.concurrency` is 1.
+    ``refused``, if there is one, is the answer to the handshake; ``gone`` is called when the
+    connection is gone.
     """
 
     __slots__ = (
@@ -113,7 +114,7 @@ class Connection:
         self._refused = refused
         self._gone = gone
         self.address: Any = transport.socket.remote_address
-        """The client's."""
+        """Address of the client."""
         self._user = User(transport.socket, self)
         self._tasks = TaskSource(self, self._means_that_it_is_closed, setup.background)
         self._abuse = AbuseCounters(setup.limits)
@@ -128,7 +129,7 @@ class Connection:
         self._handling_since = self._revocations.count
         self._is_concurrent = setup.limits.concurrency != 1
         some_run_beside = setup.has_streams or self._is_concurrent
-        # Messages that come one after the other do without a lock.
+        # Messages that are answered one after the other need no lock.
         lock = lock_factory if some_run_beside else None
         scope = setup.scope.session(context, lock, context_of(setup.session))
         self._life = anyio.CancelScope()
@@ -140,8 +141,8 @@ class Connection:
         self._is_over = False
         self._is_cancelled = False
         self._close_reason: CloseReason | None = None
-        """How it has to end, as soon as no command runs."""
-        self._reply: str | None = None  # that has still to be sent
+        """Close reason with which the connection is closed as soon as no command runs."""
+        self._reply: str | None = None  # reply that is still to be sent
         self._timer = setup.clock.timer(self.check)
         self._verify_by = setup.time_to_verify.due()
         self._timer.by(self._verify_by, setup.time_to_verify.step)
@@ -174,7 +175,7 @@ class Connection:
         return None if self._close_reason is None else HandshakeRefused(503)
 
     async def not_opened(self) -> None:
-        """Give up a connection that was not opened; its scope is finalised."""
+        """Finalise the scope of a connection that was not opened, and remove the connection."""
         try:
             with self._apart():
                 try:
@@ -201,7 +202,7 @@ class Connection:
         self._gone(self)
 
     def disconnected(self) -> None:
-        """End what is for this client alone: the connection is closed, or the client has left."""
+        """Cancel what runs for this client alone, which has left or whose connection is closed."""
         if self._peer.request_scope.ends_on_disconnect:
             self._life.cancel()
         if self._concurrent is not None:
@@ -213,21 +214,22 @@ class Connection:
 
     @property
     def handling_since(self) -> int | None:
-        """The number of the last revocation from before what is handled now, if anything is."""
+        """Number of the last revocation from before the connection began what it handles now;
+        ``None`` while the connection handles nothing."""
         return None if self._idle else self._handling_since
 
     def verification_ended(self) -> None:
-        """The user is not verified any more as it was: end what runs for that user."""
+        """End what runs for the user as which the client is no longer verified."""
         if self._concurrent is not None:
             self._concurrent.verification_ended()
 
     def cancel(self) -> None:
-        """Cancel running commands; their scopes are finalised, then the connection aborted."""
+        """Cancel running commands; their scopes are finalised, then the connection is aborted."""
         self._is_cancelled = True
         self._life.cancel()
         if self._concurrent is not None:
             self._concurrent.cancel_all()
-        if self._is_open:  # they may wait for the client to read
+        if self._is_open:  # commands may wait for the client to read
             self.abort()
 
     def abort(self) -> None:
@@ -235,7 +237,7 @@ class Connection:
         self._setup.background.start_soon(self._peer.transport.abort)
 
     def check(self) -> None:
-        """Part from the client if it may not stay; else look again when that may have changed."""
+        """Close the connection if the client may not stay; else set the timer of the next check."""
         if self._close_reason is not None:
             return
         if self._user.id is not None:
@@ -252,12 +254,12 @@ class Connection:
             left = min(user.expires_at, FAR) - time()
             self._timer.start(clock.timeout(max(left, 0)))
         if user.id is None:
-            # If it is overdue already, something runs that may verify it.
+            # If the client is overdue already, a command runs that may verify the client.
             step = self._setup.time_to_verify.step
             self._timer.by(max(self._verify_by, clock.now + step), step)
 
     def expiry_was_set(self) -> None:
-        """The user will be verified for another time; or will not be any more, from now on."""
+        """Set the timer for a user who is verified for another time, or no longer from now on."""
         if self._user.id is not None:
             self._verify_by = self._setup.time_to_verify.due()
             self._timer.by(self._verify_by, self._setup.time_to_verify.step)
@@ -271,17 +273,17 @@ class Connection:
 
     @property
     def _is_overdue(self) -> bool:
-        """Whether it should have been verified by now."""
+        """True if the client should have been verified by now, and is not."""
         return self._verify_by <= self._setup.clock.now and self._user.id is None
 
     async def _close_when_idle(self, close_reason: CloseReason) -> None:
-        """Close as soon as no command runs."""
+        """Close the connection as soon as no command runs."""
         self._close_reason = self._close_reason or close_reason
         if self._idle:
             await self._close(*self._close_reason)
 
     async def _serve_in_scope(self) -> None:
-        """Until the connection is over, or until something has taken too long."""
+        """Serve in one request scope until the connection is over or something took too long."""
         ended_by: BaseException | None = None
         with anyio.CancelScope(shield=True) as self._life:
             with self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
@@ -306,7 +308,7 @@ class Connection:
                 self._idle = True
                 frame = await transport.receive()
                 self._idle = False
-                if self._close_reason is not None:  # since we began to wait
+                if self._close_reason is not None:  # set while the connection waited
                     break
                 await self._answer(frame)
             await self._send_close()
@@ -320,7 +322,7 @@ class Connection:
             self._idle = False
 
     async def _answer(self, frame: str | bytes) -> None:
-        """Answer one message, or start what does."""
+        """Answer one message, or start the command that answers the message."""
         dispatcher, peer, abuse = self._setup.dispatcher, self._peer, self._abuse
         self._handling_since = self._revocations.count
         received = dispatcher.read(frame)
@@ -334,17 +336,17 @@ class Connection:
             outcome = await self._start(received)
         else:
             answering = dispatcher.answer(received, peer, peer.request_scope)
-            # As `OpenScope.run_apart`, in place: every message comes by here.
+            # Does what `OpenScope.run_apart` does, inlined: every message takes this path.
             outcome = await in_context(peer.scope.context.copy().run, answering)
             if route is None or outcome.exception is not None or not abuse.is_spotless:
                 self._close_reason = self._close_reason or self._judged(received, outcome)
         if self._verify_by <= self._setup.clock.now and self._is_overdue:
             self._close_reason = (
                 self._close_reason or NOT_VERIFIED
-            )  # what ran might have verified it
+            )  # the command that ran might have verified the client
         if outcome is None or outcome.frame is None:
             return
-        if peer.request_scope.is_spent:  # the next one sends it
+        if peer.request_scope.is_spent:  # the next request scope sends the reply
             self._reply = outcome.frame
         else:
             await peer.transport.reply(outcome.frame)
@@ -357,7 +359,7 @@ class Connection:
         return None
 
     async def _start(self, received: ReceivedCommand) -> Outcome | None:
-        """Answer it beside the reading of messages, if that can be."""
+        """Start a command beside the reading of messages; return an error if that is refused."""
         assert self._concurrent is not None
         error = await self._concurrent.start(received)
         if error is None:
@@ -381,14 +383,14 @@ class Connection:
         return await self._refuse(ReceivedCommand(message, error="rate limited", details=details))
 
     async def _refuse(self, received: ReceivedCommand) -> Outcome:
-        """Answer with the error of a call that is not run."""
+        """Return the outcome of a message that is answered with its error, without being run."""
         peer = self._peer
         return await peer.scope.run_apart(
             self._setup.dispatcher.answer(received, peer, peer.request_scope)
         )
 
     async def _answered(self, received: ReceivedCommand, outcome: Outcome) -> None:
-        """For what runs beside the reading of messages."""
+        """Send the outcome of a command that ran beside the reading of messages."""
         close_reason = self._judged(received, outcome)
         if outcome.frame is not None:
             await self._peer.transport.reply_beside(outcome.frame)
@@ -396,7 +398,7 @@ class Connection:
             self._setup.background.start_soon(self._close_when_idle, close_reason)
 
     def _judged(self, received: ReceivedCommand, outcome: Outcome) -> CloseReason | None:
-        """How the client has to leave because of what it sent, if so."""
+        """Count the outcome in the abuse counters; return the reason to close, if any."""
         if received.route is None:
             return self._abuse.unknown()
         self._abuse.known()
@@ -409,7 +411,7 @@ class Connection:
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
-        if self._is_connected or self._close_reason is not None:  # in a work that was late
+        if self._is_connected or self._close_reason is not None:  # in an earlier request scope
             return
         scope = self._peer.scope
         for hook in self._setup.hooks.connect:
@@ -421,7 +423,7 @@ class Connection:
         self._is_connected = True
 
     def _refused_by(self, hook: Hook, error: BaseException) -> tuple[int, str]:
-        """The close code and reason; raises what has to end the connection at once."""
+        """Return the close code and reason; raise what has to end the connection at once."""
         if self._peer.request_scope.ends_with(error):
             raise error
         cause = alone(error)
@@ -433,7 +435,7 @@ class Connection:
         return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
 
     def _refusal(self, hook: Hook, error: BaseException) -> HandshakeRefused:
-        """The HTTP response; raises what ends the handshake without one."""
+        """Return the HTTP response; raise what ends the handshake without a response."""
         if self._peer.request_scope.ends_with(error):
             raise error
         cause = alone(error)
@@ -454,7 +456,7 @@ class Connection:
         return self._close_reason is not None or self._peer.request_scope.is_spent
 
     async def _send_reply(self) -> None:
-        """Of a work that was spent."""
+        """Send the reply that an earlier request scope, which was spent, has left."""
         if self._reply is not None and not self._peer.request_scope.is_spent:
             reply, self._reply = self._reply, None
             await self._peer.transport.reply(reply)
@@ -464,7 +466,7 @@ class Connection:
             await self._close(*self._close_reason)
 
     async def _close(self, code: int, reason: str) -> None:
-        if (code, reason) != RESTART:  # whose reason may be the program's own text
+        if (code, reason) != RESTART:  # a reason is not logged: it may be the program's text
             logger.info("closing %s with %d", self._peer.transport.socket.id, code)
         if self._concurrent is not None:
             await self._concurrent.drain()
@@ -478,7 +480,7 @@ class Connection:
         return isinstance(alone(error), self._peer.transport.closed_errors) and self._is_closed
 
     async def _finalise(self, ended_by: BaseException | None) -> None:
-        """Finalise what the connection held. Each step is made, whatever becomes of the others."""
+        """Finalise what the connection held; every step is made, even if others fail."""
         self._is_over = True
         async with AsyncExitStack() as steps:
             steps.push_async_callback(self._close_scope, ended_by)
@@ -497,7 +499,7 @@ class Connection:
             self._pass_on(ended_by)
 
     def _pass_on(self, error: BaseException) -> None:
-        """Raise what concerns others, too; whatever else a handler raised, ended its connection."""
+        """Raise an error that concerns others, too; log any other, which ended this connection."""
         others = (anyio.get_cancelled_exc_class(), *ENDS_THE_PROGRAM)
         if BaseExceptionGroup("", [error]).split(others)[0] is not None:
             raise error
@@ -516,7 +518,7 @@ class Connection:
             log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
 
     async def _close_scope(self, ended_by: BaseException | None) -> None:
-        """In the current work, because objects of the scope may have entered scopes in it."""
+        """Close the scope in the current request scope, where objects may have entered scopes."""
         peer = self._peer
         with ExitStack() as stack:
             if peer.request_scope.is_spent:
@@ -534,19 +536,19 @@ class Connection:
 
     @contextmanager
     def _apart(self) -> Iterator[RequestScope]:
-        """A work of its own, before the connection is served."""
+        """Open a request scope for one step before the connection is served."""
         self._life = anyio.CancelScope()
         with self._life, self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
             yield self._peer.request_scope
 
 
 def _log_failure(hook: Hook, error: BaseException, request_scope: RequestScope) -> None:
-    """Raises what has to end the connection at once."""
+    """Log the error of a hook; raise what has to end the connection at once."""
     if request_scope.ends_with(error):
         raise error
     log_incident(hook.name, error)
 
 
 def _shortened(reason: str) -> str:
-    """As much of it as a close frame holds."""
+    """Return as much of the reason as a close frame holds."""
     return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")

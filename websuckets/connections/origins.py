@@ -9,13 +9,13 @@ from websuckets.exc import ConfigurationError
 __all__ = ["origin_of"]
 
 NULL: Final = "null"
-"""The origin of pages that have none: from files, in sandboxed frames, in some mobile apps."""
+"""Origin of pages without one: from files, in sandboxed frames, in some mobile apps."""
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 """Default ports of schemes whose hosts are names or addresses; browsers leave them out."""
 
 PAGES_OF: Final = {"ws": "http", "wss": "https"}
-"""Schemes of pages, by those that they connect with."""
+"""Schemes of pages, by the schemes with which the pages connect."""
 
 PARTS: Final = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?:[^/?#\\]*@)?"
@@ -30,9 +30,10 @@ NUMERIC: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
 
 
 def origin_of(origin: Any) -> str | None:
-    """Return an item of ``origins`` in lower case, as a client's is compared with it.
+    """Return an item of ``origins`` in lower case, in which a client's origin is compared.
 
-    Raises `ConfigurationError` for what no browser sends, with what it sends instead.
+    Raises `ConfigurationError` for an item that no browser sends, with what a browser sends
+    instead.
     """
     if origin is None:
         return None
@@ -60,7 +61,7 @@ def _remedy(origin: Any, sent: str | None) -> str:
 
 
 def _as_sent(text: str) -> str | None:
-    """Return the origin that a browser makes of it; ``None`` if it cannot make one."""
+    """Return the origin that a browser makes of the text; ``None`` if it cannot make one."""
     parts = PARTS.fullmatch(text)
     if parts is None:
         return None

@@ -23,7 +23,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 AT_ONCE: Final = 100
-"""Connections that a stopping server closes at once; more are closed at this rate:"""
+"""Connections that a stopping server closes at once; more are closed at `CLOSES_PER_SECOND`."""
 
 CLOSES_PER_SECOND: Final = 1000
 
@@ -32,7 +32,7 @@ COMMANDS_TOLD: Final = 10
 
 
 class Connections:
-    """The connections of a running app, from their opening handshakes on; a `Acceptor`."""
+    """Connections of a running app, from their opening handshakes on; an `Acceptor`."""
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
@@ -61,9 +61,9 @@ class Connections:
         return connection
 
     def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
-        """Why this client may not come in, if so."""
+        """Return the refusal of a client that may not connect; ``None`` for any other."""
         limits, request = self._setup.limits, transport.socket.request
-        assert request is not None  # its handshake has come
+        assert request is not None  # the opening handshake has come
         if self._closing or _is_full(len(self._open), limits.max_connections):
             return HandshakeRefused(HTTPStatus.SERVICE_UNAVAILABLE)
         from_there = self._from[client_of(transport.socket.remote_address)]
@@ -81,14 +81,15 @@ class Connections:
             self._all_gone.set()
 
     def _check(self) -> None:
-        """See whose time is over by the wall clock, which was set."""
+        """Check whether the time of a connection is over by the wall clock, which was set."""
         for connection in list(self._open):
             connection.check()
 
     async def drain(self) -> None:
         """Close every connection after its running commands, and wait until all are gone.
 
-        Many are closed one after the other, in no order: they will all want to connect elsewhere.
+        More than `AT_ONCE` are closed spread over time, in random order, because all their clients
+        will connect elsewhere.
         """
         self._closing = True
         spread = len(self._open) / CLOSES_PER_SECOND if len(self._open) > AT_ONCE else 0
@@ -123,19 +124,19 @@ class Connections:
     def time_to_stop(self) -> float:
         """Seconds that stopping the app can take, if nothing ignores its cancellation."""
         limits = self._setup.limits
-        of_the_app = 3 * seconds(limits.finalize_timeout)  # its tasks, its objects; one to spare
+        of_the_app = 3 * seconds(limits.finalize_timeout)  # tasks, objects; one to spare
         return seconds(limits.drain_timeout) + seconds(self._time_to_abort) + of_the_app
 
     @property
     def _time_to_abort(self) -> float | None:
         timeout = self._setup.limits.finalize_timeout
-        # One for the scope of the message, one for streams, tasks, and the scope of the connection;
-        # for each hook, one for itself and one for its scope; one to spare.
+        # One timeout each for the scope of the message, streams, tasks, and the scope of the
+        # connection; for each hook, one for the hook and one for its scope; one to spare.
         most = 5 + 2 * len(self._setup.hooks.disconnect)
         return None if timeout is None else most * timeout
 
     def _leave_behind(self) -> None:
-        """Those that are still there; at least their clients learn of it."""
+        """Log and abort connections that are left; at least their clients learn of the end."""
         if self._open:
             logger.error(
                 "%d connections ignore their cancellation%s", len(self._open), self.what_runs()
@@ -145,11 +146,11 @@ class Connections:
 
     @property
     def are_left(self) -> bool:
-        """Whether any ignored its cancellation."""
+        """True if any connection ignored its cancellation."""
         return bool(self._open)
 
     def what_runs(self) -> str:
-        """The names of running commands, for the log."""
+        """Return the names of running commands, for the log."""
         commands = Counter(self._setup.request_scopes.running).most_common(COMMANDS_TOLD)
         return "".join(f", {command!r:.80} ({times})" for command, times in commands)
 

@@ -30,22 +30,24 @@ def provide_context(
     scope: BaseScope | None = None,
     component: str | None = None,
 ) -> Provider:
-    """A provider from whatever returns a context manager, sync or async.
+    """Make a provider of a factory that returns a context manager, sync or async.
 
     The context is entered when ``provides`` is first asked for in a scope and left when the scope
     closes; then its ``__aexit__`` gets the exception that ended the message, if one did. So
     ``provide_context(sessionmaker.begin, provides=AsyncSession)`` commits what succeeded and rolls
     back what did not. Suppressing the exception there has no effect.
 
-    The factory's own parameters are dependencies, by their hints, but for those with a default.
-    Without ``provides`` its return hint says what is provided: the ``T`` of
+    The factory's own parameters are dependencies, by their hints, except those with a default.
+    Without ``provides`` the factory's return hint says what is provided: the ``T`` of
     ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
     ``@asynccontextmanager``.
 
-    In the body of a `Provider` class it is written as an attribute, like dishka's ``provide``, and
-    belongs to the scope of the class then if it has none of its own. Else its scope is REQUEST.
+    In the body of a `Provider` class the result is written as an attribute, like dishka's
+    ``provide``, and then has the scope of the class if it has no scope of its own. Otherwise its
+    scope is REQUEST.
 
-    Raises `ConfigurationError` where neither says it, and for what makes no context manager.
+    Raises `ConfigurationError` if neither ``provides`` nor the hint says what is provided, and for
+    a factory that does not make a context manager.
     """
     if not callable(factory):
         raise ConfigurationError(
@@ -127,12 +129,12 @@ class _ContextProvider(Provider):
             )
         scope = self._own_scope or instance.scope or Scope.REQUEST
         composite = Provider(scope).provide(self._source, provides=self._provides)
-        composite.number = self._number  # providers win over those before them
+        composite.number = self._number  # a provider wins over providers before it
         return composite.__get__(instance, owner)
 
 
 def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
-    """The type that the ``as`` of a ``with`` gets, if the factory's hints say so."""
+    """Return the type that the ``as`` of a ``with`` gets, if the factory's hints say so."""
     if isinstance(factory, type):
         enter = getattr(factory, "__aenter__", None) or getattr(factory, "__enter__", None)
         result = _result(enter, inspect.signature(enter)) if enter is not None else None
@@ -143,7 +145,7 @@ def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:
 
 
 def _result(function: Callable[..., Any], signature: inspect.Signature) -> Any:
-    """What the function's hint says that it returns; ``None`` if that is not to be known."""
+    """Return the type in the function's return hint; ``None`` if that cannot be known."""
     if signature.return_annotation is signature.empty:
         return None
     try:

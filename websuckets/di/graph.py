@@ -1,9 +1,9 @@
 """Proof of a container's dependency graph; the only module that uses undocumented parts of dishka.
 
-dishka proves most of a graph when it is built. It does not prove a dependency on a bare type
-variable, values that nobody passes to a scope (``from_context``), providers of which none is ever
-active (``when=``), and nothing of a container that is built with ``skip_validation=True``. All of
-these would fail with every message, so they are looked for here, before a port opens.
+dishka proves most of a graph when the graph is built. dishka does not prove a dependency on a bare
+type variable, values that are not passed to a scope (``from_context``), providers of which none is
+ever active (``when=``), and nothing of a container that is built with ``skip_validation=True``. All
+of these errors would fail every message, so this module finds the errors before a port opens.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -39,21 +39,21 @@ __all__ = [
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 ASKS_FOR: Final = "asks_for"
-"""The attribute of a factory that names what it asks the container for while it runs: hints, and
-for each of them, whether it has to be provided."""
+"""Attribute of a factory that names what the factory asks the container for while it runs: hints,
+and for each hint, whether it has to be provided."""
 
 ContextTypes: TypeAlias = Mapping[BaseScope, Container[Any]]
-"""Types of the values that are passed to scopes when these are opened."""
+"""Types of the values that are passed to scopes when the scopes are opened."""
 
 
 def needed_by(container: AsyncContainer, starts: Iterable[Any], hint: Any) -> bool:
-    """Return whether any of the types ``starts`` needs ``hint``, directly or further below."""
+    """Tell whether any of the types ``starts`` needs ``hint``, directly or further below."""
     walk = _Walk(container, {hint: ""}, {})
     return any(path[-1] == hint for start in starts for path, _ in walk.problems(start))
 
 
 def needs_finalising(container: AsyncContainer, starts: Iterable[Any]) -> bool:
-    """Return whether any of the types needs an object that is finalised when the app ends."""
+    """Tell whether any of the types needs an object that is finalised when the app ends."""
     root = _root(container)
     keys = [DependencyKey(hint, DEFAULT_COMPONENT) for hint in starts]
     seen = set()
@@ -78,10 +78,10 @@ _FINALISED: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 def unprovable(
     container: AsyncContainer, start: Any, absent: Mapping[Any, str], passed: ContextTypes
 ) -> list[tuple[list[Any], str]]:
-    """Return what keeps ``start`` from being built: paths to it, and why it cannot be had.
+    """Return what keeps ``start`` from being built: paths to a type, and why it cannot be had.
 
-    A path is types, each needing the next. ``absent`` are types of which there is no object, and
-    why.
+    A path is a list of types, each needing the next. ``absent`` are types of which there is no
+    object, and the reasons.
     """
     return list(_Walk(container, absent, passed).problems(start))
 
@@ -93,7 +93,7 @@ def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
 
 
 class _Walk:
-    """One walk through the graph of a container; each type is looked at once."""
+    """A walk through the graph of a container, which visits each type once."""
 
     def __init__(
         self, container: AsyncContainer, absent: Mapping[Any, str], passed: ContextTypes
@@ -155,7 +155,7 @@ class _Walk:
         return factory.provides.type_hint in self._passed.get(factory.scope, ())
 
     def _holds(self, marker: BaseMarker | None, factory: Factory) -> bool | None:
-        """Return whether a condition of this factory holds; ``None`` if only running tells."""
+        """Return whether a condition of this factory holds; ``None`` if only run time tells."""
         match marker:
             case None | BoolMarker(True):
                 return True
@@ -204,7 +204,7 @@ def _scopes(root: Registry, key: DependencyKey) -> set[BaseScope]:
 
 def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
     scopes = {factory.scope} if factory.scope is not None else set()
-    for variant in factory.when_dependencies:  # one of which is chosen when it is built
+    for variant in factory.when_dependencies:  # one variant is chosen when the object is built
         scopes |= _scopes_of_factory(root, variant)
     if factory.type is FactoryType.ALIAS:
         scopes |= _scopes(root, factory.dependencies[0])
@@ -228,7 +228,7 @@ def _factory(root: Registry, key: DependencyKey) -> Factory | None:
 
 
 def asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
-    """Say what a factory asks the container for, so that it is proved; see `ASKS_FOR`."""
+    """Declare what a factory asks the container for, to be proved, too; see `ASKS_FOR`."""
 
     def say(function: Function) -> Function:
         setattr(function, ASKS_FOR, hints)

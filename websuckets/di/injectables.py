@@ -21,7 +21,7 @@ __all__ = ["WebSucketsProvider", "context_types", "values_provider"]
 
 
 class WebSucketsProvider(Provider):
-    """What every scope of websuckets holds: the connection, its client, and the message.
+    """Provider of what every scope holds: the connection, its client, and the message.
 
     It is among `WebSuckets.providers`. By itself it completes a container in which providers of
     scope SESSION and REQUEST are tested without an app.
@@ -30,7 +30,7 @@ class WebSucketsProvider(Provider):
     def __init__(self) -> None:
         super().__init__()
         self.connection_types: tuple[type, ...] = _connection_types()
-        """By which a dependency can ask for the connection; all stand for one object."""
+        """Types by which a dependency can ask for the connection; all of them name one object."""
         context = (Socket, *self.connection_types, Request, User, TaskSource)
         self.of_connection: tuple[Any, ...] = (*context, ConnectionTasks, ResponseHeaders)
         """Types of which there is an object while there is a connection."""
@@ -69,7 +69,7 @@ def context_types(providers: Iterable[BaseProvider]) -> ContextTypes:
 
 
 def _connection_types() -> tuple[type, ...]:
-    """That of trio is among them if the program has imported it: it cannot be named otherwise."""
+    """Return the types of connections, with trio's type only if the program has imported trio's."""
     module = sys.modules.get("websockets.trio.server")
     trio_types = () if module is None else (module.ServerConnection,)
     return (ServerConnection, *trio_types)
@@ -78,7 +78,7 @@ def _connection_types() -> tuple[type, ...]:
 def values_provider(
     values: Mapping[Any, object], scope: BaseScope = Scope.APP, component: str | None = None
 ) -> Provider:
-    """Objects that exist already, by the type that they are injected as."""
+    """Return a provider of objects that exist already, by the type that they are injected as."""
     provider = Provider(scope=scope, component=component)
     for provides, value in values.items():
         provider.provide(_constant(value), provides=provides)

@@ -22,11 +22,11 @@ _DONE: Awaitable[None] = cast(Any, _Done())
 
 
 class Lock(AbstractAsyncContextManager[None]):
-    """Mutual exclusion between tasks; waiting tasks get it in the order in which they came.
+    """A lock between tasks; waiting tasks get the lock in the order in which they came.
 
     dishka's default, ``asyncio.Lock``, does not run on trio, and ``anyio.Lock`` costs several times
     what the rest of a resolution does. Like ``asyncio.Lock``, it is not reentrant: an APP factory
-    that itself calls ``container.get()`` waits for good.
+    that itself calls ``container.get()`` waits for ever.
     """
 
     __slots__ = ("_locked", "_waiting")
@@ -70,9 +70,9 @@ class Lock(AbstractAsyncContextManager[None]):
 
 
 def lock_factory() -> AbstractAsyncContextManager[None]:
-    """The ``lock_factory`` to give to dishka for a container that websuckets uses.
+    """Return a lock, as the ``lock_factory`` of dishka, for a container that websuckets uses.
 
-    ``make_async_container(..., lock_factory=lock_factory)``: a container whose objects are built
-    once, whatever the number of tasks that ask for them first, on asyncio and on trio.
+    ``make_async_container(..., lock_factory=lock_factory)`` makes a container whose objects are
+    built once, however many tasks first ask for the objects, on asyncio and on trio.
     """
     return Lock()

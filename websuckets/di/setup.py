@@ -18,12 +18,12 @@ class DishkaApp(Protocol):
 def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
     """Let the app run with this container, which other frameworks may share.
 
-    It contains ``app.providers``, and a provider of `CurrentUser` if commands are protected:
+    The container has ``app.providers``, and a provider of `CurrentUser` if commands are protected:
     ``make_async_container(SecurityProvider(), ..., *app.providers, lock_factory=lock_factory)``.
-    Who built it closes it. Another one takes its place when this is called again.
+    The program that built the container closes it. A container of a later call takes its place.
 
-    Raises `ConfigurationError` for what is no container of APP scope, for an app that runs already,
-    and for one with providers or overrides of its own.
+    Raises `ConfigurationError` for what is not a container of APP scope, for an app that runs
+    already, and for an app with providers or overrides of its own.
     """
     if not hasattr(app, "_use_container"):
         raise ConfigurationError(

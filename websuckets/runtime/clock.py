@@ -2,17 +2,18 @@
 
 Nearly everything is done in time, so a deadline has to cost next to nothing until it has passed:
 
-- A message does not get a timer. Whoever handles messages has one `Timer`, and sets it only if it
-  would ring later than the next deadline. When it rings, and what it was set for is over, nothing
-  happens; the timer is set again for what runs then, if anything does. So timers ring for what
-  runs, and seldom for that; whoever is idle has none that is set.
-- The clock goes on in steps, and looks after each for timers that ring. It takes long steps while
-  only long timeouts run, and short ones no longer than a short timeout is running. What a step
-  costs does not depend on how many wait.
-- A step takes no time but its own: while the event loop is held up, or the process stopped, no time
-  passes. Nobody is late because of others.
+- A message does not get a timer. Each request scope has one `Timer`, and sets the timer only if it
+  would ring later than the next deadline. When the timer rings, and what the timer was set for is
+  over, nothing happens; the timer is set again for what runs then, if anything does. So timers
+  seldom ring, and an idle request scope has no timer that is set.
+- The clock advances in steps, and checks after each step for timers that ring. The steps are long
+  while only long timeouts run, and short only as long as a short timeout is running. What a step
+  costs does not depend on the number of waiting timers.
+- A step takes no more time than its length: while the event loop is blocked, or the process
+  stopped, no more time passes. Nothing is late because of other code.
 
-A single sleep until the next deadline was rejected: a loop that is held up could take all of it.
+A single sleep until the next deadline was rejected: a blocked event loop could use up all of that
+time.
 """
 
 import math
@@ -29,43 +30,43 @@ from websuckets.runtime.incidents import log_incident
 __all__ = ["Clock", "Timeout", "Timer"]
 
 LONGEST_STEP: Final = 0.5
-"""Seconds of a step, where no timeout that runs asks for less."""
+"""Seconds of a step, if no timeout that runs asks for less."""
 
 SHORTEST_STEP: Final = 0.002
-"""Seconds; a finer clock would cost more than it is worth."""
+"""Seconds of the shortest step; a finer clock would cost more than it is worth."""
 
 STEPS: Final = 8
-"""Steps of which a timeout consists at least. Rounding costs two of them: a quarter."""
+"""Steps of which a timeout consists at least. Rounding costs two steps: a quarter."""
 
 JUMP: Final = 1.0
-"""Seconds by which the wall clock goes another way than this one, until listeners are told."""
+"""Seconds by which the wall clock departs from this clock before listeners are called."""
 
 FEW: Final = 64
-"""Outdated entries that are not worth tidying up."""
+"""Number of outdated entries that are not worth tidying up."""
 
 _Entry: TypeAlias = list[Any]
 """A moment, a number (so that no two are equal), a step, and the timer, or ``None``."""
 
 
 class Clock:
-    """Goes on in steps, for as long as the app runs, and rings timers."""
+    """Clock that advances in steps, for as long as the app runs, and rings timers."""
 
     def __init__(self) -> None:
         self.now: float = 0
         """Seconds, since an unknown moment, as of the last step; see `read`."""
         self._step: float = LONGEST_STEP
         self._begun = monotonic()  # or when `now` was read last
-        self._left = 0.0  # of the step, since then
+        self._left = 0.0  # seconds left of the step, as of then
         self._ends_early: anyio.Event | None = None
         self._entries: list[_Entry] = []  # a heap
         self._numbers = count()
         self._outdated = 0  # entries of timers that were stopped, or set to an earlier moment
         self._short: dict[float, int] = {}  # how many entries have each short step
-        self._wall = time()  # what the wall clock says at 0, unless it jumps
+        self._wall = time()  # the wall clock at `now == 0`, unless it jumps
         self._jump_listeners: list[Callable[[], None]] = []
 
     def timeout(self, seconds: float | None) -> "Timeout":
-        """Return the timeout of so many seconds; without them, one that never passes."""
+        """Return the timeout of so many seconds; for ``None``, a timeout that never passes."""
         if seconds is None:
             return Timeout(self, math.inf, LONGEST_STEP, is_short=False)
         if seconds >= LONGEST_STEP * STEPS:
@@ -78,7 +79,7 @@ class Clock:
         return Timer(self, ring)
 
     def on_jump(self, listener: Callable[[], None]) -> None:
-        """Call it when the wall clock was set, or went on while this clock did not."""
+        """Call the listener when the wall clock was set, or went on while this clock did not."""
         self._jump_listeners.append(listener)
 
     def read(self) -> float:
@@ -91,7 +92,7 @@ class Clock:
         return self.now
 
     async def run(self) -> None:
-        """For as long as the app runs."""
+        """Advance the clock for as long as the app runs."""
         while True:
             self._step = self._left = min(self._short, default=LONGEST_STEP)
             self._begun = monotonic()
@@ -125,7 +126,7 @@ class Clock:
         heappush(self._entries, entry)
         self._count(step, 1)
         if step < self._step and self._ends_early is not None:
-            self._left = min(self._left, step)  # whoever holds up the event loop meanwhile
+            self._left = min(self._left, step)  # even if the event loop is blocked meanwhile
             self._ends_early.set()
         return entry
 
@@ -136,7 +137,7 @@ class Clock:
                 del self._short[step]
 
     def _leave(self, entry: "_Entry") -> None:
-        """The entry stays in the heap until there are many of the kind, but refers to nobody."""
+        """Detach an entry from its timer; outdated entries stay in the heap while there are few."""
         entry[3] = None
         self._outdated += 1
         if self._outdated > max(FEW, len(self._entries) // 2):
@@ -154,12 +155,12 @@ class Clock:
 def _call(function: Callable[[], None]) -> None:
     try:
         function()
-    except Exception as error:  # time goes on for the others
+    except Exception as error:  # other timers still have to ring
         log_incident("a look at what is late", error)
 
 
 class Timeout:
-    """How long something may take on a clock: up to a quarter longer, and never less."""
+    """Time that something may take on a clock: up to a quarter longer, and never less."""
 
     __slots__ = ("_clock", "is_short", "length", "step")
 
@@ -178,9 +179,9 @@ class Timeout:
 
 
 class Timer:
-    """Rings once, at a moment of its clock; then it may be set again.
+    """Timer that rings once, at a moment of its clock, and then may be set again.
 
-    Whoever is done with it calls `stop`.
+    Its owner calls `stop` when the timer is not needed any more.
     """
 
     __slots__ = ("_clock", "_entry", "moment", "ring")
@@ -189,12 +190,12 @@ class Timer:
         self._clock = clock
         self._entry: _Entry | None = None
         self.ring: Callable[[], None] = ring
-        """Called when the moment has come."""
+        """Function that is called when the moment has come."""
         self.moment: float = math.inf
-        """When it rings at the latest. That it is set to no later moment saves the call of `by`."""
+        """Moment at which the timer rings at the latest; `by` does nothing for a later moment."""
 
     def by(self, moment: float, step: float) -> None:
-        """Ring by this moment, if not earlier, and within so many seconds after it."""
+        """Ring by this moment, if not earlier, and within ``step`` seconds after the moment."""
         if moment < self.moment:
             self._unset()
             self.moment = moment
@@ -205,7 +206,7 @@ class Timer:
         self.by(timeout.due(), timeout.step)
 
     def stop(self) -> None:
-        """Never ring again, and refer to nobody; does nothing when that was said already."""
+        """Never ring again, and release the function; do nothing if stopped already."""
         self._unset()
         self.moment = -math.inf
         self.ring = _do_nothing

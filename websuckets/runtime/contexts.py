@@ -16,14 +16,15 @@ def in_context(
     """Await a coroutine, each of whose steps is made by ``run(step, argument)``.
 
     With the ``run`` of a ``Context``, the coroutine and all that it awaits run in that context,
-    while what the coroutine waits for is waited for by the task as ever: event loops, cancel scopes
-    and cancellations notice nothing. Tasks that it starts get a copy of the context. Between two
-    steps others may run in the context, too.
+    while the task waits as ever for what the coroutine waits for: event loops, cancel scopes and
+    cancellations notice nothing. Tasks that the coroutine starts get a copy of the context. Between
+    two steps other coroutines may run in the context, too.
 
-    Returns and raises what the coroutine does; raises `RuntimeError` if the context is entered.
+    Returns and raises what the coroutine returns and raises; raises `RuntimeError` if the
+    context is entered.
     """
     step: Callable[[Any], Any]
-    try:  # most have nothing to wait for
+    try:  # most coroutines have nothing to wait for
         waits_for = run(coroutine.send, None)
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]  # a T

@@ -32,18 +32,18 @@ Propagate = Callable[[BaseException], None]
 
 
 def on_trio() -> bool:
-    """Whether trio runs this, and not asyncio."""
+    """Tell whether trio, and not asyncio, runs the current code."""
     trio = sys.modules.get("trio")
     return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 def event_loop_runs() -> bool:
-    """Return whether any event loop runs in this thread."""
+    """Tell whether any event loop runs in this thread."""
     return on_trio() or asyncio._get_running_loop() is not None
 
 
 def cancellations() -> int:
-    """How often the current task was cancelled by asyncio's own ``Task.cancel()``, past anyio."""
+    """Return how often asyncio's own ``Task.cancel()``, past anyio, cancelled the current task."""
     if on_trio():
         return 0
     task = asyncio.current_task()
@@ -51,9 +51,9 @@ def cancellations() -> int:
 
 
 class EventLoop:
-    """The event loop in which this was made, for what no other event loop can use.
+    """The event loop in which an instance was made, for objects that no other loop can use.
 
-    In another one, or in another thread, who waits would wait for good.
+    In another event loop or another thread, code that waits for such an object would wait for ever.
     """
 
     __slots__ = ("_loop", "_running")
@@ -75,9 +75,9 @@ class EventLoop:
 
 
 def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
-    """Run ``main`` in a task that is nobody's child, so that no cancellation of others reaches it.
+    """Run ``main`` in a task without a parent, which no cancellation of other tasks reaches.
 
-    The task lives at least as long as what is returned. ``main`` must not raise.
+    The task lives at least as long as the returned object. ``main`` must not raise.
     """
     if on_trio():
         return sys.modules["trio"].lowlevel.spawn_system_task(main)
@@ -87,8 +87,8 @@ def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
 def threadsafe(callback: Callable[[], None]) -> Callable[[], object]:
     """Return a function that has the running event loop call ``callback`` soon.
 
-    It may be called in any thread, and in a handler of signals. Raises ``RuntimeError`` when the
-    event loop has ended.
+    The function may be called in any thread, and in a handler of signals. It raises
+    ``RuntimeError`` when the event loop has ended.
     """
     if on_trio():
         return partial(sys.modules["trio"].lowlevel.current_trio_token().run_sync_soon, callback)
@@ -98,7 +98,7 @@ def threadsafe(callback: Callable[[], None]) -> Callable[[], object]:
 def event_loop_has_ended() -> Callable[[], bool]:
     """Return a function that tells whether the running event loop waits for no thread any more.
 
-    asyncio waits for those of its executor before it closes its loop; trio does so for none.
+    asyncio waits for the threads of its executor before it closes its loop; trio waits for none.
     """
     return _always if on_trio() else asyncio.get_running_loop().is_closed
 
@@ -110,10 +110,11 @@ def _always() -> bool:
 def propagate(error: BaseException) -> None:
     """End the event loop with the error if it ends the program, and raise it again if not.
 
-    asyncio stops its event loop for a `SystemExit` or `KeyboardInterrupt`, whatever task raises it:
-    there it is raised again, too. trio leaves that to the parents of a task. Tasks of `spawn` have
-    none, and who waits for them waits for others first; so another one raises it at once. Then trio
-    cancels everything, and raises a ``TrioInternalError`` that is caused by the error.
+    asyncio stops its event loop for a `SystemExit` or `KeyboardInterrupt`, whatever task raises
+    the error: there the error is raised again, too. trio leaves the error to the parents of a task.
+    Tasks of `spawn` have no parent, and code that waits for such tasks waits for other tasks first;
+    so another task raises the error at once. Then trio cancels everything, and raises a
+    ``TrioInternalError`` that is caused by the error.
     """
     end = exit_in(error)
     if end is None or not on_trio():
@@ -128,8 +129,8 @@ def propagate(error: BaseException) -> None:
 def exit_scope() -> AbstractContextManager[Propagate]:
     """Return a context that ends with a `SystemExit` or `KeyboardInterrupt` of tasks below it.
 
-    They are given to the function that the context yields. On trio it does not do what `propagate`
-    does, but cancels the block, which raises the error when it has ended.
+    Such errors are given to the function that the context yields. On trio that function does not do
+    what `propagate` does, but cancels the block, after whose end the error is raised.
     """
     return _ExitScope() if on_trio() else nullcontext(propagate)
 
@@ -159,7 +160,7 @@ class _ExitScope:
 
 def exit_in(error: BaseException) -> BaseException | None:
     """Return the error, or the first in a group, that ends the program."""
-    group = BaseExceptionGroup("", [error])  # whether it is one or not
+    group = BaseExceptionGroup("", [error])  # whether the error is a group or not
     found: BaseException | None = group.subgroup((SystemExit, KeyboardInterrupt))
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]

@@ -10,9 +10,11 @@ ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
 
 def is_failure(error: BaseException) -> bool:
-    """Tell what failed, an `Exception` or a `BaseException` of the program's own, from what was
-    ended: by a cancellation, ``GeneratorExit``, ``KeyboardInterrupt`` or ``SystemExit``, alone or
-    in a group."""
+    """Tell whether an error is a failure, an `Exception` or a `BaseException` of the program's own.
+
+    Not a failure is an end: a cancellation, ``GeneratorExit``, ``KeyboardInterrupt`` or
+    ``SystemExit``, alone or in a group.
+    """
     if isinstance(error, Exception):
         return True
     ends = (*ENDS_THE_PROGRAM, GeneratorExit, anyio.get_cancelled_exc_class())

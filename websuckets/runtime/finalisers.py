@@ -1,13 +1,14 @@
 """Generators that provide objects, and how each one learns of the error that ended its scope.
 
-dishka sends the error: it becomes the value of the ``yield``. Whoever knows generators from
-``contextlib`` or from FastAPI expects it to be raised there, and writes ``except: rollback`` and
-``else: commit`` around the ``yield``, which then commits what failed. Only the generator's source
-tells the two kinds apart: a ``yield`` whose value nobody looks at, and that stands where an error
-would be noticed, inside of a ``try`` or a ``with``, has the error raised. Any other gets it sent.
+dishka sends the error, which becomes the value of the ``yield``. Whoever knows generators from
+``contextlib`` or from FastAPI expects the error to be raised there, and writes ``except: rollback``
+and ``else: commit`` around the ``yield``, which then commits what failed. Only the generator's
+source tells the two kinds apart: the error is raised at a ``yield`` whose value nothing uses, and
+that stands where an error would be noticed, inside of a ``try`` or a ``with``. To any other
+``yield`` the error is sent.
 
-Compiled code could be asked instead, without a source, but how it looks changes with each version
-of Python.
+Compiled code could be examined instead, without a source, but the form of compiled code changes
+with each version of Python.
 """
 
 import ast
@@ -25,7 +26,7 @@ __all__ = ["Exit", "finalise", "read_generators"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 Exit: TypeAlias = tuple[Generator[Any, Any, Any] | None, AsyncGenerator[Any, Any] | None]
-"""A generator that waits at its ``yield`` for the end of a scope; one of both."""
+"""Generator that waits at its ``yield`` for the end of a scope: one of the two items."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,10 @@ _read: Final[WeakKeyDictionary[CodeType, _Yields | None]] = WeakKeyDictionary()
 
 
 def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
-    """Read the source of each generator function, and of those that it wraps.
+    """Read the source of each generator function, and of the functions that it wraps.
 
-    It is done when an app starts: a file may be another one later. Functions without a source, in
-    a program that was shipped without one, are named by a warning.
+    Sources are read when an app starts: a file may have changed later. A warning names functions
+    without a source, in a program that was shipped without sources.
     """
     unreadable = []
     for source in sources:
@@ -67,8 +68,8 @@ def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
 async def finalise(exit: Exit, error: BaseException | None) -> None:
     """Resume a generator at its ``yield``, with the error that ended the scope, if one did.
 
-    Raises what the generator does, but for that error itself, and `RuntimeError` for one that
-    yields again.
+    Raises what the generator raises, except that error itself, and `RuntimeError` for a generator
+    that yields again.
     """
     generator: Any = exit[0]
     asynchronous: Any = exit[1]
@@ -91,7 +92,7 @@ async def finalise(exit: Exit, error: BaseException | None) -> None:
 
 
 async def _has_ended_with(error: BaseException, generator: Any, asynchronous: Any) -> bool:
-    """Resume a generator with an error. Return whether the generator has ended."""
+    """Resume a generator with an error, and tell whether the generator has ended."""
     is_raised = _expects_it_raised(asynchronous or generator)
     traceback = error.__traceback__
     try:
@@ -111,7 +112,7 @@ async def _has_ended_with(error: BaseException, generator: Any, asynchronous: An
 
 
 def _is_again(failure: BaseException, error: BaseException) -> bool:
-    """Tell whether a generator raised but the error that it was given, maybe in a group."""
+    """Tell whether a generator raised nothing but the error that it was given, maybe in a group."""
     if isinstance(failure, BaseExceptionGroup):
         return failure.split(lambda part: part is error)[1] is None
     if isinstance(error, StopIteration | StopAsyncIteration):
@@ -136,13 +137,13 @@ def _expects_it_raised(generator: Any) -> bool:
 
 
 def _state_of(generator: Any) -> tuple[CodeType | None, FrameType | None]:
-    """The code and frame; ``None`` for what something else than Python has compiled."""
+    """Return the code and frame; ``None`` for a generator that Python has not compiled."""
     kind = "ag" if inspect.isasyncgen(generator) else "gi"
     return getattr(generator, f"{kind}_code", None), getattr(generator, f"{kind}_frame", None)
 
 
 def _unwrapped(source: Any) -> Iterator[Any]:
-    """The function that makes a generator, and those that it wraps."""
+    """Yield the function that makes a generator, and the functions that it wraps."""
     while source is not None:
         if not inspect.isroutine(source):
             source = type(source).__call__
@@ -163,7 +164,7 @@ def _read_yields(code: CodeType) -> _Yields | None:
         return _Yields()
     try:
         lines, first = inspect.getsourcelines(code)
-        # Left indented, because texts that it contains may not be; so one line comes before it.
+        # The source stays indented, because texts in the source may not be; so a line comes first.
         tree = ast.parse("".join(("if True:\n" if lines[0][0].isspace() else "\n", *lines)))
     except (OSError, SyntaxError, TokenError):
         return None
@@ -187,7 +188,7 @@ def _definition(tree: ast.AST, name: str) -> ast.FunctionDef | ast.AsyncFunction
 
 
 class _Visitor(ast.NodeVisitor):
-    """Finds the lines on which the body of one function yields."""
+    """Visitor that finds the lines on which the body of one function yields."""
 
     def __init__(self) -> None:
         self.discarding: set[int] = set()
@@ -204,7 +205,7 @@ class _Visitor(ast.NodeVisitor):
     def _visit_try(self, node: Any) -> None:
         self.visit_all(node.body, is_guarded=True)
         rest = (*node.handlers, *node.orelse)
-        self.visit_all(rest, is_guarded=bool(node.finalbody))  # `except` does not guard these
+        self.visit_all(rest, is_guarded=bool(node.finalbody))  # `except` does not cover these
         self.visit_all(node.finalbody, is_guarded=False)
 
     visit_Try = visit_TryStar = _visit_try
@@ -234,6 +235,6 @@ class _Visitor(ast.NodeVisitor):
         self.generic_visit(node)
 
     def _skip(self, node: ast.AST) -> None:
-        """Functions of its own yield for themselves."""
+        """Skip nested functions, whose yields are their own."""
 
     visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_Lambda = _skip

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class RequestScopes:
-    """All that is at work in a running app, and what takes too long among it."""
+    """All open request scopes of a running app, and the time in which containers must close."""
 
     def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
         self.clock = clock
@@ -35,26 +35,28 @@ class RequestScopes:
         self._open: set[RequestScope] = set()
 
     def begin(self, life: anyio.CancelScope) -> "RequestScope":
-        """Work that ends early when ``life``, which is entered around it, is cancelled."""
+        """Return a request scope inside of ``life``, whose cancellation ends the scope early."""
         return RequestScope(self, life)
 
     @property
     def running(self) -> list[str]:
-        """What is being done at the moment, by name."""
+        """Names of the commands that are handled at the moment."""
         return [
             request_scope.doing for request_scope in self._open if request_scope.doing is not None
         ]
 
 
 class RequestScope:
-    """What a task does with one container after the other, and the cancel scopes around it.
+    """Scope in which a task uses one container after the other, and its cancel scopes.
 
-    The task enters it once, as a context, and stays inside while containers come and go. That makes
-    closing them cheap, and lets finalisers leave cancel scopes that were entered inside of it.
+    The task enters the request scope once, as a context, and stays inside while containers come and
+    go. That makes closing containers cheap, and lets finalisers leave cancel scopes that were
+    entered inside of the request scope.
 
-    There are two scopes. The outer one, ``life``, is cancelled to end what is done; containers are
-    shielded from that while they close. The inner one is cancelled when closing takes too long.
-    After either it `is_spent`, and has to be left.
+    There are two cancel scopes. The outer one, ``life``, is cancelled to end what is done;
+    containers are shielded from that cancellation while they close. The inner one is cancelled when
+    closing takes too long. After a timeout of either kind the request scope `is_spent`, and has to
+    be left.
     """
 
     __slots__ = (
@@ -82,20 +84,20 @@ class RequestScope:
         self._timer = request_scopes.clock.timer(self._check)
         self._step: float = math.inf  # of the clock, while what is done has a deadline
         self.doing: str | None = None
-        """What is done, for the log."""
+        """Name of what is done, for the log."""
         self.due: float = math.inf
-        """The moment, of the app's clock, at which what is done takes too long; see `limit`."""
+        """Moment of the app's clock at which what is done takes too long; see `limit`."""
         self.ends_on_disconnect: bool = False
-        """Whether it is cancelled when the client has left."""
+        """True if what is done is cancelled when the client has left."""
         self.has_timed_out: bool = False
-        """Whether it did."""
+        """True once what is done has taken too long."""
         self.is_late: bool = False
-        """Whether a container was not closed in time."""
+        """True once a container was not closed in time."""
         self.is_spent: bool = False
-        """Whether nothing more can be done in here: it is late, or has timed out."""
+        """True once nothing more can be done in the request scope: it is late, or has timed out."""
 
     def within(self, life: anyio.CancelScope) -> "RequestScope":
-        """Work inside of this one, which whoever comes between may cancel."""
+        """Return a request scope inside of this one, which code between the two may cancel."""
         return RequestScope(self._request_scopes, life)
 
     def __enter__(self) -> Self:
@@ -114,16 +116,16 @@ class RequestScope:
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
     def limit(self, timeout: Timeout) -> None:
-        """Cancel what is done if it takes longer than this, from now on."""
+        """Cancel what is done if it takes longer than the timeout, from now on."""
         self._step = timeout.step
-        # As `Timeout.due` for what is not short, in place: every message comes by here.
+        # Does what `Timeout.due` does, inlined: every message takes this path.
         due = timeout.due() if timeout.is_short else self._clock.now + timeout.length
         self.due = due
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
     def _check(self) -> None:
-        """See what is late, and do so again when something else may be."""
+        """Cancel what takes too long, and set the timer for the next check."""
         self.check(self._clock.now)
         self._timer.by(self.due, self._step)
         if not self.is_late:
@@ -140,7 +142,7 @@ class RequestScope:
             self._life.cancel()
 
     def ends_with(self, error: BaseException) -> bool:
-        """Whether this error has to end what the work is for, rather than to be told."""
+        """Tell whether this error has to end what the request scope serves, not to be reported."""
         if isinstance(error, Exception):
             return False
         if isinstance(error, BaseExceptionGroup):
@@ -151,13 +153,16 @@ class RequestScope:
             return False
         if self._life.cancel_called or cancellations() > 0:
             return True
-        # Nobody else's: it may have waited for a task that somebody cancelled.
+        # The code may have waited for a cancelled task: only a cancelled scope around here counts.
         return not self.is_late and anyio.current_effective_deadline() == -math.inf
 
     def _ends_with_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
-        """Of a group, if nothing in it is an error like any other.
+        """Tell whether a group has to end what the request scope serves.
 
-        A task group around a ``yield`` makes one of the ``GeneratorExit`` that closes a generator.
+        A group that contains failures does so only if it ends the program.
+
+        A task group around a ``yield`` puts the ``GeneratorExit`` that closes a generator into a
+        group.
         """
         failures = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
         if failures is not None:
@@ -166,14 +171,14 @@ class RequestScope:
         return cancellations is not None and self.ends_with(cancellations.exceptions[0])
 
     def rest(self) -> None:
-        """What was done is over; the next is not begun."""
+        """Forget what was done, which is over, before the next message."""
         self.doing = None
         self.due = math.inf
         self.ends_on_disconnect = False
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether what the work is for has to end."""
+        """True if what the request scope serves has to end."""
         return self._life.cancel_called
 
     async def in_scope(
@@ -186,10 +191,11 @@ class RequestScope:
     ) -> tuple[T | None, BaseException | None, str | None]:
         """Use what ``key`` stands for, in a REQUEST scope that is closed afterwards.
 
-        Gives the result of ``use``, or the error instead: what it or a dependency raised, else that
-        of finalisers. If both failed, the latter is logged, as that of ``name``, and its incident
-        given too. Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
-        A cancellation for taking too long is given as `CommandTimeout`.
+        Returns the result of ``use``, or the error instead: what ``use`` or a dependency raised,
+        else what finalisers raised. If both failed, the error of finalisers is logged with
+        ``name``, and its incident returned, too. Only what ends the task itself is raised: a
+        cancellation, ``KeyboardInterrupt``. A cancellation for taking too long is returned as
+        `CommandTimeout`.
         """
         scope = wider.request(context)
         result: T | None = None
@@ -211,22 +217,22 @@ class RequestScope:
         if failure is None:
             return result, late, None
         incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
-        # Asked only now: until then it may be the cancellation of a timeout that a provider holds.
+        # Asked only now: until here, the failure may be of a timeout that a provider holds.
         if self.ends_with(failure):
             raise failure
         return None, self.meaning_of(failure), incident
 
     def meaning_of(self, error: BaseException) -> BaseException:
-        """The error itself, or for a cancellation that came of taking too long, what it means."""
+        """Return the error, or `CommandTimeout` for a cancellation that came of taking too long."""
         cancelled = anyio.get_cancelled_exc_class()
-        group = BaseExceptionGroup("", [error])  # whether it is one or not
+        group = BaseExceptionGroup("", [error])  # whether the error is a group or not
         if self.has_timed_out and group.split(cancelled)[1] is None:
             return CommandTimeout()
         return error
 
     @property
     def lateness(self) -> TimeoutError | None:
-        """The error to tell if it `is_late`."""
+        """Error to report if the request scope `is_late`, else ``None``."""
         if not self.is_late:
             return None
         return TimeoutError(
@@ -234,7 +240,7 @@ class RequestScope:
         )
 
     async def close_scope(self, scope: OpenScope, error: BaseException | None = None) -> None:
-        """Close an APP or SESSION scope as `close` does its container, in the scope's context."""
+        """Close an APP or SESSION scope as `close` closes a container, in the scope's context."""
         try:
             await scope.run(self.close(scope.container, error))
         finally:
@@ -243,14 +249,15 @@ class RequestScope:
     async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
         """Close a container: its finalisers run to their end, also when this task is cancelled.
 
-        They get ``error``, the one that ended what the container was for; where there was none, the
-        first that one of them raises is that of those that follow. If it takes too long, which
-        `is_late` tells afterwards, the finaliser that waits is cancelled, and so is each that is
-        left at its first ``await``. A finaliser that asyncio's own ``Task.cancel()`` hits, which
-        nothing can keep out, ends there, too, but those that are left run.
+        The finalisers get ``error``, which ended what the container was for; without an error, the
+        first error that a finaliser raises is passed to the finalisers that follow. If closing
+        takes too long, which `is_late` tells afterwards, the finaliser that waits is cancelled, and
+        so is each remaining finaliser at its first ``await``. A finaliser that asyncio's own
+        ``Task.cancel()`` hits, which nothing can keep out, ends there, too, but the remaining
+        finalisers run.
 
-        Raises dishka's ``ExitError`` with the errors of finalisers (a ``BaseExceptionGroup``, where
-        one is no ``Exception``), and what else ended one of them but for being late.
+        Raises dishka's ``ExitError`` with the errors of finalisers (a ``BaseExceptionGroup``, if an
+        error is not an ``Exception``), and what else ended a finaliser, except being late.
         """
         failures: list[BaseException] = []
         interruption: BaseException | None = None

@@ -2,8 +2,8 @@
 
 A user may be revoked while code that is about to verify that user still waits: for a query that was
 answered before, the hash of a password, a handshake. Such code must not undo the revocation. So
-each revocation has a number, and each connection remembers the number of the last one from before
-it began what it handles; see `User.id`.
+each revocation has a number, and each connection remembers the number of the last revocation from
+before the connection began what it handles; see `User.id`.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Handling:
 
     def __init__(self, since: int) -> None:
         self.since: int | None = since
-        """The number of the last revocation from before it began; ``None`` when it is over."""
+        """Number of the last revocation from before the handling began; ``None`` after its end."""
 
 
 _handling: ContextVar[Handling | None] = ContextVar("websuckets.handling", default=None)
@@ -38,11 +38,11 @@ def current_handling() -> Handling | None:
 
 
 class Revocations:
-    """Counts the revocations that reached this node; it lives as long as the session."""
+    """Counter of the revocations that reached this node; it lives as long as the session."""
 
     def __init__(self) -> None:
         self.count: int = 0
-        """The number of the last revocation; 0 before the first."""
+        """Number of the last revocation; 0 before the first revocation."""
         self._last: dict[str | int, int] = {}  # by user; the oldest come first
         self._not_remembered = 0  # the number up to which revocations may be missing in `_last`
 
@@ -79,9 +79,9 @@ class Revocations:
         self.count += 1
 
     def came_after(self, number: int, user_id: str | int) -> bool:
-        """Return whether somebody else revoked the user after the revocation with this number.
+        """Tell whether the user was revoked after this number, but not by the current message.
 
-        True also where that is not remembered any more.
+        True also if such a revocation may not be remembered any more.
         """
         last = self._last.get(user_id, self._not_remembered)
         return last > number and last != _own.get()

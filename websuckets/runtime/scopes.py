@@ -1,16 +1,17 @@
 """Open scopes of APP and SESSION: containers, and the contexts (`contextvars`) of their objects.
 
-An object of APP or SESSION scope is built when somebody first asks for it, in the middle of a
-message. If it were built in the message's context, what its provider sets would be there for that
-message alone, and a ``reset`` after its ``yield`` would fail, because some other task finalises it.
-So each scope has one context, in which all its objects are built and finalised, and messages run
-in copies of that of their connection.
+An object of APP or SESSION scope is built when it is first asked for, in the middle of a message.
+If the object were built in the message's context, what its provider sets would exist for that
+message alone, and a ``reset`` after the provider's ``yield`` would fail, because another task
+finalises the object. So each scope has one context, in which all objects of the scope are built and
+finalised, and messages run in copies of the context of their connection.
 
-A container that a narrower scope asks for an object is that of dishka, which knows no contexts.
-Therefore `OpenScope` puts itself between the two. That is also cheaper: most objects of wider
-scopes are built already, and found without a coroutine for each container on the way.
+The container of a narrower scope asks a container of dishka for objects, and dishka knows no
+contexts. Therefore `OpenScope` is put between the two containers. That is also cheaper: most
+objects of wider scopes are built already, and found without a coroutine for each container on the
+way.
 
-Here, and nowhere else, attributes of dishka's containers are read or set that it does not document.
+This module reads and sets attributes of containers that dishka does not document.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -58,7 +59,7 @@ class OpenScope:
         self.container: AsyncContainer = container
         self.context: Context = context
         self.is_closed: bool = False
-        """Set when the objects have been finalised: from then on none is built."""
+        """True once the objects have been finalised: from then on no object is built."""
         self._wider = wider
         self._is_entered = False
         self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
@@ -80,7 +81,7 @@ class OpenScope:
         return scope
 
     def request(self, values: dict[Any, Any]) -> AsyncContainer:
-        """Open a REQUEST scope in this one, in the context of whoever calls."""
+        """Open a REQUEST scope in this one, in the context of the caller."""
         container = outermost = self.container(values, scope=Scope.REQUEST)
         while outermost.parent_container is not self.container:
             assert outermost.parent_container is not None
@@ -89,10 +90,10 @@ class OpenScope:
         return container
 
     async def get(self, key: Any) -> Any:
-        """Give an object of this scope or a wider one, built in its scope's context.
+        """Return an object of this scope or a wider one, built in the context of its scope.
 
-        ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for
-        what is not built and would be built in a scope that is closed.
+        ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for an
+        object that is not built yet and whose scope is closed.
         """
         built = self.container._cache
         if key in built:
@@ -117,8 +118,8 @@ class OpenScope:
         return new
 
     def _hand_on(self, before: Context) -> None:
-        """Set here what the context got since ``before``: the message in which an object of its
-        connection was built has to see what those see that follow."""
+        """Set in the message's context what this context got since ``before``: a message in which
+        an object of its connection was built has to see what later messages see."""
         for variable, value in self.context.items():
             had = before.get(variable, _UNSET)
             # Not what the message has set itself.
@@ -126,11 +127,11 @@ class OpenScope:
                 variable.set(value)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Give what awaits a coroutine in the scope's context."""
+        """Return an awaitable that runs a coroutine in the scope's context."""
         return coroutine if self._is_entered else in_context(self._enter, coroutine)
 
     def run_apart(self, coroutine: Coroutine[Any, Any, T]) -> Awaitable[T]:
-        """Give what awaits a coroutine in a copy of the scope's context."""
+        """Return an awaitable that runs a coroutine in a copy of the scope's context."""
         return in_context(self.context.copy().run, coroutine)
 
     def _enter(self, step: Callable[[Any], Any], argument: Any) -> Any:
@@ -143,7 +144,7 @@ class OpenScope:
 
 
 def _from_context(registry: Registry) -> frozenset[Any]:
-    """The keys that a container gives from its context values, and does not build."""
+    """Return the keys that a container gives from its context values, and does not build."""
     return frozenset(
         key.as_compilation_key()
         for key, factory in registry.factories.items()
@@ -152,17 +153,17 @@ def _from_context(registry: Registry) -> frozenset[Any]:
 
 
 def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
-    """Return the values under these keys: all but those that the program provides."""
+    """Return the values under these keys: all but the values that the program provides."""
     if values.keys() <= keys:
         return values
     return {key: value for key, value in values.items() if key in keys}
 
 
 def next_exit(container: AsyncContainer) -> Exit | None:
-    """Return what has to be resumed next for the end of a container; ``None`` when that was all.
+    """Remove and return the next generator to resume for the end of a container, if any is left.
 
-    It is forgotten then. The newest comes first; those of wider scopes that were opened together
-    with the container come last.
+    The newest generator comes first; generators of wider scopes that were opened together with the
+    container come last.
     """
     while not container._exits:
         container._cache = {}
@@ -173,7 +174,7 @@ def next_exit(container: AsyncContainer) -> Exit | None:
 
 
 def close_at_once(container: AsyncContainer) -> bool:
-    """Close a container that has nothing to finalise; ``False`` for one that has."""
+    """Close a container that has nothing to finalise; return ``False`` for any other."""
     if container._exits or container.parent_closer is not None:
         return False
     container._cache = {}
@@ -181,7 +182,7 @@ def close_at_once(container: AsyncContainer) -> bool:
 
 
 def sources_of_generators(container: AsyncContainer) -> Iterator[Callable[..., Any]]:
-    """Give every function of a container's providers that makes a generator."""
+    """Yield every function of a container's providers that makes a generator."""
     while container.parent_container is not None:
         container = container.parent_container
     registry: Registry | None = container.registry

@@ -23,24 +23,25 @@ __all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "
 logger: logging.Logger = logging.getLogger("websuckets")
 
 AppTasks = NewType("AppTasks", TaskGroup)
-"""For work that lasts as long as the app runs (APP scope): feeds, game loops, clean-up.
+"""Task group for tasks that last as long as the app runs (APP scope): feeds, game loops, clean-up.
 
-``tasks.start_soon(feed, broker)`` starts it, as in any task group of anyio. When the app stops, it
-is cancelled after the last connection is gone and before APP objects are finalised. Work that fails
-is logged with an incident, and disturbs nobody else.
+``tasks.start_soon(feed, broker)`` starts a task, as in any task group of anyio. When the app stops,
+the tasks are cancelled after the last connection is gone and before APP objects are finalised. A
+task that fails is logged with an incident, and disturbs no other task.
 """
 
 ConnectionTasks = NewType("ConnectionTasks", TaskGroup)
-"""The same for as long as a client is connected (SESSION scope).
+"""Task group like `AppTasks`, for as long as a client is connected (SESSION scope).
 
-It is cancelled after the ``on_disconnect`` hooks and before SESSION objects are finalised.
+The tasks are cancelled after the ``on_disconnect`` hooks and before SESSION objects are finalised.
 """
 
 
 async def wait_through(event: anyio.Event, timeout: float | None = None) -> None:
-    """Wait for so many seconds at most, also when this is cancelled.
+    """Wait for the event for so many seconds at most, also when the current task is cancelled.
 
-    asyncio's own ``Task.cancel()``, which no shield keeps out, is raised afterwards.
+    A cancellation by asyncio's own ``Task.cancel()``, which no shield keeps out, is raised
+    afterwards.
     """
     interruption: BaseException | None = None
     with anyio.move_on_after(timeout, shield=True) as scope:
@@ -56,10 +57,10 @@ async def wait_through(event: anyio.Event, timeout: float | None = None) -> None
 
 
 class Background:
-    """Where the tasks of a running app live that no task of the program is the parent of.
+    """Task group of a running app, of which no task of the program is the parent.
 
-    It is entered and left by whoever runs the app, maybe in different tasks, and lives in between.
-    ``timeout`` is how many seconds cancelled tasks may take to end; past it, they are left behind.
+    The code that runs the app enters and leaves the group, maybe in different tasks. ``timeout`` is
+    the number of seconds that cancelled tasks may take to end before they are left behind.
     ``propagate`` is called with a `SystemExit` or `KeyboardInterrupt` of a task.
     """
 
@@ -81,13 +82,13 @@ class Background:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        """Cancel what is left, and wait until it is gone."""
+        """Cancel the tasks that are left, and wait until they are gone."""
         self._ending.set()
         await wait_through(self._ended, self.timeout)
 
     @property
     def has_ended(self) -> bool:
-        """Whether no task is left, not even one that ignored its cancellation."""
+        """True if no task is left, not even a task that ignored its cancellation."""
         return self._ended.is_set()
 
     async def _live(self) -> None:
@@ -100,12 +101,12 @@ class Background:
             self._ended.set()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task, unless all have ended; if ``function`` raises, that is logged."""
+        """Start a task, unless the group has ended; log what ``function`` raises."""
         if not self.has_ended:
             self._group.start_soon(self._run, function, args)
 
     async def start(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> Any:
-        """Start a task and wait for what it tells its ``task_status``; it raises only before."""
+        """Start a task and return the value of its ``task_status``; it may raise only before."""
         return await self._group.start(function, *args)
 
     async def _run(
@@ -122,10 +123,10 @@ class Background:
 def _without_cancellations(
     error: BaseException, group: TaskGroup, propagate: Propagate
 ) -> BaseException | None:
-    """What a task of the group failed with, if it was not just cancelled.
+    """Return the error with which a task of the group failed, if it was not just cancelled.
 
-    Raises what concerns others: that the group is cancelled, and that the program ends, unless
-    ``propagate`` sees to that. Whatever else a task of a group raised, would end the others.
+    Raises what concerns other tasks: that the group is cancelled, and that the program ends, unless
+    ``propagate`` sees to that. Any other error that a task raised would end the other tasks.
     """
     if exit_in(error) is not None:
         propagate(error)
@@ -138,16 +139,16 @@ def _without_cancellations(
         return failure
     if group.cancel_scope.cancel_called or on_trio():
         raise error
-    # Else asyncio's own Task.cancel() hit this one task, or another that it waited for.
+    # Else asyncio's own Task.cancel() hit this one task, or a task for which it waited.
     return None if cancellations() > 0 else error
 
 
 class TaskSource:
-    """Opens a task group when somebody first asks for one, and ends it.
+    """Source of a task group that is opened when it is first asked for.
 
-    ``whose`` names it in the log, where failures that are expected are no incident. What is never
-    asked for costs nothing. It can be opened while that runs for which the tasks work: from
-    `begin` to `end`, which may come again.
+    ``whose`` names the owner of the tasks in the log; a failure that ``is_expected`` is not logged.
+    A group that is never asked for costs nothing. The group can be opened while its owner runs:
+    from `begin` to `stop`, which may come again.
     """
 
     __slots__ = ("_background", "_ending", "_is_expected", "_tasks", "_whose")
@@ -165,13 +166,13 @@ class TaskSource:
         self._tasks: Tasks | None = None
 
     async def begin(self, background: Background) -> None:
-        """From now on tasks can run; those who have the group from an earlier time use it again."""
+        """Let tasks run from now on, also in a group that was opened at an earlier time."""
         self._background = background
         if self._tasks is not None:
             await self.open()
 
     async def open(self) -> "Tasks":
-        """The group, which is always the same. Raises `RuntimeError` while nothing runs."""
+        """Return the group, which is always the same. Raises `RuntimeError` while nothing runs."""
         if self._background is None:
             raise RuntimeError(f"there are no tasks of {self._whose} before it runs")
         if self._ending is None:
@@ -182,7 +183,7 @@ class TaskSource:
         return self._tasks
 
     async def stop(self) -> None:
-        """Cancel the tasks and wait until they are gone; those that ignore it are left behind."""
+        """Cancel the tasks and wait until they are gone; leave behind tasks that do not end."""
         background, self._background = self._background, None
         ending, self._ending = self._ending, None
         if background is None or ending is None or self._tasks is None:
@@ -214,14 +215,14 @@ class TaskSource:
 
 
 class Tasks(TaskGroup):
-    """A task group in which what fails is logged with an incident, and the others go on.
+    """A task group in which a failed task is logged with an incident, and other tasks go on.
 
-    It cannot be entered: whoever opened it ends it.
+    The group cannot be entered: the code that opened the group ends it.
     """
 
     _group: TaskGroup
     ended: anyio.Event
-    """Set when no task is left."""
+    """Event that is set when no task is left."""
 
     def __init__(self, whose: str, is_expected: Callable[[BaseException], bool]) -> None:
         self._whose = whose
@@ -235,14 +236,14 @@ class Tasks(TaskGroup):
         self.ended = ended
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
-        """As anyio's, which has it from 4.14 on; the handle of what failed gives ``None``."""
+        """Start a task as anyio does from 4.14 on; the handle of a failed task gives ``None``."""
         name = options["name"] = options.get("name") or _name_of(coro)
         return self._group.create_task(self._finish(coro, name), **options)
 
     def start_soon(  # type: ignore[misc, override]  # final from anyio 4.14 on, abstract before
         self, func: Any, *args: Any, name: object = None
     ) -> Any:
-        """As anyio's; raises `TypeError` for what is no async function or does not fit ``args``."""
+        """Start a task as anyio does; raise `TypeError` for a sync ``func`` or wrong ``args``."""
         if not callable(func):
             if isinstance(func, Coroutine):
                 func.close()
@@ -262,7 +263,7 @@ class Tasks(TaskGroup):
     async def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any
     ) -> Any:
-        """As anyio's; raises what ``func`` raises before it has started."""
+        """Start a task as anyio does; raise what ``func`` raises before it has started."""
         name = options["name"] = options.get("name") or _name_of(func)
         return await self._group.start(self._run_until_started, func, args, name, **options)
 
@@ -299,7 +300,7 @@ class Tasks(TaskGroup):
 
 
 class _Status:
-    """A ``task_status`` that remembers whether it was told."""
+    """A ``task_status`` that remembers whether ``started`` was called."""
 
     def __init__(self, status: TaskStatus[Any]) -> None:
         self._status = status
@@ -311,7 +312,7 @@ class _Status:
 
 
 def _name_of(func: Any) -> str:
-    """Without arguments: they may be secrets."""
+    """Return the name of a function, without arguments: arguments may be secrets."""
     while isinstance(func, partial):
         func = func.func
     return getattr(func, "__qualname__", None) or type(func).__qualname__

@@ -19,11 +19,11 @@ __all__ = ["AsgiApplication"]
 
 
 class AsgiApplication:
-    """ASGI 3: ``lifespan`` starts and stops the app, ``websocket`` connects, ``http`` says how to.
+    """ASGI 3 application: ``lifespan`` runs the app, ``websocket`` connects, ``http`` says how to.
 
-    It lives as long as the app, and may be mounted in several places. ``entered`` gives what runs;
-    ``lifespan`` is the time in which it does. ``answer`` is what a request gets that is no opening
-    handshake.
+    It lives as long as the app, and may be mounted in several places. ``entered`` gives the running
+    app; ``lifespan`` is the context in which the app runs. ``answer`` gives the response to a
+    request that is not an opening handshake.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class AsgiApplication:
                 raise RuntimeError(f"websuckets serves WebSocket, and knows nothing of {other!r}")
 
     async def _live(self, receive: AsgiReceive, send: AsgiSend) -> None:
-        """Start and stop as the server says. What fails is told to the server, which logs it."""
+        """Start and stop as the server says; report a failure to the server, which logs it."""
         step = "startup"
         async with AsyncExitStack() as stack:
             while True:

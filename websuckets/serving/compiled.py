@@ -21,14 +21,14 @@ __all__ = ["CompiledApp", "read_blueprint"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompiledApp:
-    """What an app is made of. It can be run any number of times, one after the other."""
+    """Parts of an app, which can be run any number of times, one run after the other."""
 
     commands: Mapping[str, Command]
     hooks: Hooks
     identification: Hook
-    """Runs before the others where a handshake can verify its user."""
+    """Hook that runs before the others where a handshake can verify its user."""
     injections: tuple[Injection, ...]
-    """Those of all commands and hooks."""
+    """Injections of all commands and hooks."""
     tasks: TaskSource
     context: WebSucketsProvider
     values: Mapping[Any, object]
@@ -36,11 +36,11 @@ class CompiledApp:
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:
-        """What a container has to contain, so that the app can run with it."""
+        """Providers that a container has to contain, so that the app can run with it."""
         return (*self._ours(), *(p for injection in self.injections for p in injection.providers))
 
     def hooks_for(self, container: AsyncContainer) -> Hooks:
-        """All that run with this container."""
+        """Return all hooks that run with this container."""
         if not self.verifies_at_handshake(container):
             return self.hooks
         return replace(self.hooks, handshake=(self.identification, *self.hooks.handshake))
@@ -51,18 +51,21 @@ class CompiledApp:
     def build_container(
         self, providers: Iterable[BaseProvider], overrides: Iterable[Override]
     ) -> AsyncContainer:
-        """A container of the app's own; its providers win over ours. Raises what it is told to."""
+        """Build a container of the app's own, whose providers win over those of the framework.
+
+        Raises what the function `build_container` raises.
+        """
         ours = (*self._ours(), SecurityProvider())
         return build_container((*ours, *providers), self.injections, overrides)
 
     def check_container(self, container: AsyncContainer) -> None:
-        """Raises a `ConfigurationError` for one with which the app cannot run."""
+        """Raise a `ConfigurationError` for a container with which the app cannot run."""
         context = context_types([self.context])
         check_container(container, self.injections, CompiledApp, self, context)
 
     def _ours(self) -> tuple[BaseProvider, ...]:
         tasks = Provider(scope=Scope.APP)
-        # Not kept: they are other ones each time the app runs, and the container may outlive that.
+        # Not cached: `open` raises while the app does not run, and the container may outlive a run.
         tasks.provide(self.tasks.open, provides=AppTasks, cache=False)
         return (self.context, values_provider({CompiledApp: self, **self.values}), tasks)
 
@@ -70,7 +73,7 @@ class CompiledApp:
 def read_blueprint(
     groups: Iterable[CommandGroup], hooks: HookDeclarations, values: Mapping[Any, object]
 ) -> CompiledApp:
-    """Raises a `ConfigurationError` for all that is wrong with the commands, or with the hooks."""
+    """Compile an app; raise a `ConfigurationError` with all errors of commands, or of hooks."""
     commands = command_table(groups)
     context = WebSucketsProvider()
     ready = hooks.read(context)

@@ -43,7 +43,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Override:
-    """What takes the place of other providers, and objects that take that of others, by type."""
+    """Providers, and objects by type, that take the place of other providers and objects."""
 
     providers: tuple[BaseProvider, ...]
     values: Mapping[Any, object]
@@ -54,13 +54,13 @@ def build_container(
     injections: Iterable[Injection],
     overrides: Iterable[Override] = (),
 ) -> AsyncContainer:
-    """A container (APP scope) in which every handler is known to find what it asks for.
+    """Build a container (APP scope) in which every handler is known to find what it asks for.
 
     Raises a `ConfigurationError` that holds everything that is wrong with the handlers, and
     dishka's own errors for what is wrong among the providers.
     """
     providers, proved = tuple(providers), list(injections)
-    new: list[Any] = []  # values that take the place of nothing
+    new: list[Any] = []  # hints whose values take the place of nothing
     for override in overrides:
         providers = (*providers, *override.providers)
         values, nothing_before = _in_place(override.values, providers)
@@ -78,7 +78,7 @@ def build_container(
             if culprit is not None:
                 errors.append(MissingProvider(_missing(error, culprit)))
                 missing.add(error.requested)
-                proved.remove(culprit)  # and on to what the others miss
+                proved.remove(culprit)  # go on with what other handlers miss
                 continue
             if error.requested not in missing:
                 errors.append(MissingProvider(f"a provider misses something. {error}"))
@@ -113,10 +113,10 @@ def check_container(
     value: object,
     context: ContextTypes,
 ) -> None:
-    """What `build_container` proves, for one that the program has built.
+    """Check what `build_container` proves, for a container that the program has built.
 
-    ``value`` is what it gives for ``key`` if it was built for the injections; ``context`` are the
-    types of what the framework passes to its scopes. Raises a
+    ``value`` is what the container gives for ``key`` if it was built for the injections;
+    ``context`` are the types of what the framework passes to the container's scopes. Raises a
     `ConfigurationError` that holds everything that is wrong.
     """
     try:
@@ -144,10 +144,10 @@ def check_container(
 def _in_place(
     values: Mapping[Any, object], providers: Iterable[BaseProvider]
 ) -> tuple[list[BaseProvider], list[Any]]:
-    """Providers of the values, each in the scope of what it takes the place of.
+    """Return providers of the values, and the hints that nothing provided before.
 
-    So whoever could ask for that, can ask for the value, and a guard stays one. And those hints
-    that nothing provided before.
+    Each provider has the scope of what its value takes the place of. So what could ask for the
+    replaced object can ask for the value, and a guard stays a guard.
     """
     if not values:
         return [], []
@@ -163,13 +163,13 @@ def _in_place(
 
 
 def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:
-    # Handlers come first, so that the path to what is missing is drawn from them.
+    # Handlers come first, so that the path to what is missing is drawn from a handler.
     handlers = (provider for injection in injections for provider in injection.providers)
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
 
 
 def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
-    """What to say of a handler for which something is missing, directly or further below."""
+    """Return the text for a handler for which something is missing, directly or further below."""
     plan = injection.plan
     asked = {step.provides.type_hint for step in error.path} | {error.requested.type_hint}
     what, remedy = "what it asks for", ""
@@ -189,7 +189,7 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
 
 
 def _remedy(plan: Plan, dependency: Dependency) -> str:
-    """What to do with a parameter that may have been meant for what the client sends."""
+    """Return the remedy for a parameter that may have been meant for what the client sends."""
     if plan.payload is None:
         place = "second, before the `*`" if dependency.keyword else "second"
         return f" (if it is what the client sends, put it {place}, as Payload[...])"
@@ -229,7 +229,7 @@ def _misuses(
 def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
     """Log which parameters are never filled, and which return annotation is not used.
 
-    One of the parameters may have been meant for the payload.
+    A parameter that is never filled may have been meant for the payload.
     """
     plan = injection.plan
     if plan.undefined_result is not None:

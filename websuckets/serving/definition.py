@@ -24,7 +24,8 @@ __all__ = ["AppDefinition", "groups_of_the_program"]
 class AppDefinition:
     """Groups, hooks, and either providers of the app's own or a container of the program's.
 
-    It lives as long as the app. Raises `ConfigurationError` for what does not go together.
+    The definition lives as long as the app. Raises `ConfigurationError` for parts that do not go
+    together.
     """
 
     def __init__(self, providers: Iterable[BaseProvider]) -> None:
@@ -35,7 +36,7 @@ class AppDefinition:
         self._hooks = HookDeclarations()
         self._overrides: list[Override] = []
         self._container: AsyncContainer | None = None
-        self._sealed: CompiledApp | None = None  # once a container may have been built of it
+        self._sealed: CompiledApp | None = None  # set once a container may contain it
 
     @property
     def groups(self) -> tuple[CommandGroup, ...]:
@@ -71,7 +72,7 @@ class AppDefinition:
             self._overrides.remove(override)
 
     def use_container(self, container: AsyncContainer) -> None:
-        """Another one takes the place of an earlier one."""
+        """Use a container of the program's, in place of any earlier container."""
         if self._providers or self._overrides:
             raise ConfigurationError(
                 "setup_dishka(container, app): the app has providers of its own, which would not "
@@ -84,7 +85,7 @@ class AppDefinition:
         return self._container is None
 
     def seal(self, values: Mapping[Any, object]) -> CompiledApp:
-        """What a container of the program's has to contain; nothing can be added any more.
+        """Compile the app for a container of the program's; nothing can be added any more.
 
         ``values`` are objects of the app, by the type that they are injected as.
         """
@@ -95,7 +96,7 @@ class AppDefinition:
     def ready(
         self, values: Mapping[Any, object], groups: Iterable[CommandGroup] | None = None
     ) -> tuple[CompiledApp, AsyncContainer]:
-        """All of it, read and proved. ``groups`` take the place of the app's."""
+        """Return the app, compiled and proved. ``groups`` take the place of the app's groups."""
         compiled = self._sealed
         if compiled is None:
             groups = self._groups if groups is None else groups
@@ -113,7 +114,7 @@ class AppDefinition:
             raise
 
     def needs_lifespan(self, values: Mapping[Any, object]) -> bool:
-        """Whether there is anything to start, or to finalise."""
+        """Tell whether there is anything to start, or to finalise."""
         if self._hooks.has("startup") or (self._providers and self._container is None):
             return True
         compiled, container = self.ready(values)
@@ -123,7 +124,7 @@ class AppDefinition:
         )
 
     def _check_complete(self, compiled: CompiledApp) -> None:
-        """Groups may have got commands since it was made."""
+        """Raise `ConfigurationError` if groups have got commands since the app was compiled."""
         late = command_table(self._groups).keys() - compiled.commands.keys()
         if late:
             raise ConfigurationError(
@@ -158,12 +159,13 @@ def _provider(given: Any) -> BaseProvider:
     raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
 
 
-# The documented programs include their groups in one app and run another, made later under the same
-# name. So an app without groups, started as the program itself, serves what the program included.
+# The documented programs include their groups in one app and run another app, made later under the
+# same name. So an app without groups, started as the program itself, serves what the program
+# included.
 _included_groups: list[weakref.ref[CommandGroup]] = []
 
 
 def groups_of_the_program() -> tuple[CommandGroup, ...]:
-    """Every group that was included in any app and is still there, in that order."""
+    """Return every group that was included in any app and still exists, in that order."""
     alive = (reference() for reference in _included_groups)
     return tuple(dict.fromkeys(group for group in alive if group is not None))

@@ -46,16 +46,16 @@ class RunningApp:
     limits: Limits
     clock: Clock
     timeouts: PeerTimeouts
-    """With clients that the app does not serve by ``websockets``."""
+    """Timeouts of clients that the app does not serve by ``websockets``."""
     loop: EventLoop
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of it is left, once it was stopped: some may ignore that."""
+        """True if nothing is left of a stopped app: tasks and connections may ignore the stop."""
         return self.background.has_ended and not self.connections.are_left
 
     def log(self, how: str, *arguments: object) -> None:
-        """Say that it runs, and which parameters of its functions are never filled."""
+        """Log that the app runs, and which parameters of its functions are never filled."""
         logger.info(f"{how}, %d commands", *arguments, len(self.compiled.commands))
         for injection in self.compiled.injections:
             if injection is not self.compiled.identification.injection:
@@ -75,11 +75,11 @@ async def started(
     finalise: bool,
     propagate: Propagate = propagate,
 ) -> AsyncIterator[RunningApp]:
-    """While an app runs: its hooks have run, its tasks are running.
+    """Run an app for as long as the context lasts: its hooks have run, its tasks are running.
 
     ``finalise`` says that the container is the app's own: its objects are finalised at the end.
-    ``propagate`` is called with what a task of the app ends the program with. Raises what an
-    ``on_startup`` hook raises.
+    ``propagate`` is called with an error by which a task of the app ends the program. Raises what
+    an ``on_startup`` hook raises.
     """
     read_generators(sources_of_generators(container))
     clock = Clock()
@@ -126,7 +126,7 @@ async def started(
 
 
 async def _broker(scope: OpenScope) -> Broker:
-    """The one that the program provides, or else one for this process alone."""
+    """Return the broker that the program provides, or else a broker for this process alone."""
     if not scopes_of(scope.container, Broker):
         return MemoryBroker()
     broker: Broker = await scope.get(Broker)
@@ -140,7 +140,7 @@ async def _begin_resuming(
     background: Background,
     steps: AsyncExitStack,
 ) -> None:
-    """Where the program provides a `SessionStore`; until ``steps`` are left."""
+    """Begin resuming if the program provides a `SessionStore`; end it when ``steps`` are left."""
     if not scopes_of(scope.container, SessionStore):
         return
     resuming = Resuming(session, await scope.get(SessionStore), limits, background)
@@ -179,7 +179,7 @@ async def stop(
 ) -> None:
     """Wait for running commands and closing handshakes, then cancel what is left.
 
-    ``close`` is what the transport does last: until then its port says that the app stops.
+    ``close`` is the last step of the transport, whose port says until then that the app stops.
     """
     with anyio.CancelScope(shield=True):
         try:
@@ -192,7 +192,7 @@ async def stop(
 
 
 class UntilTheLoopEnds:
-    """Keeps an app running that nobody stops: from the first that asks on, as long as the loop."""
+    """Runner of an app that is never stopped: from the first start until the event loop ends."""
 
     def __init__(self, run: Callable[[], AbstractAsyncContextManager[RunningApp]]) -> None:
         self._run = run
@@ -201,7 +201,7 @@ class UntilTheLoopEnds:
         self._error: Exception | None = None
 
     async def start(self) -> None:
-        """Start, or wait for who does so already. Raises what the start does."""
+        """Start the app, or wait for a start under way; raise what the start raises."""
         if self._started is None:
             self._started, self._error = anyio.Event(), None
             self._task = spawn(self._live)

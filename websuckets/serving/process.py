@@ -19,15 +19,15 @@ __all__ = ["Program", "console_logging"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 TIME_TO_SAY: Final = 1
-"""Seconds in which the log may take what is said of a process that is ended."""
+"""Seconds that writing to the log may take before the process is ended in any case."""
 
 PYTHON_ENDS: Final = getattr(threading, "_shutdown", ASYNCIO_ENDS)
-"""Function in which Python waits for threads at exit. It has no public name."""
+"""Function in which Python waits for threads at exit; the function has no public name."""
 
 
 @contextmanager
 def console_logging() -> Iterator[None]:
-    """Show what the server says on stderr, in a program that has not set up logging."""
+    """Show the server's log on stderr, in a program that has not set up logging."""
     logger = logging.getLogger("websuckets")
     if logger.hasHandlers():
         yield
@@ -46,13 +46,13 @@ def console_logging() -> Iterator[None]:
 
 
 class Program:
-    """The program that an app is, from its start to its end; used as a context.
+    """An app that is the program itself, from its start to its end; used as a context.
 
-    SIGINT and SIGTERM tell it to stop. Until it has started they cancel ``starting``, the scope of
-    all that is done in the context. ``time_to_stop`` is how many seconds it may then take; after
-    that the process is ended with exit code 1, if the context was not left, or if the event loop or
-    Python itself cannot end for a thread that runs. Outside of the main thread no signals are
-    received, and nothing is ended.
+    SIGINT and SIGTERM stop the app. Until the app has started the signals cancel ``starting``, the
+    cancel scope of all that is done in the context. ``time_to_stop`` is the number of seconds that
+    the app may take to stop; after that the process is ended with exit code 1, if the context was
+    not left, or if the event loop or Python itself cannot end because of a thread that runs.
+    Outside of the main thread no signals are received, and nothing is ended.
     """
 
     def __init__(self, starting: anyio.CancelScope, time_to_stop: float) -> None:
@@ -74,9 +74,9 @@ class Program:
             stop_listening(self)
 
     async def wait_for_signal(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
-        """Wait for a signal; the app has started.
+        """Wait for a signal, once the app has started.
 
-        Should the process have to be ended, the log says ``what_runs``.
+        If the process has to be ended, ``what_runs`` gives the log the names of what runs.
         """
         self._time_to_stop, self._what_runs = time_to_stop, what_runs
         self._starting = None
@@ -84,7 +84,7 @@ class Program:
 
     def exit(self) -> None:
         """End the process with exit code 1."""
-        # Writing may wait for good: for a lock that is held, or for a pipe that nobody reads.
+        # Writing to the log may wait for ever, for a lock that is held or a pipe that nobody reads.
         faulthandler.dump_traceback_later(TIME_TO_SAY, exit=True, file=STDERR)
         with console_logging():
             logger.critical("%s: ending the process", self._what_does_not_end())
@@ -122,7 +122,7 @@ class Program:
 
 
 def _main_thread_is_in(function: Any) -> bool:
-    """Return whether the main thread runs the function, or waits in it."""
+    """Tell whether the main thread runs the function, or waits in it."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None and frame.f_code is not function.__code__:
         frame = frame.f_back

@@ -1,21 +1,23 @@
 """SIGINT and SIGTERM of this process, which tell every app that is its program to stop.
 
 Python runs the handlers of signals in the main thread, between two of its own instructions. A main
-thread that is held up in C, by a database driver perhaps, runs none; and what a handler asks of an
-event loop waits for as long as anything holds up the loop. But a process that was told to stop has
-to end. So neither is relied on:
+thread that is blocked in C, perhaps by a database driver, runs no handler; and what a handler asks
+of an event loop waits for as long as anything blocks the loop. But a process that was told to stop
+has to end. So this module relies neither on the handler nor on the event loop:
 
-- The interpreter writes the number of each signal to its wake-up descriptor, from C. Here that is a
-  socket, which a thread of ours reads; what it reads it writes to the descriptor that the event
-  loop had set. The thread also ends a process whose time is over.
-- The handler does the same as the thread, should another part of the program set a wake-up
-  descriptor of its own. Then it restores what the signals do by default: the next one ends the
-  process, whatever that does. As long as no handler can run, the thread sees to that.
-- A thread of Python's waits for code that does not release the interpreter, as a regular expression
-  or the writing of a log may not. `faulthandler` has one that does not; it comes a little later.
+- The interpreter writes the number of each signal to its wake-up descriptor, from C. Here that
+  descriptor is a socket, which a thread of this module reads; the thread writes what it reads to
+  the descriptor that the event loop had set. The thread also ends a process whose time is over.
+- The handler does the same as the thread, in case another part of the program sets a wake-up
+  descriptor of its own. Then the handler restores what the signals do by default: the next signal
+  ends the process, whatever the process does. As long as no handler can run, the thread ends the
+  process at the next signal.
+- A Python thread waits for code that does not release the interpreter, as a regular expression or
+  the writing of a log may not. `faulthandler` has a thread that does not wait for such code; that
+  thread ends the process a little later.
 
 A process that is forked has the parent's handlers and the parent's wake-up descriptor, by which its
-own signals would reach the parent. It gives up both.
+own signals would reach the parent. The forked process removes both.
 """
 
 import faulthandler
@@ -32,30 +34,30 @@ __all__ = ["SignalReceiver", "listen", "stop_listening"]
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 SPARE: Final = 2
-"""Seconds after which `faulthandler` ends a process that our own thread could not end."""
+"""Seconds after which `faulthandler` ends a process that the thread here could not end."""
 
 STDERR: Final = 2
-"""A descriptor: what Python calls so, may be anything."""
+"""Descriptor of stderr: `sys.stderr` may be any object."""
 
 
 class SignalReceiver(Protocol):
-    """An app that is told to stop."""
+    """An app that is stopped by a signal."""
 
     def stop(self) -> None:
-        """Begin to stop. It may be called in any thread, and in a handler of signals."""
+        """Begin to stop; may be called in any thread, and in a handler of signals."""
         ...
 
     def time_to_stop(self) -> float:
-        """Return the seconds within which it has stopped, infinity for no bound."""
+        """Return the seconds within which the app has stopped, infinity for no bound."""
         ...
 
     def time_is_over(self) -> None:
-        """End the process, unless it has stopped. It is called in a thread of its own."""
+        """End the process, unless the app has stopped; called in a separate thread."""
         ...
 
 
 def listen(receiver: SignalReceiver) -> bool:
-    """Tell it of the first signal, until `stop_listening`; return whether that can be done.
+    """Notify the receiver of the first signal, until `stop_listening`; return whether it can be.
 
     Signals can be received in the main thread alone.
     """
@@ -69,7 +71,7 @@ def listen(receiver: SignalReceiver) -> bool:
 
 
 def stop_listening(receiver: SignalReceiver) -> None:
-    """Tell it of no signal any more. After the last one, signals do what they did before."""
+    """Remove a receiver; after the last receiver, signals do what they did before."""
     global _handler
     if _handler is not None and _handler.remove(receiver):
         _handler.close()
@@ -77,11 +79,11 @@ def stop_listening(receiver: SignalReceiver) -> None:
 
 
 class _SignalHandler:
-    """Receives both signals for as long as any app is the program."""
+    """Handler of both signals, for as long as any app is the program."""
 
     def __init__(self) -> None:
         self._apps: list[SignalReceiver] = []
-        self._first = threading.Lock()  # taken by whoever notices the first signal
+        self._first = threading.Lock()  # taken by the code that notices the first signal
         self._has_signal = False
         self._ends: list[tuple[float, SignalReceiver]] = []
         self._previous: dict[signal.Signals, Any] = {}
@@ -100,14 +102,14 @@ class _SignalHandler:
             self._notify(receiver)
 
     def remove(self, receiver: SignalReceiver) -> bool:
-        """Return whether nobody is left."""
+        """Remove a receiver; return whether no receiver is left."""
         self._apps.remove(receiver)
         return not self._apps
 
     def close(self) -> None:
-        """The thread goes on until the last app's time is over."""
+        """Restore the handlers; the thread goes on until the last app's time is over."""
         present = signal.set_wakeup_fd(self._previous_descriptor)
-        if present != self._writer.fileno():  # somebody has set another
+        if present != self._writer.fileno():  # other code has set another descriptor
             signal.set_wakeup_fd(present)
         self._restore_handlers()
         if self._has_signal:
@@ -115,7 +117,7 @@ class _SignalHandler:
         self._writer.close()
 
     def forget(self) -> None:
-        """Run in a process that was forked."""
+        """Restore the handlers in a process that was forked, and close the sockets."""
         signal.set_wakeup_fd(-1)
         self._restore_handlers()
         self._writer.close()
@@ -147,25 +149,25 @@ class _SignalHandler:
         receiver.stop()
 
     def _wake(self) -> None:
-        with suppress(BlockingIOError):  # it wakes anyway
+        with suppress(BlockingIOError):  # a full socket wakes the thread anyway
             self._writer.send(b"\0")
 
     def _run(self) -> None:
-        """Run in a thread of its own."""
+        """Notify receivers and end what is late, in a separate thread."""
         numbers: list[int] = []
         with self._reader:
             while (data := self._next()) is None or data:
                 numbers += [number for number in data or b"" if number in SIGNALS]
                 if numbers:
                     self._tell_all()
-                if len(numbers) > 1:  # and the main thread has not come to `_handle`
+                if len(numbers) > 1:  # and the main thread has not run `_handle`
                     os._exit(128 + numbers[-1])
         while self._ends:
             time.sleep(self._until_next_end() or 0)
             self._end_what_is_late()
 
     def _next(self) -> bytes | None:
-        """Return what was written, nothing when the reception has ended, ``None`` before that."""
+        """Return what was written, ``b""`` after the end of reception, ``None`` after a timeout."""
         self._reader.settimeout(self._until_next_end())
         try:
             data = self._reader.recv(64)
@@ -173,7 +175,7 @@ class _SignalHandler:
             self._end_what_is_late()
             return None
         if self._previous_descriptor != -1:
-            with suppress(OSError):  # it is full, and wakes anyway; or it is gone
+            with suppress(OSError):  # it is full, and wakes the loop anyway; or it is closed
                 os.write(self._previous_descriptor, data)
         return data
 
