@@ -1,9 +1,10 @@
-"""Whether our connections keep to RFC 6455 and RFC 7692 as well as those of ``websockets`` do.
+"""Check that our connections keep to RFC 6455 and RFC 7692 as well as those of ``websockets``.
 
 The fuzzing client of the Autobahn|Testsuite talks to three echoes: one over ``websockets`` itself
-on asyncio, and one over our connections on asyncio and on trio each. Its verdicts are compared case
-by case. Some depend on timing, so cases in which one of ours is worse are repeated until it is not.
-The exit code is 1 if it always is, or if a connection does not end. It takes too long for pytest::
+on asyncio, and one over our connections on asyncio and on trio each. The verdicts of the client are
+compared case by case. Some depend on timing, so cases in which one of our echoes is worse are
+repeated until it is not. The exit code is 1 if one of ours is always worse in a case, or if a
+connection does not end. The run takes too long for pytest::
 
     python tests/autobahn.py
     python tests/autobahn.py --cases "7.*" "12.1.*"
@@ -38,7 +39,7 @@ from websuckets.transports import running_transport
 
 TEST_SUITE: Final = "autobahntestsuite==25.10.1"
 VIRTUALENV: Final = "virtualenv<20.22"
-"""The last one that makes environments of Python 2.7."""
+"""Version of virtualenv: the last one that makes environments of Python 2.7."""
 
 LIST_CASES: Final = """
 import autobahntestsuite.case, json
@@ -46,25 +47,25 @@ names = [case.__name__ for case in autobahntestsuite.case.Cases]
 print(json.dumps([name[len("Case"):].replace("_", ".") for name in names]))
 """
 COMPRESSED: Final = ("12.", "13.")
-"""How the numbers of the cases begin that need compression; the others are run without it."""
+"""Prefixes of the numbers of cases that need compression; other cases are run without it."""
 
 HOST: Final = "127.0.0.1"
 ROUNDS: Final = 10
 STOP_TIMEOUT: Final = 20
-"""Longer than what ``websockets`` gives a client to answer a close."""
+"""Seconds, more than ``websockets`` gives a client to answer a close."""
 
 KINDS: Final = {"behavior": "cases", "behaviorClose": "closings"}
-"""The verdicts on each case: on what the server did, and on how it closed the connection."""
+"""Kinds of verdicts on each case: on what the server did, and on how it closed the connection."""
 RANKS: Final = {"OK": 0, "INFORMATIONAL": 0, "NON-STRICT": 1, "UNIMPLEMENTED": 2}
-"""Any other verdict is a failure."""
+"""Ranks of verdicts; any other verdict is a failure."""
 
 Verdicts: TypeAlias = dict[str, list[str]]
-"""One of each kind, by the number of the case."""
+"""Verdicts of each kind, by the number of the case."""
 
 
 @asynccontextmanager
 async def theirs(compression: str | None) -> AsyncIterator[int]:
-    """The port of an echo over ``websockets`` itself."""
+    """Yield the port of an echo over ``websockets`` itself."""
     async with serve(echo, HOST, 0, compression=compression, max_size=None) as server:
         yield server.sockets[0].getsockname()[1]
 
@@ -77,7 +78,7 @@ async def echo(connection: ServerConnection) -> None:
 
 @asynccontextmanager
 async def ours(compression: str | None) -> AsyncIterator[int | None]:
-    """The port of an echo over our connections, on the event loop that runs this."""
+    """Yield the port of an echo over our connections, on the event loop that runs this function."""
     limits = Limits(max_size=None, compression=compression)
     listen = running_transport().listen
     async with listen(OpenDoor(), stop, HOST, 0, limits, Clock(), {}) as listener:
@@ -85,7 +86,7 @@ async def ours(compression: str | None) -> AsyncIterator[int | None]:
 
 
 class OpenDoor:
-    """Lets everybody in."""
+    """An acceptor that accepts every client."""
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
         return peer
@@ -101,12 +102,12 @@ class OpenDoor:
 
 @dataclass
 class Echo:
-    """What the transport drives for each client, in the place of an app's connection."""
+    """A connection handler that the transport drives for each client, in place of the app's."""
 
     transport: TransportConnection
 
     async def opening(self) -> None:
-        """Refuses nobody."""
+        """Accept every client."""
 
     async def serve(self) -> None:
         with suppress(*self.transport.closed_errors):
@@ -121,11 +122,11 @@ class Echo:
 
 
 stuck: list[str] = []
-"""The transports of which connections did not end."""
+"""Names of the transports of which connections did not end."""
 
 
 async def stop(wait_closed: Callable[[], Awaitable[None]]) -> None:
-    """Every client is gone already."""
+    """Wait for the connections to end; every client has left already."""
     with anyio.move_on_after(STOP_TIMEOUT) as waiting:
         await wait_closed()
     if waiting.cancelled_caught:
@@ -138,13 +139,13 @@ SERVERS: Final[dict[str, tuple[str, Callable[[str | None], Any]]]] = {
     "ours on asyncio": ("asyncio", ours),
     "ours on trio": ("trio", ours),
 }
-"""Each runs in a thread of its own."""
+"""Servers, each run in a thread of its own."""
 
 
 def fuzz(
     environment: Path, cases: list[str], compression: str | None, reports: Path
 ) -> dict[str, Verdicts]:
-    """The verdicts on each server."""
+    """Return the verdicts on each server."""
     reports.mkdir(parents=True)
     with ExitStack() as stack, open(reports / "log.txt", "w") as log:
         servers = []
@@ -165,15 +166,15 @@ def verdicts(report: dict[str, dict[str, str]], cases: list[str]) -> Verdicts:
 
 
 def choose(environment: Path, patterns: Sequence[str]) -> list[str]:
-    """The numbers of the cases that match one of the patterns."""
+    """Return the numbers of the cases that match one of the patterns."""
     cases = json.loads(run(environment / "bin/python", "-c", LIST_CASES, stdout=subprocess.PIPE))
     return [case for case in cases if any(fnmatchcase(case, pattern) for pattern in patterns)]
 
 
 def install(python2: str, cache: Path) -> Path:
-    """The environment of the test suite; it is made if there is none yet."""
+    """Return the environment of the test suite, which is made if there is none yet."""
     environment, tool = cache / "environment", cache / "virtualenv"
-    if not (environment / "bin/wstest").exists():  # which comes last
+    if not (environment / "bin/wstest").exists():  # made last
         print(f"installing {TEST_SUITE} into {cache}", flush=True)
         pip = ("-m", "pip", "install", "-qq")
         run(sys.executable, *pip, "--upgrade", "--target", tool, VIRTUALENV)
@@ -195,7 +196,7 @@ def find_python2(given: str | None) -> str | None:
 
 
 def is_python2(command: str) -> bool:
-    """Whether it runs: what pyenv puts on the path may not."""
+    """Return whether the command runs Python 2.7: a command that pyenv puts on the path may not."""
     check = "import sys; sys.exit(sys.version_info[:2] != (2, 7))"
     try:
         return subprocess.run([command, "-c", check], capture_output=True).returncode == 0
@@ -204,7 +205,7 @@ def is_python2(command: str) -> bool:
 
 
 def fuzz_all(environment: Path, cases: list[str], reports: Path) -> dict[str, Verdicts]:
-    """The verdicts on each server, of all cases with the compression that they need."""
+    """Return the verdicts on each server, of all cases with the compression that they need."""
     compressed = [case for case in cases if case.startswith(COMPRESSED)]
     plain = [case for case in cases if case not in compressed]
     found: dict[str, Verdicts] = {name: {} for name in SERVERS}
@@ -224,7 +225,7 @@ def tell_counts(found: dict[str, Verdicts]) -> None:
 
 
 def tell_worse(found: dict[str, Verdicts]) -> set[tuple[str, str]]:
-    """Which of ours are worse, and in which cases."""
+    """Print and return which of our servers are worse, with the cases."""
     worse = set()
     for case, reference in found[REFERENCE].items():
         for name, of_server in found.items():

@@ -1,4 +1,4 @@
-"""Every broker, for the tests that hold all of them to the same."""
+"""Brokers of every kind, for the tests that all of them must pass."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,14 +13,14 @@ from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection
 
 HEARTBEAT = 5
-"""Seconds: longer than a busy machine holds anything up."""
+"""Seconds between heartbeats: longer than a busy machine delays anything."""
 
 Make = Callable[[], Broker]
-"""Gives a node its broker."""
+"""A function that returns a broker for a node."""
 
 
 class Node:
-    """What came to a node; a `Receiver`."""
+    """A record of what came to a node; a `Receiver`."""
 
     link: Link
 
@@ -48,7 +48,7 @@ class Node:
         self._changed.set()
 
     async def until(self, condition: Callable[[], bool], patience: float = TIMEOUT) -> None:
-        """Wait until what came makes this true."""
+        """Wait until the record makes this condition true."""
         with anyio.fail_after(patience):
             while not condition():
                 self._changed = anyio.Event()
@@ -57,7 +57,7 @@ class Node:
 
 @asynccontextmanager
 async def linked(broker: Broker) -> AsyncIterator[Node]:
-    """A node, for as long as the context lasts."""
+    """Yield a node that is linked for as long as the context lasts."""
     node = Node()
     started = anyio.Event()
 
@@ -89,4 +89,4 @@ BROKERS: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager
     "memory": in_memory,
     "redis": by_redis,
 }
-"""Every one there is."""
+"""Every kind of broker, by name."""

@@ -1,4 +1,4 @@
-"""What a process holds for its connections, to be compared before and after."""
+"""Count what a process holds for its connections, to compare the counts before and after."""
 
 import asyncio
 import gc
@@ -20,7 +20,7 @@ DESCRIPTORS: Final = Path("/proc/self/fd")
 
 
 def census() -> Counter[str]:
-    """Objects of ours and of ``websockets`` by their class, tasks, and open files."""
+    """Count objects of ours and of ``websockets`` by their class, tasks, and open files."""
     gc.collect()
     counts = Counter(filter(None, map(_class_of_interest, gc.get_objects())))
     counts["tasks"] = sum(1 for _ in _tasks())
@@ -30,7 +30,7 @@ def census() -> Counter[str]:
 
 
 async def until_as_before(before: Counter[str], patience: float) -> None:
-    """Wait for what the server does in its own time. Raises `AssertionError` for what is left."""
+    """Wait until nothing more is held than before. Raises `AssertionError` for what is left."""
     with anyio.move_on_after(patience):
         while census() - before:
             _drop_cancelled_timers()
@@ -54,7 +54,7 @@ def _drop_cancelled_timers() -> None:
 
 @contextmanager
 def without_tracebacks(logger: str) -> Iterator[None]:
-    """Whoever keeps what this logger says, does not keep the objects that it is about."""
+    """Remove errors from records of this logger, so that a kept record does not keep objects."""
 
     def forget(record: logging.LogRecord) -> bool:
         record.exc_info = None
@@ -69,7 +69,7 @@ def without_tracebacks(logger: str) -> Iterator[None]:
 
 def _class_of_interest(thing: Any) -> str | None:
     kind = type(thing)
-    module = str(kind.__module__)  # some extension types have a descriptor there
+    module = str(kind.__module__)  # some extension types have a descriptor as __module__
     return f"{module}.{kind.__qualname__}" if module.partition(".")[0] in _MODULES else None
 
 

@@ -13,16 +13,16 @@ from stores import STORES, Stores
 from websuckets import session
 
 SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-"""Lets a test that ends its Redis leave a socket to be collected.
+"""A mark for a test that ends its Redis, and may leave a socket to be collected.
 
-coredis leaves it so, with anyio before 4.16 on trio, when it gives up a connection.
+coredis leaves a socket, with anyio before 4.16 on trio, when it aborts a connection.
 """
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by what they run on."""
+    """Mark tests by the servers and fixtures that they use."""
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         backend = parameters.get("anyio_backend")
@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def compiled_once() -> Iterator[None]:
     """Compile each source that dishka generates once for all containers of a worker.
 
-    Every app of every test has a container of its own; to compile the same few functions for each
-    of them was a tenth of the time of all tests.
+    Every app of every test has a container of its own; compiling the same few functions for each
+    container took a tenth of the time of all tests.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(code_builder, "compile", cache(compile), raising=False)
@@ -46,7 +46,7 @@ def compiled_once() -> Iterator[None]:
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Every asynchronous test runs on both, unless it is marked `on_asyncio`."""
+    """Run every asynchronous test on both event loops, unless it is marked `on_asyncio`."""
     backend: str = request.param
     if backend != "asyncio" and request.node.get_closest_marker("on_asyncio"):
         pytest.skip("it is about asyncio, or about what needs it")
@@ -55,7 +55,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=SERVINGS)
 def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
-    """Serves an app for as long as its context lasts: on every transport."""
+    """Return a context that serves an app, for every transport."""
     backends, serving = SERVINGS[request.param]
     if anyio_backend not in backends.split():
         pytest.skip(f"it does not run on {anyio_backend}")
@@ -64,7 +64,7 @@ def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Serving:
 
 @pytest.fixture
 def on_sockets(serving: Serving) -> Serving:
-    """The same on every transport with a port."""
+    """Return a context that serves an app, for every transport with a port."""
     if serving is SERVINGS["memory"][1]:
         pytest.skip("it has no port")
     return serving
@@ -72,7 +72,7 @@ def on_sockets(serving: Serving) -> Serving:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Postgres]:
-    """One for all tests of a worker, started for the first that asks."""
+    """Yield a server for all tests of a worker, started for the first test that uses it."""
     binaries = postgres.find_binaries()
     if binaries is None:
         pytest.skip("no PostgreSQL server is installed")
@@ -82,7 +82,7 @@ def postgres_server() -> Iterator[postgres.Postgres]:
 
 @pytest.fixture(scope="session")
 def shared_redis() -> Iterator[redis_server.RedisServer]:
-    """One for all tests of a worker that leave it as it is; they use a prefix of their own."""
+    """Yield a server for all tests of a worker that do not disturb it; each uses its own prefix."""
     binary = redis_server.find_binary()
     if binary is None:
         pytest.skip("no redis-server is installed")
@@ -92,7 +92,7 @@ def shared_redis() -> Iterator[redis_server.RedisServer]:
 
 @pytest.fixture
 def own_redis() -> Iterator[redis_server.RedisServer]:
-    """For one test, which may do to it what it likes."""
+    """Yield a server for one test, which may do anything to it."""
     binary = redis_server.find_binary()
     if binary is None:
         pytest.skip("no redis-server is installed")
@@ -102,26 +102,26 @@ def own_redis() -> Iterator[redis_server.RedisServer]:
 
 @pytest.fixture(params=BROKERS)
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
-    """Gives each node a broker; all of them are connected."""
+    """Yield a function that returns a broker for a node; all these brokers are connected."""
     async with BROKERS[request.param](request) as make:
         yield make
 
 
 @pytest.fixture(params=STORES)
 async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
-    """Makes stores of sessions, all of which are one."""
+    """Yield stores of sessions that share their records."""
     async with STORES[request.param](request) as stores:
         yield stores
 
 
 @pytest.fixture
 def journal() -> list[str]:
-    """What happened, in order."""
+    """A list of what happened, in order."""
     return []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_running() -> Iterator[None]:
-    """No test leaves an app running."""
+    """Check that the test has left no app running."""
     yield
     assert session._running == []

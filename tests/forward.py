@@ -1,4 +1,4 @@
-"""Handlers whose hints are strings, some of them naming what stands further down."""
+"""Handlers whose hints are strings, some of which name what is defined further down."""
 
 from __future__ import annotations
 

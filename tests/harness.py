@@ -1,4 +1,4 @@
-"""What tests share: a running app and clients that talk to it over real sockets."""
+"""Helpers of the tests: a running app, and clients that talk to it over real sockets."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class Client:
-    """One connection to a running app."""
+    """A connection to a running app."""
 
     def __init__(self, connection: Any, server: Server) -> None:
         self.connection = connection
@@ -38,7 +38,7 @@ class Client:
         await self.connection.send(json.dumps({"event": event, **fields}))
 
     async def receive(self) -> Any:
-        """The next frame as JSON."""
+        """Return the next frame as JSON."""
         return json.loads(await self.receive_frame())
 
     async def receive_frame(self) -> str | bytes:
@@ -52,10 +52,10 @@ class Client:
         return self.connection.response.headers
 
     async def vanish(self) -> None:
-        """Drop the connection as a crashed client does."""
+        """Abort the connection like a client that crashes."""
         if isinstance(self.connection, websockets.trio.client.ClientConnection):
             await trio.aclose_forcefully(self.connection.stream)
-            with suppress(ConnectionClosed):  # what reads for it may wait for room
+            with suppress(ConnectionClosed):  # the reading task may wait for room
                 while True:
                     await self.connection.recv()
         else:
@@ -73,7 +73,7 @@ class Client:
         return await self.receive()
 
     async def closed(self) -> tuple[int | None, str | None]:
-        """The close code and reason, once the connection is closed."""
+        """Return the close code and reason, once the connection is closed."""
         with anyio.fail_after(TIMEOUT):
             await self.connection.wait_closed()
         return self.connection.close_code, self.connection.close_reason
@@ -86,7 +86,7 @@ class Client:
 
 @asynccontextmanager
 async def dial(server: Any, **options: Any) -> AsyncIterator[Client]:
-    if not isinstance(server, Server):  # it has no address
+    if not isinstance(server, Server):  # an app in memory has no address
         async with server.dial(**options) as client:
             yield client
         return
@@ -106,13 +106,13 @@ async def in_another_loop(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def connect(url: str, **options: Any) -> Any:
-    """The client of `websockets` for the running event loop; a context manager."""
+    """Return the client of `websockets` for the running event loop; a context manager."""
     client = websockets.trio.client if on_trio() else websockets.asyncio.client
     return client.connect(url, proxy=None, **options)
 
 
 async def unix_client(path: str) -> Any:
-    """The client of `websockets` at a unix socket; a context manager."""
+    """Return the client of `websockets` at a unix socket; a context manager."""
     if not on_trio():
         return websockets.asyncio.client.unix_connect(path)
     stream = await trio.open_unix_socket(path)
@@ -121,13 +121,13 @@ async def unix_client(path: str) -> Any:
 
 async def get(server: Server, path: str) -> int:
     """Return the status with which a GET request is answered."""
-    # To read the certificates of authorities takes longer than all the rest.
+    # Reading the certificates of authorities takes longer than all the rest.
     async with httpx2.AsyncClient(trust_env=False, verify=False) as http:
         return int((await http.get(f"http://127.0.0.1:{server.port}{path}")).status_code)
 
 
 class Gate:
-    """Lets a test meet a handler in the middle."""
+    """A gate at which a handler waits until the test opens it."""
 
     def __init__(self) -> None:
         self.reached = anyio.Event()
@@ -139,14 +139,14 @@ class Gate:
 
 
 async def until(journal: list[str], entry: str, patience: float = TIMEOUT) -> None:
-    """Wait for what the server does in its own time."""
+    """Wait until the journal has this entry."""
     with anyio.fail_after(patience):
         while entry not in journal:
             await anyio.sleep(0.001)
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What an operator would be woken up for."""
+    """Return the log records that an operator would be woken up for."""
     return [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
 
 
@@ -156,7 +156,7 @@ def on_trio() -> bool:
 
 @asynccontextmanager
 async def talk(app: WebSuckets, **options: Any) -> AsyncIterator[Client]:
-    """A client of the app, which runs for as long as the context lasts."""
+    """Serve the app, and yield a client, for as long as the context lasts."""
     async with app.serve("127.0.0.1", 0, **options) as server, dial(server) as client:
         yield client
 
@@ -169,5 +169,5 @@ def app_with(*groups: CommandGroup, **arguments: Any) -> WebSuckets:
 
 
 def load(name: str) -> Any:
-    """A fresh copy of an example: no state is shared between tests."""
+    """Return a fresh copy of an example: no state is shared between tests."""
     return SimpleNamespace(**runpy.run_path(str(EXAMPLES / f"{name}.py")))

@@ -1,4 +1,4 @@
-"""Nodes of one app in processes of their own, which tests may kill."""
+"""Processes of nodes of one app, which tests may kill."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ class NodeProcess:
         self.server = Server(port, (f"ws://127.0.0.1:{port}",))
 
     def kill(self) -> None:
-        """As ``kill -9``."""
+        """Kill the process like ``kill -9``."""
         self.process.send_signal(signal.SIGKILL)
 
 
@@ -37,7 +37,7 @@ class NodeProcess:
 async def node_process(
     redis_url: str, backend: str, heartbeat: float
 ) -> AsyncIterator[NodeProcess]:
-    """For as long as the context lasts, or until it is killed."""
+    """Run a node for as long as the context lasts, or until it is killed."""
     command = [sys.executable, __file__, redis_url, backend, str(heartbeat)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     process = await anyio.open_process(command, stdout=PIPE, stderr=DEVNULL, env=environment)

@@ -26,10 +26,10 @@ PING: Final = 0x9
 PONG: Final = 0xA
 
 DEFLATE: Final = {"Sec-WebSocket-Extensions": "permessage-deflate"}
-"""The header that offers compression."""
+"""Header that offers compression."""
 
 SMALL: Final = 4096
-"""A receive buffer that is full at once."""
+"""Bytes of a receive buffer that is full at once."""
 
 CHUNK: Final = 65536
 
@@ -43,10 +43,10 @@ def frame(
     masked: bool = True,
     length: int | None = None,
 ) -> bytes:
-    """One frame as a client sends it.
+    """Return a frame as a client sends it.
 
-    ``rsv`` are the three reserved bits, 4 being the first; ``length`` is what the header declares
-    when it is not the truth.
+    ``rsv`` are the three reserved bits, 4 being the first; ``length`` is the length that the header
+    declares, if not the true one.
     """
     first = bytes([fin << 7 | rsv << 4 | opcode])
     header = first + _length(len(data) if length is None else length, masked)
@@ -69,18 +69,18 @@ def close(code: int, reason: bytes = b"") -> bytes:
 
 
 def fragments(count: int, data: bytes = b"") -> bytes:
-    """The beginning of a text message that is never finished, in so many frames."""
+    """Return the beginning of a text message that is never finished, in this many frames."""
     return text(data, fin=False) + frame(CONTINUATION, data, fin=False) * (count - 1)
 
 
 def compressed(data: bytes) -> bytes:
-    """The payload of a frame with the first reserved bit set, under permessage-deflate."""
+    """Return the payload of a frame with the first reserved bit set, under permessage-deflate."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return (deflate.compress(data) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
 
 
 def handshake(path: str = "/", headers: Mapping[str, str] | None = None) -> bytes:
-    """The opening handshake; ``headers`` come last."""
+    """Return the opening handshake; ``headers`` come last."""
     lines = {
         "Host": "localhost",
         "Upgrade": "websocket",
@@ -95,7 +95,7 @@ def handshake(path: str = "/", headers: Mapping[str, str] | None = None) -> byte
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One frame as the server sent it."""
+    """A frame as the server sent it."""
 
     opcode: int
     data: bytes
@@ -104,7 +104,7 @@ class Frame:
 
     @property
     def close_code(self) -> int:
-        """1005 for a close frame without one."""
+        """The close code; 1005 for a close frame without one."""
         return int(struct.unpack("!H", self.data[:2])[0]) if self.data else 1005
 
     @property
@@ -113,7 +113,7 @@ class Frame:
 
 
 class Gone(Exception):
-    """The server has ended the TCP connection: with FIN, or else it was reset."""
+    """Error of a TCP connection that the server has ended with FIN, or reset."""
 
     def __init__(self, *, reset: bool) -> None:
         super().__init__("reset" if reset else "ended")
@@ -121,7 +121,7 @@ class Gone(Exception):
 
 
 class Peer:
-    """The client's end of one TCP connection. It does nothing by itself: it does not even read."""
+    """The client's end of one TCP connection, which does nothing by itself, not even read."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
@@ -129,7 +129,7 @@ class Peer:
 
     @classmethod
     async def connect(cls, port: int, *, receive_buffer: int | None = None) -> "Peer":
-        """A TCP connection alone. Its receive buffer has to be set before it is connected."""
+        """Make a TCP connection alone; its receive buffer must be set before it is connected."""
         connection = socket.socket()
         connection.setblocking(False)
         if receive_buffer is not None:
@@ -154,7 +154,7 @@ class Peer:
     ) -> str:
         """Make the opening handshake, and return the head of the response.
 
-        With a ``pause`` it is sent byte by byte, with so many seconds in between.
+        With a ``pause`` the request is sent byte by byte, with this many seconds in between.
         """
         request = handshake(path, headers)
         if pause is None:
@@ -164,13 +164,13 @@ class Peer:
         return await self.read_head()
 
     async def drip(self, data: bytes, pause: float) -> None:
-        """Send byte by byte, with so many seconds in between."""
+        """Send byte by byte, with this many seconds in between."""
         for byte in data:
             await self.write(bytes([byte]))
             await anyio.sleep(pause)
 
     async def write(self, data: bytes) -> None:
-        """Raises `Gone` once the server does not take any more."""
+        """Send the data. Raises `Gone` once the server takes no more."""
         rest = memoryview(data)
         while rest:
             try:
@@ -181,14 +181,14 @@ class Peer:
                 raise Gone(reset=True) from None
 
     async def flood(self, data: bytes) -> None:
-        """Send it again and again until the connection is lost."""
+        """Send the data again and again until the connection is lost."""
         with suppress(Gone):
             while True:
                 await self.write(data)
                 await anyio.sleep(0)
 
     async def read(self) -> bytes:
-        """What is there, or comes next. Raises `Gone`."""
+        """Return bytes that have come, or that come next. Raises `Gone`."""
         while True:
             try:
                 data = self.socket.recv(CHUNK)
@@ -202,14 +202,14 @@ class Peer:
             return data
 
     async def read_head(self) -> str:
-        """The head of an HTTP response."""
+        """Return the head of an HTTP response."""
         while b"\r\n\r\n" not in self._buffer:
             self._buffer += await self.read()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         return head.decode("latin-1")
 
     async def read_frame(self) -> Frame:
-        """The next frame, of whatever kind. Raises `Gone`."""
+        """Return the next frame of any kind. Raises `Gone`."""
         first, second = await self._take(2)
         length = second & 0x7F
         if length == 126:
@@ -220,7 +220,7 @@ class Peer:
         return Frame(first & 0xF, data, fin=bool(first & 0x80), rsv=first >> 4 & 0x7)
 
     async def read_json(self) -> Any:
-        """The next message; pings before it are answered. Raises `Gone`, also on a close."""
+        """Return the next message, after answering pings. Raises `Gone`, also on a close."""
         while True:
             read = await self.read_frame()
             if read.opcode in (TEXT, BINARY):
@@ -231,7 +231,7 @@ class Peer:
                 raise Gone(reset=False)
 
     async def read_close(self) -> Frame | None:
-        """Read until the server says goodbye; ``None`` if it ends the connection without."""
+        """Read until the close frame; return ``None`` if the connection ends without one."""
         with suppress(Gone):
             while True:
                 read = await self.read_frame()
@@ -240,7 +240,7 @@ class Peer:
         return None
 
     async def read_to_end(self) -> int:
-        """Read until the server ends the connection; returns how many bytes came."""
+        """Read until the server ends the connection; return the number of bytes that came."""
         count = len(self._buffer)
         self._buffer.clear()
         with suppress(Gone):
@@ -249,13 +249,13 @@ class Peer:
         return count
 
     async def call(self, event: str, **fields: Any) -> Any:
-        """Send a command; the next message."""
+        """Send a command; return the next message."""
         await self.write(command(event, **fields))
         return await self.read_json()
 
     def finish(self) -> None:
         """Send FIN: nothing will follow."""
-        with suppress(OSError):  # the server was faster
+        with suppress(OSError):  # the server has closed first
             self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
@@ -278,7 +278,7 @@ class Peer:
 
 @asynccontextmanager
 async def tcp(port: int, *, receive_buffer: int | None = None) -> AsyncIterator[Peer]:
-    """A peer that has not said anything yet."""
+    """Yield a peer that has not sent anything yet."""
     peer = await Peer.connect(port, receive_buffer=receive_buffer)
     try:
         yield peer
@@ -294,7 +294,7 @@ async def opened(
     *,
     receive_buffer: int | None = None,
 ) -> AsyncIterator[Peer]:
-    """A peer whose opening handshake the server has accepted."""
+    """Yield a peer whose opening handshake the server has accepted."""
     async with tcp(port, receive_buffer=receive_buffer) as peer:
         head = await peer.open(path, headers)
         if " 101 " not in head.splitlines()[0]:
@@ -314,18 +314,18 @@ with connect(url, proxy=None) as client:
     for frame in client:
         print(frame, flush=True)
 """
-"""A program of a well-behaved client."""
+"""Program of a well-behaved client."""
 
 
 class ClientProcess:
-    """A well-behaved client, in a process of its own; it can be frozen."""
+    """A well-behaved client in a process of its own, which can be frozen."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self._output = b""
 
     async def line(self) -> str:
-        """What it says next: first ``open``, then each frame that it receives."""
+        """Return the next line of output: first ``open``, then each received frame."""
         assert self._process.stdout is not None
         while b"\n" not in self._output:
             self._output += await self._process.stdout.receive()
@@ -333,7 +333,7 @@ class ClientProcess:
         return line.decode()
 
     def freeze(self) -> None:
-        """It neither reads, writes nor ends; its kernel goes on to acknowledge."""
+        """Stop the process: it does not read, write or end; its kernel still acknowledges data."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -342,7 +342,7 @@ class ClientProcess:
 
 @asynccontextmanager
 async def client_process(port: int, *frames: str) -> AsyncIterator[ClientProcess]:
-    """It has connected, and sent these frames."""
+    """Yield a client that has connected, and sent these frames."""
     url = f"ws://127.0.0.1:{port}"
     async with await anyio.open_process(
         [sys.executable, "-c", CLIENT, url, *frames], stdin=None, stdout=PIPE, stderr=None
@@ -356,7 +356,7 @@ async def client_process(port: int, *frames: str) -> AsyncIterator[ClientProcess
 
 
 def _notify_closing(closing: socket.socket) -> None:
-    """Whoever waits for it, waits no more; the first versions of anyio cannot tell them."""
+    """Wake the tasks that wait for the socket; the first versions of anyio cannot."""
     if trio.lowlevel.in_trio_run():
         trio.lowlevel.notify_closing(closing)
     elif hasattr(anyio, "notify_closing"):

@@ -37,7 +37,7 @@ class Postgres:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """The URL of a new database. In the end, nobody may be connected to it any more."""
+        """Yield the URL of a new database; at the end, nobody may be connected to it any more."""
         name = f"test_{secrets.token_hex(8)}"
         self._execute("CREATE DATABASE {}", name)
         yield self.url(name)
@@ -49,7 +49,7 @@ class Postgres:
 
 
 def find_binaries() -> Path | None:
-    """The directory of ``postgres`` and ``initdb``: Debian's newest, or whatever is on PATH."""
+    """Return the directory of ``postgres`` and ``initdb``: Debian's newest, or that on PATH."""
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     path = os.pathsep.join([*map(str, debian), os.environ["PATH"]])
     server = shutil.which("postgres", path=path)
@@ -58,7 +58,7 @@ def find_binaries() -> Path | None:
 
 @contextmanager
 def running(binaries: Path) -> Iterator[Postgres]:
-    """A server with nothing in it; it ends with the context, however that ends."""
+    """Run an empty server, which ends with the context, however the context ends."""
     with TemporaryDirectory(prefix="postgres-") as name:
         directory = Path(name)
         password = secrets.token_hex(16)
@@ -74,7 +74,7 @@ def running(binaries: Path) -> Iterator[Postgres]:
 
 
 def run_in(directory: Path) -> dict[str, Any]:
-    """What `subprocess` needs to run PostgreSQL there: it refuses to be root."""
+    """Return the arguments with which `subprocess` runs PostgreSQL, which refuses to be root."""
     if os.geteuid() != 0:
         return {"cwd": directory}
     nobody = pwd.getpwnam("nobody")
@@ -90,7 +90,7 @@ def run_in(directory: Path) -> dict[str, Any]:
 def initialise(initdb: Path, directory: Path, password: str, options: dict[str, Any]) -> None:
     password_file = directory / "password"
     password_file.write_text(password)
-    password_file.chmod(0o644)  # inside of a directory that is for its owner alone
+    password_file.chmod(0o644)  # inside a directory that only its owner can read
     arguments = ["data", "--username=tests", f"--pwfile={password_file}", "--auth=scram-sha-256"]
     arguments += ["--encoding=UTF8", "--no-locale", "--no-sync"]
     done = subprocess.run([initdb, *arguments], stdout=PIPE, stderr=STDOUT, text=True, **options)
@@ -102,7 +102,7 @@ def initialise(initdb: Path, directory: Path, password: str, options: dict[str, 
 def started(
     postgres: Path, directory: Path, port: int, options: dict[str, Any]
 ) -> Iterator[subprocess.Popen[Any]]:
-    """A process of the server. Where there is ``setpriv``, it ends even if the tests are killed."""
+    """Run a process of the server, which with ``setpriv`` ends even if the tests are killed."""
     settings = [*KEEP_NOTHING, f"port={port}", *LOOPBACK_ONLY]
     command = [str(postgres), "-D", "data", *(f"--{setting}" for setting in settings)]
     if shutil.which("setpriv"):
@@ -118,7 +118,7 @@ def started(
 
 
 def accepts(server: Postgres, process: subprocess.Popen[Any]) -> bool:
-    """Whether the server accepts connections before it exits."""
+    """Return whether the server accepts connections before it exits."""
     for _ in range(TRIES):
         if process.poll() is not None:
             return False
@@ -126,7 +126,7 @@ def accepts(server: Postgres, process: subprocess.Popen[Any]) -> bool:
             psycopg.connect(server.url("postgres"), connect_timeout=5).close()
             return True
         except psycopg.OperationalError:
-            time.sleep(PAUSE)  # it tells nobody when it is ready
+            time.sleep(PAUSE)  # the server does not announce that it is ready
     raise TimeoutError("PostgreSQL takes too long to start")
 
 

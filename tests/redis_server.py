@@ -33,7 +33,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """On the port that it had before, if any; another program may take a free one first."""
+        """Start the server on its previous port, if any; else try ports that may be taken first."""
         for _ in range(3):
             port = self.port or free_port()
             if self._starts(port):
@@ -42,7 +42,7 @@ class RedisServer:
         raise RuntimeError("redis-server does not start")
 
     def kill(self) -> None:
-        """As ``kill -9``."""
+        """Kill the server like ``kill -9``."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -56,7 +56,7 @@ class RedisServer:
         self._process.send_signal(signal.SIGCONT)
 
     def command(self, *words: str | bytes) -> bytes:
-        """The raw answer to one command, by a connection of its own."""
+        """Return the raw answer to one command, by a connection of its own."""
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
             parts = [word.encode() if isinstance(word, str) else word for word in words]
             request = b"*%d\r\n" % len(parts)
@@ -67,7 +67,7 @@ class RedisServer:
     def _starts(self, port: int) -> bool:
         settings = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         command = [self._binary, *settings, "--dir", self._directory, *self._options]
-        if shutil.which("setpriv"):  # so that it ends even if the tests are killed
+        if shutil.which("setpriv"):  # so that the server ends even if the tests are killed
             command = ["setpriv", "--pdeathsig", "KILL", *command]
         self._process = subprocess.Popen(command, stdin=DEVNULL, stdout=DEVNULL)
         for _ in range(TRIES):
@@ -80,7 +80,7 @@ class RedisServer:
                         return True
             except OSError:
                 pass
-            time.sleep(PAUSE)  # it tells nobody when it is ready
+            time.sleep(PAUSE)  # the server does not announce that it is ready
         raise TimeoutError("redis-server takes too long to start")
 
 
@@ -90,9 +90,9 @@ def find_binary() -> str | None:
 
 @contextmanager
 def running(binary: str, *options: str) -> Iterator[RedisServer]:
-    """A server with nothing in it; it ends with the context, however that ends.
+    """Run an empty server, which ends with the context, however the context ends.
 
-    ``options`` are those of its command line.
+    ``options`` are options of its command line.
     """
     with TemporaryDirectory(prefix="redis-") as directory:
         server = RedisServer(binary, directory, options)
@@ -110,7 +110,7 @@ def free_port() -> int:
 
 
 class Proxy:
-    """A link to a server that can be made to lose everything, while it stays connected."""
+    """A link to a server that can lose all data while it stays connected."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -123,11 +123,11 @@ class Proxy:
         return f"redis://127.0.0.1:{self.port}"
 
     def redirect(self, port: int) -> None:
-        """New connections lead to another server; those that are open stay."""
+        """Lead new connections to another server; open connections stay."""
         self._to = port
 
     def swallow(self) -> None:
-        """From now on nothing comes through, in either direction."""
+        """Discard all data from now on, in both directions."""
         self._is_clear = anyio.Event()
 
     def let_through(self) -> None:
@@ -146,7 +146,7 @@ class Proxy:
         async with client:
             try:
                 server = await anyio.connect_tcp("127.0.0.1", self._to)
-            except OSError:  # nobody is there for now
+            except OSError:  # the server does not accept connections for now
                 return
             async with server, anyio.create_task_group() as tasks:
                 for source, target in ((client, server), (server, client)):

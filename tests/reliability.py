@@ -1,11 +1,11 @@
-"""The same attacks on several servers, and what each of them did: the table of docs/reliability.md.
+"""Attack several servers in the same ways, for the table of docs/reliability.md.
 
-``python tests/reliability.py`` prints the table; ``--output docs/reliability.md`` writes it there,
-between its markers. ``--help`` tells how to choose attacks, servers and the length. Every attack
-meets a server of its own, in a process of its own, on loopback; whoever attacks shares the machine
-with it. Pytest does not collect this: it measures, and finds nothing right or wrong.
+``python tests/reliability.py`` prints the table; ``--output docs/reliability.md`` writes the table
+into that file, between its markers. ``--help`` tells how to choose attacks, servers and the length.
+Every attack has a server of its own, in a process of its own, on loopback; the attacker runs on the
+same machine. Pytest does not collect this module, which measures without passing or failing.
 
-The servers are in reliability_servers.py, what is observed of them in reliability_observers.py.
+The servers are in reliability_servers.py, their observers in reliability_observers.py.
 """
 
 import argparse
@@ -63,7 +63,7 @@ BEGIN: Final = "<!-- measured: begin -->"
 END: Final = "<!-- measured: end -->"
 
 
-# The attacks: each returns what was measured, in a few words.
+# The attacks: each returns its measurements, in a few words.
 
 Facts = list[str]
 
@@ -136,7 +136,7 @@ async def slow_handler(server: str, seconds: float) -> Facts:
 
 
 async def answers(client: Any) -> int:
-    """How many come; the commands are all sent first, but what the server does not take yet."""
+    """Return the number of answers; all commands that the server takes are sent first."""
     count = 0
 
     async def send() -> None:
@@ -198,7 +198,7 @@ async def stopped(server: str, seconds: float) -> Facts:
 
 
 async def read_to_end(peer: Peer) -> tuple[int, str]:
-    """How many messages came, and with what the connection ended; a close frame is answered."""
+    """Return the number of messages and the end of the connection; answer a close frame."""
     replied = 0
     try:
         while True:
@@ -249,7 +249,7 @@ async def until_gone(peer: Peer) -> None:
 
 
 MALFORMED: Final = [case for name, case in PLAIN.items() if not name.startswith("too long")]
-"""What is too long for one server, is not for another."""
+"""Malformed frames, but for too long ones: lengths that one server refuses, another allows."""
 
 
 async def malformed(server: str, seconds: float) -> Facts:
@@ -274,10 +274,10 @@ ANSWERED_WITHIN: Final = 5
 
 
 async def end_of(victim: Victim, data: bytes, **headers: str) -> str:
-    """What becomes of a client that sends this."""
+    """Return what becomes of a client that sends this data."""
     end = f"not closed in {ANSWERED_WITHIN} s"
     async with opened(victim.port, headers=headers) as peer, anyio.create_task_group() as tasks:
-        await anyio.sleep(0.05)  # it is past its handshake
+        await anyio.sleep(0.05)  # the server is done with the handshake
         tasks.start_soon(write, peer, data)
         with anyio.move_on_after(ANSWERED_WITHIN):
             end = await answer_to(peer)
@@ -309,7 +309,7 @@ async def end_and_growth(server: str, data: bytes, **headers: str) -> Facts:
 
 
 SIZE: Final = 15 * MIB
-"""uvicorn's default allows a little more."""
+"""Bytes of a message, a little less than uvicorn allows by default."""
 
 
 async def long_message(server: str, seconds: float) -> Facts:
@@ -345,12 +345,12 @@ async def message_flood(server: str, seconds: float) -> Facts:
 
 
 def flood_with_commands(port: int, seconds: float) -> dict[str, int]:
-    """What the flooder gets. It runs in a process of its own: it takes a whole processor."""
+    """Return the counts of a flooder, which takes a whole processor in a process of its own."""
     return anyio.run(flood_again_and_again, port, seconds)
 
 
 async def flood_again_and_again(port: int, seconds: float) -> dict[str, int]:
-    """Whenever it is sent away, it comes again."""
+    """Connect again each time that the server closes the connection."""
     counts = Counter[str](connections=0, answers=0, refusals=0)
     with anyio.move_on_after(seconds):
         while True:
@@ -436,14 +436,16 @@ def in_bytes(size: int) -> str:
 
 
 FORWARDED: Final = 20
-"""Handshakes that come through a proxy."""
+"""Number of handshakes that come through a proxy."""
 CLIENT: Final = "192.0.2.7"
-"""The address that the proxy adds to the header."""
+"""Address that the proxy adds to the header."""
 
 
 def forwarded_handshake() -> bytes:
-    """Return an opening handshake with 32 KiB of addresses in lines of 8 KiB, most of which the
-    client has invented."""
+    """Return an opening handshake with 32 KiB of addresses in lines of 8 KiB.
+
+    Most of the addresses are invented by the client.
+    """
     name, end = b"X-Forwarded-For: ", CLIENT.encode() + b"\r\n"
     line = name + b"1," * ((8 * KIB - len(name + end)) // 2) + end
     return handshake().removesuffix(b"\r\n") + line * 4 + b"\r\n"
@@ -468,8 +470,10 @@ async def forwarded_handshakes(server: str, seconds: float) -> Facts:
 
 
 async def end_of_handshake(peer: Peer, request: bytes) -> str:
-    """Return how a handshake through the proxy ends, and whose address the server takes for the
-    client's if that is another one."""
+    """Return how a handshake through the proxy ends.
+
+    The result names the address that the server takes for the client's, if that is another one.
+    """
     try:
         await peer.write(request)
         status = status_of(await peer.read_head())
@@ -490,7 +494,7 @@ def status_of(head: str) -> int:
 
 
 ANN: Final = {KEY: "key of ann"}
-"""The header of a client who identifies itself in the opening handshake."""
+"""Header of a client who identifies itself in the opening handshake."""
 NOTES: Final = 40
 BETWEEN_NOTES: Final = 0.05
 
@@ -510,7 +514,7 @@ async def ignored_close(server: str, seconds: float) -> Facts:
                 await peer.write(command("note"))
                 await anyio.sleep(BETWEEN_NOTES)
         with anyio.move_on_after(PATIENCE):
-            await peer.read_to_end()  # nothing is run later than this
+            await peer.read_to_end()  # nothing runs after this
         notes = (await victim.seen())["notes"]
         code = "no close frame" if end is None else f"closed with {end.close_code}"
         return [code, f"{notes} of {NOTES} commands run"]
@@ -545,7 +549,7 @@ class Attack:
     title: str
     run: Callable[[str, float], Awaitable[Facts]]
     is_idle: bool = False
-    """It measures no work: so it may run against all servers at the same time."""
+    """True for an attack that measures no work, and so may run against all servers at once."""
 
 
 ATTACKS: Final[dict[str, Attack]] = {

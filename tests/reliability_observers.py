@@ -1,4 +1,4 @@
-"""A server under attack, in a process of its own, and what is observed of it meanwhile."""
+"""A server under attack, in a process of its own, and observers of what happens to it."""
 
 import json
 import socket
@@ -33,14 +33,14 @@ PATIENCE: Final = 30
 
 
 class Victim(Target):
-    """A server that runs, as seen by who attacks it."""
+    """A running server, as its attacker sees it."""
 
     def __init__(self, port: int, process: Process) -> None:
         super().__init__(port, process.pid)
         self.process = process
 
     async def seen(self) -> dict[str, int]:
-        """Return what became of all clients, once nothing happens any more."""
+        """Return the counts of the server, as it answers them to a new client."""
         async with opened(self.port) as peer:
             counts: dict[str, int] = (await peer.call("seen", id=1))["payload"]
             return counts
@@ -81,7 +81,7 @@ async def until_it_serves(port: int) -> None:
 
 
 async def warm_up(victim: Victim) -> None:
-    """Run once what imports and allocates, so that it is not counted as growth."""
+    """Run code that imports and allocates once, so that it is not counted as growth."""
     async with tcp(victim.port) as peer:
         if "permessage-deflate" in await peer.open(headers=DEFLATE):
             await peer.write(text(compressed(b'{"event": "online"}'), rsv=4))
@@ -89,20 +89,20 @@ async def warm_up(victim: Victim) -> None:
     async with opened(victim.port) as peer:
         await peer.call("listen", id=1)
         await peer.write(command("push", payload=["at once", 0.2], id=1))
-        with anyio.move_on_after(0.5):  # it is over then
+        with anyio.move_on_after(0.5):  # the push has ended by then
             while True:
                 await peer.read()
     await quiet(victim)
 
 
 async def quiet(victim: Victim) -> None:
-    """Wait until it knows nobody but who asks."""
+    """Wait until the server has no client but this one."""
     async with opened(victim.port) as peer:
         while (await peer.call("online", id=1))["payload"] != 1:
             await anyio.sleep(0.1)
 
 
-# Whom the attacks disturb.
+# The clients that the attacks disturb.
 
 
 class Slowest:
@@ -126,7 +126,7 @@ class Slowest:
 
 
 async def message(peer: Peer) -> bytes:
-    """The next one. Pings are answered meanwhile."""
+    """Return the next message, after answering pings."""
     while True:
         read = await peer.read_frame()
         if read.opcode == PING:
@@ -136,7 +136,7 @@ async def message(peer: Peer) -> bytes:
 
 
 class Bystander:
-    """Another client, which behaves: it asks again and again how many are connected."""
+    """A well-behaved client that asks again and again how many clients are connected."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -165,7 +165,7 @@ async def bystander(victim: Victim) -> AsyncIterator[Bystander]:
 
 @asynccontextmanager
 async def listener(victim: Victim) -> AsyncIterator[Slowest]:
-    """One more that reads what is pushed, and for how long nothing comes."""
+    """Connect a client that reads what is pushed; yield the longest time in which nothing came."""
     gap = Slowest()
 
     async def read(peer: Peer) -> None:
@@ -182,7 +182,7 @@ async def listener(victim: Victim) -> AsyncIterator[Slowest]:
 
 
 class Departure:
-    """Record of whether and when the app, and the server, let go of a client."""
+    """Record of when the app forgot a client, and the server closed its socket, if ever."""
 
     def __init__(self, victim: Victim, client: Bystander) -> None:
         self._victim, self._client = victim, client
@@ -192,7 +192,7 @@ class Departure:
         self._dropped: float | None = None
 
     async def wait(self, seconds: float, *, beyond: float = 1) -> None:
-        """So long; or a little ``beyond`` it, if that is sooner."""
+        """Wait this long, or until ``beyond`` seconds after both, if that is sooner."""
         with anyio.move_on_after(seconds):
             while self._dropped is None or self._given_up is None:
                 self._look()

@@ -1,7 +1,7 @@
 """The servers that tests/reliability.py attacks: one program, on several libraries.
 
-``python reliability_servers.py NAME PORT OPTIONS`` runs one of `SERVERS`. The options are the
-library's own, as JSON.
+``python reliability_servers.py NAME PORT OPTIONS`` runs one of `SERVERS`. The options, as JSON, are
+options of its library.
 """
 
 import asyncio
@@ -34,20 +34,23 @@ from websuckets.session import Session
 
 HOST: Final = "127.0.0.1"
 PROXY: Final = HOST
-"""The address of the proxy whose ``X-Forwarded-For`` every server believes."""
+"""Address of the proxy whose ``X-Forwarded-For`` every server believes."""
 
-# Used by all of the servers.
+# Used by all servers.
 
 Start = Callable[..., object]
-"""Starts a task: the function, and its arguments."""
+"""A function that starts a task: takes the function of the task, and its arguments."""
 Send = Callable[[Any, str], Awaitable[None]]
 Close = Callable[[Any, int], Awaitable[None]]
 
 
 @dataclass
 class Counts:
-    """Counts of what the commands have done: transactions by their end, notes that were taken,
-    and queries for a user that have begun."""
+    """Counts of what the commands have done.
+
+    The counts are of transactions by their end, of notes that were taken, and of queries for a user
+    that have begun.
+    """
 
     committed: int = 0
     rolled_back: int = 0
@@ -63,7 +66,7 @@ def seen() -> dict[str, int]:
 
 
 class Transaction:
-    """Stands for that of a database."""
+    """A substitute for a transaction of a database."""
 
 
 @contextmanager
@@ -77,7 +80,7 @@ def transaction() -> Iterator[Transaction]:
 
 
 class Item(BaseModel):
-    """A model with as many required fields as is ordinary."""
+    """A model with a usual number of required fields."""
 
     sku: str
     title: str
@@ -92,8 +95,10 @@ QUERY: Final = 0.5
 
 
 class Accounts:
-    """Stands for a table of a database: the users by the keys that they identify themselves with
-    in the opening handshake."""
+    """A substitute for a table of a database.
+
+    Users are found by the keys with which they identify themselves in the opening handshake.
+    """
 
     def __init__(self) -> None:
         self._users = {"key of ann": "ann"}
@@ -113,19 +118,19 @@ class Accounts:
 
 ACCOUNTS: Final = Accounts()
 KEY: Final = "X-Key"
-"""The header with the key. Only the clients of some attacks send one."""
+"""Header with the key. Only the clients of some attacks send it."""
 
 
 @dataclass
 class Feed:
-    """Pushes messages to whoever listens."""
+    """A feed that pushes messages to its listeners."""
 
     start: Start
     send: Send
     listeners: list[Any] = field(default_factory=list)
 
     async def push(self, how: str, seconds: float) -> None:
-        """``"in turn"`` waits for each listener, ``"at once"`` for nobody."""
+        """Push messages: ``"in turn"`` waits for each listener, ``"at once"`` for none."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             message = chunk()
@@ -139,7 +144,7 @@ class Feed:
     async def send_to(self, listener: Any, message: str) -> None:
         try:
             await self.send(listener, message)
-        except (ConnectionClosed, WebSocketDisconnect, RuntimeError):  # starlette has both
+        except (ConnectionClosed, WebSocketDisconnect, RuntimeError):  # starlette raises both
             with suppress(ValueError):
                 self.listeners.remove(listener)
 
@@ -163,7 +168,7 @@ class Client:
 
 
 class Program:
-    """The commands, as one writes them without a framework for them."""
+    """Commands, written without a framework for them."""
 
     def __init__(self, start: Start, send: Send, close: Close) -> None:
         self.feed = Feed(start, send)
@@ -171,7 +176,7 @@ class Program:
         self._close = close
 
     async def reply(self, client: Client, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Return ``None`` for a command that is not answered."""
+        """Return the reply, or ``None`` for a command that is not answered."""
         try:
             payload = await self.answer(client, message["event"], message.get("payload"))
         except ValidationError as error:
@@ -244,7 +249,7 @@ def address_of(connection: Any) -> str:
 
 
 async def serve_by_hand(program: Program, connection: Any) -> None:
-    """The loop that the documentation of ``websockets`` begins with."""
+    """Serve a connection by the loop with which the documentation of ``websockets`` begins."""
     with (
         program.connected(connection, address_of(connection), connection.user) as client,
         suppress(ConnectionClosed),
@@ -256,7 +261,7 @@ async def serve_by_hand(program: Program, connection: Any) -> None:
 
 
 TASKS: Final = set[asyncio.Task[None]]()
-"""asyncio itself keeps none of them."""
+"""Tasks that run: asyncio itself keeps no reference to them."""
 
 
 def start_on_asyncio(function: Callable[..., Coroutine[Any, Any, None]], *arguments: Any) -> None:
@@ -318,7 +323,7 @@ def fastapi_app() -> FastAPI:
     async def endpoint(socket: WebSocket) -> None:
         user = await ACCOUNTS.user_of(socket.headers.get(KEY))
         await socket.accept()
-        assert socket.client is not None  # uvicorn knows it, from the header as well
+        assert socket.client is not None  # uvicorn knows the address, also from the header
         with (
             program.connected(socket, socket.client.host, user) as client,
             suppress(WebSocketDisconnect),
@@ -466,7 +471,7 @@ SERVERS: Final[dict[str, Serve]] = {
     "websuckets, uvicorn": ours_on_uvicorn,
 }
 LEFT_OUT: Final = ["FastAPI, uvicorn with the two options"]
-"""Unless it is asked for."""
+"""Servers that are left out unless they are asked for."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An app with channels, for the tests of everything that reaches many."""
+"""An app with channels, for the tests of delivery to many."""
 
 from typing import Any
 

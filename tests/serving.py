@@ -39,7 +39,7 @@ async def by_uvicorn(app: WebSuckets, ws: Any) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def uvicorn_running(app: Any, **options: Any) -> AsyncIterator[Server]:
-    """Any ASGI application."""
+    """Serve any ASGI application."""
     listener = listening_socket()
     server = Uvicorn(uvicorn.Config(app, log_config=None, **options))
     task = asyncio.create_task(server.serve([listener]))
@@ -51,7 +51,7 @@ async def uvicorn_running(app: Any, **options: Any) -> AsyncIterator[Server]:
 
 
 class Uvicorn(uvicorn.Server):
-    """Stops at once when it is told to: uvicorn itself asks every 0.1 s whether it should."""
+    """A server that stops at once: uvicorn itself checks every 0.1 s whether it should stop."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -83,7 +83,7 @@ async def by_hypercorn(app: WebSuckets) -> AsyncIterator[Server]:
         await serve(host, config, shutdown_trigger=stopping.wait)
         stopped.set()
 
-    task = spawn(run)  # nobody's child: clients come and go in another order
+    task = spawn(run)  # not in a task group: clients come and go in another order
     try:
         async with app.lifespan():
             yield address
@@ -94,7 +94,7 @@ async def by_hypercorn(app: WebSuckets) -> AsyncIterator[Server]:
 
 
 async def accepting(address: Server) -> None:
-    """Wait until somebody listens there."""
+    """Wait until a server listens at this address."""
     with anyio.fail_after(TIMEOUT):
         while True:
             with suppress(OSError):
@@ -104,7 +104,7 @@ async def accepting(address: Server) -> None:
 
 
 def mounted(app: WebSuckets) -> Any:
-    """A host that is told when to start and to stop, and does not tell the app."""
+    """Return a host that does not pass start and stop on to the app."""
 
     async def host(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
@@ -118,7 +118,7 @@ def mounted(app: WebSuckets) -> Any:
 
 
 def listening_socket() -> socket.socket:
-    """It queues clients until the server takes it over."""
+    """Return a socket that queues clients until the server takes it over."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()
@@ -131,7 +131,7 @@ def address_of(listener: socket.socket) -> Server:
 
 
 class InMemory:
-    """Takes the place of an address."""
+    """A substitute for the address of a server, for an app in memory."""
 
     def __init__(self, app: WebSuckets, running: RunningApp) -> None:
         self._app = app
@@ -181,7 +181,7 @@ SERVINGS: dict[str, tuple[str, Serving]] = {
     "uvicorn, wsproto": ("asyncio", partial(by_uvicorn, ws="wsproto")),
     "hypercorn": ("asyncio trio", by_hypercorn),
 }
-"""Every way in which an app can be served, and on which event loops."""
+"""Ways in which an app can be served, each with its event loops."""
 
 HEAVY: frozenset[tuple[str, str]] = frozenset(
     {("uvicorn, wsproto", "asyncio"), ("hypercorn", "asyncio")}

@@ -1,4 +1,4 @@
-"""Every session store, for the tests that hold all of them to the same."""
+"""Session stores of every kind, for the tests that all of them must pass."""
 
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -20,8 +20,11 @@ from websuckets.store import MemorySessionStore, SessionStore
 
 @dataclass(frozen=True)
 class Stores:
-    """A store by its lifetime and the records of one user that it keeps, and the providers by which
-    several nodes share one."""
+    """A kind of store.
+
+    ``make`` takes the lifetime and the records of one user; ``providers`` let several nodes share a
+    store.
+    """
 
     make: Callable[[float, int], SessionStore]
     providers: Callable[[], list[Provider]]
@@ -52,4 +55,4 @@ STORES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[
     "memory": in_memory,
     "redis": in_redis,
 }
-"""Every one there is."""
+"""Every kind of store, by name."""

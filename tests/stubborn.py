@@ -1,7 +1,7 @@
 """A program that does not want to stop, in a process of its own.
 
-Its arguments are how it is started, one of `STARTS`, and its `Limits` as JSON. What its commands
-wait for is a line, or the end, of its standard input; what they do is on its standard output.
+The arguments of the program are how it is started, one of `STARTS`, and its `Limits` as JSON. Its
+commands wait for a line, or the end, of its standard input, and write to its standard output.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ STARTS: Final[dict[str, Callable[[WebSuckets], None]]] = {
     "trio.run": lambda app: trio.run(app, "127.0.0.1", 0),
     "app.run on trio": lambda app: app.run("127.0.0.1", 0, backend="trio"),
 }
-"""As the documentation starts programs."""
+"""Ways to start a program, as in the documentation."""
 
 
 async def ignore() -> None:
@@ -61,23 +61,23 @@ async def block() -> None:
 
 
 async def executor() -> None:
-    """A thread of asyncio's."""
+    """Block a thread of asyncio's."""
     await asyncio.to_thread(time.sleep, FOR_EVER)
 
 
 async def pool() -> None:
-    """A thread of the program's own."""
+    """Block a thread of the program's own."""
     threads = ThreadPoolExecutor()
     await asyncio.get_running_loop().run_in_executor(threads, time.sleep, FOR_EVER)
 
 
 async def compute() -> None:
-    """Python runs no handler of signals meanwhile."""
+    """Compute while Python runs no handler of signals."""
     hashlib.pbkdf2_hmac("sha256", b"", b"", 1 << 30)
 
 
 async def match() -> None:
-    """No thread of Python runs meanwhile."""
+    """Match while no thread of Python runs."""
     re.match("(a+)+$", "a" * 50 + "b")
 
 
@@ -91,7 +91,7 @@ WAYS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
     "compute": compute,
     "match": match,
 }
-"""Not to stop when told to."""
+"""Ways not to stop when told to."""
 
 OfMessage = NewType("OfMessage", object)
 OfConnection = NewType("OfConnection", object)
@@ -99,7 +99,7 @@ OfApp = NewType("OfApp", object)
 
 
 class Late(Provider):
-    """Finalisers of every scope that do not want to stop, if they are asked for."""
+    """Finalisers of every scope that do not stop, for commands that depend on them."""
 
     @provide(scope=Scope.REQUEST)
     async def of_message(self) -> AsyncIterator[OfMessage]:
@@ -123,7 +123,7 @@ go_on = anyio.Event()
 
 @group.command("wait")
 async def wait(socket: Socket) -> str:
-    """Until it may go on."""
+    """Wait until the command may go on."""
     await socket.send("begun")
     await go_on.wait()
     return "done"
@@ -131,7 +131,7 @@ async def wait(socket: Socket) -> str:
 
 @group.command("note")
 async def note(socket: Socket) -> None:
-    """In two steps."""
+    """Write two lines, with a checkpoint in between."""
     say("begin")
     await anyio.sleep(0)
     say("end")
@@ -226,13 +226,13 @@ async def let_go_on() -> None:
 
 @dataclass
 class Program:
-    """This one, as its parent sees it."""
+    """This program, as its parent sees it."""
 
     process: Process
     log: list[str] = field(default_factory=list)
-    """What it has logged, as far as it was read."""
+    """Lines of its log that were read so far."""
     output: str = ""
-    """What it said, once it `ended`."""
+    """Output of the program, once `ended` has returned."""
 
     def __post_init__(self) -> None:
         assert self.process.stderr is not None
@@ -240,7 +240,7 @@ class Program:
         self.server = Server(None, ())
 
     async def logs(self, text: str) -> str:
-        """The next line that holds the text. Raises `anyio.IncompleteRead` where there is none."""
+        """Return the next line with this text. Raises `anyio.IncompleteRead` if there is none."""
         while True:
             line = (await self._lines.receive_until(b"\n", 1 << 16)).decode()
             self.log.append(f"{line}\n")
@@ -251,12 +251,12 @@ class Program:
         self.process.send_signal(number)
 
     async def go_on(self) -> None:
-        """Let commands go on that wait for that."""
+        """Let waiting commands go on."""
         assert self.process.stdin is not None
         await self.process.stdin.aclose()
 
     async def ended(self, within: float = TIMEOUT) -> int:
-        """Its exit code."""
+        """Return the exit code of the program, once it ends."""
         assert self.process.stdout is not None
         with anyio.fail_after(within):
             try:
@@ -268,13 +268,13 @@ class Program:
             return await self.process.wait()
 
     def errors(self, level: str = "ERROR") -> list[str]:
-        """Lines of this level of our log."""
+        """Return lines of this level of our log."""
         return [line for line in self.log if f" {level} websuckets" in line]
 
 
 @asynccontextmanager
 async def started(start: str, **limits: Any) -> AsyncIterator[Program]:
-    """The program, listening."""
+    """Run the program, and yield it once it listens."""
     command = [sys.executable, __file__, start, json.dumps(limits)]
     async with await anyio.open_process(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:
         program = Program(process)

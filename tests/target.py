@@ -1,6 +1,6 @@
-"""An app that is attacked, in a process of its own, so that nothing else moves its memory.
+"""An app that is attacked, in a process of its own, so that only the app changes its memory.
 
-As a program it serves until its standard input ends, and says its port first.
+As a program it prints its port, and serves until its standard input ends.
 """
 
 import json
@@ -28,7 +28,7 @@ SIZE: Final = 64 * 1024
 EVERY: Final = 0.01
 MIB: Final = 1024 * 1024
 ADVISED: Final = {"max_size": 64 * 1024, "per_message_deflate": False}
-"""What uvicorn bounds by itself, if it is told to."""
+"""Bounds of uvicorn itself, if they are set."""
 CAN_BE_WATCHED: Final = Path("/proc/self/clear_refs").exists()
 
 group = CommandGroup()
@@ -51,7 +51,7 @@ async def sleep(socket: Socket, model: Payload[float]) -> None:
 
 @group.command("errors")
 async def errors(socket: Socket) -> list[str]:
-    """What was logged that an operator would be woken up for."""
+    """Return what was logged that an operator would be woken up for."""
     return Errors.seen
 
 
@@ -94,7 +94,7 @@ async def by_a_task_of_the_app(socket: Socket, *, tasks: AppTasks, session: Sess
 
 
 async def push_in_turn(session: Session) -> None:
-    """To one after the other, waiting for each."""
+    """Send to one listener after the other, waiting for each."""
     while sockets := listening(session):
         for socket in sockets:
             await send(socket, chunk())
@@ -107,7 +107,7 @@ async def by_a_task_for_each(socket: Socket, *, tasks: AppTasks, session: Sessio
 
 
 async def push_at_once(session: Session, tasks: AppTasks) -> None:
-    """To all at the same time, waiting for nobody."""
+    """Send to all listeners at the same time, waiting for none."""
     while sockets := listening(session):
         message = chunk()
         for socket in sockets:
@@ -130,7 +130,7 @@ async def push_by_broadcast(session: Session) -> None:
 
 
 def chunk() -> str:
-    """Each takes memory of its own."""
+    """Return a text that takes memory of its own."""
     return "x" * SIZE
 
 
@@ -140,15 +140,15 @@ async def send(socket: Socket, message: str) -> None:
 
 
 def listening(session: Session) -> list[Any]:
-    """Those who have asked for it by their path."""
+    """Return the connections that have asked for messages by their path."""
     sockets = [user.socket for user in session.online.values()]
     return [socket for socket in sockets if socket.request and socket.request.path == "/listen"]
 
 
 class Errors(logging.Handler):
-    """Keeps what is logged at ERROR and above, by whomever."""
+    """A handler that keeps what is logged at ERROR and above, by any logger."""
 
-    seen: list[str] = []  # noqa: RUF012  # there is one, and its name is global anyhow
+    seen: list[str] = []  # noqa: RUF012  # there is one instance, and its name is global anyhow
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -173,11 +173,11 @@ async def main(server: str, limits: dict[str, Any], options: dict[str, Any]) -> 
     async with serving(app, server, options) as address:
         print(address.port, flush=True)
         await anyio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
-        os._exit(0)  # it is attacked: it may not be able to stop
+        os._exit(0)  # the app is attacked: it may not be able to stop
 
 
 class Target:
-    """The process, as seen by who attacks it."""
+    """The process, as its attacker sees it."""
 
     def __init__(self, port: int, pid: int) -> None:
         self.port = port
@@ -185,18 +185,18 @@ class Target:
         self._before = 0
 
     def watch(self) -> None:
-        """From now on, see how its memory grows."""
+        """Begin to measure the growth of its memory."""
         (self._process / "clear_refs").write_text("5")  # forgets the peak
         self._before = self._status("VmRSS")
 
     @property
     def growth(self) -> int:
-        """By how many bytes, at the highest."""
+        """Bytes by which its memory has grown, at the highest."""
         return self._status("VmHWM") - self._before
 
     @property
     def sockets(self) -> int:
-        """How many it has open, those that listen or wake its loop included."""
+        """Number of its open sockets, those that listen or wake its loop included."""
         count = 0
         for descriptor in (self._process / "fd").iterdir():
             with suppress(OSError):
@@ -214,7 +214,7 @@ class Target:
 async def running_target(
     server: str, backend: str, limits: dict[str, Any], options: dict[str, Any]
 ) -> AsyncIterator[Target]:
-    """Served by ``websockets``, or ``uvicorn, `` and its implementation."""
+    """Run the app under ``websockets``, or under ``uvicorn, `` and one of its implementations."""
     arguments = [server, backend, json.dumps(limits), json.dumps(options)]
     async with await anyio.open_process(
         [sys.executable, __file__, *arguments],
@@ -234,7 +234,7 @@ async def running_target(
 
 
 async def _warm_up(target: Target) -> None:
-    """What is imported and allocated once, is no growth."""
+    """Make the process import and allocate once, so that this is not counted as growth."""
     async with opened(target.port, "/listen") as peer:
         await peer.call("ping")
         await peer.write(command("chunks"))
@@ -244,7 +244,7 @@ async def _warm_up(target: Target) -> None:
 
 
 async def alone(target: Target) -> None:
-    """Wait until the app knows nobody else."""
+    """Wait until the app has no other client."""
     async with opened(target.port) as observer:
         await until_online(observer, 1)
 

@@ -1,4 +1,4 @@
-"""Who may connect: from which page, to which path, through which proxy."""
+"""Admission of clients: from which page, to which path, through which proxy."""
 
 from contextlib import suppress
 from ipaddress import ip_address
@@ -44,7 +44,7 @@ def group() -> CommandGroup:
 
 
 async def status(server: Any, path: str = "/", **headers: str) -> int:
-    """What a client gets that connects: 101, or the status of a refusal."""
+    """Return the status that a connecting client gets: 101, or the status of a refusal."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     at = type(server)(server.port, (f"ws://127.0.0.1:{server.port}{path}",))
     try:
@@ -76,13 +76,13 @@ async def status(server: Any, path: str = "/", **headers: str) -> int:
 async def test_pages_that_may_connect(
     on_sockets: Serving, group: CommandGroup, origins: Any, origin: dict[str, str], expected: int
 ) -> None:
-    """Compared as a whole; a missing origin is no page."""
+    """Expect origins to be compared as a whole; a missing origin is not a page."""
     async with on_sockets(app_with(group, origins=origins)) as server:
         assert await status(server, **origin) == expected
 
 
 async def test_two_origins_are_none(group: CommandGroup) -> None:
-    """No browser sends them."""
+    """Expect a refusal of two origins, which no browser sends."""
     admission = Admission.of([PAGE], (), (), None, None)
     twice = Headers([("Origin", PAGE), ("Origin", PAGE)])
     refusal = admission.refusal("/", twice)
@@ -105,13 +105,13 @@ async def test_two_origins_are_none(group: CommandGroup) -> None:
 async def test_where_clients_connect(
     on_sockets: Serving, group: CommandGroup, path: str | None, asked: str, expected: int
 ) -> None:
-    """Elsewhere there is nothing."""
+    """Expect 404 at any other path."""
     async with on_sockets(app_with(group, path=path)) as server:
         assert await status(server, asked) == expected
 
 
 async def test_the_health_of_an_app(on_sockets: Serving, group: CommandGroup) -> None:
-    """On the same port, where nobody is upgraded; other requests are told to."""
+    """Expect health at the same port, without an upgrade; other requests get 426."""
     async with on_sockets(app_with(group, path="/ws")) as server:
         assert await get(server, "/health") == 200
         assert await get(server, "/health?verbose=1") == 200
@@ -126,7 +126,7 @@ async def test_the_health_of_an_app(on_sockets: Serving, group: CommandGroup) ->
 
 @pytest.mark.on_asyncio
 async def test_paths_of_a_mounted_app(group: CommandGroup) -> None:
-    """Are those within what it is mounted under."""
+    """Expect paths to be relative to the place where the app is mounted."""
     app = app_with(group, path="/chat")
     host = Starlette(routes=[Mount("/ws", app.asgi)])
     async with uvicorn_running(host, lifespan="off") as server:
@@ -138,7 +138,7 @@ async def test_paths_of_a_mounted_app(group: CommandGroup) -> None:
 
 
 async def test_asking_for_the_head_alone(on_sockets: Serving, group: CommandGroup) -> None:
-    """It is that of a GET, and nothing follows."""
+    """Expect the head of the answer to a GET, and no body."""
     request = b"HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     async with on_sockets(app_with(group)) as server, await stream_to(server) as stream:
         await stream.send(request)
@@ -157,7 +157,7 @@ async def stream_to(server: Any) -> Any:
 
 
 async def test_health_while_the_app_stops(group: CommandGroup) -> None:
-    """503, for as long as anybody still has something to finish; so does who wants to connect."""
+    """Expect 503 for health, and for new clients, while any connection has something to finish."""
     started, go_on = anyio.Event(), anyio.Event()
 
     @group.command("wait")
@@ -193,7 +193,7 @@ async def test_health_while_the_app_stops(group: CommandGroup) -> None:
 
 
 class Hooked:
-    """Keeps what an ``on_handshake`` hook has seen."""
+    """A record of what an ``on_handshake`` hook has seen."""
 
     def __init__(self, group: CommandGroup, **options: Any) -> None:
         self.paths: list[str] = []
@@ -212,8 +212,10 @@ class Hooked:
 async def test_a_path_has_one_name_however_it_is_written(
     on_sockets: Serving, group: CommandGroup, target: str
 ) -> None:
-    """So that a hook cannot be evaded by writing it in another way; servers that find it wrong
-    answer it themselves."""
+    """Expect one path in all ways to write it, so that no hook can be evaded by another way.
+
+    Servers that find the way of writing wrong answer it themselves.
+    """
     hooked = Hooked(group)
     async with on_sockets(hooked.app) as server, tcp(server.port) as peer:
         with suppress(Gone):
@@ -236,7 +238,7 @@ async def test_a_path_has_one_name_however_it_is_written(
     ],
 )
 def test_the_path_of_a_request(target: str, path: str) -> None:
-    """In the absolute form, too, which is no way around a comparison."""
+    """Expect the path also of a request in the absolute form, which must not evade a comparison."""
     assert path_of(Request(target, Headers())) == path
 
 
@@ -255,7 +257,7 @@ def test_the_path_of_a_request(target: str, path: str) -> None:
     ],
 )
 def test_an_app_is_mounted_under_whole_names(root: str, path: str, within: str) -> None:
-    """Not under the beginning of one; a proxy may have removed it already."""
+    """Expect no match for the beginning of a name; a proxy may have removed the name already."""
     assert path_within({"path": path, "root_path": root}) == within
 
 
@@ -283,7 +285,7 @@ async def test_cookies_in_several_headers_in_memory(group: CommandGroup) -> None
 async def test_more_cookies_than_anybody_needs_are_refused(
     on_sockets: Serving, group: CommandGroup
 ) -> None:
-    """Before any hook parses them, which may take it long."""
+    """Expect a refusal before any hook parses the cookies, which may take it long."""
     hooked = Hooked(group)
     async with on_sockets(hooked.app) as server:
         for times, expected in ((1, 101), (2, 101), (3, 431)):
@@ -299,7 +301,7 @@ async def test_more_cookies_than_anybody_needs_are_refused(
 async def test_a_header_that_should_come_once_is_the_clients_mistake(
     on_sockets: Serving, group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not a failure of the hook that reads it: strangers do not fill the log."""
+    """Expect the error not to be a failure of the hook that reads the header, nor in the log."""
     app = app_with(group)
 
     @app.on_handshake
@@ -316,7 +318,7 @@ async def test_a_header_that_should_come_once_is_the_clients_mistake(
 
 
 async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
-    """The app's first that the client offers; none is as good."""
+    """Expect the first of the app's subprotocols that the client offers; none is accepted, too."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
     async with on_sockets(app) as server:
         for offered, agreed in (
@@ -331,7 +333,7 @@ async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
 
 
 async def test_subprotocols_in_memory(group: CommandGroup) -> None:
-    """A test offers them as a client does."""
+    """Expect a test client to offer subprotocols as a real client does."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
     async with TestClient(app, headers={"Sec-WebSocket-Protocol": "chat.v1, x"}) as client:
         assert (await client.call("subprotocol")).payload == "chat.v1"
@@ -340,7 +342,7 @@ async def test_subprotocols_in_memory(group: CommandGroup) -> None:
 
 
 async def test_subprotocols_that_are_given_to_serve(group: CommandGroup) -> None:
-    """They are websockets' own."""
+    """Expect the option ``subprotocols`` of ``websockets`` to be applied."""
     app = app_with(group, subprotocols=["ignored"])
     async with app.serve("127.0.0.1", 0, subprotocols=["theirs"]) as server:
         async with dial(server, subprotocols=["theirs"]) as client:
@@ -350,7 +352,7 @@ async def test_subprotocols_that_are_given_to_serve(group: CommandGroup) -> None
 async def test_the_address_of_a_client_behind_a_proxy(
     on_sockets: Serving, group: CommandGroup
 ) -> None:
-    """As a trusted proxy says it, however many stand between."""
+    """Expect the address that a trusted proxy names, however many proxies stand between."""
     app = app_with(group, trusted_proxies=["127.0.0.0/8", "10.0.0.0/8"])
     forwarded = {"X-Forwarded-For": "1.1.1.1, 203.0.113.9, 10.1.2.3"}
     async with on_sockets(app) as server, dial(server, additional_headers=forwarded) as client:
@@ -359,7 +361,7 @@ async def test_the_address_of_a_client_behind_a_proxy(
 
 @pytest.mark.on_asyncio
 async def test_nobody_else_says_where_a_client_is(group: CommandGroup) -> None:
-    """Without a trusted proxy the header is the client's own."""
+    """Expect the header to be ignored without a trusted proxy: the client may have written it."""
     forwarded = {"X-Forwarded-For": "203.0.113.9"}
     async with app_with(group).serve("127.0.0.1", 0) as server:
         async with dial(server, additional_headers=forwarded) as client:
@@ -398,13 +400,13 @@ TRUSTED = Admission.of(None, ["10.0.0.0/8", "unix", "2001:db8::/32"], (), None, 
     ],
 )
 def test_what_a_proxy_is_believed(peer: Any, forwarded: list[str], client: Any) -> None:
-    """The last address that is no trusted proxy; nothing that is no address."""
+    """Expect the last address that is not a trusted proxy, and no text that is not an address."""
     headers = Headers([("X-Forwarded-For", value) for value in forwarded])
     assert TRUSTED.address_of(peer, headers) == client
 
 
 def test_addresses_before_the_clients_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client may send any number of them."""
+    """Expect addresses before the client's, of which it may send any number, not to be read."""
     looked_at: list[str] = []
 
     def recorded(host: str) -> Any:
@@ -418,7 +420,7 @@ def test_addresses_before_the_clients_are_not_looked_at(monkeypatch: pytest.Monk
 
 
 def test_proxies_may_be_written_as_mapped_addresses() -> None:
-    """They are those of IPv4."""
+    """Expect mapped addresses of proxies to equal their IPv4 addresses."""
     admission = Admission.of(None, ["::ffff:10.0.0.0/104"], (), None, None)
     headers = Headers([("X-Forwarded-For", "203.0.113.9")])
     assert admission.address_of(("10.1.2.3", 5), headers) == ("203.0.113.9", 0)
@@ -426,13 +428,13 @@ def test_proxies_may_be_written_as_mapped_addresses() -> None:
 
 
 def test_a_unix_socket_is_not_trusted_by_itself() -> None:
-    """Whoever may write to it, could say anything."""
+    """Expect no trust in a unix socket by itself: whoever may write to it could say anything."""
     admission = Admission.of(None, ["10.0.0.0/8"], (), None, None)
     assert admission.address_of("", Headers([("X-Forwarded-For", "203.0.113.9")])) == ""
 
 
 def test_what_tells_clients_apart() -> None:
-    """An address, of IPv6 the network that a client has, and no port."""
+    """Expect clients to be told apart by IPv4 address or IPv6 network, without the port."""
     assert client_of(("10.0.0.1", 1)) == client_of(("10.0.0.1", 2))
     assert client_of(("10.0.0.1", 1)) != client_of(("10.0.0.2", 1))
     assert client_of(("2001:db8::1", 1, 0, 0)) == client_of(("2001:db8::2%eth0", 2, 0, 0))
@@ -473,7 +475,7 @@ async def test_origins_that_clients_send_may_be_listed(group: CommandGroup, orig
 async def test_clients_without_a_page_do_not_stand_for_pages_without_an_origin(
     group: CommandGroup,
 ) -> None:
-    """``None`` lets no sandboxed frame in."""
+    """Expect ``None`` among the origins not to admit a sandboxed frame."""
     with pytest.raises(HandshakeRefused):
         async with TestClient(app_with(group, origins=[None]), headers={"Origin": "null"}):
             pass
@@ -510,7 +512,7 @@ async def test_clients_without_a_page_do_not_stand_for_pages_without_an_origin(
     ],
 )
 def test_an_origin_that_no_browser_sends_is_refused(origin: str, remedy: str) -> None:
-    """It would lock the page out without a word; the error says what to write."""
+    """Expect an error that says what to write: the origin would silently lock the page out."""
     with pytest.raises(ConfigurationError) as refused:
         WebSuckets(origins=[origin])
     assert remedy in str(refused.value)
@@ -553,6 +555,6 @@ def test_an_origin_that_no_browser_sends_is_refused(origin: str, remedy: str) ->
     ],
 )
 def test_what_can_mean_nothing_is_refused(wrong: dict[str, Any], remedy: str) -> None:
-    """With what to write instead."""
+    """Expect an error that says what to write instead."""
     with pytest.raises(ConfigurationError, match=remedy):
         WebSuckets(**wrong)

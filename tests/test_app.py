@@ -1,4 +1,4 @@
-"""Starting, serving, stopping."""
+"""Start, service and stop of an app."""
 
 import asyncio
 import gc
@@ -67,7 +67,7 @@ def echo_group(prefix: str = "") -> CommandGroup:
 
 
 async def test_tls() -> None:
-    """`ssl` makes it wss."""
+    """Expect the option `ssl` to make the URL a wss one."""
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(server_context)
@@ -81,7 +81,7 @@ async def test_tls() -> None:
 
 
 async def test_a_unix_socket(tmp_path: Path) -> None:
-    """`path` makes it one; there is no port."""
+    """Expect a unix socket, and no port, for the option `path`."""
     path = str(tmp_path / "s")
     async with app_with(echo_group()).serve(path=path) as server:
         assert (server.port, server.urls) == (None, (f"unix:{path}",))
@@ -91,14 +91,14 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
 
 
 async def test_ipv6() -> None:
-    """The address is written as in a URL."""
+    """Expect the URL to have the address in brackets."""
     async with app_with(echo_group()).serve("::1", 0) as server, dial(server) as client:
         assert client.server.urls == (f"ws://[::1]:{client.server.port}",)
         assert (await client.call("echo", id=1))["id"] == 1
 
 
 async def test_subprotocols() -> None:
-    """Agreed on in the handshake, seen by the handler."""
+    """Expect the handler to see the subprotocol that the handshake agreed on."""
     app = app_with(echo_group())
     async with app.serve("127.0.0.1", 0, subprotocols=["chat"]) as server:
         async with dial(server, subprotocols=["other", "chat"]) as client:
@@ -106,7 +106,7 @@ async def test_subprotocols() -> None:
 
 
 async def test_other_options_have_their_own_names() -> None:
-    """`process_request` refuses, `create_connection` is what handlers get."""
+    """Expect `process_request` to refuse, and handlers to get what `create_connection` makes."""
 
     ours: Any = websockets.trio.server.ServerConnection if on_trio() else ServerConnection
 
@@ -133,7 +133,7 @@ async def test_other_options_have_their_own_names() -> None:
 
 @pytest.mark.parametrize("how", ["class", "partial", "function", "none"])
 async def test_create_connection_is_whatever_websockets_takes(how: str) -> None:
-    """Handlers get what it creates, whatever attributes that has."""
+    """Expect handlers to get what `create_connection` makes, whatever its attributes."""
     ours: Any = websockets.trio.server.ServerConnection if on_trio() else ServerConnection
 
     class MyConnection(ours):
@@ -173,7 +173,7 @@ async def test_create_connection_is_whatever_websockets_takes(how: str) -> None:
 async def test_messages_and_their_fragments_may_be_bounded(
     frames: list[int], code: int | None
 ) -> None:
-    """By a pair, as for `websockets`; the message as a whole, and each of its frames."""
+    """Expect a pair to bound the whole message and each of its frames, as in `websockets`."""
     app = app_with(echo_group())
     async with talk(app, max_size=(150, 100)) as client:
         await client.connection.send(iter(["x" * size for size in frames]))
@@ -188,7 +188,7 @@ async def test_an_unknown_option_is_an_error() -> None:
     with pytest.raises(TypeError, match="nonsense"):
         async with app_with(echo_group()).serve("127.0.0.1", 0, nonsense=1):
             raise AssertionError("it started")
-    gc.collect()  # a listening socket that nobody closed would warn
+    gc.collect()  # a listening socket that was not closed would warn
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ async def test_an_unknown_option_is_an_error() -> None:
 async def test_compression_is_off_unless_asked_for(
     limits: Limits, options: dict[str, Any], compressed: bool
 ) -> None:
-    """By `Limits`, or by the option of `websockets`."""
+    """Expect compression only if `Limits` or the option of `websockets` asks for it."""
     async with talk(app_with(echo_group(), limits=limits), **options) as client:
         assert bool(client.connection.protocol.extensions) == compressed
         assert (await client.call("echo", id=1))["id"] == 1
@@ -223,7 +223,7 @@ async def test_compression_is_off_unless_asked_for(
 async def test_the_size_of_a_message_is_bounded(
     limits: Limits, options: dict[str, Any], size: int, accepted: bool
 ) -> None:
-    """Past `max_size` the connection is closed with 1009; the next client is served."""
+    """Expect 1009 past `max_size`; the next client is served."""
     app = app_with(echo_group(), limits=limits)
     async with app.serve("127.0.0.1", 0, **options) as server:
         async with dial(server) as client:
@@ -237,7 +237,7 @@ async def test_the_size_of_a_message_is_bounded(
 
 
 async def test_options_that_are_limits_are_the_limits_of_that_run() -> None:
-    """What is injected is what is enforced."""
+    """Expect the injected `Limits` to be the enforced ones."""
     group = CommandGroup()
 
     @group.command("limits")
@@ -252,7 +252,7 @@ async def test_options_that_are_limits_are_the_limits_of_that_run() -> None:
 
 
 async def test_a_port_that_is_taken_is_an_error() -> None:
-    """The app does not run, and can be started elsewhere."""
+    """Expect the app not to run, and to start elsewhere afterwards."""
     app = app_with(echo_group())
     with sockets.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(OSError, match=r"(?i)address already in use"):
@@ -266,7 +266,7 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
 
 
 async def test_an_app_runs_again_but_once_at_a_time() -> None:
-    """One after the other, with fresh APP objects."""
+    """Expect runs one after the other to work, each with new APP objects."""
 
     class Thing: ...
 
@@ -291,7 +291,7 @@ async def test_an_app_runs_again_but_once_at_a_time() -> None:
 
 
 async def test_a_group_that_comes_too_late_is_refused() -> None:
-    """Groups are included before the app starts; between two runs is early enough."""
+    """Expect groups to be refused while the app runs; between two runs is early enough."""
     app = app_with(echo_group())
     async with app.serve("127.0.0.1", 0):
         with pytest.raises(ConfigurationError, match=r"CommandGroup.*comes too late"):
@@ -302,7 +302,7 @@ async def test_a_group_that_comes_too_late_is_refused() -> None:
 
 
 async def test_commands_that_are_added_to_an_included_group_are_served() -> None:
-    """The group is read when the app starts."""
+    """Expect the group to be read when the app starts."""
     group = echo_group()
     app = app_with(group)
 
@@ -315,7 +315,7 @@ async def test_commands_that_are_added_to_an_included_group_are_served() -> None
 
 
 async def test_one_group_may_serve_two_apps() -> None:
-    """Each with its own providers."""
+    """Expect each app to use its own providers."""
 
     class Name(str): ...
 
@@ -338,7 +338,7 @@ async def test_one_group_may_serve_two_apps() -> None:
 
 
 async def test_later_providers_win() -> None:
-    """Over earlier ones of the same app."""
+    """Expect later providers to override earlier ones of the same app."""
 
     class Name(str): ...
 
@@ -357,7 +357,7 @@ async def test_later_providers_win() -> None:
 
 
 def test_reprs() -> None:
-    """Short, and of what was registered."""
+    """Expect a short repr that names what was registered."""
     group = echo_group("a")
     assert repr(group) == "CommandGroup('a', 1 commands)"
     assert repr(app_with(group)) == "WebSuckets(1 groups)"
@@ -366,7 +366,7 @@ def test_reprs() -> None:
 async def test_an_error_of_the_framework_itself_closes_only_that_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With 1011 and an incident in the log."""
+    """Expect 1011 and an incident in the log."""
     read = Dispatcher.read
 
     def broken(self: Dispatcher, frame: Any) -> Any:
@@ -386,7 +386,7 @@ async def test_an_error_of_the_framework_itself_closes_only_that_connection(
 async def test_a_client_that_does_not_answer_the_close_is_aborted(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The server is down within `drain_timeout`, whatever its clients do."""
+    """Expect the server to stop within `drain_timeout`, whatever its clients do."""
     app = app_with(echo_group(), limits=Limits(drain_timeout=0.05))
     async with app.serve("127.0.0.1", 0, close_timeout=30) as server:
         connection = await connect_on_asyncio(server.urls[0], proxy=None)
@@ -399,7 +399,7 @@ async def test_a_client_that_does_not_answer_the_close_is_aborted(
 
 
 async def test_a_handshake_that_does_not_end_does_not_hold_up_the_stop() -> None:
-    """Neither before the request has come, nor with half of it."""
+    """Expect the stop to be quick before the request has come, and with half of the request."""
     app = app_with(echo_group(), limits=Limits(drain_timeout=0.05))
     with anyio.fail_after(5):
         async with app.serve("127.0.0.1", 0, open_timeout=30) as server:
@@ -407,14 +407,14 @@ async def test_a_handshake_that_does_not_end_does_not_hold_up_the_stop() -> None
             silent = await anyio.connect_tcp("127.0.0.1", server.port)
             slow = await anyio.connect_tcp("127.0.0.1", server.port)
             await slow.send(b"GET / HTTP/1.1\r\nHost: ")
-            async with dial(server) as client:  # so that both have been accepted
+            async with dial(server) as client:  # so that both clients have been accepted
                 assert (await client.call("echo", id=1))["id"] == 1
     await silent.aclose()
     await slow.aclose()
 
 
 class FakeTransport:
-    """For what a real socket only does in a moment that no test can choose."""
+    """A transport for events that a real socket has only at moments that no test can choose."""
 
     id = uuid.uuid4()
     request = Request("/", Headers())
@@ -468,7 +468,7 @@ async def connections_and_transport(receive: Any) -> AsyncIterator[tuple[Connect
 
 
 async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:
-    """With 503."""
+    """Expect 503."""
 
     async def never() -> str:
         raise AssertionError("it was read from")
@@ -483,7 +483,7 @@ async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:
 
 
 async def test_a_handshake_that_ends_while_stopping_is_closed_at_once() -> None:
-    """With 1012, before anything is read."""
+    """Expect 1012 before any message is read."""
 
     async def never() -> str:
         raise AssertionError("it was read from")
@@ -499,7 +499,7 @@ async def test_a_handshake_that_ends_while_stopping_is_closed_at_once() -> None:
 
 
 async def test_a_handshake_that_is_aborted_does_not_begin() -> None:
-    """Its time came between the handshake and the first message."""
+    """Expect nothing to begin if the timeout passes between the handshake and the first message."""
 
     async def never() -> str:
         raise AssertionError("it was read from")
@@ -513,7 +513,7 @@ async def test_a_handshake_that_is_aborted_does_not_begin() -> None:
 
 
 async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> None:
-    """Its reply could not be sent any more."""
+    """Expect the command not to begin, because its reply could not be sent any more."""
 
     async def receive() -> str:
         tasks.start_soon(connections.drain)
@@ -539,14 +539,14 @@ async def test_a_command_that_comes_in_the_moment_of_stopping_is_not_begun() -> 
     ],
 )
 def test_limits_are_sane(wrong: dict[str, Any]) -> None:
-    """`None` is what turns one off."""
+    """Expect values to be checked; `None` turns a limit off."""
     with pytest.raises(ValueError, match="or None"):
         Limits(**wrong)
 
 
 @pytest.mark.parametrize("timeout", [None, 0.05])
 async def test_limits_may_be_off(timeout: float | None) -> None:
-    """Nothing then waits for a time, and everything still works."""
+    """Expect everything to work without any timeout."""
     limits = Limits(finalize_timeout=timeout, drain_timeout=None, max_size=None)
     async with talk(app_with(echo_group(), limits=limits)) as client:
         assert (await client.call("echo", id=1))["id"] == 1
@@ -555,7 +555,7 @@ async def test_limits_may_be_off(timeout: float | None) -> None:
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.on_asyncio
 async def test_a_stop_that_is_cancelled_itself_still_ends_in_order(times: int) -> None:
-    """Handlers first, then their scopes, the app's last."""
+    """Expect handlers to be finalised first, then their scopes, the app's scope last."""
     journal: list[str] = []
     started = anyio.Event()
 
@@ -612,7 +612,7 @@ async def test_a_stop_that_is_cancelled_itself_still_ends_in_order(times: int) -
 
 
 async def test_finalisers_of_the_app_see_its_session() -> None:
-    """`Session` still stands for it, also when another app runs."""
+    """Expect `Session` to stand for the session of that app, even when another app runs."""
     seen: list[Any] = []
 
     class Pool: ...
@@ -637,14 +637,14 @@ async def test_finalisers_of_the_app_see_its_session() -> None:
 
 
 async def until_refused(server: Server) -> None:
-    """Nobody is accepted any more: the stop has begun."""
+    """Wait until new clients are refused: the stop has begun."""
     with anyio.fail_after(TIMEOUT):
         while await get(server, "/health") != 503:
             pass
 
 
 async def test_while_commands_are_waited_for_nobody_is_accepted() -> None:
-    """They are turned away with 503; the reply of the running command still goes out."""
+    """Expect 503 for new clients; the reply of the running command is still sent."""
     started, go_on = anyio.Event(), anyio.Event()
     group = CommandGroup()
 
@@ -680,7 +680,7 @@ async def test_while_commands_are_waited_for_nobody_is_accepted() -> None:
 
 @contextmanager
 def unconfigured_logging() -> Iterator[None]:
-    """As in a program that has not set up logging: pytest has."""
+    """Remove the logging that pytest sets up, as in a program that has not set up logging."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(logging.getLogger(), "handlers", [])
         yield
@@ -688,7 +688,7 @@ def unconfigured_logging() -> Iterator[None]:
 
 @contextmanager
 def listening() -> Iterator["Queue[str]"]:
-    """Where programs listen that pick a port themselves, as their log tells."""
+    """Yield the addresses on which programs listen, as their log names them."""
     urls: Queue[str] = Queue()
 
     def note(record: logging.LogRecord) -> bool:
@@ -706,7 +706,7 @@ def listening() -> Iterator["Queue[str]"]:
 
 @contextmanager
 def in_background(urls: "Queue[str]", then: Callable[[], None]) -> Iterator[list[Any]]:
-    """Talks to a program from another thread, then ends it; gives what was answered."""
+    """Talk to a program from another thread, then call ``then`` to end it; yield the answers."""
     replies: list[Any] = []
 
     async def talk_to_it() -> None:
@@ -738,7 +738,7 @@ ANSWERED = [{"event": "echo", "payload": None, "id": 1}, (1012, "service restart
 def test_a_program_serves_until_it_is_told_to_stop(
     number: signal.Signals, start: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It says where it listens, answers, and ends by itself after a signal."""
+    """Expect the program to log where it listens, to answer, and to end after a signal."""
     app = app_with(echo_group())
     with (
         unconfigured_logging(),
@@ -756,7 +756,7 @@ def test_a_program_serves_until_it_is_told_to_stop(
 
 
 def test_outside_the_main_thread_it_leaves_signals_alone(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever runs it there cancels it."""
+    """Expect no signal handlers in another thread: the program is cancelled there."""
     caplog.set_level(logging.INFO, logger="websuckets")
     running: list[Any] = []
 
@@ -780,7 +780,7 @@ def test_outside_the_main_thread_it_leaves_signals_alone(caplog: pytest.LogCaptu
 
 
 async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int | None]:
-    """What the app answers when it is started as a program, and how it closes when cancelled."""
+    """Run the app as a program; return its answers, and how it closes when cancelled."""
     replies = []
     with listening() as urls, anyio.fail_after(TIMEOUT):
         async with anyio.create_task_group() as tasks:
@@ -804,13 +804,13 @@ async def until_listening(app: WebSuckets, *calls: str) -> tuple[list[Any], int 
 
 @pytest.fixture
 def no_other_groups(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Hides the groups of other tests from apps that have none."""
+    """Hide the groups of other tests from apps without groups."""
     monkeypatch.setattr(definition, "_included_groups", [])
     caplog.set_level(logging.INFO, logger="websuckets")
 
 
 async def test_cancelling_the_program_stops_it(no_other_groups: None) -> None:
-    """In the same way as leaving `serve` does."""
+    """Expect the same stop as on leaving `serve`."""
     _, close_code = await until_listening(app_with(echo_group()))
     assert close_code == 1012
 
@@ -818,10 +818,10 @@ async def test_cancelling_the_program_stops_it(no_other_groups: None) -> None:
 async def test_an_app_without_groups_serves_those_of_the_program(
     no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The documented programs create the app a second time; a warning says so, once it listens."""
+    """Expect the documented programs, which create the app twice, to run, with a warning."""
     groups = [echo_group(), echo_group("second")]
     for group in groups:
-        app_with(group)  # the app itself is gone at once, as in the documented programs
+        app_with(group)  # the app is garbage at once, as in the documented programs
     replies, _ = await until_listening(WebSuckets(), "echo", "second echo")
     assert [reply.get("event") for reply in replies] == ["echo", "second echo"]
     messages = [r.getMessage() for r in caplog.records if r.name == "websuckets"]
@@ -832,7 +832,7 @@ async def test_an_app_without_groups_serves_those_of_the_program(
 async def test_what_is_wrong_with_groups_of_the_program_says_whose_they_are(
     no_other_groups: None,
 ) -> None:
-    """Else nobody would know why this app has them."""
+    """Expect the error to say why the app has groups that were included in another."""
 
     class Missing: ...
 
@@ -855,7 +855,7 @@ async def test_what_is_wrong_with_groups_of_the_program_says_whose_they_are(
     [({"providers": Provider()}, "write a list"), ({"limits": {"streams": 1}}, "write Limits")],
 )
 def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], remedy: str) -> None:
-    """Are seen where they are given."""
+    """Expect an error where the argument is given."""
     with pytest.raises(ConfigurationError, match=remedy):
         WebSuckets(**arguments)
 
@@ -863,7 +863,7 @@ def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], remedy: str) -> 
 async def test_an_app_with_groups_serves_its_own_alone(
     no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No warning, no commands of others."""
+    """Expect no warning, and no commands of other groups."""
     kept = echo_group("kept")
     app_with(kept)
     replies, _ = await until_listening(app_with(echo_group()), "echo", "kept echo")
@@ -874,14 +874,14 @@ async def test_an_app_with_groups_serves_its_own_alone(
 async def test_a_program_without_any_group_knows_no_command(
     no_other_groups: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first documented program: every message is an error; nothing to warn of."""
+    """Expect an error for every message, as in the first documented program, and no warning."""
     replies, _ = await until_listening(WebSuckets(), "echo")
     assert replies[0]["error"] == "unknown command"
     assert "included no command group" not in caplog.text
 
 
 async def test_names_of_groups_so_merged_are_unique(no_other_groups: None) -> None:
-    """As within one app."""
+    """Expect an error for a name that is taken, as within one app."""
     groups = [echo_group(), echo_group()]
     for group in groups:
         app_with(group)
@@ -890,7 +890,7 @@ async def test_names_of_groups_so_merged_are_unique(no_other_groups: None) -> No
 
 
 async def test_embedded_an_app_without_groups_serves_nothing() -> None:
-    """Only a program's start looks further."""
+    """Expect the groups of other apps to be used only when a program starts."""
     kept = echo_group()
     app_with(kept)
     async with talk(WebSuckets()) as client:
@@ -901,7 +901,7 @@ async def test_embedded_an_app_without_groups_serves_nothing() -> None:
 
 
 async def test_configured_logging_is_left_alone(no_other_groups: None) -> None:
-    """A program that has set up handlers, as pytest has, gets no other."""
+    """Expect no other handler in a program that has set up handlers, as pytest has."""
     logger = logging.getLogger("websuckets")
     handlers: list[Any] = []
     group = echo_group()
@@ -919,7 +919,7 @@ async def test_configured_logging_is_left_alone(no_other_groups: None) -> None:
 def test_a_level_that_was_set_is_kept(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Quieter than INFO stays quieter."""
+    """Expect a level higher than INFO to be kept."""
     logger = logging.getLogger("websuckets")
     logger.setLevel(logging.ERROR)
     try:
@@ -942,7 +942,7 @@ def test_a_level_that_was_set_is_kept(
 async def test_the_log_of_websockets_is_only_made_quieter(
     monkeypatch: pytest.MonkeyPatch, root: int, own: int, websockets: int
 ) -> None:
-    """Below INFO it shows messages; everything else is as the program has it."""
+    """Expect only the log below INFO, which shows messages, to be disabled."""
     logger = logging.getLogger("websockets")
     monkeypatch.setattr(logger, "level", own)
     monkeypatch.setattr(logging.getLogger(), "level", root)
@@ -954,10 +954,10 @@ async def test_the_log_of_websockets_is_only_made_quieter(
 async def test_what_websockets_would_log_of_messages_is_not_logged(
     configured: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even with everything at DEBUG; only who asks for it by name gets it."""
+    """Expect no messages in the log, even at DEBUG, unless that logger itself is set."""
     logger = logging.getLogger("websockets")
     monkeypatch.setattr(logger, "level", logging.DEBUG if configured else logging.NOTSET)
-    logger.manager._clear_cache()  # patching skips what setLevel does
+    logger.manager._clear_cache()  # patching does not clear the cache that setLevel clears
     caplog.set_level(logging.DEBUG)
     async with talk(app_with(echo_group())) as client:
         await client.call("echo", token="canary", id=1)
@@ -968,7 +968,7 @@ async def test_what_websockets_would_log_of_messages_is_not_logged(
 
 @pytest.mark.parametrize("how", ["stopped", "refused"])
 async def test_a_connection_whose_client_is_far_ahead_closes_at_once(how: str) -> None:
-    """Its answer to the close stands behind commands that nobody reads any more."""
+    """Expect the close not to wait for the client's answer behind commands that nobody reads."""
     gate = Gate()
     group = echo_group()
 

@@ -1,4 +1,4 @@
-"""`app.asgi`: by an ASGI server, and mounted in another application."""
+"""Tests of `app.asgi`: by an ASGI server, and mounted in another application."""
 
 import asyncio
 import inspect
@@ -98,7 +98,7 @@ def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Any:
 
 
 async def test_the_opening_handshake(serving: Any, app: WebSuckets) -> None:
-    """Path, query, headers and address are those that the client sent."""
+    """Expect the path, query, headers and address that the client sent."""
     async with serving(app) as server:
         url = f"{server.urls[0]}/a%20b/c?d=%20e&f"
         async with connect(url, additional_headers={"X-Test": "käse"}) as connection:
@@ -108,7 +108,7 @@ async def test_the_opening_handshake(serving: Any, app: WebSuckets) -> None:
 
 
 async def test_a_handshake_that_is_refused(serving: Any, app: WebSuckets) -> None:
-    """By the status, text and headers that a hook chose."""
+    """Expect the status, text and headers that a hook chose."""
 
     @app.on_handshake
     async def handshake(request: Request, user: User) -> None:
@@ -136,7 +136,7 @@ async def refusal(url: str) -> Any:
 
 
 async def test_a_message_that_is_too_long(serving: Any, app: WebSuckets) -> None:
-    """Closes its connection, as it does without ASGI."""
+    """Expect the connection to be closed, as without ASGI."""
     async with serving(app) as server, dial(server) as client:
         assert (await client.call("length", payload="x" * 900))["payload"] == 900
         for frame in ("x" * 1001, b"x" * 1001, "ä" * 501):
@@ -147,7 +147,7 @@ async def test_a_message_that_is_too_long(serving: Any, app: WebSuckets) -> None
 
 
 async def test_http_is_told_what_is_served_here(serving: Any, app: WebSuckets) -> None:
-    """426, as RFC 9110 has it for who should speak another protocol."""
+    """Expect 426, as RFC 9110 has it for clients that should speak another protocol."""
     async with serving(app) as server, httpx2.AsyncClient() as http:
         url = server.urls[0].replace("ws:", "http:")
         answer = await http.get(url)
@@ -161,7 +161,7 @@ async def test_http_is_told_what_is_served_here(serving: Any, app: WebSuckets) -
 async def test_what_asgi_cannot_do(
     serving: Any, app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Is an error that says so."""
+    """Expect an error that says what ASGI cannot do."""
     async with serving(app) as server, dial(server) as client:
         assert (await client.call("ping"))["error"] == "internal error"
         [socket] = [user.socket for user in Session.online.values()]
@@ -224,7 +224,7 @@ COMMANDS = {
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -> None:
-    """From the command line, as in production."""
+    """Expect the server to start and stop the app from the command line, as in production."""
     (tmp_path / "program.py").write_text(PROGRAM)
     with listening_socket() as taken:
         server = address_of(taken)
@@ -284,7 +284,7 @@ def litestar(app: WebSuckets, lifespan: Any) -> Any:
 
 @pytest.mark.parametrize("host", [starlette, fastapi, litestar])
 def test_mounted(host: Callable[[WebSuckets, Any], Any], group: CommandGroup) -> None:
-    """In whatever speaks ASGI; the host starts it."""
+    """Expect the app to work in any ASGI application, started by its host."""
     app = app_with(group, providers=[Things()])
 
     with host(app, app.lifespan) as client:
@@ -299,7 +299,7 @@ def test_mounted(host: Callable[[WebSuckets, Any], Any], group: CommandGroup) ->
 def test_an_app_with_nothing_to_start_starts_by_itself(
     host: Callable[[WebSuckets, Any], Any], app: WebSuckets
 ) -> None:
-    """And may go on in another event loop."""
+    """Expect the app to start by itself, and again in another event loop."""
     for _ in range(2):
         with host(app, None) as client:
             for _ in range(2):
@@ -310,7 +310,7 @@ def test_an_app_with_nothing_to_start_starts_by_itself(
 
 def test_an_app_that_runs_in_one_loop_is_not_served_in_another(app: WebSuckets) -> None:
     """Serve by a test client that starts a loop for each connection."""
-    host = starlette(app, None)  # not entered
+    host = starlette(app, None)  # not entered as a context
     with host.websocket_connect("/ws") as first:
         with pytest.raises(RuntimeError, match="the app runs in another event loop"):
             with host.websocket_connect("/ws"):
@@ -378,7 +378,7 @@ def with_own_broker(app: WebSuckets) -> WebSuckets:
 def test_one_with_something_to_start_has_to_be_started(
     having: Callable[[WebSuckets], WebSuckets], app: WebSuckets
 ) -> None:
-    """A host that forgets it is told what to write."""
+    """Expect an error that tells a host without lifespan what to write."""
     app = having(app)
     with starlette(app, None) as client:
         with pytest.raises(ConfigurationError, match=r"async with app\.lifespan\(\):"):
@@ -387,7 +387,7 @@ def test_one_with_something_to_start_has_to_be_started(
 
 
 async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuckets) -> None:
-    """If nothing that it needs of the container is finalised; whatever HTTP needs."""
+    """Expect the start if no object that the app needs is finalised, whatever HTTP needs."""
 
     @app.on_connect
     async def connect(thing: Thing) -> None: ...
@@ -414,7 +414,7 @@ class ForHttp: ...
 
 @pytest.mark.on_asyncio
 async def test_objects_are_shared_with_the_host(group: CommandGroup) -> None:
-    """Those of the app are the same for HTTP and WebSocket."""
+    """Expect HTTP and WebSocket to share the objects of the app."""
     seen: list[int] = []
 
     @group.command("thing")
@@ -452,7 +452,7 @@ async def test_objects_are_shared_with_the_host(group: CommandGroup) -> None:
 
 
 class AsgiServer:
-    """What an application sees of a server: one connection, event by event."""
+    """An ASGI server as an application sees it: one connection, event by event."""
 
     def __init__(self, **scope: Any) -> None:
         self.scope = {"type": "websocket", "path": "/", "headers": [], **scope}
@@ -501,7 +501,7 @@ NewServer = Callable[..., AsgiServer]
 
 
 def tell_of_the_end(app: WebSuckets, journal: list[Any]) -> None:
-    """Once hooks have run, which may wait for something."""
+    """Announce the end once hooks have run, which may wait for something."""
 
     @app.on_disconnect
     async def disconnect(socket: Socket) -> None:
@@ -510,7 +510,7 @@ def tell_of_the_end(app: WebSuckets, journal: list[Any]) -> None:
 
 
 def waiting(group: CommandGroup, journal: list[str], **options: Any) -> Gate:
-    """What the command ``wait`` waits for, whose end is told."""
+    """Add a command ``wait``, which records its end; return the gate that the command waits for."""
     gate = Gate()
 
     @group.command("wait", **options)
@@ -525,7 +525,7 @@ def waiting(group: CommandGroup, journal: list[str], **options: Any) -> Gate:
 
 @pytest.fixture
 def new_server() -> Iterator[NewServer]:
-    """Makes servers that are closed after the test."""
+    """Return a factory of servers that are closed after the test."""
     servers: list[AsgiServer] = []
 
     def new_server(**scope: Any) -> AsgiServer:
@@ -540,7 +540,7 @@ def new_server() -> Iterator[NewServer]:
 async def test_clients_that_come_at_once_start_the_app_once(
     new_server: NewServer, app: WebSuckets
 ) -> None:
-    """And all are served."""
+    """Expect one start, and all clients to be served."""
     servers = [new_server() for _ in range(10)]
     async with anyio.create_task_group() as connections:
         for server in servers:
@@ -556,7 +556,7 @@ async def test_clients_that_come_at_once_start_the_app_once(
 
 
 async def test_a_start_that_fails_is_told_to_every_client(new_server: NewServer) -> None:
-    """Not only to the first."""
+    """Expect every client to get the error, not only the first."""
     app = app_with(broken_group())
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="cannot be provided"):
@@ -566,7 +566,7 @@ async def test_a_start_that_fails_is_told_to_every_client(new_server: NewServer)
 async def test_a_start_that_fails_late_is_told_to_all_who_wait(
     new_server: NewServer, app: WebSuckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And may succeed for the next."""
+    """Expect all waiting clients to get the error; the next start may succeed."""
     with monkeypatch.context() as patch:
         patch.setattr("websuckets.serving.lifecycle.RequestScopes", None)
         failures = []
@@ -589,7 +589,7 @@ async def test_a_start_that_fails_late_is_told_to_all_who_wait(
 async def test_a_server_that_can_refuse_by_403_alone(
     new_server: NewServer, app: WebSuckets
 ) -> None:
-    """Then that is how it is refused."""
+    """Expect a refusal by 403 on a server without other statuses."""
 
     @app.on_handshake
     async def handshake() -> None:
@@ -603,7 +603,7 @@ async def test_a_server_that_can_refuse_by_403_alone(
 async def test_a_server_that_says_little_of_the_handshake(
     new_server: NewServer, group: CommandGroup
 ) -> None:
-    """What it does not say, is `None`, or made of what it does."""
+    """Expect values that the server leaves out to be `None`, or derived from others."""
     app = app_with(group)
     seen: list[Any] = []
 
@@ -621,7 +621,7 @@ async def test_a_server_that_says_little_of_the_handshake(
 async def test_a_server_that_loses_its_client(
     new_server: NewServer, app: WebSuckets, journal: list[str], how: str
 ) -> None:
-    """Whatever it says of it."""
+    """Expect the end of the connection, whatever the server says of it."""
 
     @app.on_disconnect
     async def disconnect(socket: Socket) -> None:
@@ -641,7 +641,7 @@ async def test_a_server_that_loses_its_client(
 async def test_how_the_client_has_closed(
     new_server: NewServer, group: CommandGroup, code: int, error: type[Exception]
 ) -> None:
-    """Is told by the errors of websockets."""
+    """Expect the errors of ``websockets`` to tell how the client has closed."""
     seen: list[type[Exception]] = []
 
     @group.command("send")
@@ -663,7 +663,7 @@ async def test_how_the_client_has_closed(
 async def test_a_client_that_is_gone_before_the_handshake_is_answered(
     new_server: NewServer, app: WebSuckets
 ) -> None:
-    """Nothing is opened."""
+    """Expect nothing to be opened."""
 
     async def send(event: Any) -> None:
         raise OSError("gone")
@@ -684,7 +684,7 @@ async def test_a_client_that_is_gone_when_it_is_sent_to(
     error: type[Exception],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The server says so by an `OSError`, or by what it likes; that is no incident."""
+    """Expect no incident when the server raises `OSError`, or another error of its own."""
 
     @group.command("close")
     async def close(socket: Socket) -> None:
@@ -718,7 +718,7 @@ async def test_a_client_that_is_gone_when_it_is_sent_to(
 async def test_a_server_that_cancels(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """What runs is cancelled and finalised; nothing is left."""
+    """Expect running commands to be cancelled and finalised, with nothing left."""
     gate = waiting(group, journal)
     app = app_with(group)
     tell_of_the_end(app, journal)
@@ -739,7 +739,7 @@ async def test_a_server_that_cancels(
 async def test_a_server_that_cancels_natively(
     new_server: NewServer, group: CommandGroup, journal: list[str], is_idle: bool
 ) -> None:
-    """As uvicorn does when clients do not leave in time."""
+    """Expect a cancellation as by uvicorn when clients do not leave in time to be handled."""
     gate = waiting(group, journal)
     server = new_server()
     task = asyncio.create_task(server(app_with(group).asgi))
@@ -756,7 +756,7 @@ async def test_a_server_that_cancels_natively(
 
 
 async def test_a_handler_that_ends_the_program(new_server: NewServer, group: CommandGroup) -> None:
-    """Does so, whatever runs it."""
+    """Expect the program to end, whatever runs the handler."""
 
     @group.command("exit")
     async def exit(socket: Socket) -> None:
@@ -772,7 +772,7 @@ async def test_a_handler_that_ends_the_program(new_server: NewServer, group: Com
 async def test_a_handler_that_raises_what_is_no_exception(
     serving: Any, group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Is answered like any other failure; its connection, the server and others go on."""
+    """Expect an answer like that to any failure; the connection, the server and others go on."""
 
     class Surprise(BaseException): ...
 
@@ -795,7 +795,7 @@ async def test_a_client_that_does_not_take_its_close(
     journal: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Is given up without one."""
+    """Expect the connection to be aborted when the client does not take its close frame."""
     monkeypatch.setattr("websuckets.transports.asgi.ABORT_TIMEOUT", 0.01)
     gate = Gate()
 
@@ -823,7 +823,7 @@ async def test_a_client_that_does_not_take_its_close(
 async def test_a_client_that_does_not_read(
     new_server: NewServer, group: CommandGroup, journal: list[str], command: str
 ) -> None:
-    """Does not keep the app from stopping: who waits for it is told that it is closed."""
+    """Expect the app to stop; senders that wait for the client are told that it is closed."""
 
     @group.command("send")
     async def send_for_good(socket: Socket) -> None:
@@ -860,7 +860,7 @@ async def test_a_client_that_does_not_read(
 async def test_a_handler_that_sends_without_ever_waiting(
     serving: Any, group: CommandGroup, journal: list[str]
 ) -> None:
-    """Learns that its client is gone, and others are served."""
+    """Expect the handler to be told that its client has left, and others to be served."""
 
     @group.command("flood")
     async def flood(socket: Socket) -> None:
@@ -884,7 +884,7 @@ async def test_a_handler_that_sends_without_ever_waiting(
 async def test_closing_a_client_that_does_not_read(
     new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str
 ) -> None:
-    """Frees whoever waits for it, and is itself bounded."""
+    """Expect waiting senders to be released, and the close itself to be bounded."""
     monkeypatch.setattr("websuckets.transports.asgi.CLOSE_TIMEOUT", 0.01)
     waiting = anyio.Event()
 
@@ -911,7 +911,7 @@ async def test_closing_a_client_that_does_not_read(
 
 
 async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: WebSuckets) -> None:
-    """The client gets its code all the same."""
+    """Expect the client to get its close code in a cancelled scope, too."""
     server = new_server()
     async with anyio.create_task_group() as connections:
         connections.start_soon(server, app.asgi)
@@ -930,7 +930,7 @@ async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: 
 async def test_a_client_that_leaves_during_a_command(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """It is noticed, and what is for this client alone ends."""
+    """Expect the departure to be noticed; what runs for this client alone is cancelled."""
     gate = waiting(group, journal, cancel_on_disconnect=True)
     server = new_server()
     async with anyio.create_task_group() as connections:
@@ -945,7 +945,7 @@ async def test_a_client_that_leaves_during_a_command(
 async def test_commands_that_come_during_a_slow_one(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """Are run in order, and bounded by what is read ahead; so again and again."""
+    """Expect commands to run in order, bounded by what is read ahead, again and again."""
     gate = Gate()
 
     @group.command("wait")
@@ -978,11 +978,11 @@ async def test_commands_that_come_during_a_slow_one(
 async def test_commands_that_come_during_many_short_ones(
     new_server: NewServer, group: CommandGroup
 ) -> None:
-    """Are read ahead, too: a pong may stand behind them."""
+    """Expect these commands to be read ahead, too: a pong may stand behind them."""
     left: list[int] = []
 
     @group.command("work")
-    async def request_scope(socket: Socket) -> bool:
+    async def work(socket: Socket) -> bool:
         left.append(server.to_app.statistics().current_buffer_used)
         await anyio.sleep(0.02)
         return True
@@ -1003,7 +1003,7 @@ async def test_commands_that_come_during_many_short_ones(
 async def test_commands_behind_a_reply_that_cannot_be_sent(
     new_server: NewServer, group: CommandGroup, journal: list[str], error: type[Exception]
 ) -> None:
-    """Are not begun. Nothing is cancelled: what ends then, does so as ever."""
+    """Expect the commands not to begin, without any cancellation: later endings are as usual."""
     gate = Gate()
 
     @group.command("wait")
@@ -1030,14 +1030,14 @@ async def test_commands_behind_a_reply_that_cannot_be_sent(
         for command in ("wait", "write", "write"):
             server.says(f'{{"event": "{command}"}}')
         await gate.reached.wait()
-        while server.to_app.statistics().current_buffer_used:  # they are read ahead
+        while server.to_app.statistics().current_buffer_used:  # the commands are read ahead
             await anyio.sleep(0.001)
         gate.opened.set()
     assert journal == ["disconnect 1006"]
 
 
 async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: WebSuckets) -> None:
-    """As granian asks for. What the connection held learns of no error."""
+    """Expect the receive to end, as granian requires, without an error for the connection."""
     server, endings, receiving = new_server(), list[object](), 0
 
     class Held(Provider):
@@ -1082,7 +1082,7 @@ async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: Web
 async def test_nothing_is_left_with_the_server(
     new_server: NewServer, group: CommandGroup, who: str
 ) -> None:
-    """Of what the client has sent: hypercorn waits until it is taken, for good."""
+    """Expect all that the client has sent to be taken: hypercorn waits for that, without limit."""
     gate = Gate()
 
     @group.command("close")
@@ -1129,7 +1129,7 @@ async def test_a_server_that_fails_when_it_is_asked_for_more(
 async def test_hooks_do_not_run_in_a_task_that_is_cancelled(
     new_server: NewServer, journal: list[Any], who: str
 ) -> None:
-    """Whoever closes a connection that waits for a message, or to reply."""
+    """Expect hooks to run outside a cancelled task, whoever closes a connection that waits."""
     app = app_with(CommandGroup())
     stuck = anyio.Event()
 
@@ -1166,7 +1166,7 @@ async def test_hooks_do_not_run_in_a_task_that_is_cancelled(
 async def test_many_messages_at_once_leave_others_their_turn(
     new_server: NewServer, group: CommandGroup
 ) -> None:
-    """Also where neither receiving nor sending waits for anything."""
+    """Expect others to get their turn where neither receiving nor sending waits."""
     others = [0]
 
     @group.command("turns")
@@ -1194,7 +1194,7 @@ async def test_many_messages_at_once_leave_others_their_turn(
         connections.cancel_scope.cancel()
     replies = [json.loads(event["text"])["payload"] for event in server.sent if "text" in event]
     assert len(replies) == 80
-    assert max(Counter(replies).values()) <= 2 * TURN  # trio has the order of turns by chance
+    assert max(Counter(replies).values()) <= 2 * TURN  # the order of turns is random on trio
 
 
 async def server_sends(server: AsgiServer, event: Any) -> None:
@@ -1207,7 +1207,7 @@ async def server_sends(server: AsgiServer, event: Any) -> None:
 async def test_a_client_that_does_not_read_its_second_reply(
     new_server: NewServer, journal: list[str], is_slow: bool
 ) -> None:
-    """Is given up with what waits for it."""
+    """Expect the connection to be aborted, with everything that waits for it."""
     app = app_with(CommandGroup(), limits=Limits(drain_timeout=0.01))
     stuck = anyio.Event()
     tell_of_the_end(app, journal)
@@ -1218,7 +1218,7 @@ async def test_a_client_that_does_not_read_its_second_reply(
             try:
                 await anyio.sleep_forever()
             finally:
-                if is_slow:  # so that the connection is closed while it is being cancelled
+                if is_slow:  # so that the connection is closed while the command is being cancelled
                     with anyio.CancelScope(shield=True):
                         await anyio.sleep(0.01)
         await server.send(event)
@@ -1250,7 +1250,7 @@ async def test_a_second_message_that_is_too_long(new_server: NewServer, app: Web
 async def test_a_reply_behind_what_waits_to_be_sent(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """Waits for a client that does not read for as long as that does."""
+    """Expect the reply to wait for a client that does not read as long as earlier messages do."""
     stuck = Gate()
 
     @group.command("start")
@@ -1280,7 +1280,7 @@ async def test_a_reply_behind_what_waits_to_be_sent(
 async def test_a_server_that_cancels_who_waits_for_a_message(
     new_server: NewServer, app: WebSuckets, is_late: bool
 ) -> None:
-    """Nothing is left, also when it has told of the end at the same moment."""
+    """Expect nothing to be left, also when the server announces the end at the same moment."""
     server = new_server()
     async with anyio.create_task_group() as connections:
         connections.start_soon(server, app.asgi)
@@ -1295,11 +1295,11 @@ async def test_a_server_that_cancels_who_waits_for_a_message(
 async def test_what_is_sent_after_a_close_is_not_read(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """A command that waits while its connection is closed, is not run."""
+    """Expect a command not to run that waits while its connection is closed."""
 
     @group.command("close")
     async def close(socket: Socket) -> None:
-        while server.to_app.statistics().current_buffer_used > 0:  # the next one is read ahead
+        while server.to_app.statistics().current_buffer_used > 0:  # the next command is read ahead
             await anyio.sleep(0.001)
         await socket.close()
 
@@ -1315,7 +1315,7 @@ async def test_what_is_sent_after_a_close_is_not_read(
 
 
 async def test_closing_from_elsewhere(new_server: NewServer, app: WebSuckets) -> None:
-    """The close is on its way before the server is told that the connection is over."""
+    """Expect the close to be sent before the server is told that the connection is over."""
     server = new_server()
     sending = Gate()
 
@@ -1335,13 +1335,13 @@ async def test_closing_from_elsewhere(new_server: NewServer, app: WebSuckets) ->
         connections.start_soon(user.socket.close, 4000, "enough")
         await sending.reached.wait()
         await anyio.wait_all_tasks_blocked()
-        await user.socket.close(4001)  # it is closing already
+        await user.socket.close(4001)  # the connection is closing already
         sending.opened.set()
     assert server.sent[1:] == [{"type": "websocket.close", "code": 4000, "reason": "enough"}]
 
 
 async def test_commands_that_wait_are_bounded(new_server: NewServer, group: CommandGroup) -> None:
-    """What is more stays with the server, which holds the client back."""
+    """Expect further commands to stay with the server, which holds the client back."""
     gate = Gate()
 
     @group.command("wait")
@@ -1369,7 +1369,7 @@ async def test_commands_that_wait_are_bounded(new_server: NewServer, group: Comm
 async def test_commands_that_came_before_the_client_left_are_run(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
-    """As they are by websockets."""
+    """Expect these commands to run, as under ``websockets``."""
 
     @group.command("write")
     async def write(socket: Socket, text: Payload[str]) -> None:
@@ -1386,14 +1386,14 @@ async def test_commands_that_came_before_the_client_left_are_run(
 async def test_the_app_itself_is_an_asgi_application(
     app: WebSuckets, new_server: NewServer
 ) -> None:
-    """It is what `app.asgi` is, and looks like one to ASGI servers."""
+    """Expect the app to act like `app.asgi`, and to look like an application to ASGI servers."""
     assert await lives(app) == ["startup.complete", "shutdown.complete"]
     server = new_server()
     server.says('{"event": "say", "payload": "hi"}')
     server.leaves()
     await server(app)
     assert inspect.iscoroutinefunction(app.__call__)
-    with pytest.raises(TypeError):  # which tells uvicorn that it is no factory
+    with pytest.raises(TypeError):  # by this error uvicorn knows that the app is not a factory
         app()  # type: ignore[unused-coroutine]
     assert server.sent[0] == {"type": "websocket.accept"}
     await app(scope={"type": "http", "path": "/health"}, receive=server.receive, send=server.send)
@@ -1401,7 +1401,7 @@ async def test_the_app_itself_is_an_asgi_application(
 
 
 async def test_the_lifespan(group: CommandGroup, journal: list[str]) -> None:
-    """What fails is told to the server, with what it needs to be put right."""
+    """Expect a failure to be told to the server, with the remedy."""
 
     @asynccontextmanager
     async def thing() -> AsyncIterator[Thing]:
@@ -1437,7 +1437,7 @@ def broken_group() -> CommandGroup:
 
 
 async def lives(app: Any) -> list[str]:
-    """What the app answers to a server that starts and stops it."""
+    """Return the app's answers to a server that starts and stops it."""
     said: list[str] = []
 
     async def receive() -> Any:
@@ -1451,7 +1451,7 @@ async def lives(app: Any) -> list[str]:
 
 
 async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) -> None:
-    """Has no header of that kind."""
+    """Expect no such header for other versions of HTTP."""
     server = new_server()
     await app.asgi(
         {"type": "http", "http_version": "2", "method": "GET", "path": "/"}, None, server.send
@@ -1460,6 +1460,6 @@ async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) ->
 
 
 async def test_what_asgi_has_besides(app: WebSuckets) -> None:
-    """Is an error, as the specification has it."""
+    """Expect an error for other types of scope, as the specification has it."""
     with pytest.raises(RuntimeError, match="knows nothing of 'webtransport'"):
         await app.asgi({"type": "webtransport"}, None, None)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Commands(CommandGroup):
-    """Commands of an app, and what they leave behind."""
+    """An app's commands, and a record of what they did."""
 
     def __init__(self, journal: list[str]) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ REFUSED = {"error": "not authorized", "details": None, "id": "f"}
 async def test_a_protected_stream_ends_when_its_user_is_not_verified_any_more(
     serving: Serving, app: WebSuckets, journal: list[str], how: str
 ) -> None:
-    """Its last reply says so, and its handler is finalised; the connection goes on."""
+    """Expect an error as the last reply, and the handler finalised; the connection goes on."""
     async with serving(app) as server, dial(server) as client:
         await client.call("enter", payload="ann", id=1)
         await client.send("feed", token="secret of ann", id="f")
@@ -147,7 +147,7 @@ async def test_a_protected_stream_ends_when_its_user_is_not_verified_any_more(
 
 
 async def test_a_stream_without_an_id_is_told_too(app: WebSuckets) -> None:
-    """Errors are sent with and without an id."""
+    """Expect the error with and without an id."""
     async with TestClient(app) as client:
         await ann_of(client)
         await client.send("feed", token="secret of ann")
@@ -160,7 +160,7 @@ async def test_a_stream_without_an_id_is_told_too(app: WebSuckets) -> None:
 async def test_a_stream_ends_when_the_time_of_its_user_is_over(
     serving: Serving, app: WebSuckets, commands: Commands, journal: list[str]
 ) -> None:
-    """Also while a command runs, which the closing of the connection waits for."""
+    """Expect the end also while a command runs, for which closing the connection waits."""
 
     @commands.command("expire soon")
     async def expire_soon(socket: Socket, *, user: User) -> None:
@@ -196,7 +196,7 @@ async def test_a_stream_that_needs_no_user_goes_on(app: WebSuckets, commands: Co
 
 
 async def test_a_command_goes_on_as_the_user_that_it_was_authorised_as(commands: Commands) -> None:
-    """Though somebody else enters on the same connection meanwhile."""
+    """Expect the command to keep its user when another user is verified on the connection."""
     app = app_with(commands, limits=Limits(concurrency=2))
     async with TestClient(app) as client:
         await ann_of(client)
@@ -212,18 +212,18 @@ async def test_a_command_goes_on_as_the_user_that_it_was_authorised_as(commands:
             user.token = "another"
         with pytest.raises(NotAuthorized):
             user.expires_at = 1
-        user.id = None  # it is over already: bob stays
+        user.id = None  # the verification is over already: bob stays
         assert user.id is None
         assert (await client.call("whoami", token="secret of bob")).payload == "bob"
 
 
 class Checked:
-    """A guard that takes its time."""
+    """A guard that takes some time."""
 
 
 @pytest.mark.parametrize("event", ["checked", "checked feed"])
 async def test_a_user_who_changes_while_guards_are_checked_is_refused(event: str) -> None:
-    """The handler does not begin: a guard that passed before does not hold any more."""
+    """Expect the handler not to begin: a guard that passed before is not valid any more."""
     gate, ran = Gate(), list[str]()
 
     async def checked(user: CurrentUser) -> Checked:
@@ -257,7 +257,7 @@ async def test_a_user_who_changes_while_guards_are_checked_is_refused(event: str
 
 
 async def test_a_revoked_users_command_goes_on_but_can_save_nothing(journal: list[str]) -> None:
-    """It was authorised when it began; the token stays revoked."""
+    """Expect the command, authorised when it began, to go on; the token stays revoked."""
     commands = Commands(journal)
     app = app_with(commands, providers=[ResumeProvider()])
     async with TestClient(app) as client, client.connect() as admin:
@@ -300,7 +300,7 @@ async def test_the_current_user_is_the_connections_user(app: WebSuckets) -> None
 
 
 async def test_subscriptions_end_with_their_user(app: WebSuckets) -> None:
-    """But for public ones, and those that were made while nobody was verified."""
+    """Expect public subscriptions, and those made while nobody was verified, to stay."""
     async with TestClient(app) as client, client.connect() as other:
         await client.call("join", ["before", False])
         await ann_of(client)
@@ -320,7 +320,7 @@ async def test_subscriptions_end_with_their_user(app: WebSuckets) -> None:
 
 
 async def test_a_command_whose_user_is_gone_cannot_subscribe(commands: Commands) -> None:
-    """Else the next one would get what is private to the first."""
+    """Expect an error: the next user of the connection must not get data of the first."""
     app = app_with(commands, limits=Limits(concurrency=2))
     async with TestClient(app) as client:
         await ann_of(client)
@@ -355,7 +355,7 @@ async def test_a_login_that_began_before_a_revocation_does_not_undo_it(
 async def test_a_login_beside_what_runs_for_long_is_not_taken_for_older(
     journal: list[str], concurrency: int
 ) -> None:
-    """It began after the revocation, whatever else its connection does; another one did not."""
+    """Expect a login that began after the revocation to pass, and one that began before to fail."""
     commands = Commands(journal)
     app = app_with(commands, limits=Limits(concurrency=concurrency))
     async with TestClient(app) as client, client.connect() as admin:
@@ -376,7 +376,7 @@ async def test_a_login_beside_what_runs_for_long_is_not_taken_for_older(
 
 
 async def test_a_login_may_revoke_what_was_before(app: WebSuckets) -> None:
-    """It logs in here, and out everywhere else."""
+    """Expect the user to be verified here, and demoted on every other connection."""
     async with TestClient(app) as client, client.connect() as elsewhere:
         await ann_of(elsewhere)
         await client.call("log in here alone", "ann")
@@ -385,7 +385,7 @@ async def test_a_login_may_revoke_what_was_before(app: WebSuckets) -> None:
 
 
 async def test_a_connection_that_waits_may_be_verified_by_another(app: WebSuckets) -> None:
-    """Though the user was revoked since its last message: nothing of it is older."""
+    """Expect the verification to pass: no data on this connection is older than the revocation."""
     async with TestClient(app) as client, client.connect() as admin:
         await admin.call("revoke", "ann")
         user = app._session.online[client.socket.id]
@@ -397,7 +397,7 @@ async def test_a_connection_that_waits_may_be_verified_by_another(app: WebSucket
 async def test_who_is_revoked_during_the_handshake_enters_unverified(
     serving: Serving, commands: Commands, by: str
 ) -> None:
-    """By an identity that was found before; a hook of the program gets the error itself."""
+    """Expect nobody to be verified by an identity found before; a program's hook gets the error."""
     refusals: list[str] = []
 
     async def authenticate(request: Request) -> Identity | None:
@@ -433,7 +433,7 @@ async def revoke_when_reached(gate: Gate, admin: Any) -> None:
 
 
 class SlowStore(MemorySessionStore):
-    """Waits before it removes anything, or is away."""
+    """A store that waits before each removal, or is away."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,7 +459,7 @@ ANN = "secret of ann"
 
 @pytest.mark.parametrize("command", ["revoke", "forget"])
 async def test_a_slow_store_delays_no_revocation(commands: Commands, command: str) -> None:
-    """From the call on, the token is good for nothing: neither here nor on a new connection."""
+    """Expect the token to be invalid from the call on, here and on a new connection."""
     store = SlowStore()
     app = app_with(commands, providers=[ResumeProvider(store)])
     async with TestClient(app) as client, client.connect() as other:
@@ -491,7 +491,7 @@ async def test_a_slow_store_delays_no_revocation(commands: Commands, command: st
 async def test_what_an_absent_store_could_not_remove_is_removed_later(
     commands: Commands, command: str
 ) -> None:
-    """The caller is told; here nobody goes on by it; and the store is told when it is back."""
+    """Expect an error for the caller, no resuming here, and the removal once the store is back."""
     store = SlowStore()
     app = app_with(commands, providers=[ResumeProvider(store)], limits=Limits(revocation_lag=0.2))
     async with TestClient(app) as admin, admin.connect() as client:
@@ -514,7 +514,7 @@ async def test_what_an_absent_store_could_not_remove_is_removed_later(
 async def test_a_token_that_is_forgotten_while_its_record_is_read_is_not_good(
     commands: Commands,
 ) -> None:
-    """Though it was read before."""
+    """Expect the token to be refused, though its record was read before."""
     loading = Gate()
 
     class SlowToLoad(MemorySessionStore):
@@ -539,7 +539,7 @@ async def test_a_token_that_is_forgotten_while_its_record_is_read_is_not_good(
 
 
 def test_revocations_that_are_not_remembered_are_taken_for_later() -> None:
-    """Memory is bounded, and the doubt is for the revocation."""
+    """Expect a user whose revocation is not remembered to be refused: memory is bounded."""
     revocations = Revocations()
     revocations.add("ann")
     since = revocations.count

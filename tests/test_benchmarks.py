@@ -1,4 +1,4 @@
-"""The benchmarks measure servers that give the right answers; how fast is not tested."""
+"""Tests that the benchmarks measure servers that give the right answers, not how fast they are."""
 
 import json
 import math
@@ -29,7 +29,7 @@ pytestmark: Final = [
 
 @pytest.mark.parametrize("name", ["websockets/asyncio", "websuckets/asyncio"])
 def test_a_subject_does_the_job(name: str) -> None:
-    """Clients count, and compare, every answer."""
+    """Expect clients to count and compare every answer."""
     with Bench(SUBJECTS[name], Job("protected", connections=2, depth=2)) as bench:
         bench.turn(warm_up=0, seconds=0.05)
         bench.turn(warm_up=0, seconds=0.1)
@@ -39,7 +39,7 @@ def test_a_subject_does_the_job(name: str) -> None:
 
 
 def test_a_wrong_answer_is_noticed() -> None:
-    """A server that answers something else is not measured."""
+    """Expect a server that answers something else not to be measured."""
     job = Job("unknown", event=PREVIEW + "s")
     with pytest.raises(Unexpected), Bench(SUBJECTS["websockets/asyncio"], job):
         pass
@@ -47,7 +47,7 @@ def test_a_wrong_answer_is_noticed() -> None:
 
 @pytest.mark.parametrize("name", FAN_OUT)
 def test_every_subscriber_gets_everything(name: str) -> None:
-    """Subscribers compare every message with the one that is to come."""
+    """Expect subscribers to compare every message with the one that should come."""
     if not SUBJECTS[name].is_installed:
         pytest.skip(f"{name} is not installed")
     with FanOutBench(SUBJECTS[name], Job("fan-out", connections=20)) as bench:
@@ -57,7 +57,7 @@ def test_every_subscriber_gets_everything(name: str) -> None:
 
 
 def test_a_wrong_message_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What nobody expects is not counted."""
+    """Expect an unexpected message not to be counted."""
     with FanOutBench(SUBJECTS["websockets/asyncio"], Job("fan-out", connections=2)) as bench:
         bench.turn(warm_up=0, seconds=0.05)
         monkeypatch.setattr(audience, "news", lambda number: {"number": number + 1})
@@ -67,7 +67,7 @@ def test_a_wrong_message_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(find_redis() is None, reason="needs redis-server")
 def test_messages_come_from_one_node_to_the_other() -> None:
-    """The publisher is on one, all subscribers are on the other."""
+    """Expect messages from a publisher on one node at all subscribers, which are on the other."""
     program = find_redis()
     assert program is not None
     job = Job("between-nodes", connections=3)
@@ -82,7 +82,7 @@ def test_messages_come_from_one_node_to_the_other() -> None:
 
 
 def test_idle_connections_are_measured_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pings are answered meanwhile; the figure is the processor time for a connection."""
+    """Expect pings to be answered meanwhile; the figure is the processor time for a connection."""
     monkeypatch.setattr(measure, "IDLE_SECONDS", 0.05)
     monkeypatch.setattr(measure, "IDLE_WARM_UP", 0.01)
     name = "websuckets/asyncio"
@@ -110,7 +110,7 @@ def test_few_values_are_enclosed_by_the_least_and_the_greatest(bounds: tuple[int
     ("n", "k", "confidence"), [(8, 1, 0.9922), (15, 4, 0.9648), (20, 6, 0.9586), (50, 18, 0.9672)]
 )
 def test_the_interval_is_that_of_published_tables(n: int, k: int, confidence: float) -> None:
-    """k and the confidence stand in tables of the sign test's interval of a median."""
+    """Expect k and the confidence of the tables of the sign test's interval of a median."""
     values = [float(value) for value in range(1, n + 1)]
     found = interval_of_median(list(reversed(values)))
     assert (found.low, found.high) == (k, n + 1 - k)
@@ -119,7 +119,7 @@ def test_the_interval_is_that_of_published_tables(n: int, k: int, confidence: fl
 
 
 def results_with(*ratios: float) -> Results:
-    """Return rounds in which the new one of a subject takes so many times the old one's time."""
+    """Return rounds in which a new subject takes these multiples of the old one's time."""
     return Results(
         [{("job", "old a"): Figures(2.0), ("job", "new a"): Figures(2 * x)} for x in ratios]
     )
@@ -138,7 +138,7 @@ def test_a_ratio_is_held_where_its_interval_begins_at_the_bar_or_below(
 
 
 def test_an_idle_server_that_computes_nothing_has_a_ratio() -> None:
-    """Nothing to nothing is one, something to nothing is infinite."""
+    """Expect a ratio of one for nothing to nothing, and of infinity for something to nothing."""
     figures = [
         {("job", "old a"): Figures(0.0), ("job", "new a"): Figures(0.0)},
         {("job", "old a"): Figures(0.0), ("job", "new a"): Figures(1.0)},
@@ -155,7 +155,7 @@ needs_history: Final = pytest.mark.skipif(
 def test_the_working_tree_is_compared_with_a_revision(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Each server runs the websuckets of its own tree; figures are kept where that is asked for."""
+    """Expect each server to run its tree's websuckets; figures are kept where that is asked for."""
     monkeypatch.setattr(against, "ROUNDS", 2)
     monkeypatch.setattr(measure, "TURN", 0.05)
     given = ["--against", "HEAD", "--jobs", "plain", "--seconds", "0.05", "--bar", "1000"]
@@ -168,7 +168,7 @@ def test_the_working_tree_is_compared_with_a_revision(
 
 @needs_history
 def test_each_tree_has_its_own_copy() -> None:
-    """The revision's is what was committed, the other one what is there now."""
+    """Expect one copy of the committed tree, and one of the working tree."""
     with against.trees("HEAD") as both:
         for root in (both.old, both.new):
             assert (root / "websuckets" / "__init__.py").is_file()
@@ -179,7 +179,7 @@ def test_each_tree_has_its_own_copy() -> None:
 
 @needs_history
 def test_what_is_not_a_revision_is_told() -> None:
-    """In git's own words."""
+    """Expect git's own error."""
     with pytest.raises(NoComparison, match="no-such-revision"), against.trees("no-such-revision"):
         pass
 
@@ -194,6 +194,6 @@ def test_what_is_not_a_revision_is_told() -> None:
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(given: list[str]) -> None:
-    """A comparison has one mode, and enough rounds."""
+    """Expect an error, also for too few rounds: a comparison has one mode."""
     with pytest.raises(SystemExit):
         program.arguments(given)

@@ -30,7 +30,7 @@ def group() -> CommandGroup:
 
 
 async def test_the_reply_to_a_wrong_payload_is_short(serving: Serving, group: CommandGroup) -> None:
-    """However much of it is wrong; who sends it, goes on."""
+    """Expect a short reply, however much of the payload is wrong; the client can go on."""
     frame = json.dumps({"event": "order", "payload": [{}] * 10_000, "id": 1})
     async with serving(app_with(group)) as server, dial(server) as client:
         await client.connection.send(frame)
@@ -52,7 +52,7 @@ async def test_the_reply_to_a_wrong_payload_is_short(serving: Serving, group: Co
 async def test_a_message_that_cannot_be_read_is_answered_with_its_id(
     serving: Serving, group: CommandGroup, payload: str
 ) -> None:
-    """So that who waits for that reply, gets it."""
+    """Expect the reply to have the id of the message, so that it reaches who waits for it."""
     async with serving(app_with(group)) as server, dial(server) as client:
         frame = f'{{"event": "order", "payload": {payload}, "id": 7}}'
         await client.connection.send(frame)

@@ -1,4 +1,4 @@
-"""What every broker does alike: messages between nodes, and who is where."""
+"""Tests of every broker: messages between nodes, and users on each node."""
 
 import anyio
 import anyio.lowlevel
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.anyio
 
 
 async def members(node: Node, group: str, expected: set[UserId]) -> None:
-    """Wait until the others are known to be in the group: they may be told later."""
+    """Wait until this node knows these users of other nodes in the group: it may learn later."""
     with anyio.fail_after(TIMEOUT):
         while await node.link.members(group) != expected:
             await anyio.sleep(0.01)
 
 
 async def test_messages_reach_subscribed_nodes_in_order(make: Make) -> None:
-    """Every one of the others, with all that is published after it has subscribed."""
+    """Expect every other node to get all that is published after it has subscribed."""
     async with linked(make()) as one, linked(make()) as two, linked(make()) as three:
         for node in (one, two):
             await node.link.subscribe("a")
@@ -35,7 +35,7 @@ async def test_messages_reach_subscribed_nodes_in_order(make: Make) -> None:
 
 
 async def test_who_unsubscribes_gets_no_more(make: Make) -> None:
-    """And does again once it is subscribed anew."""
+    """Expect no messages until the node subscribes again."""
     async with linked(make()) as one, linked(make()) as two:
         for name in ("a", "b"):
             await two.link.subscribe(name)
@@ -47,7 +47,7 @@ async def test_who_unsubscribes_gets_no_more(make: Make) -> None:
             two.link.unsubscribe("d")
             tasks.start_soon(two.link.subscribe, "d")
         await two.link.subscribe("d")  # again, which changes nothing
-        await two.link.subscribe("c")  # when this is done, so is what came before
+        await two.link.subscribe("c")  # once this is confirmed, so is what came before
         one.link.publish("a", b"1")
         one.link.publish("b", b"2")
         await two.until(lambda: ("b", b"2") in two.got)
@@ -58,7 +58,7 @@ async def test_who_unsubscribes_gets_no_more(make: Make) -> None:
 
 
 async def test_a_message_is_any_text(make: Make) -> None:
-    """In any script, and long."""
+    """Expect long messages, and messages in any script, to arrive unchanged."""
     text = '{"event": "новости", "payload": "' + "я" * 100_000 + '"}'
     async with linked(make()) as one, linked(make()) as two:
         await two.link.subscribe("канал/ \n\0")
@@ -68,7 +68,7 @@ async def test_a_message_is_any_text(make: Make) -> None:
 
 
 async def test_everybody_knows_who_is_on_other_nodes(make: Make) -> None:
-    """By group; an id that is a number is not that of the same text."""
+    """Expect users by group; an id that is a number differs from the same id as text."""
     async with linked(make()) as one, linked(make()) as two:
         async with linked(make()) as three:
             two.link.enter("", "ann")

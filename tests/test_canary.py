@@ -1,4 +1,4 @@
-"""Tokens, passwords and payloads: where they must not appear, whatever happens to a message."""
+"""Tests that tokens, passwords and payloads do not leak, whatever happens to a message."""
 
 import json
 import logging
@@ -48,14 +48,14 @@ PASSWORD = "canary-password-4711"
 VALUE = "canary-value-4711"
 
 OURS = ("websuckets", "websockets.server")
-"""Loggers that must not tell; others are the client's, the program's, its ASGI server's."""
+"""Loggers that must not show secrets; others are the client's, the program's, its ASGI server's."""
 
 
 @pytest.fixture(autouse=True)
 def log(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pytest.LogCaptureFixture]:
-    """All that is logged, at any level; of what concerns us, nothing tells a secret."""
+    """Yield all that is logged, at any level; expect no secret in the log of our loggers."""
     logger = logging.getLogger("websockets")
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     logger.manager._clear_cache()  # type: ignore[attr-defined]  # patching skips it
@@ -65,7 +65,7 @@ def log(
 
 
 def told(log: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged with a secret in it."""
+    """Return the log records of our loggers that hold a secret."""
     formatter = logging.Formatter("%(levelname)s %(name)s: %(message)s")
     records = [r for r in log.get_records("call") if r.name.startswith(OURS)]
     return [line for line in map(formatter.format, records) if CANARY in line]
@@ -113,7 +113,7 @@ TYPES: dict[str, Any] = {
     "models": Cat | Dog,
     "tagged": dict[str, list[Login]],
 }
-"""What no secret is one of."""
+"""Types to none of which a secret can be converted."""
 
 
 def commands() -> CommandGroup:
@@ -234,7 +234,7 @@ SENT: dict[str, list[str | bytes]] = {
 
 
 async def answers(client: Client, frames: list[str | bytes]) -> list[str]:
-    """What they are answered with; and if the connection is closed, with what."""
+    """Return the answers to frames; if the connection is closed, its close code and reason, too."""
     received: list[str] = []
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(send_all, client, [*frames, frame("ping", id="last")])
@@ -252,13 +252,13 @@ async def send_all(client: Client, frames: list[str | bytes]) -> None:
 
 
 def errors_among(answers: list[str]) -> list[str]:
-    """What the server says by itself: an event is the program's answer, and may tell."""
+    """Return errors and closes; events are answers of the program, and may hold secrets."""
     return [answer for answer in answers if '"event"' not in answer]
 
 
 @pytest.mark.parametrize("what", SENT)
 async def test_whatever_becomes_of_a_message(serving: Serving, what: str) -> None:
-    """On every transport: neither the log nor what is said of errors tells a secret."""
+    """Expect no secret in the log or in an error, on every transport."""
     limits = Limits(streams=3, auth_failures=2, unknown_streak=2000, rate=None, burst=None)
     async with serving(app(limits=limits)) as server, dial(server) as client:
         await client.call("log in", payload={"token": TOKEN, "password": PASSWORD}, id=1)
@@ -282,7 +282,7 @@ LIMITS: dict[str, tuple[dict[str, Any], list[str | bytes]]] = {
 
 @pytest.mark.parametrize("limit", LIMITS)
 async def test_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
-    """Its error, its close reason and its log lines tell no secret."""
+    """Expect no secret in the error, the close reason and the log lines of each limit."""
     limits, frames = LIMITS[limit]
     async with serving(app(limits=Limits(**limits))) as server, dial(server) as client:
         said = await answers(client, frames)
@@ -299,7 +299,7 @@ async def test_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
     ],
 )
 async def test_a_client_that_does_not_read(limits: dict[str, Any]) -> None:
-    """What it should have got is not in the log that says so."""
+    """Expect no secret in the log when a client does not read what it should get."""
     served = app(limits=Limits(rate=None, max_size=None, **limits))
     async with AsyncExitStack() as stack:
         async with served.serve("127.0.0.1", 0) as server:
@@ -330,7 +330,7 @@ BROKEN: dict[str, bytes] = {
 
 @pytest.mark.parametrize("how", BROKEN)
 async def test_frames_that_break_the_protocol(how: str) -> None:
-    """Neither the log nor the close reason quotes them."""
+    """Expect no quote of the frames in the log or the close reason."""
     async with app().serve("127.0.0.1", 0) as server:
         assert server.port is not None
         async with opened(server.port) as peer:
@@ -338,7 +338,7 @@ async def test_frames_that_break_the_protocol(how: str) -> None:
             peer.finish()
             with anyio.fail_after(TIMEOUT):
                 said = await peer.read_close()
-            if said is not None and how != "a close reason":  # which is echoed, as RFC 6455 asks
+            if said is not None and how != "a close reason":  # echoed, as RFC 6455 asks
                 assert CANARY.encode() not in said.data
 
 
@@ -371,7 +371,7 @@ async def not_at_all(request: Request) -> None: ...
 async def test_a_handshake_with_secrets(
     on_sockets: Serving, when: str, hook: Callable[[Request], Any]
 ) -> None:
-    """In its headers, its cookies and its query: accepted, refused, or failed."""
+    """Expect no secret of headers, cookies and query: accepted, refused, or failed."""
     served = app(trusted_proxies=["127.0.0.1"], subprotocols=[TOKEN])
     getattr(served, f"on_{when}")(hook)
     async with on_sockets(served) as server:
@@ -388,14 +388,14 @@ async def test_a_handshake_with_secrets(
     ],
 )
 async def test_a_handshake_that_is_refused(on_sockets: Serving, arguments: dict[str, Any]) -> None:
-    """Because of where it goes, where it comes from, or how many there are."""
+    """Expect no secret when a handshake is refused for its path, its origin or a full server."""
     async with on_sockets(app(**arguments)) as server:
         headers = {**HEADERS, "Origin": f"https://{VALUE}.example.org"}
         assert CANARY not in await connected_to(server, TARGET, headers)
 
 
 async def connected_to(server: Server, target: str, headers: dict[str, str]) -> str:
-    """What a client is told that connects with this, but for the subprotocol that it offered."""
+    """Return what a client is told that connects with these arguments, without its subprotocol."""
     assert server.port is not None
     async with tcp(server.port) as peer:
         with anyio.fail_after(TIMEOUT):
@@ -415,7 +415,7 @@ async def connected_to(server: Server, target: str, headers: dict[str, str]) -> 
 
 @pytest.mark.parametrize("target", ["/health", "/", f"/{VALUE}"])
 async def test_a_request_that_is_no_handshake(on_sockets: Serving, target: str) -> None:
-    """With secrets in its query, its cookies and its body."""
+    """Expect no secret of the query, the cookies and the body."""
     async with on_sockets(app()) as server, httpx2.AsyncClient(trust_env=False) as http:
         url = f"http://127.0.0.1:{server.port}{target}"
         response = await http.get(url, params={"token": TOKEN}, headers=HEADERS)
@@ -450,7 +450,7 @@ async def test_a_request_that_is_no_handshake(on_sockets: Serving, target: str) 
     ],
 )
 async def test_a_request_that_is_no_http(request_: str) -> None:
-    """It is not quoted, neither to the client nor in the log."""
+    """Expect no quote of the request, neither to the client nor in the log."""
     async with app().serve("127.0.0.1", 0) as server:
         assert server.port is not None
         async with tcp(server.port) as peer:
@@ -477,7 +477,7 @@ async def test_a_request_that_is_no_http(request_: str) -> None:
     ids=lambda headers: next(iter(headers)),
 )
 async def test_a_handshake_that_is_wrong(headers: dict[str, str]) -> None:
-    """The log does not quote it; the client, which wrote it, may be told."""
+    """Expect no quote of the handshake in the log; the client, which wrote it, may be told."""
     async with app().serve("127.0.0.1", 0) as server:
         await connected_to(server, TARGET, headers)
 
@@ -495,7 +495,7 @@ async def authenticate(request: Request) -> Identity | None:
 
 @pytest.mark.parametrize("how", ["known", "unknown", "bug", "nobody"])
 async def test_users_who_are_verified_at_their_handshake(on_sockets: Serving, how: str) -> None:
-    """What verifies them is not told."""
+    """Expect no secret by which a user is verified at its handshake."""
     served = app(providers=[HandshakeSecurityProvider(authenticate)], origins=[None])
     async with on_sockets(served) as server:
         headers = {**HEADERS, "X-How": how}
@@ -507,7 +507,7 @@ async def test_users_who_are_verified_at_their_handshake(on_sockets: Serving, ho
 
 
 async def test_middleware(serving: Serving) -> None:
-    """Also where it fails, refuses, or shows what it was given."""
+    """Expect no secret, also where middleware fails, refuses, or shows its arguments."""
     shown: list[str] = []
 
     async def show(socket: Socket, message: Message, call_next: CallNext) -> Any:
@@ -540,7 +540,7 @@ async def test_middleware(serving: Serving) -> None:
 
 
 async def test_a_test_client() -> None:
-    """What it logs and how it is shown; what it raises is what the server said."""
+    """Expect no secret in its log and repr; its errors hold what the server sent."""
     async with TestClient(app(), TARGET, HEADERS) as client:
         await client.call("log in", {"token": TOKEN, "password": PASSWORD}, TOKEN)
         event = await client.call("echo", VALUE, TOKEN)
@@ -555,7 +555,7 @@ async def test_a_test_client() -> None:
 
 
 async def test_what_is_shown_of_public_objects() -> None:
-    """Their `repr` and `str`, as they come to be in logs and tracebacks."""
+    """Expect no secret in `repr` and `str` of public objects, which logs and tracebacks show."""
     shown: list[object] = [
         Message("echo", TOKEN, 1),
         Cancel(1),
@@ -596,13 +596,13 @@ async def test_what_is_shown_of_public_objects() -> None:
 
 @dataclass
 class FakeSocket:
-    """As much of a socket as a `repr` needs."""
+    """A socket with no more than a `repr` needs."""
 
     id = uuid4()
 
 
 async def test_what_the_program_raises_is_its_own(log: pytest.LogCaptureFixture) -> None:
-    """A traceback quotes it, also pydantic's errors; the client gets the incident alone."""
+    """Expect the program's and pydantic's errors in tracebacks; the client gets an incident."""
     group = CommandGroup()
 
     @group.command("quote")
@@ -629,11 +629,11 @@ async def test_what_the_program_raises_is_its_own(log: pytest.LogCaptureFixture)
 
 
 class Guarded:
-    """What a guard of the program stands for."""
+    """An object that stands for the result of a guard of the program."""
 
 
 async def test_a_guard_of_the_program(log: pytest.LogCaptureFixture) -> None:
-    """That refuses by an error with details for the client, which no log has."""
+    """Expect the details of an error of a guard at the client, and not in the log."""
 
     async def guarded(user: CurrentUser, message: Message) -> Guarded:
         raise NotAuthorized("no", "details")

@@ -1,4 +1,4 @@
-"""A command that is cancelled at any of its checkpoints: whatever was opened is finalised."""
+"""Tests that a command cancelled at any of its checkpoints has everything opened finalised."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from websuckets.runtime.request_scope import RequestScope
 pytestmark = pytest.mark.anyio
 
 MOST = 100
-"""Checkpoints that no command of these tests has."""
+"""Number of checkpoints that no command of these tests has."""
 
 
 class Visit: ...
@@ -42,7 +42,7 @@ class Inner: ...
 
 @dataclass
 class Ledger:
-    """What was opened and finalised, in order; a message's things, and its connection's."""
+    """A record of what was opened and finalised, in order, of a message and of its connection."""
 
     opened: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Ledger:
 
 
 class Things(Provider):
-    """One of each kind of provider, each built on the one before."""
+    """Providers of each kind, each built on the one before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Things(Provider):
 
 
 class Steps:
-    """Awaits something, and acts when it is about to wait for the n-th time."""
+    """An awaitable that awaits another, and acts when that is about to wait for the n-th time."""
 
     def __init__(self, awaited: Awaitable[Any], at: set[int], act: Callable[[], None]) -> None:
         self.awaited = awaited
@@ -160,7 +160,7 @@ def app(things: Things) -> WebSuckets:
 
 
 def cancelling_at(at: set[int], natively: bool, monkeypatch: pytest.MonkeyPatch) -> list[Steps]:
-    """Have each command cancelled at its n-th checkpoints; gives the steps that it takes."""
+    """Have each command cancelled at its n-th checkpoint; yield the steps that it takes."""
     taken: list[Steps] = []
 
     def stepping(awaited: Awaitable[Any], request_scope: RequestScope) -> Steps:
@@ -214,7 +214,7 @@ async def test_whatever_was_opened_is_finalised_in_reverse(
     times: int,
     natively: bool,
 ) -> None:
-    """For each checkpoint, until the command gets through; others are served all the while."""
+    """Test each checkpoint, until the command gets through; others are served meanwhile."""
     if natively and on_trio():
         pytest.skip("trio has no cancellation but that of scopes")
     async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
@@ -227,7 +227,7 @@ async def test_whatever_was_opened_is_finalised_in_reverse(
                     with anyio.fail_after(TIMEOUT):
                         await ledger.visit_closed.wait()
             assert ledger.closed == ledger.opened[::-1], f"cancelled at {n}"
-            # Nothing keeps asyncio's own cancellation out of the finaliser that it hits.
+            # asyncio's own cancellation ends the finaliser that it hits
             assert len(ledger.interrupted) <= (times if natively else 0), f"cancelled at {n}"
             assert (await other.call("ping"))["payload"] == "pong"
             if taken[0].taken < n:
@@ -235,5 +235,5 @@ async def test_whatever_was_opened_is_finalised_in_reverse(
         assert 10 < n < MOST
         assert ledger.opened == ["visit", "outer", "middle", "inner"]
     errors = [r for r in caplog.records if r.name == "websuckets" and r.levelno >= logging.ERROR]
-    # Whoever cancels a stream's task natively ends its connection with 1011.
+    # a native cancellation of a stream's task ends its connection with 1011
     assert bool(errors) == (natively and name == "stream")

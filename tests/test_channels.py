@@ -1,4 +1,4 @@
-"""Channels reach whoever is subscribed, in order, and wait for nobody."""
+"""Tests that channels reach subscribers, in order, and wait for no reader."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,7 +35,7 @@ def news(what: Any) -> dict[str, Any]:
 
 
 async def test_what_is_published_reaches_subscribers_in_order(serving: Serving) -> None:
-    """All of them and nobody else, on every transport; the publisher only if it is meant, too."""
+    """Expect all events, on every transport, at subscribers only; the publisher may be one."""
     async with serving(rooms.app()) as server, dial(server) as ann, dial(server) as bob:
         for client in (ann, bob):
             await client.call("join", payload="a", id=1)
@@ -50,14 +50,14 @@ async def test_what_is_published_reaches_subscribers_in_order(serving: Serving) 
 
 
 async def test_leaving_is_by_command_or_by_itself(serving: Serving) -> None:
-    """Nothing is left of a client that is gone, and who leaves a channel is in the others still."""
+    """Expect nothing to be left of a client that has left; leaving one channel keeps the others."""
     app = rooms.app()
     async with serving(app) as server, dial(server) as ann:
         async with dial(server) as bob:
             for name in ("a", "b"):
                 await bob.call("join", payload=name, id=1)
             await bob.call("leave", payload="a", id=2)
-            await bob.call("leave", payload="a", id=2)  # once more changes nothing
+            await bob.call("leave", payload="a", id=2)  # again, which changes nothing
             for name in ("a", "b"):
                 await ann.call("publish", payload={"channel": name, "what": name}, id=1)
             assert await bob.receive() == news("b")
@@ -65,11 +65,11 @@ async def test_leaving_is_by_command_or_by_itself(serving: Serving) -> None:
         with anyio.fail_after(TIMEOUT):
             while repr(channels_of(app)) != "Channels(0)":
                 await anyio.sleep(0.001)
-        assert await ann.call("leave", payload="a", id=3)  # never was
+        assert await ann.call("leave", payload="a", id=3)  # was not subscribed
 
 
 async def test_members_are_the_verified_users_among_subscribers() -> None:
-    """Each once, however many connections it has, from its verification on and until it leaves."""
+    """Expect each user once, from its verification until its last connection ends."""
     async with talk(rooms.app()) as ann, ann.another() as again, ann.another() as nobody:
         await ann.call("join", payload="a", id=1)
         await nobody.call("join", payload="a", id=1)
@@ -92,7 +92,7 @@ async def test_members_are_the_verified_users_among_subscribers() -> None:
 
 
 async def test_a_user_is_reached_on_every_connection() -> None:
-    """And nobody is no error."""
+    """Expect the event on every connection; no connection is not an error."""
     async with talk(rooms.app()) as ann, ann.another() as again, ann.another() as bob:
         for client in (ann, again):
             await client.call("enter", payload="ann", id=1)
@@ -104,7 +104,7 @@ async def test_a_user_is_reached_on_every_connection() -> None:
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "я" * 65, "\ud800"])
 async def test_names_are_bounded(name: Any) -> None:
-    """In bytes of UTF-8; the client is told, whoever thought of the name."""
+    """Expect an error at the client for too many bytes of UTF-8, wherever the name comes from."""
     app = rooms.app()
     async with TestClient(app) as client:
         channels = channels_of(app)
@@ -119,7 +119,7 @@ async def test_names_are_bounded(name: Any) -> None:
 
 
 async def test_what_is_no_name_is_a_bug() -> None:
-    """Of the program: no client is told that it was wrong."""
+    """Expect a bug of the program, and no error at the client for a name that is not a ``str``."""
     app = rooms.app()
     async with TestClient(app) as client:
         channels: Any = channels_of(app)
@@ -130,14 +130,14 @@ async def test_what_is_no_name_is_a_bug() -> None:
 
 
 async def test_names_may_be_of_any_length() -> None:
-    """Where the limit is off."""
+    """Expect names of any length where the limit is off."""
     async with TestClient(rooms.app(limits=Limits(channel_name=None))) as client:
         await client.call("join", "x" * 1000)
 
 
 @pytest.mark.parametrize("most", [2, None])
 async def test_subscriptions_are_bounded(most: int | None) -> None:
-    """Of one connection; again to the same channel is none more."""
+    """Expect an error past the limit of one connection; subscribing again does not count."""
     async with TestClient(rooms.app(limits=Limits(subscriptions=most))) as client:
         for name in ("a", "b", "a"):
             await client.call("join", name)
@@ -151,7 +151,7 @@ async def test_subscriptions_are_bounded(most: int | None) -> None:
 
 
 async def test_what_is_misused_is_told() -> None:
-    """Texts are no events, and neither what is not open nor what does not run can subscribe."""
+    """Expect errors for text as an event, an unopened connection, an app that does not run."""
     app = rooms.app()
     channels = channels_of(app)
     with pytest.raises(RuntimeError, match="does not run"):
@@ -170,13 +170,13 @@ async def test_what_is_misused_is_told() -> None:
             await channels.subscribe(socket, "a")
         async with client.connect() as other:
             pass
-        await channels.subscribe(other.socket, "a")  # it is closed: nothing to do
+        await channels.subscribe(other.socket, "a")  # the connection is closed: nothing to do
         assert repr(channels) == "Channels(0)"
     assert repr(channels) == "Channels(0)"
 
 
 async def test_the_app_may_be_run_again() -> None:
-    """With the same `Channels`, which has forgotten the first time."""
+    """Expect the same `Channels` to work, without anything of the first run."""
     app = rooms.app()
     for _ in range(2):
         async with TestClient(app) as client:
@@ -187,7 +187,7 @@ async def test_the_app_may_be_run_again() -> None:
 
 
 async def test_clients_left_behind_are_no_business_of_a_node_that_is_over() -> None:
-    """They come and go without it."""
+    """Expect clients to come and go without a node that has ended."""
     app = rooms.app()
     async with TestClient(app) as client:
         await client.call("enter", "ann")
@@ -201,7 +201,7 @@ async def test_clients_left_behind_are_no_business_of_a_node_that_is_over() -> N
 
 @asynccontextmanager
 async def crowd(app: WebSuckets, size: int) -> AsyncIterator[list[TestClient]]:
-    """Subscribers of the channel ``a``, in memory."""
+    """Yield subscribers of the channel ``a``, in memory."""
     async with TestClient(app) as first, anyio.create_task_group() as tasks:
         clients = [first]
         left = anyio.Event()
@@ -253,7 +253,7 @@ class Reader:
 async def test_what_a_slow_reader_gets(
     overflow: Overflow, got: bytes, closed_with: Any, outbox: tuple[int, int]
 ) -> None:
-    """Whatever waits beyond the bounds, of frames or of bytes, is treated as the policy says."""
+    """Expect the policy to be applied beyond either bound, of frames or of bytes."""
     reader: Any = Reader()
     async with anyio.create_task_group() as tasks:
         shared = Outboxes(Limits(outbox=outbox, overflow=overflow), tasks.start_soon)
@@ -269,7 +269,7 @@ async def test_what_a_slow_reader_gets(
 
 
 async def test_a_frame_larger_than_the_outbox_does_not_enter_it() -> None:
-    """Even where the oldest make room: there is not enough."""
+    """Expect the frame not to be queued, even where the oldest would make room."""
     reader: Any = Reader()
     async with anyio.create_task_group() as tasks:
         limits = Limits(outbox=(5, 5), overflow=Overflow.DROP_OLDEST)
@@ -282,7 +282,7 @@ async def test_a_frame_larger_than_the_outbox_does_not_enter_it() -> None:
 
 
 async def test_what_waits_for_who_is_gone_is_thrown_away() -> None:
-    """And so is what comes."""
+    """Expect waiting frames, and later ones, to be thrown away."""
     reader: Any = Reader(ConnectionClosed(None, None))
     async with anyio.create_task_group() as tasks:
         shared = Outboxes(Limits(outbox=None), tasks.start_soon)
@@ -295,7 +295,7 @@ async def test_what_waits_for_who_is_gone_is_thrown_away() -> None:
 
 
 def test_a_policy_is_one_of_three() -> None:
-    """Another is a mistake that is told at once."""
+    """Expect an error at once for any other policy."""
     policy: Any = "close"
     with pytest.raises(ValueError, match="one of Overflow"):
         Limits(overflow=policy)
@@ -304,7 +304,7 @@ def test_a_policy_is_one_of_three() -> None:
 async def test_one_who_does_not_read_delays_nobody(
     on_sockets: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others get everything, in order; that one is told to go, and dropped in the end."""
+    """Expect the others to get everything, in order; the one is closed, and aborted in the end."""
     caplog.set_level("INFO", "websuckets")
     app = rooms.app(limits=Limits(outbox=(20, 10**7), send_timeout=1))
     async with on_sockets(app) as server, dial(server) as ann:
@@ -325,7 +325,7 @@ async def test_one_who_does_not_read_delays_nobody(
 
 
 async def test_many_messages_at_once_do_not_outrun_who_reads() -> None:
-    """However fast the program publishes, who reads as fast as can be gets it all."""
+    """Expect a client that reads as fast as it can to get everything, however fast events come."""
     app = rooms.app(limits=Limits(outbox=(20, 10**6)))
     async with crowd(app, 20) as clients:
         for number in range(200):
@@ -336,7 +336,7 @@ async def test_many_messages_at_once_do_not_outrun_who_reads() -> None:
 
 
 async def test_idle_connections_have_no_outbox() -> None:
-    """Nor does anybody have a task for whom nothing waits."""
+    """Expect neither an outbox nor a task where no frames wait."""
     app = rooms.app()
     async with crowd(app, 3) as clients, clients[0].connect():
         node = channels_of(app)._node
@@ -346,7 +346,7 @@ async def test_idle_connections_have_no_outbox() -> None:
 
 
 def test_a_session_is_made_for_channels() -> None:
-    """`Channels` is made of one."""
+    """Expect `Channels` to be made with a session."""
     assert repr(Channels(Session())) == "Channels(0)"
 
 

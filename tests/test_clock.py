@@ -1,4 +1,4 @@
-"""The time of an app: in steps as fine as its timeouts need, and only while it runs."""
+"""Tests of the app's clock, whose steps are as short as its timeouts need, while the app runs."""
 
 import math
 import time
@@ -23,7 +23,7 @@ async def running(clock: Clock) -> AsyncIterator[None]:
 
 
 def go_on(clock: Clock, seconds: float) -> None:
-    """Let so much time pass, in one step."""
+    """Let this much time pass, in one step."""
     clock.now += seconds
     clock.ring()
 
@@ -38,7 +38,7 @@ def go_on(clock: Clock, seconds: float) -> None:
     ],
 )
 def test_a_timeout_takes_at_most_a_quarter_longer(seconds: float, due: float, step: float) -> None:
-    """For a long one the clock may be a step late, before and after it; for a short one, after."""
+    """Expect a long timeout to be a step late before and after at most, and a short one after."""
     timeout = Clock().timeout(seconds)
     assert timeout.due() == due
     assert timeout.step == step
@@ -47,7 +47,7 @@ def test_a_timeout_takes_at_most_a_quarter_longer(seconds: float, due: float, st
 
 
 def test_no_timeout_never_passes() -> None:
-    """A timer that is started with it is not set."""
+    """Expect a timer without a timeout not to be set."""
     clock = Clock()
     timer = clock.timer(lambda: None)
     timer.start(clock.timeout(None))
@@ -55,7 +55,7 @@ def test_no_timeout_never_passes() -> None:
 
 
 def test_a_timer_rings_once_at_the_earliest_moment_that_it_was_set_to() -> None:
-    """A later one is no news; after it has rung, it may be set again."""
+    """Expect a later moment to be ignored; once it has rung, the timer may be set again."""
     clock = Clock()
     rung: list[float] = []
     timer = clock.timer(lambda: rung.append(clock.now))
@@ -73,7 +73,7 @@ def test_a_timer_rings_once_at_the_earliest_moment_that_it_was_set_to() -> None:
 
 
 def test_a_timer_that_was_stopped_does_not_ring_and_is_not_set_any_more() -> None:
-    """Not even if another one stops it in the moment in which both ring."""
+    """Expect the timer not to ring, even if another stops it at the moment when both ring."""
     clock = Clock()
     rung: list[str] = []
     first = clock.timer(lambda: second.stop())
@@ -88,7 +88,7 @@ def test_a_timer_that_was_stopped_does_not_ring_and_is_not_set_any_more() -> Non
 
 
 def test_a_timer_may_be_set_to_a_moment_that_is_over() -> None:
-    """It rings with the next step, not in an endless loop."""
+    """Expect the timer to ring with the next step, not in an endless loop."""
     clock = Clock()
     rung: list[float] = []
 
@@ -104,7 +104,7 @@ def test_a_timer_may_be_set_to_a_moment_that_is_over() -> None:
 
 
 def test_what_does_not_ring_any_more_is_cleared_away() -> None:
-    """Connections and messages come and go: what they leave behind is bounded by those there."""
+    """Expect entries bounded by connections and messages that exist, while others come and go."""
     clock = Clock()
     lasting = [clock.timer(lambda: None) for _ in range(10)]
     for timer in lasting:
@@ -124,7 +124,7 @@ def test_what_does_not_ring_any_more_is_cleared_away() -> None:
 
 
 async def test_steps_are_as_short_as_what_runs_needs() -> None:
-    """And long again afterwards: who has waited for long, and waits on, costs nothing meanwhile."""
+    """Expect long steps again afterwards, in which a long wait costs nothing."""
     clock = Clock()
     patient, has_rung = clock.timer(lambda: None), anyio.Event()
     patient.start(clock.timeout(30))
@@ -146,20 +146,20 @@ async def test_steps_are_as_short_as_what_runs_needs() -> None:
 
 
 async def test_a_short_timeout_does_not_pass_while_the_event_loop_is_held_up() -> None:
-    """Not even if the clock is in a long step when it begins."""
+    """Expect the timeout not to pass, even if the clock is in a long step when it begins."""
     clock = Clock()
     rung: list[float] = []
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         clock.timer(lambda: rung.append(clock.now)).start(clock.timeout(0.04))
-        time.sleep(0.1)  # holds up the event loop
+        time.sleep(0.1)  # blocks the event loop
         clock.read()
         clock.ring()
         assert rung == []
 
 
 async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None:
-    """It never ends early."""
+    """Expect the timeout never to pass early."""
     clock = Clock()
     rung = anyio.Event()
     async with running(clock):
@@ -174,20 +174,20 @@ async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None
 
 
 async def test_no_time_passes_while_the_event_loop_is_held_up() -> None:
-    """But one step: nobody is late because of others."""
+    """Expect one step to pass, so that no timer is late because of others."""
     clock = Clock()
     clock.timer(lambda: None).by(1, 0.01)
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         before = clock.read()
-        time.sleep(0.1)  # holds up the event loop
+        time.sleep(0.1)  # blocks the event loop
         assert clock.read() - before <= 0.01 + 1e-9
         await anyio.sleep(0)
         assert clock.now - before <= 0.01 + 1e-9
 
 
 async def test_it_goes_on_when_a_timer_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody else is to wait for ever because of that."""
+    """Expect the clock to run on, so that no other timer waits for ever."""
     clock = Clock()
     enough = anyio.Event()
 
@@ -202,7 +202,7 @@ async def test_it_goes_on_when_a_timer_fails(caplog: pytest.LogCaptureFixture) -
 
 
 def test_listeners_are_told_when_the_wall_clock_jumps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once for each jump, whichever way; that it is a little off is no jump."""
+    """Expect one call for each jump, in either direction; a small difference is not a jump."""
     wall = 1e9
     monkeypatch.setattr(module, "time", lambda: wall)
     clock = Clock()

@@ -1,4 +1,4 @@
-"""Context variables: what is set in which scope, and who sees it."""
+"""Tests of context variables: in which scope each is set, and which code sees it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +31,7 @@ class Thing: ...
 
 
 class Things:
-    """A thing that sets a variable for as long as it lives."""
+    """Providers of a thing that sets a variable for as long as the thing lives."""
 
     def __init__(self, journal: list[str]) -> None:
         self.journal = journal
@@ -41,7 +41,7 @@ class Things:
         token = current.set("thing")
         yield Thing()
         self.journal.append(f"closed with {current.get()}")
-        current.reset(token)  # ValueError, in another context
+        current.reset(token)  # ValueError in another context
 
     async def asynchronous(self) -> AsyncIterator[Thing]:
         with self._set() as thing:
@@ -84,7 +84,7 @@ def group() -> CommandGroup:
 
 @pytest.fixture
 def using() -> CommandGroup:
-    """Commands that ask for a thing."""
+    """Return commands that ask for a thing."""
     group = CommandGroup()
 
     @group.command("use")
@@ -100,14 +100,14 @@ def using() -> CommandGroup:
 async def test_a_provider_may_reset_what_it_has_set(
     serving: Serving, using: CommandGroup, journal: list[str], scope: Scope, is_async: bool
 ) -> None:
-    """Objects are built and finalised in one context, whoever asks first and whoever closes."""
+    """Expect one context for building and finalising, whoever asks first and whoever closes."""
     things = Things(journal)
     app = app_with(using, providers=[things.provider(scope, is_async=is_async)])
     async with serving(app) as server, dial(server) as client, client.another() as another:
         seen = [(await each.call("use"))["payload"] for each in (client, another, client)]
         async with client.another() as late:
             seen.append((await late.call("use"))["payload"])
-    # It is there for the scope that it belongs to, and those within.
+    # the variable is set for its scope and the scopes within
     assert seen == ["nothing" if scope is Scope.APP else "thing"] * 4
     assert journal == ["closed with thing"] * {Scope.APP: 1, Scope.SESSION: 3}.get(scope, 4)
 
@@ -116,7 +116,7 @@ async def test_a_provider_may_reset_what_it_has_set(
 async def test_what_a_message_sets_is_not_there_for_the_next(
     serving: Serving, group: CommandGroup, concurrency: int
 ) -> None:
-    """Neither of a command nor of a stream."""
+    """Expect a variable set by a command or a stream not to be set for the next message."""
     app = app_with(group, limits=Limits(concurrency=concurrency))
     async with serving(app) as server, dial(server) as client:
         await client.call("set", id=1)
@@ -132,7 +132,7 @@ async def test_what_a_message_sets_is_not_there_for_the_next(
 async def test_what_a_hook_sets_is_there_for_the_connection(
     serving: Serving, group: CommandGroup, journal: list[str], kind: str, concurrency: int
 ) -> None:
-    """For its messages, streams and last hooks; and for no other connection."""
+    """Expect a hook's variable in its connection's messages, streams and last hooks only."""
     app = app_with(group, limits=Limits(concurrency=concurrency))
     number = iter(range(10))
 
@@ -165,7 +165,7 @@ async def test_what_a_hook_sets_is_there_for_the_connection(
 async def test_a_hook_may_ask_for_what_belongs_to_its_connection(
     serving: Serving, group: CommandGroup, journal: list[str]
 ) -> None:
-    """It runs in the context in which that is built."""
+    """Expect the hook to run in the context in which objects of the connection are built."""
     app = app_with(group, providers=[Things(journal).provider(Scope.SESSION)])
 
     @app.on_connect
@@ -202,7 +202,7 @@ async def test_a_message_keeps_what_it_has_set_when_its_connection_gets_somethin
 async def test_what_middleware_sets_is_there_for_its_message(
     serving: Serving, group: CommandGroup
 ) -> None:
-    """And for the finalisers of that, but not for the next."""
+    """Expect a variable of middleware in its message and finalisers, not in the next message."""
 
     async def middleware(socket: Socket, message: Message, call_next: CallNext) -> Any:
         if message.event == "look":
@@ -332,7 +332,7 @@ async def test_what_an_asgi_host_sets_is_there_for_the_connection(group: Command
 
 @pytest.mark.on_asyncio
 async def test_what_runs_in_a_context_is_cancelled_as_ever(group: CommandGroup) -> None:
-    """By asyncio's own means, by scopes, and by closing it before its end."""
+    """Expect cancellation to work by asyncio, by scopes, and by closing it before its end."""
     context = copy_context()
     journal: list[str] = []
 
@@ -365,7 +365,7 @@ async def test_what_runs_in_a_context_is_cancelled_as_ever(group: CommandGroup) 
 
 
 async def test_errors_and_results_come_out_of_a_context() -> None:
-    """After waiting, and without."""
+    """Expect results and errors after waiting, and without."""
 
     async def add(waits: bool, number: int) -> int:
         if waits:
@@ -387,7 +387,7 @@ async def test_nothing_of_it_is_an_error(
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing is logged when clients leave in the middle."""
+    """Expect an empty log when clients leave in the middle."""
     app = app_with(using, providers=[Things(journal).provider(Scope.SESSION)])
     async with serving(app) as server, dial(server) as client:
         async with client.another() as another:

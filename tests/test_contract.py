@@ -1,6 +1,6 @@
-"""What holds on every transport and event loop, over real sockets wherever there are any.
+"""Tests that hold on every transport and event loop, over real sockets wherever there are any.
 
-It uses nothing of a connection but what `websuckets.Socket` has.
+They use only attributes of a connection that `websuckets.Socket` has.
 """
 
 from collections.abc import AsyncIterator
@@ -168,7 +168,7 @@ def make_app(journal: list[str], gate: Gate, **arguments: Any) -> WebSuckets:
 
 
 async def test_commands_are_answered_in_order(serving: Serving, app: WebSuckets) -> None:
-    """However many come at once, text or binary; each has one last reply."""
+    """Expect one last reply for each command, text or binary, however many come at once."""
     async with serving(app) as server, dial(server) as client:
         for number in range(100):
             if number % 3 == 0:
@@ -206,7 +206,7 @@ async def test_commands_are_answered_in_order(serving: Serving, app: WebSuckets)
 async def test_what_goes_wrong_is_an_error_and_the_connection_goes_on(
     serving: Serving, app: WebSuckets, journal: list[str], sent: str, error: str
 ) -> None:
-    """With what is rolled back."""
+    """Expect an error, with the command rolled back."""
     async with serving(app) as server, dial(server) as client:
         await client.connection.send(sent)
         reply = await client.receive()
@@ -221,7 +221,7 @@ async def test_what_goes_wrong_is_an_error_and_the_connection_goes_on(
 async def test_what_a_handler_sends_comes_before_its_reply(
     serving: Serving, app: WebSuckets
 ) -> None:
-    """As the frames that it chose."""
+    """Expect the frames that the handler chose, before its reply."""
     async with serving(app) as server, dial(server) as client:
         await client.send("event", id=1)
         assert await client.receive() == {"event": "first", "payload": 1}
@@ -231,7 +231,7 @@ async def test_what_a_handler_sends_comes_before_its_reply(
 
 
 async def test_who_is_verified(serving: Serving, app: WebSuckets) -> None:
-    """By the token that the handler set; another connection is somebody else."""
+    """Expect verification by the token that the handler set, on this connection only."""
     async with serving(app) as server, dial(server) as client, dial(server) as other:
         token = (await client.call("enter"))["payload"]
         assert (await client.call("who", token=token))["payload"] == ["ann", True, True]
@@ -241,7 +241,7 @@ async def test_who_is_verified(serving: Serving, app: WebSuckets) -> None:
 async def test_hooks_run_in_order_and_once(
     serving: Serving, app: WebSuckets, journal: list[str]
 ) -> None:
-    """Around what each client does."""
+    """Expect hooks to run around the commands of each client."""
     async with serving(app) as server:
         assert journal == ["startup"]
         for _ in range(2):
@@ -258,7 +258,7 @@ async def test_hooks_run_in_order_and_once(
 async def test_closing_by_the_client(
     serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With whatever code; it is answered with the same."""
+    """Expect any code of the client to be answered with the same code."""
     async with serving(app) as server:
         for code in (1000, 1001, 4321):
             async with dial(server) as client:
@@ -272,7 +272,7 @@ async def test_closing_by_the_client(
 async def test_closing_by_a_handler(
     serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its own code reaches the client; what it did is kept."""
+    """Expect the handler's code at the client, and the command to be kept."""
     async with serving(app) as server, dial(server) as client:
         await client.send("close", id=1)
         assert await client.closed() == (4000, "enough")
@@ -282,7 +282,7 @@ async def test_closing_by_a_handler(
 
 
 def kicking_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
-    """An app in which connections are closed in several ways while commands wait."""
+    """Return an app in which connections are closed in several ways while commands wait."""
     group = CommandGroup()
 
     @group.command("enter")
@@ -330,7 +330,7 @@ def kicking_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
 async def test_commands_that_wait_while_the_connection_is_closed_do_not_run(
     serving: Serving, journal: list[str], gate: Gate, how: str, concurrency: int
 ) -> None:
-    """However many wait, and whoever closes; the command that runs goes on."""
+    """Expect the running command to go on, and none that waits to run, whoever closes."""
     app = kicking_app(journal, gate, concurrency=concurrency)
     async with serving(app) as server, dial(server) as other, dial(server) as client:
         await client.call("enter", payload="ann", id=1)
@@ -356,7 +356,7 @@ async def test_commands_that_wait_while_the_connection_is_closed_do_not_run(
 async def test_commands_that_come_after_the_close_frame_do_not_run(
     on_sockets: Serving, journal: list[str], gate: Gate, how: str
 ) -> None:
-    """The client's own close frame, which comes behind them, still ends the connection."""
+    """Expect the client's own close frame behind these commands still to end the connection."""
     app = kicking_app(journal, gate)
     async with on_sockets(app) as server, dial(server) as other:
         async with opened(server.port) as client:
@@ -364,7 +364,7 @@ async def test_commands_that_come_after_the_close_frame_do_not_run(
             await other.send(how, id=1)
             received = await client.read_close()
             assert received is not None
-            with suppress(Gone):  # the server may drop the connection instead
+            with suppress(Gone):  # the server may abort the connection instead
                 for _ in range(30):
                     await client.write(command("note") + command("protected note", token="ann"))
                 await client.write(close(received.close_code))
@@ -376,7 +376,7 @@ async def test_commands_that_come_after_the_close_frame_do_not_run(
 async def test_sending_on_a_closed_connection(
     serving: Serving, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ends the command, which is rolled back; there is nobody to tell, and no incident."""
+    """Expect the command to be rolled back, without an incident and without a reply."""
     async with serving(app) as server, dial(server) as client:
         await client.send("send after closing", id=1)
         assert await client.closed() == (4000, "enough")
@@ -431,7 +431,7 @@ async def test_a_hook_adds_headers_to_the_answer_of_the_handshake(
 async def test_what_cannot_be_a_header_of_the_answer_is_refused(
     serving: Serving, app: WebSuckets, journal: list[str], name: str, value: str
 ) -> None:
-    """Where it is set; the handshake goes on."""
+    """Expect an error where the header is set; the handshake goes on."""
 
     @app.on_handshake
     async def handshake(headers: ResponseHeaders) -> None:
@@ -447,7 +447,7 @@ async def test_what_cannot_be_a_header_of_the_answer_is_refused(
 async def test_headers_that_nobody_has_added_before_cannot_be_added(
     serving: Serving, gate: Gate
 ) -> None:
-    """Neither by a command."""
+    """Expect an error in a command, too."""
     group = CommandGroup()
 
     @group.command("add")
@@ -462,7 +462,7 @@ async def test_headers_that_nobody_has_added_before_cannot_be_added(
 async def test_closing_by_the_server(
     serving: Serving, app: WebSuckets, journal: list[str], gate: Gate
 ) -> None:
-    """After the running command, whose reply still arrives; with 1012."""
+    """Expect the running command to finish, its reply to arrive, and then 1012."""
     async with AsyncExitStack() as later:
         async with serving(app) as server:
             busy = await later.enter_async_context(dial(server))
@@ -480,7 +480,7 @@ async def test_closing_by_the_server(
 
 
 async def open_when_closed(gate: Gate, client: Client) -> None:
-    """So that the server is stopping already."""
+    """Open the gate once the client is closed, so that the server is already stopping."""
     assert await client.closed() == (1012, "service restart")
     gate.opened.set()
 
@@ -488,7 +488,7 @@ async def open_when_closed(gate: Gate, client: Client) -> None:
 async def test_a_command_is_cancelled_at_the_deadline(
     serving: Serving, journal: list[str], gate: Gate
 ) -> None:
-    """Of a server that stops; it is rolled back, and its hooks still run."""
+    """Expect the command of a stopping server to be rolled back; its hooks still run."""
     app = make_app(journal, gate, limits=Limits(drain_timeout=0.05))
     async with AsyncExitStack() as later:
         async with serving(app) as server:
@@ -507,7 +507,7 @@ async def test_a_client_that_vanishes_while_a_handler_runs(
     gate: Gate,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The handler goes on; others are served; every scope is closed."""
+    """Expect the handler to go on, others to be served, and every scope to be closed."""
     async with serving(app) as server, dial(server) as other:
         async with dial(server) as client:
             await client.send("wait")
@@ -528,7 +528,7 @@ async def test_a_client_that_vanishes_while_a_handler_sends(
     gate: Gate,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The handler learns it by the error of `send`; what it did is rolled back."""
+    """Expect an error from `send`, and the command to be rolled back."""
     async with serving(app) as server:
         async with dial(server) as client:
             await client.send("wait and send")
@@ -541,7 +541,7 @@ async def test_a_client_that_vanishes_while_a_handler_sends(
 
 
 async def test_streams(serving: Serving, app: WebSuckets, journal: list[str], gate: Gate) -> None:
-    """To their end, cancelled, and left by their client."""
+    """Test streams that end, are cancelled, or are left by their client."""
     async with serving(app) as server:
         async with dial(server) as client:
             await client.send("count", id="c")

@@ -1,7 +1,7 @@
-"""The programs of the documented API run as they always did, started as programs.
+"""Tests that the programs of the documented API run as they always did, started as programs.
 
-They use what the first documentation taught: the deprecated `WebSocketServerProtocol`, a second
-`app`, `InternalError`, and `Session` as a class.
+The programs use what the first documentation taught: the deprecated `WebSocketServerProtocol`, a
+second `app`, `InternalError`, and `Session` as a class.
 """
 
 import json
@@ -193,7 +193,7 @@ class RunningApp:
 
 @asynccontextmanager
 async def running(program: str, path: Path, **names: str) -> AsyncIterator[RunningApp]:
-    """The program in a process of its own, until SIGTERM, which it obeys."""
+    """Run the program in a process of its own, until SIGTERM ends it."""
     for name, value in {**names, "PORT": "0"}.items():
         program = program.replace(name, value)
     (path / "program.py").write_text(program)
@@ -212,7 +212,7 @@ async def running(program: str, path: Path, **names: str) -> AsyncIterator[Runni
 
 
 async def line_with(stream: Any, text: str) -> str:
-    """The next line of a process that holds ``text``; all lines, if it ends before."""
+    """Return the next line of a process that holds ``text``, or all lines if the process ends."""
     seen = ""
     with anyio.fail_after(TIMEOUT):
         while line := await anyio.to_thread.run_sync(stream.readline, abandon_on_cancel=True):
@@ -223,7 +223,7 @@ async def line_with(stream: Any, text: str) -> str:
 
 
 async def test_no_command_at_all(tmp_path: Path) -> None:
-    """Whatever is sent is an error."""
+    """Expect an error for every message."""
     async with running(EMPTY, tmp_path) as program, program.client() as client:
         assert (await client.call("greet"))["error"] == "unknown command"
         await client.connection.send("greet")
@@ -232,14 +232,14 @@ async def test_no_command_at_all(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("prefix", "event"), [("", "greet"), ('"polite"', "polite greet")])
 async def test_a_command_with_and_without_a_prefix(tmp_path: Path, prefix: str, event: str) -> None:
-    """The group was included in an app that is not the one that runs."""
+    """Expect a group that was included in an app that is not the one that runs to be served."""
     async with running(GREETING, tmp_path, PREFIX=prefix) as program, program.client() as client:
         await client.send(event)
         assert await client.receive_frame() == "hello"
 
 
 async def test_a_command_with_a_model(tmp_path: Path) -> None:
-    """The payload comes back as the handler sent it."""
+    """Expect the payload as the handler sent it."""
     book = {"title": "Solaris", "year": 1961}
     async with running(MODEL, tmp_path) as program, program.client() as client:
         assert await client.call("book add", payload=book) == book
@@ -247,7 +247,7 @@ async def test_a_command_with_a_model(tmp_path: Path) -> None:
 
 
 async def test_messages_between_clients(tmp_path: Path) -> None:
-    """By the id of the other's connection."""
+    """Expect a message to reach the client with this connection id."""
     async with (
         running(MESSAGES, tmp_path) as program,
         program.client() as ann,
@@ -266,7 +266,7 @@ async def test_messages_between_clients(tmp_path: Path) -> None:
 
 
 async def test_registration_authentication_and_a_protected_list(tmp_path: Path) -> None:
-    """The token of the reply opens the list."""
+    """Expect the token of the reply to give access to the list."""
     ann = {"login": "ann", "password": "secret"}
     async with running(MEMBERS, tmp_path) as program, program.client() as client:
         assert (await client.call("enter", payload=ann))["error"] == "no such member"
@@ -280,7 +280,7 @@ async def test_registration_authentication_and_a_protected_list(tmp_path: Path) 
 
 
 async def test_the_command_line_client(tmp_path: Path) -> None:
-    """`python -m websockets`, which the documentation recommends."""
+    """Expect `python -m websockets`, which the documentation recommends, to work."""
     async with running(GREETING, tmp_path, PREFIX="") as program:
         client = subprocess.Popen(
             [sys.executable, "-m", "websockets", program.url],

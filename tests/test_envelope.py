@@ -1,4 +1,4 @@
-"""Frames to meaning and back, without any connection."""
+"""Tests of encoding and decoding frames, without any connection."""
 
 import copy
 import json
@@ -50,7 +50,7 @@ payloads = st.recursive(
 def test_a_command_is_decoded_as_it_was_sent(
     event: str, payload: Any, token: str | None, id: Any, binary: bool
 ) -> None:
-    """Whatever the names, and whatever the payload."""
+    """Expect the command unchanged, whatever its names and payload."""
     content = {"event": event, "payload": payload, "token": token, "id": id}
     frame: str | bytes = json.dumps(content)
     if binary:
@@ -62,7 +62,7 @@ def test_a_command_is_decoded_as_it_was_sent(
 
 @given(event=st.text(), payload=payloads, id=ids, more=st.booleans())
 def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any, more: bool) -> None:
-    """With and without an id; encoding once or adding the id later makes no difference."""
+    """Expect the same text with and without an id, whether encoded once or given an id later."""
     whole = {"event": event, "payload": payload}
     made = ClientEvent(event, payload)
     assert json.loads(made) == whole
@@ -78,7 +78,7 @@ def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any, mo
 
 @given(st.binary() | st.text())
 def test_decoding_raises_nothing_but_invalid_message(frame: str | bytes) -> None:
-    """Whatever the bytes."""
+    """Expect `InvalidMessage` or a command for any bytes."""
     try:
         decode(frame)
     except InvalidMessage as error:
@@ -86,7 +86,7 @@ def test_decoding_raises_nothing_but_invalid_message(frame: str | bytes) -> None
 
 
 def test_numbers_too_large_for_a_float_are_found_at_any_depth() -> None:
-    """And a number that merely looks large is none."""
+    """Expect an error at any depth, and none for a number that only looks large."""
     for frame in (
         '{"event": "e", "payload": 1e999}',
         '{"event": "e", "payload": [[{"a": [-1e999]}]]}',
@@ -100,7 +100,7 @@ def test_numbers_too_large_for_a_float_are_found_at_any_depth() -> None:
 
 
 def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
-    """It survives copying and pickling; its repr tells the name alone."""
+    """Expect the event to survive copying and pickling; its repr shows the name alone."""
 
     class Model(BaseModel):
         secret: str
@@ -118,7 +118,7 @@ def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
 
 
 def test_a_client_event_is_a_snapshot() -> None:
-    """What is changed after it was made is not sent."""
+    """Expect changes of the payload after the event was made not to be sent."""
     payload = {"a": 1}
     event = ClientEvent("e", payload)
     payload["a"] = 2
@@ -126,7 +126,7 @@ def test_a_client_event_is_a_snapshot() -> None:
 
 
 def test_what_has_no_json_form_cannot_become_an_event() -> None:
-    """The error is pydantic's."""
+    """Expect pydantic's error."""
     with pytest.raises(PydanticSerializationError):
         ClientEvent("e", object())
     with pytest.raises(TypeError, match="the event is a str, not int"):
@@ -138,7 +138,7 @@ def test_what_has_no_json_form_cannot_become_an_event() -> None:
 
 
 def test_errors_on_the_wire() -> None:
-    """Details are always there; the id is where the command had one."""
+    """Expect details in every error, and the id where the command had one."""
     assert encode_error("no", None, None) == '{"error":"no","details":null}'
     assert encode_error("no", [UUID(int=1)], "a") == (
         '{"error":"no","details":["00000000-0000-0000-0000-000000000001"],"id":"a"}'
@@ -146,7 +146,7 @@ def test_errors_on_the_wire() -> None:
 
 
 def test_a_message_does_not_show_its_token() -> None:
-    """It may be logged."""
+    """Expect no token in the repr of a message, which may be logged."""
     assert repr(Message("e", "canary", 1)) == "Message(event='e', id=1)"
 
 
@@ -186,7 +186,7 @@ CANARY = "canary"
     ],
 )
 def test_the_texts_of_errors_do_not_quote_the_input(type: Any, value: Any, text: str) -> None:
-    """Where pydantic's own would, ours stands instead."""
+    """Expect texts of our own where pydantic's would quote the input."""
     with pytest.raises(ClientError) as caught:
         PayloadValidator(type)(json.dumps({"payload": value}))
     (problem,) = caught.value.details
@@ -196,7 +196,7 @@ def test_the_texts_of_errors_do_not_quote_the_input(type: Any, value: Any, text:
 
 
 def test_an_error_of_the_programs_own_validator_keeps_its_text() -> None:
-    """What it tells the client is for the program to say."""
+    """Expect the text that a validator of the program chose for the client."""
 
     def refuse(value: str) -> str:
         raise PydanticCustomError("too_rude", "be polite: {reason}", {"reason": "please"})
@@ -207,7 +207,7 @@ def test_an_error_of_the_programs_own_validator_keeps_its_text() -> None:
 
 
 def test_what_was_sent_does_not_stay_in_memory() -> None:
-    """Parsers cache strings; only keys may be."""
+    """Expect only keys, and no values, in the parser's cache of strings."""
     frame = '{"event": "e", "token": "canary-token", "payload": "canary-payload"}'
     first, second = decode(frame)[0].token, decode(frame)[0].token
     assert first == second
@@ -230,7 +230,7 @@ class Folder(BaseModel):
 def problems_of(payload_type: Any, payload: Any) -> list[dict[str, Any]]:
     with pytest.raises(ClientError) as caught:
         PayloadValidator(payload_type)(json.dumps({"payload": payload}))
-    assert caught.value.__context__ is None  # it would keep every problem in memory
+    assert caught.value.__context__ is None  # a context would keep every problem in memory
     problems: list[dict[str, Any]] = caught.value.details
     return problems
 
@@ -277,7 +277,7 @@ pages = st.fixed_dictionaries(
     payload=pages | lines | payloads, payload_type=st.sampled_from([Page, Line, list[Line], str])
 )
 def test_parsed_json_is_validated_as_its_text_is(payload: Any, payload_type: Any) -> None:
-    """The same fits, with the same result, and the same problems are found."""
+    """Expect parsed JSON to be accepted with the same result, or refused with the same problems."""
     validate = PayloadValidator(payload_type)
     assert validate._validate_parsed is not None
     frame = json.dumps({"event": "e", "payload": payload})
@@ -322,13 +322,13 @@ class WithInit(BaseModel):
     [Strict, Open, WithValidator, WithInit, Folder, date, set[str], bytes, Any, dict[str, str]],
 )
 def test_a_payload_whose_text_says_more_is_read_from_the_text(payload_type: Any) -> None:
-    """Among them are those that hold any objects, which a handler could change."""
+    """Expect validation of the text for such payloads, such as fields for any object."""
     assert PayloadValidator(payload_type)._validate_parsed is None
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_every_problem_of_a_small_payload_is_told(binary: bool) -> None:
-    """In every item of a list, and of lists within lists."""
+    """Expect every problem in every item of a list, and of lists within lists."""
     payload = {"items": [{}, {"sku": "s", "amount": "x"}], "folders": {"f": {"items": [{}]}}}
     text = json.dumps({"payload": payload})
     with pytest.raises(ClientError) as caught:
@@ -354,9 +354,9 @@ def test_every_problem_of_a_small_payload_is_told(binary: bool) -> None:
     ],
 )
 def test_of_a_large_payload_the_first_problems_are_told(payload_type: Any, payload: Any) -> None:
-    """With one more that says so: a strange client pays for its own message only."""
+    """Expect the first problems and one more that says so: a bad message costs only its client."""
     *problems, last = problems_of(payload_type, payload)
-    assert 1 <= len(problems) <= 32  # of a dict, the first versions of pydantic find them all
+    assert 1 <= len(problems) <= 32  # of a dict, the first versions of pydantic find all problems
     assert (last["loc"], last["type"]) == ([], "more_problems")
 
 
@@ -377,7 +377,7 @@ def test_more_problems_than_anybody_reads_are_not_told() -> None:
 
 
 def test_problems_do_not_repeat_long_keys_and_locations() -> None:
-    """They are cut: what is sent back is not a multiple of what was sent."""
+    """Expect long keys to be cut: a reply must not be a multiple of the message."""
 
     class Node(BaseModel):
         nodes: "dict[str, Node]" = {}
@@ -397,7 +397,7 @@ def test_problems_do_not_repeat_long_keys_and_locations() -> None:
 
 
 def test_a_wrap_validator_sees_every_problem_of_what_it_wraps() -> None:
-    """So that it can leave out whatever does not fit."""
+    """Expect the validator to see all problems, so that it can leave out any item."""
 
     def leave_out(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:

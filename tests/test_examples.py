@@ -1,4 +1,4 @@
-"""The examples say what their first lines promise."""
+"""Tests that the examples do what their first lines say."""
 
 import runpy
 from typing import Any
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_hello_greets() -> None:
-    """A payload and a dependency make a reply."""
+    """Expect a reply made of a payload and a dependency."""
     async with talk(load("hello").app) as client:
         reply = await client.call("hello", payload={"name": "Ann"})
         assert reply["event"] == "greeting"
@@ -23,7 +23,7 @@ async def test_hello_greets() -> None:
 
 
 async def test_users_register_enter_and_are_listed() -> None:
-    """Only who entered with the right password gets the list."""
+    """Expect only users who entered the right password to get the list."""
     ann = {"login": "ann", "password": "correct horse"}
     async with talk(load("users").app) as client:
         assert await client.call("user list") == {"error": "not authorized", "details": None}
@@ -47,7 +47,7 @@ async def join(client: Client, nickname: str) -> str:
 
 
 async def test_chat_delivers_direct_messages() -> None:
-    """A message reaches the one that it is for, and nobody who is gone."""
+    """Expect a message to reach its recipient, and an error for a client who has left."""
     async with talk(load("chat").app) as ann:
         token = await join(ann, "ann")
         async with ann.another() as bob:
@@ -67,7 +67,7 @@ async def test_chat_delivers_direct_messages() -> None:
 
 
 async def test_ticker_streams_prices_until_it_is_told_to_stop() -> None:
-    """Each watcher gets its own; who cancels one goes on with the other."""
+    """Expect prices for each stream; a client that cancels one continues with the other."""
     async with talk(load("ticker").app) as client:
         prices = (await client.call("price list"))["payload"]
         assert set(prices) == {"GOLD", "SILVER"}
@@ -88,7 +88,7 @@ async def test_ticker_streams_prices_until_it_is_told_to_stop() -> None:
 
 
 async def test_chat_rooms_are_those_of_all_nodes(shared_redis: RedisServer) -> None:
-    """Rooms, who is there, private messages; and who reconnects goes on, on either node."""
+    """Test rooms, members, private messages, and reconnecting on either node."""
     rooms = load("chat_rooms")
     one, two = (rooms.make_app(shared_redis.url) for _ in range(2))
     async with talk(one) as ann, talk(two) as bob:
@@ -96,7 +96,7 @@ async def test_chat_rooms_are_those_of_all_nodes(shared_redis: RedisServer) -> N
 
 
 async def test_chat_rooms_need_one_process_alone() -> None:
-    """The same without Redis."""
+    """Test chat rooms without Redis."""
     async with talk(load("chat_rooms").make_app()) as ann, ann.another() as bob:
         await hold_a_conversation(ann, bob)
 
@@ -109,7 +109,7 @@ async def hold_a_conversation(ann: Client, bob: Client) -> None:
         await client.call("room join", payload="kitchen", token=tokens[name], id=1)
     joined = {"event": "joined", "payload": {"room": "kitchen", "who": "bob"}}
     assert await ann.receive() == joined
-    with anyio.fail_after(TIMEOUT):  # each node hears of the other's people in its own time
+    with anyio.fail_after(TIMEOUT):  # each node hears of the other's users in its own time
         for client, name in ((ann, "ann"), (bob, "bob")):
             who = {"payload": "kitchen", "token": tokens[name]}
             while (await client.call("room who", **who))["payload"] != ["ann", "bob"]:
@@ -137,7 +137,7 @@ async def hold_a_conversation(ann: Client, bob: Client) -> None:
     assert await ann.receive() == left
     answer = await bob.call("room say", payload=line, token=tokens["bob"])
     assert answer["error"] == "not in this room"
-    async with bob.another() as again:  # ann goes on there
+    async with bob.another() as again:  # ann continues there
         who = await again.call("room who", payload="kitchen", token=tokens["ann"])
         assert who["payload"] == ["ann"]
 

@@ -1,4 +1,4 @@
-"""Whatever fails while a command runs: what the client sees, what is logged, what is closed."""
+"""Tests of failures while a command runs: what the client sees, what is logged, what is closed."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 def cancelled() -> str:
-    """What a cancellation is called on the running event loop."""
+    """Return the type of a cancellation on the running event loop."""
     return anyio.get_cancelled_exc_class().__name__
 
 
@@ -52,7 +52,7 @@ class Closing: ...
 
 
 class Journalling(Provider):
-    """Builds a thing in each scope and writes down when, and with what error, it is closed."""
+    """A provider of a thing in each scope that records when, and with what error, it is closed."""
 
     def __init__(self, journal: list[str], closing_error: Exception | None = None) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ BUILT = ["open app", "open session", "open outer", "open inner"]
 
 
 async def test_scopes_open_once_and_close_in_reverse(journal: list[str]) -> None:
-    """REQUEST per message, SESSION per connection, APP per run; closed before the reply is sent."""
+    """Expect REQUEST per message, SESSION per connection, APP per run; closed before the reply."""
     async with talk(journalled(journal)) as client:
         await client.call("fine")
         assert journal == [*BUILT, "handler", "close inner", "close outer"]
@@ -194,7 +194,7 @@ async def test_scopes_open_once_and_close_in_reverse(journal: list[str]) -> None
 
 
 def incident_of(reply: dict[str, Any]) -> str:
-    """The incident of an internal error that says nothing else."""
+    """Return the incident of an internal error that says nothing else."""
     assert reply["error"] == "internal error"
     assert list(reply["details"]) == ["incident"]
     incident: str = reply["details"]["incident"]
@@ -219,7 +219,7 @@ async def test_a_bug_is_an_incident_and_rolls_back(
     logged: str,
     after_inner: str,
 ) -> None:
-    """The client learns the incident's id alone; the log has it with the traceback."""
+    """Expect the incident's id alone at the client; the log has the id with the traceback."""
     async with talk(journalled(journal)) as client:
         reply = await client.call(event, payload=payload, id=1)
         incident = incident_of(reply)
@@ -269,7 +269,7 @@ async def test_an_error_for_the_client_is_no_incident_but_rolls_back(
     payload: Any,
     reply: dict[str, Any],
 ) -> None:
-    """It is sent as it says, the finalisers see it, and nothing is an error in the log."""
+    """Expect the client and the finalisers to get the error as it is, and none in the log."""
     caplog.set_level(logging.INFO, logger="websuckets")
     async with talk(journalled(journal)) as client:
         assert await client.call(event, payload=payload) == reply
@@ -283,7 +283,7 @@ async def test_an_error_for_the_client_is_no_incident_but_rolls_back(
 async def test_a_finaliser_that_fails_turns_success_into_an_error(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The result is not sent; the other finalisers run all the same."""
+    """Expect the result not to be sent; the other finalisers run nevertheless."""
     async with talk(journalled(journal, RuntimeError("finaliser canary"))) as client:
         incident = incident_of(await client.call("closing"))
         others = ["close inner with RuntimeError", "close outer with RuntimeError"]
@@ -294,7 +294,7 @@ async def test_a_finaliser_that_fails_turns_success_into_an_error(
 
 
 async def test_a_finaliser_may_refuse_with_an_error_for_the_client(journal: list[str]) -> None:
-    """A commit that fails with a ClientError tells the client why."""
+    """Expect a ClientError of a commit that fails at the client."""
     async with talk(journalled(journal, ClientError("conflict", 409))) as client:
         assert await client.call("closing", id=1) == {"error": "conflict", "details": 409, "id": 1}
 
@@ -303,7 +303,7 @@ async def test_a_finaliser_may_refuse_with_an_error_for_the_client(journal: list
 async def test_the_handlers_error_wins_over_that_of_a_finaliser(
     journal: list[str], caplog: pytest.LogCaptureFixture, event: str
 ) -> None:
-    """The finaliser's is logged, under the incident of the handler's where there is one."""
+    """Expect a finaliser's error in the log, under the incident of the handler's, if any."""
     async with talk(journalled(journal, RuntimeError("finaliser canary"))) as client:
         reply = await client.call(event)
         assert "finaliser canary" in caplog.text
@@ -320,7 +320,7 @@ async def test_the_handlers_error_wins_over_that_of_a_finaliser(
 async def test_a_finaliser_that_raises_the_handlers_error_again_is_no_second_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """`error = yield; raise error` does not log the error twice."""
+    """Expect `error = yield; raise error` not to log the error twice."""
     group = CommandGroup()
 
     @group.command("raise")
@@ -342,7 +342,7 @@ async def test_a_finaliser_that_raises_the_handlers_error_again_is_no_second_err
 async def test_a_finaliser_of_the_connection_that_fails_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nobody is left to tell; the server goes on."""
+    """Expect an error in the log, as no client is left; the server goes on."""
     group = CommandGroup()
 
     @group.command("use")
@@ -366,7 +366,7 @@ async def test_a_finaliser_of_the_connection_that_fails_is_logged(
 
 
 async def test_a_finaliser_of_the_app_that_fails_reaches_whoever_runs_it() -> None:
-    """The context manager's end raises it."""
+    """Expect the context manager to raise the error at its end."""
     group = CommandGroup()
 
     @group.command("use")
@@ -419,7 +419,7 @@ def database_commands() -> CommandGroup:
 
     @group.command("add an orphan")
     async def add_orphan(socket: ServerConnection, model: Row, db: sqlite3.Connection) -> str:
-        """Breaks the constraint that is only checked by the commit."""
+        """Break the constraint that is only checked by the commit."""
         db.execute("INSERT INTO children VALUES ('no such parent')")
         return "false success"
 
@@ -514,7 +514,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("make_provider", TRANSACTIONS)
 async def test_only_a_command_that_succeeded_leaves_a_row(path: Path, make_provider: Any) -> None:
-    """A handler that fails, or whose result has no JSON form, is rolled back."""
+    """Expect a handler that fails, or whose result has no JSON form, to be rolled back."""
     app = app_with(database_commands(), providers=[make_provider(path)])
     async with talk(app) as client:
         assert (await client.call("add", payload={"name": "a"}))["payload"] == "added"
@@ -530,7 +530,7 @@ async def test_only_a_command_that_succeeded_leaves_a_row(path: Path, make_provi
 
 @pytest.mark.parametrize("make_provider", TRANSACTIONS)
 async def test_a_commit_that_fails_is_never_a_success(path: Path, make_provider: Any) -> None:
-    """The handler returned, but its transaction could not be committed."""
+    """Expect an error if the handler returned, but its transaction could not be committed."""
     app = app_with(database_commands(), providers=[make_provider(path)])
     async with talk(app) as client:
         incident_of(await client.call("add an orphan", payload={"name": "a"}, id=1))
@@ -584,7 +584,7 @@ def closed_in_order(journal: list[str], error: str | None) -> bool:
 async def test_a_client_that_vanishes_does_not_stop_its_command(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The handler ends, its work is kept, every scope is closed, nothing is an error."""
+    """Expect the handler to end, its changes to be kept, every scope closed, and no error."""
     gate = Gate()
     app = app_with(gated(journal, gate), providers=[Journalling(journal)])
     async with app.serve("127.0.0.1", 0) as server:
@@ -592,7 +592,7 @@ async def test_a_client_that_vanishes_does_not_stop_its_command(
             await client.send("wait for the end")
             await gate.reached.wait()
             await client.vanish()
-            await gate.opened.wait()  # which the handler sets when it has seen the end
+            await gate.opened.wait()  # the handler opens the gate when it has seen the end
     assert "handler went on" in journal
     assert closed_in_order(journal, None)
     assert journal[-1] == "close app"
@@ -602,7 +602,7 @@ async def test_a_client_that_vanishes_does_not_stop_its_command(
 async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller's own connection is gone: nobody to tell, nothing to investigate."""
+    """Expect no incident for the caller's own connection, which has ended."""
     caplog.set_level(logging.DEBUG, logger="websuckets")
     gate = Gate()
     app = app_with(gated(journal, gate), providers=[Journalling(journal)])
@@ -620,7 +620,7 @@ async def test_sending_to_a_client_that_vanished_rolls_back_without_an_incident(
 async def test_a_bug_after_closing_ones_own_connection_is_an_incident(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """There is nobody to tell, but something to investigate."""
+    """Expect an incident, though no client is there to be told."""
     group = CommandGroup()
 
     @group.command("close and fail")
@@ -638,7 +638,7 @@ async def test_a_bug_after_closing_ones_own_connection_is_an_incident(
 async def test_sending_to_another_client_that_is_gone_is_an_internal_error(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The caller is told; it is for the handler to expect it."""
+    """Expect an internal error at the caller; the handler should expect that error."""
     app = app_with(gated(journal, Gate()), providers=[Journalling(journal)])
     async with talk(app) as first, first.another() as second:
         incident_of(await second.call("send to the first"))
@@ -646,7 +646,7 @@ async def test_sending_to_another_client_that_is_gone_is_an_internal_error(
 
 
 async def test_a_server_that_stops_lets_the_running_command_finish(journal: list[str]) -> None:
-    """Its reply arrives before the connection is closed with 1012; no further command starts."""
+    """Expect the reply before the connection is closed with 1012; no further command starts."""
     gate = Gate()
     app = app_with(gated(journal, gate), providers=[Journalling(journal)])
     async with anyio.create_task_group() as tasks, app.serve("127.0.0.1", 0) as server:
@@ -673,7 +673,7 @@ async def test_a_server_that_stops_lets_the_running_command_finish(journal: list
 
 
 def release_when_blocked(tasks: Any, gate: Gate) -> None:
-    """Opens the gate once the server is stopping."""
+    """Open the gate once the server is stopping."""
 
     async def release() -> None:
         await anyio.wait_all_tasks_blocked()
@@ -685,7 +685,7 @@ def release_when_blocked(tasks: Any, gate: Gate) -> None:
 async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Past `drain_timeout` it is cancelled, and every scope is closed with that."""
+    """Expect the command to be cancelled past `drain_timeout`, and every scope closed."""
     group = commands(journal)
     started = anyio.Event()
 
@@ -712,7 +712,7 @@ async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
 async def test_a_command_that_ignores_its_cancellation_is_left_behind(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The server stops all the same, with an error in the log."""
+    """Expect the server to stop nevertheless, with an error in the log."""
     group = CommandGroup()
     started, enough, ended = anyio.Event(), anyio.Event(), anyio.Event()
 
@@ -736,7 +736,7 @@ async def test_a_command_that_ignores_its_cancellation_is_left_behind(
 
 
 class Late:
-    """Hangs when it is finalised."""
+    """A provider of things that hang when they are finalised."""
 
 
 def hanging(scope: Scope) -> Provider:
@@ -773,14 +773,14 @@ SOON = Limits(finalize_timeout=0.05, drain_timeout=5)
 async def test_finalisers_that_take_too_long_turn_success_into_an_error(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A commit that was cut short is no success; the others run, the connection goes on."""
+    """Expect an error for a commit that was cancelled; the other finalisers run."""
     providers = [Journalling(journal), hanging(Scope.REQUEST)]
     async with talk(app_with(late_commands(), providers=providers, limits=SOON)) as client:
         for number in range(2):
             incident = incident_of(await client.call("succeed", id=number))
             assert incident in caplog.messages[-1]
             assert "TimeoutError: finalisers took more than 0.05 seconds" in caplog.text
-            # The next one has to wait, so it is cut short.
+            # the next finaliser has to wait, so it is cancelled, too
             assert journal[-1] == f"close inner with {cancelled()}"
             assert (await client.call("fine"))["payload"] == "fine"
 
@@ -788,7 +788,7 @@ async def test_finalisers_that_take_too_long_turn_success_into_an_error(
 async def test_the_handlers_error_wins_over_finalisers_that_take_too_long(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The delay is logged all the same."""
+    """Expect the handler's error at the client; the delay is logged, too."""
     providers = [Journalling(journal), hanging(Scope.REQUEST)]
     async with talk(app_with(late_commands(), providers=providers, limits=SOON)) as client:
         assert await client.call("fail") == {"error": "failed", "details": None}
@@ -798,7 +798,7 @@ async def test_the_handlers_error_wins_over_finalisers_that_take_too_long(
 
 
 async def test_a_server_that_stops_sends_what_is_left_to_say(journal: list[str]) -> None:
-    """Also of a command whose finalisers took too long."""
+    """Expect the reply also of a command whose finalisers took too long."""
     providers = [Journalling(journal), hanging(Scope.REQUEST)]
     app = app_with(late_commands(), providers=providers, limits=SOON)
 
@@ -822,7 +822,7 @@ async def test_a_server_that_stops_sends_what_is_left_to_say(journal: list[str])
 async def test_finalisers_of_wider_scopes_are_bounded_too(
     journal: list[str], caplog: pytest.LogCaptureFixture, scope: Scope
 ) -> None:
-    """With an error in the log; the others run."""
+    """Expect an error in the log; the other finalisers run."""
     providers = [Journalling(journal), hanging(scope)]
     async with talk(app_with(late_commands(), providers=providers, limits=SOON)) as client:
         assert (await client.call("succeed"))["payload"] == "a false success"
@@ -834,7 +834,7 @@ async def test_finalisers_of_wider_scopes_are_bounded_too(
 
 
 async def test_finalisers_may_use_anyio(journal: list[str]) -> None:
-    """Timeouts, task groups and locks of their own, before and after their first `await`."""
+    """Expect timeouts, task groups and locks to work before and after their first `await`."""
     group = CommandGroup()
 
     class Busy: ...
@@ -872,7 +872,7 @@ async def test_finalisers_may_use_anyio(journal: list[str]) -> None:
 async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
     journal: list[str], fails: bool
 ) -> None:
-    """One that cannot be cancelled: the message is an error, commands that wait are answered."""
+    """Expect an error if a finaliser ignores its cancellation; waiting commands are answered."""
     group = CommandGroup()
     go_on = threading.Event()
 
@@ -912,7 +912,7 @@ async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
 async def test_a_stopping_server_closes_connections_whose_finalisers_are_late(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The connection's own scope is closed, too, whatever the message's did."""
+    """Expect the connection's own scope to be closed, whatever the message's finalisers did."""
     limits = Limits(finalize_timeout=0.2, drain_timeout=0.05)
     providers = [Journalling(journal), hanging(Scope.REQUEST)]
     async with talk(app_with(late_commands(), providers=providers, limits=limits)) as client:
@@ -927,7 +927,7 @@ async def test_a_stopping_server_closes_connections_whose_finalisers_are_late(
 async def test_a_late_finaliser_may_end_with_what_is_no_exception(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """That is its failure; every other finaliser runs, and the connection goes on."""
+    """Expect a failure of the finaliser; every other one runs, and the connection goes on."""
     group = late_commands()
 
     class Stubborn: ...
@@ -956,7 +956,7 @@ async def test_a_late_finaliser_may_end_with_what_is_no_exception(
 async def test_a_timeout_that_a_provider_holds_is_an_error_like_any_other(
     journal: list[str],
 ) -> None:
-    """It cancels the handler and finalisers below it, and nobody else."""
+    """Expect the timeout to cancel only the handler and finalisers below the provider."""
     group = CommandGroup()
 
     class Hurried: ...
@@ -991,7 +991,7 @@ async def test_a_timeout_that_a_provider_holds_is_an_error_like_any_other(
 async def test_a_finaliser_that_ends_with_a_cancellation_that_nobody_meant(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It turns success into an error, and the others run."""
+    """Expect an error instead of success; the other finalisers run."""
     group = CommandGroup()
 
     class Odd: ...
@@ -1013,7 +1013,7 @@ async def test_a_finaliser_that_ends_with_a_cancellation_that_nobody_meant(
 
 
 async def test_a_send_that_is_cancelled_leaves_no_garbage() -> None:
-    """What was not read in time ends the handler alone, or the connection; nobody else is hurt."""
+    """Expect unread data to end the handler alone, or the connection; others are not affected."""
     group = CommandGroup()
 
     @group.command("flood")
@@ -1042,7 +1042,7 @@ async def test_a_send_that_is_cancelled_leaves_no_garbage() -> None:
 async def test_a_cancellation_that_nobody_meant_is_a_bug_like_any_other(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A handler that waits for a task which somebody else cancelled gets no silent end."""
+    """Expect an incident for a handler that waits for a task which other code cancelled."""
     group = commands(journal)
 
     @group.command("wait for a cancelled task")
@@ -1065,7 +1065,7 @@ async def test_a_cancellation_that_nobody_meant_is_a_bug_like_any_other(
 async def test_asyncios_own_cancellation_of_a_finaliser_lets_the_others_run(
     journal: list[str], scope: Scope, fails: bool
 ) -> None:
-    """The one that it hits ends there, and then the connection does; nobody else is touched."""
+    """Expect the cancelled finaliser to end, then the connection, and no other."""
     tasks: list[Any] = []
     waiting = anyio.Event()
 
@@ -1107,7 +1107,7 @@ class Fatal(BaseException): ...
 async def test_asyncios_own_cancellation_of_a_connection_closes_its_scopes(
     journal: list[str],
 ) -> None:
-    """As when an event loop is torn down: everything is finalised, nobody else is touched."""
+    """Expect everything to be finalised, as when an event loop is torn down; others go on."""
     group = commands(journal)
     tasks: list[Any] = []
     waiting = anyio.Event()
@@ -1133,7 +1133,7 @@ async def test_asyncios_own_cancellation_of_a_connection_closes_its_scopes(
 
 
 async def test_closing_by_the_handler(journal: list[str]) -> None:
-    """A handler may close its own connection with a code of its own."""
+    """Expect the handler's own close code."""
     group = CommandGroup()
 
     @group.command("bye")
@@ -1149,7 +1149,7 @@ async def test_closing_by_the_handler(journal: list[str]) -> None:
 async def test_a_send_of_the_handler_after_closing_is_its_own_connection(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """ConnectionClosed from the own socket is no incident, whoever closed it."""
+    """Expect no incident for ConnectionClosed of the own socket, whoever closed it."""
     group = CommandGroup()
 
     @group.command("bye")

@@ -1,4 +1,4 @@
-"""`app.graph()`: what depends on what, drawn."""
+"""Tests of `app.graph()`, which draws the dependencies."""
 
 import pytest
 from dishka import Provider, Scope, make_async_container
@@ -42,7 +42,7 @@ def providers() -> list[Provider]:
 
 
 def test_it_shows_handlers_guards_hooks_and_scopes(app: WebSuckets) -> None:
-    """Of an app with a container of its own, as it is overridden, or with the program's."""
+    """Expect the graph with the app's container, with overrides, and with the program's."""
     with pytest.raises(MissingProvider):
         app.graph()
     with app.override(*providers()):

@@ -1,4 +1,4 @@
-"""Who gets in, and what is built for whom: every combination of protections."""
+"""Tests of guards, and of what is built for which user: every combination of protections."""
 
 import itertools
 import logging
@@ -32,7 +32,7 @@ class Account: ...
 
 
 class Building(Provider):
-    """Writes down what is built; a user's roles are its attribute."""
+    """A provider that records what is built; the roles of a user are an attribute."""
 
     scope = Scope.REQUEST
 
@@ -79,7 +79,7 @@ ASKS: dict[str, Any] = {
     "CurrentUser | None": CurrentUser | None,
     "Account": Account,
 }
-# What the group says, what the command says, and the guards that follow.
+# Protection of the group, protection of the command, and the guards that follow from both.
 PROTECTIONS: list[tuple[Any, Any, str]] = [
     (ABSENT, ABSENT, ""),
     (ABSENT, True, "user"),
@@ -100,7 +100,7 @@ PROTECTIONS: list[tuple[Any, Any, str]] = [
     (Editor, Editor, "user editor"),
     (CurrentUser, CurrentUser, "user"),
 ]
-# Who may pass which guard.
+# The users who may pass each guard.
 CALLERS = {
     "stranger": set(),
     "user": {"user"},
@@ -151,7 +151,7 @@ async def login(client: Client, caller: str) -> None:
 
 
 def expected(guards: list[str], asked: str, caller: str) -> tuple[list[str], str]:
-    """What is built, in order, and the answer."""
+    """Return what is built, in order, and the answer."""
     if "CurrentUser" in asked and "None" not in asked and "user" not in guards:
         guards = ["user", *guards]
     built = []
@@ -177,7 +177,7 @@ def expected(guards: list[str], asked: str, caller: str) -> tuple[list[str], str
 async def test_who_gets_in_and_what_is_built(
     journal: list[str], protection: tuple[Any, Any, str], asked: str
 ) -> None:
-    """Guards come first, in their order; nothing but guards is built for who is refused."""
+    """Expect guards first, in their order; nothing but guards is built for a refused user."""
     group, command, guards = protection
     if command is False and asked in ("CurrentUser", "FromDishka[CurrentUser]"):
         with pytest.raises(InvalidGuard, match="protected=False opens it"):
@@ -220,7 +220,7 @@ async def test_who_gets_in_and_what_is_built(
 async def test_the_default_security(
     user_id: Any, user_token: str | None, sent: str | None, verified: bool
 ) -> None:
-    """A user with an id, whose token the message carries: everything else is refused."""
+    """Expect a user with an id, whose token the message carries; every other user is refused."""
     group = CommandGroup()
 
     @group.command("be")
@@ -244,7 +244,7 @@ async def test_the_default_security(
 
 
 async def test_a_provider_of_current_user_replaces_the_security() -> None:
-    """Any provider that builds CurrentUser is the security."""
+    """Expect any provider that builds CurrentUser to be the security."""
     group = CommandGroup(protected=True)
 
     @group.command("name")
@@ -265,7 +265,7 @@ async def test_a_provider_of_current_user_replaces_the_security() -> None:
 
 
 async def test_the_user_may_stand_anywhere() -> None:
-    """What guards is built first, and handed over where it was asked for."""
+    """Expect guards to be built first, and the user to be passed where a parameter asks for it."""
 
     class First: ...
 
@@ -291,7 +291,7 @@ async def test_the_user_may_stand_anywhere() -> None:
 
 
 async def test_a_guard_may_stand_in_a_component_or_behind_an_alias(journal: list[str]) -> None:
-    """Whatever dishka can resolve in a REQUEST scope can guard."""
+    """Expect anything that dishka can resolve in a REQUEST scope to work as a guard."""
 
     class Billing: ...
 
@@ -325,7 +325,7 @@ async def test_a_guard_may_stand_in_a_component_or_behind_an_alias(journal: list
 
 
 async def test_refusals_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a token; other errors for clients are between the program and them."""
+    """Expect refusals in the log without tokens, and no other errors for clients."""
     caplog.set_level(logging.INFO, logger="websuckets")
     group = CommandGroup()
 

@@ -1,4 +1,4 @@
-"""Which handlers are accepted, what they are given, and how the others are refused."""
+"""Tests of handlers: which are accepted, what they are given, and how others are refused."""
 
 import functools
 import inspect
@@ -320,7 +320,7 @@ SEND = {"value": 1}
     ids=lambda value: getattr(value, "__name__", ""),
 )
 async def test_an_accepted_handler_gets_what_it_asks_for(handler: Any, payload: Any) -> None:
-    """Each handler checks its own arguments and says whether they are right."""
+    """Expect each handler to check its own arguments and return whether they are right."""
     group = CommandGroup()
     assert group.command("run")(handler) is handler
     async with talk(app_with(group, providers=[everything(), billing()])) as client:
@@ -330,7 +330,7 @@ async def test_an_accepted_handler_gets_what_it_asks_for(handler: Any, payload: 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the `type` statement is of Python 3.12")
 async def test_hints_may_be_aliases_of_the_type_statement() -> None:
-    """Of the payload, the socket, dependencies and guards."""
+    """Expect aliases in hints of the payload, the socket, dependencies and guards to be read."""
     names: dict[str, Any] = {"Model": Model, "CurrentUser": CurrentUser, "Thing": Thing}
     statement = (
         "type M = Model | None\ntype S = ServerConnection\ntype U = CurrentUser\ntype T = Thing"
@@ -358,7 +358,7 @@ async def test_hints_may_be_aliases_of_the_type_statement() -> None:
     "name", ["cache", "container", "context", "exits", "generator", "getter", "has", "solved"]
 )
 async def test_a_handler_may_have_any_name(name: str) -> None:
-    """Also one that dishka's generated code uses itself."""
+    """Expect even names that dishka's generated code uses itself to work."""
     group = CommandGroup()
 
     async def handler(socket: ServerConnection, *, thing: Thing) -> bool:
@@ -371,7 +371,7 @@ async def test_a_handler_may_have_any_name(name: str) -> None:
 
 
 async def test_hints_may_be_strings_that_name_what_stands_further_down() -> None:
-    """They are resolved when the group is included, at the latest; results are never looked at."""
+    """Expect hints to be resolved at inclusion at the latest; hints of results are not read."""
     import forward
 
     provider = Provider(scope=Scope.APP)
@@ -383,7 +383,7 @@ async def test_hints_may_be_strings_that_name_what_stands_further_down() -> None
 
 
 async def test_hints_may_name_what_is_local_to_the_function_around() -> None:
-    """Also as strings, and also what is defined after the handler."""
+    """Expect local names to work also in strings, and when they are defined after the handler."""
     group = CommandGroup()
 
     class Before(BaseModel):
@@ -402,7 +402,7 @@ async def test_hints_may_name_what_is_local_to_the_function_around() -> None:
 
 
 async def test_a_signature_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is inspected per message, and nothing is read again when the app starts."""
+    """Expect nothing to be inspected per message, or read again when the app starts."""
     group = CommandGroup()
     group.command("run")(hints)
     app = app_with(group, providers=[everything(), billing()])
@@ -510,7 +510,7 @@ async def not_a_type(socket: ServerConnection, thing: "1 +") -> None: ...  # noq
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_a_bad_signature_is_refused_when_decorated(handler: Any, says: list[str]) -> None:
-    """The error names the function, its file and line, the parameter and the remedy."""
+    """Expect the error to name the function, its file and line, the parameter and the remedy."""
     with pytest.raises(InvalidHandlerSignature) as caught:
         CommandGroup().command("run")(handler)
     text = str(caught.value)
@@ -523,7 +523,7 @@ def test_a_bad_signature_is_refused_when_decorated(handler: Any, says: list[str]
 
 
 def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
-    """One report for several problems."""
+    """Expect one report for several problems."""
 
     def bad(socket: ServerConnection, thing, *more: Thing) -> None: ...
 
@@ -557,7 +557,7 @@ def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
     ],
 )
 def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
-    """A string, a number, a list, an object or a function guards nothing; `bool` is no role."""
+    """Expect a string, a number, a list, an object or a function to be refused, and `bool`."""
     with pytest.raises(InvalidGuard, match="is no guard; pass True, False or a type"):
         CommandGroup("admin", protected=protected)
     with pytest.raises(InvalidGuard, match=r"test_handlers.with_protocol`.* is no guard"):
@@ -565,14 +565,14 @@ def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
 
 
 def test_a_guard_that_lets_everybody_pass_is_refused() -> None:
-    """`None` would pass."""
+    """Expect an error for a guard that may be `None`, which would pass."""
     for protected in (CurrentUser | None, Thing | None, Annotated[Thing | None, "doc"], MaybeThing):
         with pytest.raises(InvalidGuard, match="guards nothing, because None passes"):
             CommandGroup(protected=protected)
 
 
 def test_a_command_without_a_name_is_refused() -> None:
-    """`@group.command` without parentheses is a common slip."""
+    """Expect an error for `@group.command` without parentheses, a common slip."""
     with pytest.raises(ConfigurationError, match="a command needs a name"):
         CommandGroup().command(with_protocol)
     with pytest.raises(ConfigurationError, match="a command needs a name"):
@@ -585,7 +585,7 @@ def test_a_command_without_a_name_is_refused() -> None:
 
 
 async def test_what_stays_undefined_is_refused_when_started() -> None:
-    """Several handlers make one report, with the parameter and why an import may not count."""
+    """Expect one report on several handlers, with the parameter and why an import may not count."""
     import forward
 
     app = app_with(forward.broken)
@@ -600,7 +600,7 @@ async def test_what_stays_undefined_is_refused_when_started() -> None:
 
 
 async def test_an_undefined_name_inside_a_model_is_refused_when_started() -> None:
-    """The parameter's own hint is fine; what its model names is not."""
+    """Expect an error for an undefined name in a model, though the hint itself is defined."""
     group = CommandGroup()
 
     class Incomplete(BaseModel):
@@ -614,7 +614,7 @@ async def test_an_undefined_name_inside_a_model_is_refused_when_started() -> Non
 
 
 def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> None:
-    """The hint could not be read at decoration; what it turns out to be is wrong."""
+    """Expect an error at inclusion for a hint that could not be read at decoration."""
     group = CommandGroup()
 
     @group.command("run")
@@ -627,7 +627,7 @@ def test_a_bad_signature_that_is_only_seen_late_is_refused_when_included() -> No
 
 
 def test_a_name_that_is_taken_is_refused_when_included() -> None:
-    """In one group and in two; the app keeps what it had."""
+    """Expect an error in one group and in two; the app keeps the earlier command."""
     first, second = CommandGroup("user"), CommandGroup()
     first.command("create")(with_connection)
     second.command("user create")(with_protocol)
@@ -652,7 +652,7 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
 
 
 async def test_a_report_on_several_groups_holds_every_kind_of_error() -> None:
-    """Errors of different kinds stand in one ConfigurationError."""
+    """Expect one ConfigurationError with errors of different kinds."""
     import forward
 
     twice = CommandGroup()
@@ -679,7 +679,7 @@ class Service:
 
 
 async def test_missing_providers_are_refused_at_start_all_at_once() -> None:
-    """Each names the handler and its parameter, and draws the path to what is missing."""
+    """Expect the handler, its parameter, and a drawing of the path to what is missing."""
     group = CommandGroup()
 
     @group.command("direct")
@@ -729,7 +729,7 @@ async def test_missing_providers_are_refused_at_start_all_at_once() -> None:
 
 @pytest.mark.parametrize("keyword", [True, False])
 async def test_who_meant_a_parameter_for_the_payload_is_told_how(keyword: bool) -> None:
-    """Where it stands, and that there is one payload."""
+    """Expect the error to say where the parameter stands, and that there is one payload."""
     group = CommandGroup()
 
     @group.command("keyword")
@@ -746,7 +746,7 @@ async def test_who_meant_a_parameter_for_the_payload_is_told_how(keyword: bool) 
 
 
 async def test_a_provider_that_misses_something_is_refused_at_start() -> None:
-    """Also when no handler asks for it."""
+    """Expect an error even if no handler asks for it."""
     provider = Provider(scope=Scope.APP)
     provider.provide(Service)
     with pytest.raises(MissingProvider, match=r"Cannot find factory for \(Missing"):
@@ -754,7 +754,7 @@ async def test_a_provider_that_misses_something_is_refused_at_start() -> None:
 
 
 async def test_a_wider_scope_may_not_ask_for_a_narrower_one() -> None:
-    """An APP object cannot be made of a message."""
+    """Expect an error for an APP object that is made of a message."""
 
     class Bad:
         def __init__(self, message: Message) -> None: ...
@@ -767,7 +767,7 @@ async def test_a_wider_scope_may_not_ask_for_a_narrower_one() -> None:
 
 @pytest.mark.parametrize("scope", [Scope.APP, Scope.SESSION])
 async def test_a_guard_of_a_wider_scope_is_refused_at_start(scope: Scope) -> None:
-    """It would be checked once and then remembered."""
+    """Expect an error, because the guard would be checked once and then remembered."""
     group = CommandGroup()
     group.command("run", protected=Thing)(with_connection)
     group.command("again", protected=Annotated[Name, FromComponent("billing")])(with_protocol)
@@ -784,7 +784,7 @@ async def test_a_guard_of_a_wider_scope_is_refused_at_start(scope: Scope) -> Non
 
 
 async def test_a_guard_that_is_sometimes_of_a_wider_scope_is_refused_at_start() -> None:
-    """Also behind a condition, an alias or a decorator."""
+    """Expect an error also behind a condition, an alias or a decorator."""
 
     class Alias: ...
 
@@ -807,7 +807,7 @@ async def test_a_guard_that_is_sometimes_of_a_wider_scope_is_refused_at_start() 
 
 
 async def test_current_user_of_a_wider_scope_is_refused_at_start() -> None:
-    """Also the one that replaces the security."""
+    """Expect an error also for a provider that replaces the security."""
     group = CommandGroup()
     group.command("run", protected=True)(with_connection)
     provider = Provider(scope=Scope.SESSION)
@@ -817,7 +817,7 @@ async def test_current_user_of_a_wider_scope_is_refused_at_start() -> None:
 
 
 async def test_a_bare_model_that_is_also_provided_is_refused_at_start() -> None:
-    """Else a client could hand in its own."""
+    """Expect an error, because a client could otherwise send its own object."""
     group = CommandGroup()
 
     @group.command("bare")
@@ -840,7 +840,7 @@ async def test_a_bare_model_that_is_also_provided_is_refused_at_start() -> None:
 
 
 async def test_a_report_at_start_holds_every_kind_of_error() -> None:
-    """Missing providers, wide guards and ambiguous models stand in one report."""
+    """Expect missing providers, wide guards and ambiguous models in one report."""
     group = CommandGroup()
 
     @group.command("missing")
@@ -872,13 +872,13 @@ async def test_a_report_at_start_holds_every_kind_of_error() -> None:
     ],
 )
 def test_what_is_no_provider_is_refused_at_once(given: Any, remedy: str) -> None:
-    """Most of all a class that should have been called."""
+    """Expect an error, most of all for a class that should have been called."""
     with pytest.raises(ConfigurationError, match=f"is no provider; {remedy}"):
         WebSuckets(providers=[given])
 
 
 async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """It may be a payload that stands in the wrong place."""
+    """Expect a log line, because the parameter may be a payload in the wrong place."""
     caplog.set_level(logging.INFO, logger="websuckets")
     group = CommandGroup()
 
@@ -894,7 +894,7 @@ async def test_a_default_that_is_always_used_is_told(caplog: pytest.LogCaptureFi
     async with app_with(group, providers=[everything()]).serve("127.0.0.1", 0):
         pass
     messages = [record.getMessage() for record in caplog.records if record.name == "websuckets"]
-    assert messages[0].startswith("listening on")  # the first line always says where
+    assert messages[0].startswith("listening on")  # the first line is always the address
     told = [message for message in messages if "its default is always used" in message]
     assert ["`number: int`" in told[0], "`model: Model`" in told[1]] == [True, True]
     assert len(told) == 2
@@ -910,7 +910,7 @@ def refusal_of(handler: Any) -> str:
 
 
 def test_the_parameter_that_is_wrong_is_named() -> None:
-    """And not another one."""
+    """Expect no other parameter to be named."""
 
     class Unfit: ...
 
@@ -929,7 +929,7 @@ def test_the_parameter_that_is_wrong_is_named() -> None:
 
 
 async def test_of_several_undefined_names_the_first_is_told() -> None:
-    """One at a time, from the front."""
+    """Expect the first undefined name, and one name at a time."""
     group = CommandGroup()
 
     @group.command("run")
@@ -945,7 +945,7 @@ async def test_of_several_undefined_names_the_first_is_told() -> None:
 
 
 async def test_a_default_of_the_payload_is_its_own() -> None:
-    """Whatever stands behind it."""
+    """Expect the default to be used, whatever stands behind it."""
     group = CommandGroup()
 
     @group.command("run")
@@ -960,7 +960,7 @@ async def test_a_default_of_the_payload_is_its_own() -> None:
 
 
 def A() -> CommandGroup:
-    """Sorts before whatever calls it: frames are told apart by their names."""
+    """Return a group, from a frame whose name sorts before its callers'."""
     group = CommandGroup()
 
     class Local: ...
@@ -972,6 +972,6 @@ def A() -> CommandGroup:
 
 
 async def test_names_are_those_of_the_function_around() -> None:
-    """Also if that is not the first on the stack by its name."""
+    """Expect this function even if it is not the first of its name on the stack."""
     with pytest.raises(MissingProvider, match=r"A\.<locals>\.Local"):
         await start(A())

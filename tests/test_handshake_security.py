@@ -1,4 +1,4 @@
-"""Users that are verified once, at their opening handshake."""
+"""Tests of users that are verified once, at their opening handshake."""
 
 import functools
 import time
@@ -29,7 +29,7 @@ ORIGINS = [ORIGIN, None]
 
 
 class Accounts:
-    """Who has which cookie."""
+    """Accounts by their cookies."""
 
     def __init__(self) -> None:
         self.names = {"c1": "Ann", "c2": "Bob"}
@@ -85,7 +85,7 @@ def cookie(value: str) -> dict[str, Any]:
 
 
 async def test_a_cookie_verifies(on_sockets: Serving, app: WebSuckets, journal: list[str]) -> None:
-    """Protected commands need no token; what it took is closed before the connection opens."""
+    """Expect commands without a token; dependencies of the check are closed before the start."""
     async with on_sockets(app) as server:
         async with dial(server, **cookie("c1")) as ann, dial(server, **cookie("c2")) as bob:
             assert journal == ["close accounts"] * 2
@@ -95,7 +95,7 @@ async def test_a_cookie_verifies(on_sockets: Serving, app: WebSuckets, journal: 
 
 
 async def test_without_one_nobody_is_verified(on_sockets: Serving, app: WebSuckets) -> None:
-    """They may run what is not protected."""
+    """Expect a client without a cookie to run unprotected commands only."""
     async with on_sockets(app) as server, dial(server) as client:
         assert (await client.call("whoami"))["error"] == "not authorized"
         assert (await client.call("ping"))["payload"] == "pong"
@@ -105,7 +105,7 @@ async def test_without_one_nobody_is_verified(on_sockets: Serving, app: WebSucke
 async def test_a_wrong_one_does_not_get_in(
     on_sockets: Serving, app: WebSuckets, value: str
 ) -> None:
-    """Its handshake is answered with 403."""
+    """Expect 403 for a wrong cookie."""
     async with on_sockets(app) as server:
         with pytest.raises(InvalidStatus) as refused:
             async with dial(server, **cookie(value)):
@@ -114,7 +114,7 @@ async def test_a_wrong_one_does_not_get_in(
 
 
 async def test_another_page_does_not_get_in(app: WebSuckets) -> None:
-    """Though the browser sends the cookie along."""
+    """Expect a refusal of another page, though the browser sends the cookie along."""
     headers = {"Cookie": "session=c1", "Origin": "https://evil.example"}
     with pytest.raises(HandshakeRefused, match="403"):
         async with TestClient(app, headers=headers):
@@ -122,7 +122,7 @@ async def test_another_page_does_not_get_in(app: WebSuckets) -> None:
 
 
 async def test_its_time_ends(on_sockets: Serving, app: WebSuckets) -> None:
-    """The connection is closed with 4401, also if nothing is said any more."""
+    """Expect 4401 when the time of the user is over, even if no message comes any more."""
     async with on_sockets(app) as server, dial(server, **cookie("old")) as client:
         assert (await client.call("whoami"))["payload"] == "Old"
         assert await client.closed() == (4401, "expired")
@@ -132,7 +132,7 @@ async def test_its_time_ends(on_sockets: Serving, app: WebSuckets) -> None:
 async def test_its_time_is_over_for_the_next_message(
     app: WebSuckets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each is checked, also before the clock has noticed."""
+    """Expect each message to be checked, even before the clock has noticed."""
     monkeypatch.setattr(Clock, "ring", lambda self: None)
     async with TestClient(app, headers={"Cookie": "session=c1"}) as client:
         assert (await client.call("whoami")).payload == "Ann"
@@ -142,7 +142,7 @@ async def test_its_time_is_over_for_the_next_message(
 
 
 async def test_hooks_see_who_it_is(app: WebSuckets, journal: list[str]) -> None:
-    """It is the first of them."""
+    """Expect the user to be verified before the hooks of the program run."""
 
     @app.on_handshake
     async def seen(request: Request, identity: Identity | None) -> None:
@@ -154,7 +154,7 @@ async def test_hooks_see_who_it_is(app: WebSuckets, journal: list[str]) -> None:
 
 
 async def test_any_provider_of_an_identity_will_do(group: CommandGroup) -> None:
-    """Of one that is always there, too."""
+    """Expect any provider of an identity to work, even one that is never ``None``."""
     provider = Provider(scope=Scope.APP)
     provider.provide(lambda: Identity(7), provides=Identity)
     app = app_with(group, providers=[provider], origins=ORIGINS)
@@ -166,7 +166,7 @@ async def test_any_provider_of_an_identity_will_do(group: CommandGroup) -> None:
 async def test_it_does_not_start_without_origins(
     group: CommandGroup, journal: list[str], shared: bool
 ) -> None:
-    """Or any page could act for whoever visits it."""
+    """Expect an error without origins: any page could act for its visitors."""
     providers = [AccountsProvider(journal), HandshakeSecurityProvider(by_cookie)]
     if shared:
         app = app_with(group)
@@ -180,7 +180,7 @@ async def test_it_does_not_start_without_origins(
 
 
 async def test_in_a_shared_container(group: CommandGroup, journal: list[str]) -> None:
-    """As in one of the app's own."""
+    """Expect the same as with a container of the app's own."""
     app = app_with(group, origins=ORIGINS)
     container = make_async_container(
         AccountsProvider(journal),
@@ -195,7 +195,7 @@ async def test_in_a_shared_container(group: CommandGroup, journal: list[str]) ->
 
 
 async def test_a_token_in_a_subprotocol(group: CommandGroup) -> None:
-    """Browsers can send no header of their own, but that one."""
+    """Expect verification by the subprotocol, the only header that browsers can set."""
 
     async def by_subprotocol(request: Request) -> Identity | None:
         offered = request.headers.get("Sec-WebSocket-Protocol", "").split(",")
@@ -261,7 +261,7 @@ def yields_at_once(request: Request) -> Iterator[Identity | None]:
     ],
 )
 async def test_whatever_python_calls_an_async_function_authenticates(authenticate: Any) -> None:
-    """Instances, partials, plain wrappers, plain functions, and generators for who cleans up."""
+    """Expect instances, partials, wrappers, plain functions, and cleaning generators to work."""
     group = CommandGroup()
 
     @group.command("who")
@@ -274,7 +274,7 @@ async def test_whatever_python_calls_an_async_function_authenticates(authenticat
 
 
 def test_an_authentication_that_names_what_is_not_defined_is_refused() -> None:
-    """At once, with its place."""
+    """Expect an error at once, with the place of the function."""
 
     async def authenticate(request: "Nowhere") -> None: ...  # noqa: F821  # on purpose
 

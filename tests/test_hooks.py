@@ -1,4 +1,4 @@
-"""Hooks: when each runs, with what, and what becomes of its errors."""
+"""Tests of hooks: when each runs, with which objects, and what becomes of its errors."""
 
 import asyncio
 import gc
@@ -37,14 +37,14 @@ pytestmark = pytest.mark.anyio
 class Visit: ...
 
 
-class RequestScope: ...
+class Work: ...
 
 
 class Account: ...
 
 
 class Journalling(Provider):
-    """Writes down when the objects of a connection and of a message are opened and closed."""
+    """Providers that record when objects of a connection and of a message are opened and closed."""
 
     def __init__(self, journal: list[str]) -> None:
         super().__init__()
@@ -58,9 +58,9 @@ class Journalling(Provider):
         self.journal.append("close visit")
 
     @provide(scope=Scope.REQUEST)
-    async def request_scope(self) -> AsyncIterator[RequestScope]:
+    async def work(self) -> AsyncIterator[Work]:
         self.journal.append("open work")
-        error = yield RequestScope()
+        error = yield Work()
         await anyio.sleep(0)
         self.journal.append("close work" + (f" with {type(error).__name__}" if error else ""))
 
@@ -93,7 +93,7 @@ def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
     for n in (1, 2):
 
         @app.on_startup
-        async def startup(session: Session, request_scope: RequestScope, n: int = n) -> None:
+        async def startup(session: Session, work: Work, n: int = n) -> None:
             assert Session.online is session.online
             journal.append(f"startup {n}")
 
@@ -118,7 +118,7 @@ def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
 
 
 async def test_each_runs_once_in_order(app: WebSuckets, journal: list[str]) -> None:
-    """Startup before the port opens; one SESSION scope from the handshake to the disconnect."""
+    """Expect startup before the port opens, and one SESSION scope from handshake to disconnect."""
     async with with_all_hooks(app, journal).serve("127.0.0.1", 0) as server:
         startup = ["open work", "startup 1", "close work", "open work", "startup 2", "close work"]
         assert journal == startup
@@ -137,7 +137,7 @@ async def test_each_runs_once_in_order(app: WebSuckets, journal: list[str]) -> N
 async def test_a_client_that_vanishes_is_disconnected_once(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """After the command that it left behind, also when its reply cannot be sent any more."""
+    """Expect the hook after the last command, also when its reply cannot be sent any more."""
     running, go_on = anyio.Event(), anyio.Event()
     slow = CommandGroup()
 
@@ -160,7 +160,7 @@ async def test_a_client_that_vanishes_is_disconnected_once(
 
 
 async def test_when_the_server_stops_they_still_run(app: WebSuckets, journal: list[str]) -> None:
-    """For clients that answer the close, and for handlers that are cancelled."""
+    """Expect hooks to run for clients that answer the close, and for cancelled handlers."""
     slow = CommandGroup()
     running = anyio.Event()
 
@@ -181,7 +181,7 @@ async def test_when_the_server_stops_they_still_run(app: WebSuckets, journal: li
 
 
 async def refused(app: WebSuckets) -> tuple[int, str, Any]:
-    """The status, text and headers of the refusal."""
+    """Return the status, text and headers of the refusal."""
     async with app.serve("127.0.0.1", 0) as server:
         with pytest.raises(InvalidStatus) as caught:
             async with connect(server.urls[0]):
@@ -208,10 +208,10 @@ async def refused(app: WebSuckets) -> tuple[int, str, Any]:
 async def test_a_handshake_may_be_refused(
     journal: list[str], app: WebSuckets, error: Exception, status: int, text: str
 ) -> None:
-    """With an HTTP status; what was opened for it is closed, and nobody is connected."""
+    """Expect an HTTP status, everything opened for the handshake closed, and nobody connected."""
 
     @app.on_handshake
-    async def refuse(request_scope: RequestScope, visit: Visit) -> None:
+    async def refuse(work: Work, visit: Visit) -> None:
         raise error
 
     @app.on_handshake
@@ -237,7 +237,7 @@ async def test_a_handshake_may_be_refused(
 async def test_a_handshake_hook_that_fails_is_an_incident(
     app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client gets its number, the log the rest."""
+    """Expect the number of the incident at the client, and the rest in the log."""
 
     @app.on_handshake
     async def fail() -> None:
@@ -264,7 +264,7 @@ async def test_a_handshake_hook_that_fails_is_an_incident(
     ],
 )
 def test_a_refusal_that_is_no_refusal(wrong: Any) -> None:
-    """Another status would not refuse; a header may not end its line."""
+    """Expect an error: another status would not refuse; a header may not end its line."""
     with pytest.raises(ValueError, match="HandshakeRefused"):
         wrong()
 
@@ -272,7 +272,7 @@ def test_a_refusal_that_is_no_refusal(wrong: Any) -> None:
 async def test_who_is_authenticated_in_the_handshake_is_verified_from_the_start(
     app: WebSuckets,
 ) -> None:
-    """The record of the client is there already."""
+    """Expect the record of the client to be there during the handshake."""
 
     @app.on_handshake
     async def authenticate(request: Request, user: User) -> None:
@@ -288,7 +288,7 @@ async def test_who_is_authenticated_in_the_handshake_is_verified_from_the_start(
 async def test_hooks_see_only_what_websockets_finds_acceptable(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """A wrong origin, or what the program's own process_response refuses, comes to none."""
+    """Expect no hook for a wrong origin, or where the program's process_response refuses."""
 
     @app.on_handshake
     async def hook() -> None:
@@ -316,10 +316,10 @@ async def test_hooks_see_only_what_websockets_finds_acceptable(
 async def test_a_handshake_that_takes_too_long_is_given_up(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After websockets' own open_timeout, and everything is closed."""
+    """Expect everything to be closed after open_timeout of ``websockets``."""
 
     @app.on_handshake
-    async def hang(visit: Visit, request_scope: RequestScope) -> None:
+    async def hang(visit: Visit, work: Work) -> None:
         await anyio.sleep_forever()
 
     async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:
@@ -331,7 +331,7 @@ async def test_a_handshake_that_takes_too_long_is_given_up(
 
 
 async def test_a_handshake_that_is_nearly_done_when_the_server_stops(journal: list[str]) -> None:
-    """Is answered with 503, and asks no more hooks."""
+    """Expect 503, and no further hooks."""
     app = WebSuckets()
     waiting, go_on = anyio.Event(), anyio.Event()
 
@@ -364,7 +364,7 @@ async def test_a_handshake_that_is_nearly_done_when_the_server_stops(journal: li
 
 
 async def test_a_handshake_in_the_moment_of_stopping(journal: list[str]) -> None:
-    """Is waited for like a command, cancelled at the deadline, and never becomes a connection."""
+    """Expect the handshake to be waited for, cancelled at the deadline, and never accepted."""
     app = app_with(providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
     waiting = anyio.Event()
 
@@ -407,11 +407,11 @@ async def test_a_connection_may_be_refused(
     code: int,
     reason: str,
 ) -> None:
-    """With a close code, before any command; then nobody was connected who could leave."""
+    """Expect a close code before any command; no disconnect hook runs."""
     sent = anyio.Event()
 
     @app.on_connect
-    async def refuse(request_scope: RequestScope, visit: Visit) -> None:
+    async def refuse(work: Work, visit: Visit) -> None:
         await sent.wait()
         raise error
 
@@ -437,7 +437,7 @@ async def test_a_connection_may_be_refused(
 async def test_a_client_that_leaves_while_it_is_greeted(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Is no incident, and was never connected."""
+    """Expect no incident; the client was never connected."""
     greeting, left = anyio.Event(), anyio.Event()
 
     @app.on_connect
@@ -466,7 +466,7 @@ async def test_a_client_that_leaves_while_it_is_greeted(
 async def test_who_is_greeted_while_the_server_stops_is_disconnected_too(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """What one hook began, the other ends."""
+    """Expect the disconnect hook to end what the connect hook began."""
     greeting, go_on = anyio.Event(), anyio.Event()
 
     @app.on_connect
@@ -497,12 +497,12 @@ async def test_who_is_greeted_while_the_server_stops_is_disconnected_too(
 
 
 async def test_a_connect_hook_that_still_runs_when_the_server_stops(journal: list[str]) -> None:
-    """Is cancelled at the deadline; the connection has not begun, so none is told of its end."""
+    """Expect a cancellation at the deadline, and no disconnect hook, for want of a connection."""
     app = app_with(providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
     running = anyio.Event()
 
     @app.on_connect
-    async def hang(visit: Visit, request_scope: RequestScope) -> None:
+    async def hang(visit: Visit, work: Work) -> None:
         running.set()
         await anyio.sleep_forever()
 
@@ -519,7 +519,7 @@ async def test_a_connect_hook_that_still_runs_when_the_server_stops(journal: lis
 async def test_a_disconnect_hook_that_fails_disturbs_nobody(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged with an incident; the other hooks run, and the scope is closed."""
+    """Expect an incident in the log; the other hooks run, and the scope is closed."""
 
     @app.on_disconnect
     async def fail(visit: Visit) -> None:
@@ -541,7 +541,7 @@ async def test_a_disconnect_hook_that_fails_disturbs_nobody(
 async def test_a_disconnect_hook_that_hangs_is_cancelled(
     journal: list[str], group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It has as long as finalisers have, so that no connection is kept for good."""
+    """Expect the time of finalisers for the hook, so that no connection is kept for ever."""
     app = app_with(group, providers=[Journalling(journal)], limits=Limits(finalize_timeout=0.02))
 
     @app.on_disconnect
@@ -573,7 +573,7 @@ def late(scope: Scope) -> Provider:
 
 
 async def come_and_go(server: Server, kind: str) -> None:
-    """As far as a hook of this kind that fails lets a client come."""
+    """Let a client come as far as a failing hook of this kind allows."""
     if kind == "on_handshake":
         with pytest.raises(InvalidStatus, match="500"):
             async with connect(server.urls[0]):
@@ -588,7 +588,7 @@ async def come_and_go(server: Server, kind: str) -> None:
 async def test_finalisers_of_a_hook_are_bounded(
     kind: str, journal: list[str], group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Past it the hook failed, and what then comes is as ever."""
+    """Expect the hook to fail past the bound; what follows is as usual."""
     app = app_with(group, providers=[late(Scope.REQUEST)], limits=Limits(finalize_timeout=0.02))
 
     @getattr(app, kind)
@@ -612,7 +612,7 @@ async def test_finalisers_of_a_hook_are_bounded(
 async def test_a_hook_that_waits_for_what_somebody_cancelled(
     kind: str, app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Failed; its connection was not meant."""
+    """Expect the hook to fail, without a cancellation of its connection."""
 
     @getattr(app, kind)
     async def wait() -> None:
@@ -631,10 +631,10 @@ async def test_a_hook_that_waits_for_what_somebody_cancelled(
 async def test_a_startup_hook_that_fails_ends_the_start(
     app: WebSuckets, journal: list[str]
 ) -> None:
-    """No port was opened; what was opened is closed; it may be tried again."""
+    """Expect no open port, and everything closed; the start may be repeated."""
 
     @app.on_startup
-    async def fail(request_scope: RequestScope) -> None:
+    async def fail(work: Work) -> None:
         raise RuntimeError("no database")
 
     for _ in range(2):
@@ -647,7 +647,7 @@ async def test_a_startup_hook_that_fails_ends_the_start(
 
 
 async def test_hooks_are_registered_before_the_start(app: WebSuckets) -> None:
-    """Later ones would never run."""
+    """Expect an error for later hooks, which would never run."""
     async with app.serve("127.0.0.1", 0):
         with pytest.raises(ConfigurationError, match="register on_connect hooks before"):
 
@@ -659,7 +659,7 @@ class Missing: ...
 
 
 def test_what_is_no_hook_is_refused_when_decorated() -> None:
-    """With all that is wrong with it, and where it stands."""
+    """Expect all mistakes of the function and its place in the error."""
     app = WebSuckets()
     with pytest.raises(InvalidHandlerSignature) as caught:
 
@@ -693,7 +693,7 @@ async def not_started(app: WebSuckets) -> ConfigurationError:
 
 
 async def test_hooks_are_proved_at_start(app: WebSuckets) -> None:
-    """What nothing provides is told together with what handlers miss."""
+    """Expect one report of dependencies that hooks and handlers miss."""
     group = CommandGroup()
 
     @group.command("handler")
@@ -713,7 +713,7 @@ async def test_hooks_are_proved_at_start(app: WebSuckets) -> None:
 
 @pytest.mark.parametrize("kind", ["on_startup", "on_handshake", "on_connect", "on_disconnect"])
 async def test_what_a_hook_cannot_have(app: WebSuckets, kind: str) -> None:
-    """Nothing of a message; at startup nothing of a connection, either; however far below."""
+    """Expect an error for objects of a message, and at startup of a connection, at any depth."""
 
     async def hook(
         message: Message, user: CurrentUser, maybe: CurrentUser | None, account: Account
@@ -733,7 +733,7 @@ async def test_what_a_hook_cannot_have(app: WebSuckets, kind: str) -> None:
 
 
 async def test_what_a_startup_hook_cannot_have() -> None:
-    """There is no connection yet."""
+    """Expect an error, because there is no connection yet."""
     app = WebSuckets()
 
     @app.on_startup
@@ -752,7 +752,7 @@ async def test_what_a_startup_hook_cannot_have() -> None:
 
 
 async def test_a_default_of_a_hook_that_asks_for_too_much(app: WebSuckets) -> None:
-    """It would be filled, if there was a message."""
+    """Expect an error, because with a message the parameter would be filled."""
 
     @app.on_connect
     async def hook(account: Account | None = None) -> None: ...
@@ -762,7 +762,7 @@ async def test_a_default_of_a_hook_that_asks_for_too_much(app: WebSuckets) -> No
 
 
 async def test_names_of_hooks_may_be_defined_later(app: WebSuckets, journal: list[str]) -> None:
-    """Until the start; then it is an error like a handler's."""
+    """Expect an error at the start, like a handler's, for a name that is still not defined."""
 
     @app.on_connect
     async def early(visit: "Defined") -> None:  # noqa: F821  # nor will it be
@@ -777,7 +777,7 @@ async def test_names_of_hooks_may_be_defined_later(app: WebSuckets, journal: lis
 
 
 async def test_a_hook_read_late_may_be_wrong(app: WebSuckets) -> None:
-    """Then the start says it."""
+    """Expect the start to raise the error."""
 
     @app.on_connect
     async def hook(model: "Defined") -> None: ...
@@ -802,7 +802,7 @@ async def test_even_what_is_no_exception_disturbs_nobody_else(
     kind: str,
     fatal: BaseException,
 ) -> None:
-    """It is an incident like any other failure of a hook."""
+    """Expect an incident, as for any failure of a hook."""
 
     @getattr(app, kind)
     async def die(request: Request, visit: Visit) -> None:
@@ -827,7 +827,7 @@ async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
     blocking: bool,
     refusing: bool,
 ) -> None:
-    """While a hook runs, right before the answer, or while its tasks end."""
+    """Expect this while a hook runs, right before the answer, or while its tasks end."""
 
     @app.on_handshake
     async def slow(visit: Visit, tasks: ConnectionTasks) -> None:
@@ -849,11 +849,11 @@ async def test_a_handshake_whose_time_passes_at_any_moment_is_finalised(
         except (InvalidStatus, InvalidHandshake, ConnectionClosed, EOFError, OSError):
             pass
     assert journal in ([], ["open visit", "close visit"])
-    assert errors(caplog) == []  # none that was still there when the server stopped
+    assert errors(caplog) == []  # no handshake was left when the server stopped
 
 
 async def half_a_handshake(server: Server) -> Any:
-    """A TCP connection on which all but the end of a request has been sent."""
+    """Return a TCP connection on which all but the end of a request has been sent."""
     stream = await anyio.connect_tcp("127.0.0.1", server.port or 0)
     await stream.send(
         b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -865,7 +865,7 @@ async def half_a_handshake(server: Server) -> Any:
 async def test_a_handshake_that_ends_after_the_stop(
     group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Comes to no hook: nothing is opened any more."""
+    """Expect no hook to run: nothing is opened any more."""
     app = app_with(group, providers=[Journalling(journal)], limits=Limits(drain_timeout=0.05))
 
     @app.on_handshake
@@ -886,7 +886,7 @@ async def test_a_handshake_that_ends_after_the_stop(
 
 
 async def test_who_is_refused_holds_nothing_open(app: WebSuckets, journal: list[str]) -> None:
-    """Even if it keeps its end of the connection open."""
+    """Expect everything closed, even if the client keeps its end of the connection open."""
 
     @app.on_handshake
     async def refuse(visit: Visit) -> None:
@@ -912,7 +912,7 @@ async def test_who_is_refused_holds_nothing_open(app: WebSuckets, journal: list[
 async def test_nothing_can_be_sent_before_the_handshake_is_answered(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, send: Callable[[Socket], Awaitable[Any]]
 ) -> None:
-    """It would wait for good; the error says where it can."""
+    """Expect an error that says where sending works, because sending here would never end."""
 
     @app.on_handshake
     async def hook(socket: Socket) -> None:
@@ -924,7 +924,7 @@ async def test_nothing_can_be_sent_before_the_handshake_is_answered(
 
 @pytest.mark.parametrize("revoked", ["ann", "bob", "abe"])
 async def test_a_user_that_is_revoked_in_its_handshake(app: WebSuckets, revoked: str) -> None:
-    """Enters as a stranger; others do not."""
+    """Expect the revoked user to connect unverified, and others to be verified."""
 
     @app.on_handshake
     async def authenticate(user: User) -> None:
@@ -941,7 +941,7 @@ async def test_a_user_that_is_revoked_in_its_handshake(app: WebSuckets, revoked:
 
 
 async def test_the_headers_of_a_refusal_replace_those_that_are_there(app: WebSuckets) -> None:
-    """Two of one kind would contradict each other."""
+    """Expect one header of each kind, because two would contradict each other."""
 
     @app.on_handshake
     async def refuse() -> None:
@@ -956,7 +956,7 @@ async def test_the_headers_of_a_refusal_replace_those_that_are_there(app: WebSuc
 async def test_disconnect_hooks_have_their_time_when_the_server_stops(
     journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each of them, also after a command that had to be cancelled."""
+    """Expect time for each hook, also after a command that had to be cancelled."""
     group = CommandGroup()
     running = anyio.Event()
 
@@ -986,7 +986,7 @@ async def test_disconnect_hooks_have_their_time_when_the_server_stops(
 
 @pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
 def test_a_hook_may_end_the_program(group: CommandGroup, kind: str) -> None:
-    """On asyncio as any task does."""
+    """Expect the program to end, on asyncio as by any task."""
     app = app_with(group)
 
     @getattr(app, kind)
@@ -1003,4 +1003,4 @@ def test_a_hook_may_end_the_program(group: CommandGroup, kind: str) -> None:
 
     with pytest.raises(SystemExit, match="3"):
         asyncio.run(main())
-    gc.collect()  # asyncio logs now, not in another test, that nobody asked the task
+    gc.collect()  # asyncio logs the unread error of the task now, not in another test

@@ -1,4 +1,4 @@
-"""Hostile and broken peers: what becomes of them, and that nobody else notices."""
+"""Tests of hostile and broken peers, and of the other clients, who must not notice them."""
 
 import logging
 import math
@@ -50,16 +50,16 @@ can_be_watched = pytest.mark.skipif(
 
 
 def watched(test: Any) -> Any:
-    """A test of what a server of its own process takes."""
+    """Mark a test that measures what a server in a process of its own takes."""
     return heavy(can_be_watched(test))
 
 
 UNDER_ASGI = ["uvicorn, websockets-sansio", "uvicorn, wsproto"]
-"""hypercorn 0.18 is left out: some of this ends its whole server on trio."""
+"""ASGI servers, without hypercorn 0.18: some of these tests end its whole server on trio."""
 ON_SOCKETS = ["websockets", *UNDER_ASGI]
 
 MOST = 5 * MIB
-"""What one peer may cost."""
+"""Bytes of memory that one peer may cost."""
 
 
 def runs_on(backends: str, anyio_backend: str) -> None:
@@ -69,7 +69,7 @@ def runs_on(backends: str, anyio_backend: str) -> None:
 
 @pytest.fixture(params=ON_SOCKETS)
 def server(request: pytest.FixtureRequest, anyio_backend: str) -> str:
-    """What serves the app."""
+    """Ways to serve the app."""
     name: str = request.param
     runs_on(SERVINGS[name][0], anyio_backend)
     return name
@@ -77,7 +77,7 @@ def server(request: pytest.FixtureRequest, anyio_backend: str) -> str:
 
 @pytest.fixture
 def serving(server: str) -> Serving:
-    """Serves an app, for as long as the context lasts."""
+    """Serve an app, for as long as the context lasts."""
     return SERVINGS[server][1]
 
 
@@ -139,7 +139,7 @@ def make_app(journal: list[str], gate: Gate, **limits: Any) -> WebSuckets:
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What an operator would be woken up for, whoever logs it."""
+    """Return what an operator would be woken up for, whichever logger wrote it."""
     return [
         f"{record.name}: {record.getMessage()}"
         for record in caplog.records
@@ -148,7 +148,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 async def assert_serves(port: int) -> None:
-    """The next client finds a server that works."""
+    """Check that the next client finds a working server."""
     with anyio.fail_after(TIMEOUT):
         async with opened(port) as peer:
             assert (await peer.call("ping", id=1))["payload"] == "pong"
@@ -164,7 +164,7 @@ PUSHES = [
     "by a task for each message",
     "by broadcast",
 ]
-"""How programs push: see `target`."""
+"""Ways in which programs push: see `target`."""
 
 
 async def flood_with_pings(peer: Peer) -> None:
@@ -187,9 +187,9 @@ ATTACKS = {**{how: pushed(how) for how in PUSHES}, "ping flood": flood_with_ping
 @watched
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack: str) -> None:
-    """It costs no memory and keeps nobody waiting, and is dropped at `Limits.send_timeout`.
+    """Expect the peer to cost no memory or time, and to be aborted at `Limits.send_timeout`.
 
-    Or sooner, if more is sent to it meanwhile than `Limits.outbox` allows.
+    The peer is aborted sooner if more is sent to it meanwhile than `Limits.outbox` allows.
     """
     skip_what_cannot_be(server, attack)
     patience = Limits().send_timeout
@@ -214,7 +214,7 @@ async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack
         assert target.growth < MOST
         assert took >= patience or attack in SOONER
         assert slowest < patience / 2
-        # Under ASGI nobody can tell the server to drop it, and the server does not do it by itself.
+        # Under ASGI only the server could abort the connection, and it does not do so.
         assert target.sockets == sockets - (server == "websockets")
         assert (await observer.call("errors"))["payload"] == []
 
@@ -227,7 +227,7 @@ def skip_what_cannot_be(server: str, attack: str) -> None:
 
 
 async def observe(observer: Peer, count: int) -> float:
-    """Call until so many are online; how long the slowest call took."""
+    """Call until this many clients are online; return how long the slowest call took."""
     slowest, online = 0.0, math.inf
     while online != count:
         began = time.monotonic()
@@ -238,7 +238,7 @@ async def observe(observer: Peer, count: int) -> float:
 
 
 async def test_what_it_has_not_read_is_thrown_away(anyio_backend: str) -> None:
-    """With the connection: the system would keep megabytes for it, for as long as it likes."""
+    """Expect unread data to be thrown away with the connection: the system would keep megabytes."""
     async with (
         running_target("websockets", anyio_backend, {"send_timeout": 0.5}, {}) as target,
         opened(target.port) as observer,
@@ -253,7 +253,7 @@ async def test_what_it_has_not_read_is_thrown_away(anyio_backend: str) -> None:
 @watched
 @pytest.mark.parametrize("how", PUSHES[3:])
 async def test_others_that_are_pushed_to(server: str, anyio_backend: str, how: str) -> None:
-    """They get everything that follows, once the one that does not read is dropped."""
+    """Expect the others to get everything that follows, once the peer is aborted."""
     skip_what_cannot_be(server, how)
     async with (
         running_target(server, anyio_backend, {"send_timeout": 0.5}, {}) as target,
@@ -280,7 +280,7 @@ async def test_others_that_are_pushed_to(server: str, anyio_backend: str, how: s
 
 
 async def test_one_that_reads_slowly(server: str, anyio_backend: str) -> None:
-    """It is served for as long as each frame gets through in time."""
+    """Expect the peer to be served for as long as each frame gets through in time."""
     limits = {"send_timeout": 3}
     async with (
         running_target(server, anyio_backend, limits, {}) as target,
@@ -318,7 +318,7 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
     busy: str,
     end: str,
 ) -> None:
-    """Its handlers end, its connection is closed, and nobody is told of an error."""
+    """Expect the handlers to end and the connection to close, without an error."""
     async with serving(app) as server:
         async with opened(server.port) as peer:
             if busy == "half":
@@ -329,7 +329,7 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
                 await gate.reached.wait()
             getattr(peer, end)()
             gate.opened.set()
-            # One that reads nothing more has close_timeout, 10 seconds, for what is on its way.
+            # A peer that reads nothing more has close_timeout, 10 seconds, for data on its way.
             await until(journal, "disconnect", 2 * TIMEOUT)
         assert journal == ["connect", "disconnect"]
         await assert_serves(server.port)
@@ -340,7 +340,7 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
 async def test_one_that_leaves_behind_many_commands_is_noticed_while_a_command_runs(
     journal: list[str], gate: Gate, end: str
 ) -> None:
-    """Nothing is read meanwhile; what is for this client alone is cancelled all the same."""
+    """Expect what runs for this client alone to be cancelled, though nothing is read meanwhile."""
     group = CommandGroup()
 
     @group.command("wait", cancel_on_disconnect=True)
@@ -388,7 +388,7 @@ async def test_where_the_system_does_not_tell_who_has_left_the_next_read_does(
 async def test_what_has_left_is_noticed_while_a_command_runs(
     serving: Serving, app: WebSuckets, gate: Gate, end: str
 ) -> None:
-    """So a handler can ask whether anybody still wants its answer."""
+    """Expect a handler to be able to check whether its client is still there."""
     noticed = anyio.Event()
     group = CommandGroup()
 
@@ -419,7 +419,7 @@ async def test_one_whose_machine_hangs(
     caplog: pytest.LogCaptureFixture,
     frames: list[str],
 ) -> None:
-    """Nothing but the missing pongs tells, also while a command of its runs."""
+    """Expect missing pongs to show that the peer is gone, even while one of its commands runs."""
     async with app.serve("127.0.0.1", 0, **FROZEN) as server:
         async with client_process(server.port, *frames) as client:
             if frames:
@@ -435,7 +435,7 @@ async def test_one_whose_machine_hangs(
 
 
 async def until_offline(app: WebSuckets) -> None:
-    """Until every connection is closed, though its handler may run."""
+    """Wait until every connection is closed, though a handler may still run."""
     while any(user.socket.close_code is None for user in app._session.online.values()):
         await anyio.sleep(0.01)
 
@@ -447,7 +447,7 @@ async def until_offline(app: WebSuckets) -> None:
 async def test_handshakes_that_come_byte_by_byte(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """They are dropped at ``open_timeout``, and hinder nobody meanwhile."""
+    """Expect the handshakes to be aborted at ``open_timeout``, without hindering others."""
     patience, ends = 5.0, list[float]()
     async with app.serve("127.0.0.1", 0, open_timeout=patience) as server:
 
@@ -463,7 +463,7 @@ async def test_handshakes_that_come_byte_by_byte(
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
                 tasks.start_soon(drip)
-            await anyio.sleep(patience / 10)  # all of them are at it
+            await anyio.sleep(patience / 10)  # all handshakes have begun
             await assert_serves(server.port)
             assert ends == []
         assert len(ends) == count
@@ -479,14 +479,14 @@ async def suppressed(function: Callable[..., Any], *arguments: Any) -> None:
 
 @pytest.mark.parametrize("pause", [0, 0.001])
 async def test_a_slow_handshake_in_time(serving: Serving, app: WebSuckets, pause: float) -> None:
-    """It is as good as any other."""
+    """Expect the same service as after any handshake."""
     async with serving(app) as server, tcp(server.port) as peer:
         assert " 101 " in await peer.open(pause=pause)
         assert (await peer.call("ping"))["payload"] == "pong"
 
 
 async def test_a_handshake_with_the_first_command(app: WebSuckets) -> None:
-    """A client need not wait for the answer."""
+    """Expect the command to be answered: a client need not wait for the answer to its handshake."""
     async with app.serve("127.0.0.1", 0) as server, tcp(server.port) as peer:
         await peer.write(handshake() + command("ping"))
         assert " 101 " in await peer.read_head()
@@ -521,7 +521,7 @@ async def test_a_handshake_that_is_none(
     request_: str,
     end: str,
 ) -> None:
-    """Its connection ends, and nobody is told of an error."""
+    """Expect the connection to end, without an error."""
     if server == "uvicorn, wsproto" and request_ == "not ASCII":
         pytest.skip("uvicorn fails on it by itself")
     async with serving(app) as running:
@@ -566,7 +566,7 @@ PLAIN: dict[str, tuple[bytes, int]] = {
     "2^62 bytes, not sent": (text(b"a", length=1 << 62), 1009),
     "2^64 - 1 bytes, not sent": (text(b"a", length=(1 << 64) - 1), 1009),
 }
-"""What breaks the protocol, and the close code that says so."""
+"""Bytes that break the protocol, with the close code for each."""
 
 DEFLATED: dict[str, tuple[bytes, int]] = {
     "a bomb": (BOMB, 1009),
@@ -583,7 +583,7 @@ DEFLATED: dict[str, tuple[bytes, int]] = {
 async def test_what_breaks_the_protocol(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """It is closed with the code that says why, also while a command runs."""
+    """Expect the close code that says why, even while a command runs."""
     data, code = PLAIN[what]
     async with app.serve("127.0.0.1", 0) as server:
         for before in (b"", command("sleep", payload=0.01)):
@@ -599,14 +599,14 @@ async def test_what_breaks_the_protocol(
 async def test_what_breaks_the_protocol_under_asgi(
     name: str, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What becomes of it is the server's affair; we have no errors, and nothing is left."""
+    """Expect no errors of ours, and nothing left; the rest is up to the server."""
     async with SERVINGS[name][1](app) as server:
         for data, _ in PLAIN.values():
             journal.clear()
             async with opened(server.port) as peer:
                 await peer.write(data)
                 peer.finish()
-                with anyio.move_on_after(0.2):  # it may wait for the rest of a frame
+                with anyio.move_on_after(0.2):  # the server may wait for the rest of a frame
                     await peer.read_to_end()
             await until(journal, "disconnect")
         await assert_serves(server.port)
@@ -617,7 +617,7 @@ async def test_what_breaks_the_protocol_under_asgi(
 async def test_what_breaks_compression(
     journal: list[str], gate: Gate, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """It is closed with the code that says why."""
+    """Expect the close code that says why."""
     data, code = DEFLATED[what]
     app = make_app(journal, gate, compression="deflate")
     async with app.serve("127.0.0.1", 0) as server:
@@ -631,7 +631,7 @@ async def test_what_breaks_compression(
 
 async def assert_closed_with(peer: Peer, data: bytes, code: int) -> None:
     with anyio.fail_after(TIMEOUT):
-        with suppress(Gone):  # it need not be read to the end
+        with suppress(Gone):  # the server need not read everything
             await peer.write(data)
         said = await peer.read_close()
         assert said is not None and said.close_code == code
@@ -643,7 +643,7 @@ async def assert_closed_with(peer: Peer, data: bytes, code: int) -> None:
 async def test_frames_that_break_the_protocol_cost_no_memory(
     server: str, anyio_backend: str
 ) -> None:
-    """However much they say that they are going to send, or unpack to."""
+    """Expect no memory for frames, whatever length they declare or unpack to."""
     limits = {"compression": "deflate"}
     async with running_target(server, anyio_backend, limits, {}) as target:
         target.watch()
@@ -651,7 +651,7 @@ async def test_frames_that_break_the_protocol_cost_no_memory(
             async with opened(target.port, headers=DEFLATE) as peer:
                 with suppress(Gone):
                     await peer.write(data)
-                with anyio.move_on_after(0.5):  # under ASGI it may be waited for
+                with anyio.move_on_after(0.5):  # under ASGI the server may wait for the peer
                     await peer.read_close()
         await alone(target)
         assert target.growth < MOST
@@ -674,14 +674,16 @@ ENDLESS = {
     ),
 }
 UNPACKED = 4 * MOST
-"""More than what one read of a socket becomes when it is full of the smallest frames: at most 256
-KiB, of which uvicorn makes about 9 MiB, and which nobody can keep it from."""
+"""Bytes of memory, more than one read of a socket needs when it is full of the smallest frames.
+
+A read has at most 256 KiB, of which uvicorn makes about 9 MiB, which no app can prevent.
+"""
 
 
 @watched
 @pytest.mark.parametrize("what", ENDLESS)
 async def test_frames_without_end(server: str, anyio_backend: str, what: str) -> None:
-    """They cost no memory, and others are served meanwhile; no answer is read."""
+    """Expect no memory for the frames, and service for others; no answer is read."""
     first, rest = ENDLESS[what]
     seconds = 2
     async with (
@@ -718,7 +720,7 @@ async def test_many_commands_at_once_to_a_slow_handler(
     each: float,
     patience: float,
 ) -> None:
-    """Every one is answered, in order: the client is well, and says so behind its commands."""
+    """Expect answers in order: the client is well, and its pongs come behind its commands."""
     options = {"ping_interval": patience, "ping_timeout": patience}
     async with app.serve("127.0.0.1", 0, **options) as server:
         async with dial(server, ping_interval=None) as client, anyio.create_task_group() as tasks:
@@ -746,7 +748,7 @@ async def test_one_that_dies_with_many_commands_waiting(
     each: float,
     patience: float,
 ) -> None:
-    """It is found as soon as there is room again to read its answer to a ping, if it had one."""
+    """Expect the end of the peer to be found once there is room to read its answer to a ping."""
     options = {"ping_interval": patience, "ping_timeout": patience, "close_timeout": patience}
     sleep = f'{{"event": "sleep", "payload": {each}}}'
     async with app.serve("127.0.0.1", 0, **options) as server:
@@ -766,7 +768,7 @@ async def test_one_that_dies_with_many_commands_waiting(
 async def test_nothing_is_left_of_connections_that_are_gone(
     serving: Serving, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
-    """No objects, no tasks, no descriptors, however they went."""
+    """Expect no objects, tasks or descriptors to be left, however connections ended."""
     visits = random.Random(count).choices(VISITS, k=count)
     await assert_nothing_is_left(serving, visits)
     assert errors(caplog) == []
@@ -775,7 +777,7 @@ async def test_nothing_is_left_of_connections_that_are_gone(
 @heavy
 @pytest.mark.parametrize("visit", LONG_VISITS, ids=lambda visit: visit.__name__)
 async def test_nothing_is_left_of(serving: Serving, visit: Visit) -> None:
-    """Neither of those that took longer."""
+    """Expect nothing to be left by visits that take longer, either."""
     await assert_nothing_is_left(serving, [visit] * 3)
 
 
@@ -803,7 +805,7 @@ GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 async def test_what_is_pipelined_behind_a_request_ends_the_connection_without_an_error(
     behind: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """``websockets`` takes it for frames; nothing can be answered after that."""
+    """Expect ``websockets`` to take the data for frames; nothing can be answered after it."""
     app = WebSuckets()
     async with app.serve("127.0.0.1", 0) as server:
         async with tcp(server.port) as peer:

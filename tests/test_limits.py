@@ -304,7 +304,7 @@ async def test_it_does_not_begin_after_its_client_has_left(
     """A command with `cancel_on_disconnect` is not begun, though it had been read by then."""
 
     @group.command("work")
-    async def request_scope(socket: Socket) -> None:
+    async def work(socket: Socket) -> None:
         await gate()
 
     @group.command("watch", cancel_on_disconnect=True)
@@ -730,7 +730,7 @@ async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
     """A busy client is closed after its running command, which might have verified the client."""
 
     @group.command("work")
-    async def request_scope(socket: Socket) -> None:
+    async def work(socket: Socket) -> None:
         await anyio.sleep(0.03)
 
     async with talk(app_with(group, limits=Limits(auth_timeout=0.1))) as client:

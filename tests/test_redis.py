@@ -20,9 +20,9 @@ from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
 from websuckets.redis import RedisProvider, broker
-from websuckets.redis.answers import Refusals
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection
+from websuckets.redis.errors import Refusals
 from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
@@ -206,7 +206,7 @@ async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
     ],
 )
 @pytest.mark.parametrize("topic", ["channel/a", "users"])
-async def test_foreign_messages_are_dropped_and_counted(
+async def test_malformed_messages_are_dropped_and_counted(
     shared_redis: RedisServer, message: bytes, topic: str
 ) -> None:
     """No client gets a malformed message, and no client is disturbed."""
@@ -245,7 +245,7 @@ async def test_a_prefix_may_be_a_member_of_an_enum(shared_redis: RedisServer) ->
         assert b"{0/shop}:topic:channel/a" in names
 
 
-async def test_foreign_keys_are_no_users(
+async def test_malformed_keys_are_not_users(
     shared_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A malformed user is dropped and counted; a key of another kind stops nothing."""

@@ -23,9 +23,9 @@ from timeouts import TIMEOUT
 from websuckets import Limits, WebSuckets
 from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis import RedisProvider, announcements
-from websuckets.redis.answers import Meaning, Refusals, cause_of, meaning_of, text_of
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection, asked_each
+from websuckets.redis.errors import Meaning, Refusals, cause_of, meaning_of, text_of
 from websuckets.redis.store import RedisSessionStore
 from websuckets.store import Record, key_of
 from websuckets.testing import CommandError, TestClient
@@ -782,7 +782,7 @@ async def test_lost_announcements_are_noticed(
                 await anyio.sleep(0.01)
 
 
-async def test_foreign_announcements_are_dropped_and_counted(own_redis: RedisServer) -> None:
+async def test_malformed_announcements_are_dropped_and_counted(own_redis: RedisServer) -> None:
     """Expect the announcements that follow to arrive."""
     app = app_at(own_redis.url, prefix="test")
     async with TestClient(app) as ann, TestClient(app_at(own_redis.url, prefix="test")) as admin:

@@ -110,10 +110,10 @@ class Machine(RuleBasedStateMachine):
             anyio.from_thread.start_blocking_portal(self.backend)
         )
 
-    def do(self, request_scope: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    def do(self, step: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
         async def in_time() -> Any:
             with anyio.fail_after(TIMEOUT):
-                return await request_scope(*arguments)
+                return await step(*arguments)
 
         return self.portal.call(in_time)
 

@@ -154,7 +154,7 @@ async def test_tasks_of_the_app_last_while_it_runs(journal: list[str]) -> None:
     provider = Provider(scope=Scope.APP)
     provider.provide(Feed)
 
-    async def request_scope() -> None:
+    async def work() -> None:
         journal.append("begun")
         try:
             await anyio.sleep_forever()
@@ -164,7 +164,7 @@ async def test_tasks_of_the_app_last_while_it_runs(journal: list[str]) -> None:
     @app.on_startup
     async def startup(feed: Feed, tasks: AppTasks) -> None:
         assert tasks is feed.tasks
-        feed.tasks.start_soon(request_scope)
+        feed.tasks.start_soon(work)
 
     container = build(app, provider)
     with pytest.raises(RuntimeError, match="no tasks of the app before it runs"):

@@ -1,4 +1,4 @@
-"""What clients do that come and go, most of them badly. They use the commands of `target`."""
+"""Visits of clients that come and go, most of them badly, with the commands of `target`."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -138,7 +138,7 @@ async def send_no_utf8(peer: Peer) -> None:
 async def send_too_much(peer: Peer) -> None:
     await visit(peer)
     await peer.write(text(b"a", length=1 << 62))
-    with anyio.move_on_after(0.5):  # under ASGI it may be waited for
+    with anyio.move_on_after(0.5):  # under ASGI the server may wait for the client
         await peer.read_to_end()
 
 
@@ -157,11 +157,11 @@ LONG_VISITS: Final[list[Visit]] = [
     send_too_much,
     drip_a_handshake,
 ]
-"""They take a while."""
+"""Visits that take some time."""
 
 
 async def pay(port: int, visit: Visit, *, receive_buffer: int | None = None) -> None:
-    """Whatever the server makes of it; in time."""
+    """Make the visit, which must end in time, whatever the server does."""
     with anyio.fail_after(3 * TIMEOUT):  # the server may have much else to do
         async with tcp(port, receive_buffer=receive_buffer) as peer:
             with suppress(Gone):

@@ -27,10 +27,11 @@ from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind
 from websuckets.connections.admission import Admission
 from websuckets.exc import ConfigurationError
-from websuckets.limits import Limits, seconds
+from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
+from websuckets.runtime.stop_times import time_to_undo_a_start
 from websuckets.serving.asgi import AsgiApplication
 from websuckets.serving.definition import AppDefinition, groups_of_the_program
 from websuckets.serving.lifecycle import RunningApp, UntilTheLoopEnds, started, stop
@@ -50,28 +51,30 @@ HookFunction = TypeVar("HookFunction", bound=Callable[..., Coroutine[Any, Any, o
 class WebSuckets:
     """A WebSocket application: command groups, the providers that serve them, and their limits.
 
-    It lives as long as the program and may run several times, one after the other. ``providers``
-    are dishka's; later ones win over earlier ones and over the framework's own, so that a provider
-    of `CurrentUser` replaces the security.
+    An app lives as long as the program and may run several times, one after the other.
+    ``providers`` are dishka's; later ones override earlier ones and the framework's own, so that a
+    provider of `CurrentUser` replaces the security.
 
     ``middleware`` runs around every command, the first outermost; see `Middleware`.
 
     ``origins`` are the pages from which browsers may connect, compared as a whole
     (``"https://example.org"``); ``None`` among them stands for clients that send no ``Origin``,
-    which browsers always do. Others get HTTP 403. Without it any page may connect.
+    which browsers always do. Any other client gets HTTP 403. Without ``origins`` any page may
+    connect.
 
     ``trusted_proxies`` are addresses and networks of proxies whose ``X-Forwarded-For`` is believed,
-    and ``"unix"`` for those that come by a unix socket: then ``socket.remote_address`` is the
+    and ``"unix"`` for proxies that connect to a unix socket: ``socket.remote_address`` is then the
     client's.
 
-    ``subprotocols`` are those that the app speaks: the first that a client offers is agreed on, and
-    none if it offers none of them.
+    ``subprotocols`` are the subprotocols that the app speaks: the first of them that a client
+    offers is agreed on, and none if the client offers none of them.
 
-    ``path`` is where clients connect; elsewhere they get HTTP 404. Without it they may connect
-    anywhere. At ``health`` a GET request is answered with 200, and with 503 while the app stops;
-    ``None`` for no such answer. Where the app is mounted, both are within that.
+    ``path`` is where clients connect; at any other path they get HTTP 404. Without ``path`` they
+    may connect at any. At ``health`` a GET request is answered with 200, and with 503 while the app
+    stops; ``None`` turns this answer off. Where the app is mounted, both paths are relative to the
+    place where it is mounted.
 
-    Raises `ConfigurationError` for values that can mean nothing.
+    Raises `ConfigurationError` for values that are not valid.
     """
 
     def __init__(
@@ -98,16 +101,16 @@ class WebSuckets:
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
-        # ASGI servers ask whether this is a coroutine function. What they call is the method of the
-        # class, which is none: for uvicorn an application is what raises TypeError at once when it
-        # is called without arguments; anything else is a factory.
+        # ASGI servers ask whether this attribute is a coroutine function. They call the method of
+        # the class, which is not a coroutine function: uvicorn takes for an application what raises
+        # TypeError at once when called without arguments, and for a factory anything else.
         self.__call__ = self._asgi.__call__  # type: ignore[method-assign, assignment]
 
     def include_command_group(self, group: CommandGroup) -> None:
         """Serve the commands of a group.
 
-        Raises `DuplicateCommand` for a name that is taken, `InvalidHandlerSignature` for handlers
-        that could not be read before and are wrong, and `ConfigurationError` while the app runs.
+        Raises `DuplicateCommand` for a name that is taken, `InvalidHandlerSignature` for wrong
+        handlers that could not be read before, and `ConfigurationError` while the app runs.
         """
         if not isinstance(group, CommandGroup):
             raise ConfigurationError(f"{group!r} is no CommandGroup")
@@ -117,39 +120,43 @@ class WebSuckets:
     def on_startup(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` when the app starts, before its port opens.
 
-        Its parameters are dependencies, found by their type hints, in a REQUEST scope of its own;
-        what belongs to a connection or a message is not among them. What it raises ends the start.
+        The parameters of the hook are dependencies, found by their type hints, in a REQUEST scope
+        of its own; objects of a connection or a message are not among them. An error that the hook
+        raises ends the start.
 
-        This and the other hooks run in the order in which they were decorated. They raise
-        `InvalidHandlerSignature` for what is no hook, and `ConfigurationError` while the app runs.
+        Hooks of each kind run in the order in which they were decorated. Each of these decorators
+        raises `InvalidHandlerSignature` for a function that is not a hook, and `ConfigurationError`
+        while the app runs.
         """
         return self._add_hook("startup", hook)
 
     def on_handshake(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` for each client that wants to connect.
 
-        Its dependencies are those of `on_connect`; ``request: websockets.http11.Request`` is the
+        The hook has the dependencies of `on_connect`; ``request: websockets.http11.Request`` is the
         opening handshake. Raising `HandshakeRefused` answers with an HTTP status, a `ClientError`
-        with 403 and its name, anything else with 500 and an incident. Nothing can be sent yet, and
-        the user is not in `Session.online`, but ``user: User`` may be verified by setting its id.
+        with 403 and its name, any other error with 500 and an incident. Nothing can be sent yet,
+        and the user is not in `Session.online`, but ``user: User`` may be verified by setting its
+        id.
         """
         return self._add_hook("handshake", hook)
 
     def on_connect(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` for each new connection, before its first message.
 
-        Its parameters are dependencies in a REQUEST scope of its own; there is no `Message` and no
-        `CurrentUser`. Raising closes the connection: with 1008 and its name for a `ClientError`,
-        with 1011 and an incident for anything else.
+        The parameters of the hook are dependencies in a REQUEST scope of its own; there is no
+        `Message` and no `CurrentUser`. Raising closes the connection: with 1008 and the error's
+        name for a `ClientError`, with 1011 and an incident for any other error.
         """
         return self._add_hook("connect", hook)
 
     def on_disconnect(self, hook: HookFunction) -> HookFunction:
-        """Run the decorated ``async def`` once for each connection that is gone.
+        """Run the decorated ``async def`` once for each connection that has ended.
 
-        Only for those that all ``on_connect`` hooks let in; after the last command and stream, with
-        the user still in `Session`. Dependencies are those of `on_connect`. What it raises is
-        logged with an incident. It may take `Limits.finalize_timeout`.
+        The hook runs only for connections that every ``on_connect`` hook has accepted, after the
+        last command and stream, with the user still in `Session`. It has the dependencies of
+        `on_connect`. An error that it raises is logged with an incident. It may take
+        `Limits.finalize_timeout`.
         """
         return self._add_hook("disconnect", hook)
 
@@ -157,15 +164,15 @@ class WebSuckets:
     def override(
         self, *providers: Provider, values: Mapping[Any, object] | None = None
     ) -> Iterator[None]:
-        """Put other providers in the place of the app's own, for as long as the context lasts.
+        """Replace providers of the app for as long as the context lasts.
 
-        It is for tests, and entered before the app starts. ``values`` are objects by the type that
-        they stand for, in whatever scope that is provided: ``values={Clock: FrozenClock()}``. What
-        depends on what is replaced gets the replacement, guards included. Overrides nest; the
-        innermost wins.
+        The context is for tests, and is entered before the app starts. ``values`` are objects by
+        the type that they replace, in whatever scope the type is provided:
+        ``values={Clock: FrozenClock()}``. Everything that depends on a replaced type gets the
+        replacement, guards included. Overrides nest; the innermost wins.
 
-        Raises `ConfigurationError` while the app runs, for what is no provider, and for an app with
-        a container that was built by the program.
+        Raises `ConfigurationError` while the app runs, for an object that is not a provider, and
+        for an app with a container that was built by the program.
         """
         self._check_not_running("override providers before it starts")
         with self._definition.override(providers, {} if values is None else values):
@@ -173,11 +180,12 @@ class WebSuckets:
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:
-        """What a container that the program builds has to contain, to be given to `setup_dishka`.
+        """The providers that a container built by the program must contain, for `setup_dishka`.
 
-        No security is among them: a container for protected commands needs a provider of
-        `CurrentUser`, too, as `SecurityProvider` is one. Afterwards neither groups nor hooks can be
-        added: they would be missing in the container. Raises what is wrong with those that are.
+        None of them provides the security: a container for protected commands also needs a provider
+        of `CurrentUser`, such as `SecurityProvider`. Once these providers have been read, neither
+        groups nor hooks can be added: they would be missing in the container. Raises a
+        `ConfigurationError` for groups and hooks that are wrong.
         """
         return self._definition.seal(self._values(self._limits)).providers
 
@@ -185,27 +193,30 @@ class WebSuckets:
     def asgi(self) -> AsgiApplication:
         """The app as an ASGI 3 application: for an ASGI server, or mounted in another one.
 
-        A server starts and stops it. Mounted applications are not told when to, so there the host
-        has to enter `lifespan`, but for an app with nothing to start or finalise: one without
-        providers of its own, ``on_startup`` hooks, `AppTasks`, and objects of a container that are
-        finalised when the program closes it. That starts by itself.
+        An ASGI server starts and stops the app. Mounted applications are not started and stopped by
+        their host, so the host has to enter `lifespan`. Only an app with nothing to start or
+        finalise starts by itself: one without providers of its own, ``on_startup`` hooks,
+        `AppTasks`, and objects of a container that are finalised when the program closes the
+        container.
         """
         return self._asgi
 
     @asynccontextmanager
     async def lifespan(self, host: object = None) -> AsyncIterator[None]:
-        """While the app runs and others bring its connections: `asgi`, mounted in a host.
+        """Run the app for as long as the context lasts, while a host brings connections to `asgi`.
 
-        Starts and stops as `serve` does, and raises the same. It may be the lifespan of the host
-        itself, ``FastAPI(lifespan=app.lifespan)``, which then is its unused argument.
+        Starts and stops the app as `serve` does, and raises the same errors. This may be the
+        lifespan of the host itself, ``FastAPI(lifespan=app.lifespan)``: the argument ``host``,
+        which is not used, is then that host.
         """
         async with self._embedded():
             yield
 
     def graph(self) -> str:
-        """What depends on what, commands, guards and hooks included, scope by scope.
+        """Return an HTML page that shows the dependencies, scope by scope.
 
-        dishka's plot, an HTML page that draws it by Mermaid. Raises what starting the app does.
+        The page is dishka's plot, drawn by Mermaid; it includes commands, guards and hooks. Raises
+        the errors with which the start of the app would fail.
         """
         return render_mermaid(self._definition.ready(self._values(self._limits))[1])
 
@@ -223,14 +234,14 @@ class WebSuckets:
         """Serve until SIGINT or SIGTERM, or until cancelled.
 
         ``asyncio.run(app("localhost", 9000))`` is a whole program, and so is
-        ``trio.run(app, "localhost", 9000)``. Takes and raises what `serve` does. A signal that
-        comes before the app has started ends the start, and what has started is finalised. A second
-        signal stops at once. A program that cannot stop, because a handler ignores its cancellation
-        or holds up a thread, is ended with exit code 1 after `Limits.drain_timeout` and what
-        finalisers may take.
+        ``trio.run(app, "localhost", 9000)``. Takes the arguments of `serve` and raises its errors.
+        A signal that comes before the app has started ends the start, and everything that has
+        started is finalised. A second signal stops at once. A program that cannot stop, because a
+        handler ignores its cancellation or blocks a thread, is ended with exit code 1 after
+        `Limits.drain_timeout` and the time that finalisers may take.
 
-        Called as an ASGI server calls it, the app is `asgi`. Called without arguments it raises
-        `TypeError`.
+        Called as an ASGI server calls an application, the app is `asgi`. Called without arguments,
+        the app raises `TypeError`.
         """
         if isinstance(host, MutableMapping):
             return self._asgi(host, port, *asgi)
@@ -243,13 +254,12 @@ class WebSuckets:
     async def _run_as_program(
         self, host: str | Sequence[str] | None, port: int | None, **options: Any
     ) -> None:
-        # An app without groups, started as the program, serves what the program included in others.
+        # An app without groups, started as the program, serves the groups included in other apps.
         theirs = () if self._definition.groups else groups_of_the_program()
-        time_to_give_up = TIMEOUTS_OF_A_START * seconds(self._limits.finalize_timeout)
         with (
             console_logging(),
             anyio.CancelScope() as starting,
-            Program(starting, time_to_give_up) as program,
+            Program(starting, time_to_undo_a_start(self._limits)) as program,
             exit_scope() as propagate,
         ):
             try:
@@ -275,10 +285,10 @@ class WebSuckets:
         backend: Literal["asyncio", "trio"] = "asyncio",
         **options: Any,
     ) -> None:
-        """Serve in an event loop of its own; takes and raises what calling the app does.
+        """Serve in a new event loop, with the arguments and the errors of calling the app.
 
         ``backend="trio"`` needs the extra ``trio``. Raises `ConfigurationError` where an event loop
-        runs already, as in a notebook: ``await app(host, port)`` serves there.
+        runs already, as in a notebook: there, ``await app(host, port)`` serves.
         """
 
         if event_loop_runs():
@@ -292,19 +302,19 @@ class WebSuckets:
     def serve(
         self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
     ) -> AbstractAsyncContextManager["Server"]:
-        """Serve for as long as the context lasts, beside whatever else the program does.
+        """Serve for as long as the context lasts, beside the rest of the program.
 
-        Port 0 picks a free one, the same on every address of the host:
+        Port 0 picks a free port, the same on every address of the host:
         ``async with app.serve("localhost", 0) as server: server.port``.
         ``options`` are the keyword arguments of ``serve`` in ``websockets.asyncio.server`` or
         ``websockets.trio.server``, whichever event loop runs: ``ssl``, ``subprotocols``, ``path``
         of a unix socket, and the others.
 
-        On leaving, running commands finish and their replies go out before connections close with
-        1012; after `Limits.drain_timeout` they are cancelled.
+        When the context is left, running commands finish and their replies are sent before
+        connections close with 1012; after `Limits.drain_timeout` commands are cancelled.
 
         Raises a `ConfigurationError` for a program that is wrong, before the port opens, and
-        ``OSError`` where the port cannot be had, before any hook runs.
+        ``OSError`` where the port cannot be opened, before any hook runs.
         """
         return _Serving(self._serve(None, host, port, options))
 
@@ -323,10 +333,10 @@ class WebSuckets:
         self._check_not_running(_RUNS_ONCE)
         if port is None and not options.keys() & PLACES:
             raise ConfigurationError(_NOWHERE)
-        # What websockets calls as we call our limits is one of these, whoever names it.
+        # An option of websockets with the name of one of our limits sets that limit.
         given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
         limits = replace(self._limits, **given)
-        if port:  # one that is taken is told before anything has started
+        if port:  # a port that is taken raises before anything has started
             await one_port(host, port, options)
         async with self._started(limits, groups, propagate) as app:
             if port == 0:
@@ -347,7 +357,7 @@ class WebSuckets:
 
     @asynccontextmanager
     async def _embedded(self, most: float = math.inf) -> AsyncIterator[RunningApp]:
-        """While it runs; at the end, connections have ``most`` seconds to finish what they do."""
+        """Run the app; at the end, its connections have at most ``most`` seconds to finish."""
         async with self._started(self._limits) as app:
             app.log("started")
             try:
@@ -386,7 +396,7 @@ class WebSuckets:
             self._running = None
 
     def _values(self, limits: Limits) -> dict[Any, object]:
-        """Objects of the app, by the type that they are injected as."""
+        """Return the objects of the app by the type that each is injected as."""
         return {
             WebSuckets: self,
             Session: self._session,
@@ -395,7 +405,7 @@ class WebSuckets:
         }
 
     async def _entered(self) -> RunningApp:
-        """The running app, for one more connection."""
+        """Return the running app for a new connection; start an app that starts by itself."""
         if self._running is None:
             if self._definition.needs_lifespan(self._values(self._limits)):
                 raise ConfigurationError(_NOT_STARTED)
@@ -405,13 +415,13 @@ class WebSuckets:
         return self._running
 
     def _answer(self, path: str) -> HttpResponse:
-        """To a request that is no opening handshake."""
+        """Return the answer to a request that is not an opening handshake."""
         if self._running is not None:
             return self._running.connections.answer(path)
         return self._admission.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:
-        """For `setup_dishka`."""
+        """Use a container that was built by the program, on behalf of `setup_dishka`."""
         self._check_not_running("call setup_dishka() before it starts")
         self._definition.use_container(container)
 
@@ -427,10 +437,6 @@ class WebSuckets:
 
 PLACES: Final = {"path", "sock", "listeners"}
 """Options of ``websockets`` that say where to listen, instead of host and port."""
-
-TIMEOUTS_OF_A_START: Final = 5
-"""How often `Limits.finalize_timeout` may pass until a start that was cancelled is undone: for the
-scope of the hook, tasks of the app, objects of the app, the broker, and one to spare."""
 
 _RUNS_ONCE = "one app runs once at a time (another client of a TestClient is client.connect())"
 
@@ -475,12 +481,12 @@ _SERVES_OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, as `WebSuckets.serve` gives it; it lives as long as that context."""
+    """A running server: the value of the context `WebSuckets.serve`, alive while that lasts."""
 
     port: int | None
     """The TCP port; ``None`` on a unix socket."""
     urls: tuple[str, ...]
-    """Where clients connect to, one for each listening socket."""
+    """URLs to which clients connect, one for each listening socket."""
 
 
 class _Serving(AbstractAsyncContextManager[Server]):

@@ -11,82 +11,88 @@ __all__ = ["Broker", "Link", "MemoryBroker", "Receiver"]
 
 
 class Receiver(Protocol):
-    """What a node does with what comes from others. Nothing here waits."""
+    """The part of a node that receives what other nodes publish and announce.
+
+    No method waits.
+    """
 
     def receive(self, topic: str, message: bytes) -> None:
-        """Another node has published this, in the order in which it comes.
+        """Receive a message that another node has published; messages come in their order.
 
-        Raises `ValueError` for what no node can have published; it is dropped.
+        Raises `ValueError` for a message that no node can have published; it is discarded.
         """
         ...
 
     def missed(self, topics: Iterable[str] | None) -> None:
-        """Others may have published what did not come: to these topics, or (``None``) to any."""
+        """Take note that messages may be lost: of these topics, or (``None``) of any topic."""
         ...
 
     def announced(self, announcement: bytes) -> None:
-        """Another node has announced this, now or while this node was away.
+        """Receive what another node has announced, now or while this node was away.
 
-        Raises `ValueError` for what no node can have announced; it is dropped.
+        Raises `ValueError` for an announcement that no node can have made; it is discarded.
         """
         ...
 
     def missed_announcements(self) -> None:
-        """Others may have announced what did not come, and never will."""
+        """Take note that announcements of other nodes may be lost, for good."""
         ...
 
 
 class Link(Protocol):
-    """One node's part of a broker, for as long as the app runs.
+    """One node's link to the broker, for as long as the app runs.
 
-    Only `subscribe`, `announce` and `members` ever wait, and not for what is away.
+    Only `subscribe`, `announce` and `members` ever wait, and none of them for a service that is
+    away.
     """
 
     async def subscribe(self, topic: str) -> None:
-        """Receive what others publish to it: all that they do once this has returned."""
+        """Receive messages for the topic: all that others publish once this has returned."""
         ...
 
     def unsubscribe(self, topic: str) -> None: ...
 
     def publish(self, topic: str, message: bytes) -> None:
-        """Send it to all other nodes that are subscribed: at most once, in order."""
+        """Send a message to all other nodes that are subscribed: at most once, in order."""
         ...
 
     async def announce(self, announcement: bytes) -> None:
-        """Have every other node get this, also those that are away for now, when they are back.
+        """Send an announcement to every other node; nodes that are away get it when they are back.
 
-        Each node gets it once, and all of them in one order. Raises `Unavailable` where this is not
-        certain; some may get it then.
+        Each node gets each announcement once, and all nodes get them in one order. Raises
+        `Unavailable` where this is not certain; some nodes may get the announcement nevertheless.
         """
         ...
 
     def enter(self, group: str, user_id: UserId) -> None:
-        """This user is in the group, on this node."""
+        """Add this user to the group, on this node."""
         ...
 
     def leave(self, group: str, user_id: UserId) -> None: ...
 
     async def members(self, group: str) -> set[UserId]:
-        """Who is in the group on other nodes, as far as that can be known now."""
+        """Return the users in the group on other nodes, as far as this node can know them now."""
         ...
 
 
 class Broker(Protocol):
-    """Carries messages between nodes, and tells who is where.
+    """A service that carries messages between nodes, and knows which users are on which node.
 
-    An app uses the one that its container provides with the scope APP, or else a `MemoryBroker` of
-    its own. At most once: what is published while it cannot be carried is lost, and subscribers are
-    told (`Receiver.missed`).
+    An app uses the broker that its container provides with the scope APP, or else a `MemoryBroker`
+    of its own. Each message is delivered at most once: a message that cannot be carried when it is
+    published is lost, and its subscribers are told (`Receiver.missed`).
     """
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        """Be a node's link until cancelled. ``linked`` is told the link soon, also while there is
-        nothing to link to."""
+        """Run the link of one node until cancelled.
+
+        ``linked`` is called with the link soon, even while there is nothing to connect to.
+        """
         ...
 
 
 class MemoryBroker:
-    """Connects the apps of one process that share it, and for a single one costs nothing."""
+    """A broker between apps of one process that share it; for a single app it costs nothing."""
 
     def __init__(self) -> None:
         self._links: list[_MemoryLink] = []

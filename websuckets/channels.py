@@ -26,30 +26,31 @@ from websuckets.socket import Socket
 __all__ = ["Channels"]
 
 CHANNEL: Final = "channel/"
-"""What the topic of a channel begins with."""
+"""Prefix of the topic of a channel."""
 
 USERS: Final = "users"
-"""The topic of messages for users, wherever they are; each names its user."""
+"""Topic of messages for users, on whatever node they are; each message names its user."""
 
 TURNS: Final = 4
-"""How often a publisher lets others run while some of its readers have yet to be written to: so
-that many messages at once do not outrun those who read as fast as can be."""
+"""Number of times that a publisher lets other tasks run while messages still wait in outboxes: many
+messages at once must not outrun clients that read as fast as they can."""
 
 
 class Channels:
-    """Publishes events to whoever is subscribed; it lives as long as the app (APP scope).
+    """Channels by which the program publishes events to subscribed connections (APP scope).
 
-    A connection is subscribed by the program, and until it is unsubscribed or gone. Whoever
-    publishes waits for no reader: what one does not take at once waits in its outbox, which
-    `Limits` bounds. From one publisher, a connection gets what is published to a channel in order,
-    and each event at most once.
+    The program subscribes a connection, which stays subscribed until the program unsubscribes it,
+    or until it ends. A publisher waits for no reader: events that a connection does not take at
+    once wait in its outbox, which `Limits` bounds. A connection gets the events that one publisher
+    sends to a channel in their order, and each event at most once.
 
-    Where a `Broker` connects several nodes, all this reaches all of them. While it cannot, what is
-    published still reaches those on this node; and when it can again, who may have missed something
-    gets the event ``channel gap``, whose payload names the channel: ``{"channel": "news"}``, or
-    ``null`` for what was sent to a user.
+    Where a `Broker` connects several nodes, subscriptions and users of all nodes are reached. While
+    the nodes are not connected, events still reach the connections of this node. Once they are
+    connected again, each client that may have missed an event gets the event ``channel gap``, whose
+    payload names the channel: ``{"channel": "news"}``, or ``null`` for events sent to a user.
 
-    Names that are no text, empty, or longer than `Limits.channel_name` raise `InvalidChannel`.
+    Names that are not encodable as UTF-8, empty, or longer than `Limits.channel_name` raise
+    `InvalidChannel`.
     """
 
     def __init__(self, session: Session) -> None:
@@ -58,15 +59,16 @@ class Channels:
         watch(session, self)
 
     async def subscribe(self, socket: Socket, name: str, *, public: bool = False) -> None:
-        """From now on this connection gets what is published to the channel.
+        """Subscribe a connection to a channel.
 
-        Until it is unsubscribed or gone, or until its user is not verified any more: what a user
-        was subscribed to ends with the log-out, the revocation, or the next user of the connection.
-        A ``public`` subscription stays, and so does one that was made while nobody was verified.
+        The subscription ends when the program unsubscribes the connection, when the connection
+        ends, or when its user is no longer verified: by the log-out, the revocation, or the next
+        user of the connection. A ``public`` subscription outlives its user, and so does a
+        subscription that was made while nobody was verified.
 
-        Does nothing if it is subscribed already, or closed. Raises `TooManySubscriptions`,
-        `NotAuthorized` for a command whose `CurrentUser` is not verified any more, and `ValueError`
-        for a connection that is not open yet.
+        Does nothing for a connection that is subscribed already, or closed. Raises
+        `TooManySubscriptions`, `NotAuthorized` for a command whose `CurrentUser` is not verified
+        any more, and `ValueError` for a connection that is not open yet.
         """
         node = self._running
         name = node.checked(name)
@@ -81,7 +83,7 @@ class Channels:
         await node.link.subscribe(CHANNEL + name)
 
     async def unsubscribe(self, socket: Socket, name: str) -> None:
-        """The opposite; does nothing for one that is not subscribed."""
+        """Unsubscribe a connection from a channel; do nothing if it is not subscribed."""
         node = self._running
         name = node.checked(name)
         if node.subscriptions.unsubscribe(socket.id, name):
@@ -90,7 +92,7 @@ class Channels:
     async def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
         """Send an event to every subscriber of the channel but ``exclude``.
 
-        Raises `TypeError` for what is no `ClientEvent`.
+        Raises `TypeError` for an event that is not a `ClientEvent`.
         """
         node = self._running
         name = node.checked(name)
@@ -100,9 +102,9 @@ class Channels:
         await node.give_way()
 
     async def send_to(self, user_id: UserId, event: ClientEvent) -> None:
-        """Send an event to every connection of a verified user; to none, if there is none.
+        """Send an event to every connection of a verified user, if there is any.
 
-        Raises `TypeError` for what is no `ClientEvent`.
+        Raises `TypeError` for an event that is not a `ClientEvent`.
         """
         node = self._running
         frame = _frame(event)
@@ -111,15 +113,15 @@ class Channels:
         await node.give_way()
 
     async def members(self, name: str) -> set[UserId]:
-        """The ids of verified users who are subscribed to the channel."""
+        """Return the ids of verified users who are subscribed to the channel."""
         return await self._running.members(self._running.checked(name))
 
     async def online(self) -> set[UserId]:
-        """The ids of all verified users who are connected."""
+        """Return the ids of all verified users who are connected."""
         return await self._running.members(ONLINE)
 
     async def _start(self, limits: Limits, background: Background, broker: Broker) -> None:
-        """For as long as the app runs."""
+        """Start the channels when the app starts; they run until `_stop`."""
         node = _RunningChannels(self._session, limits, background)
         await background.start(node.run, broker)
         self._node = node
@@ -142,7 +144,7 @@ class Channels:
     def __repr__(self) -> str:
         return f"Channels({0 if self._node is None else len(self._node.subscriptions.channels)})"
 
-    # As a `SessionObserver`; clients that are left behind come after the end.
+    # Methods of a `SessionObserver`: clients that are left behind call them after the end, too.
 
     def verified(self, user: User, id: UserId) -> None:
         if self._node is not None:
@@ -166,7 +168,7 @@ _OTHER_LOOP: Final = (
 
 
 class _RunningChannels:
-    """One run of the app: its clients, and its link to other nodes; a `Receiver`."""
+    """Channels of one run of the app, with its subscriptions and its link; a `Receiver`."""
 
     link: Link
     revocations: RevocationAnnouncements
@@ -185,7 +187,10 @@ class _RunningChannels:
         )
 
     async def run(self, broker: Broker, *, task_status: TaskStatus[None]) -> None:
-        """Keep the link, until `end`. What fails before there is one is raised."""
+        """Keep the link to other nodes until `stop`.
+
+        Raises errors of the broker from before there was a link; later errors are logged.
+        """
 
         def linked(link: Link) -> None:
             self.link = link
@@ -209,9 +214,10 @@ class _RunningChannels:
         await wait_through(self._ended, self._background.timeout)
 
     def checked(self, name: str) -> str:
-        """The name as a plain ``str``.
+        """Return the name as a plain ``str``.
 
-        Raises `InvalidChannel`, and `TypeError` for what no client can have sent."""
+        Raises `InvalidChannel`, and `TypeError` for a name that is not a ``str``.
+        """
         if not isinstance(name, str):
             raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
         if not name:
@@ -267,7 +273,7 @@ class _RunningChannels:
 
 
 def _check(frame: bytes) -> None:
-    """Raises `ValueError` for what is no event: clients are to get nothing else from us."""
+    """Raise `ValueError` for a frame that is not an event: clients must get nothing else."""
     content = from_json(frame, allow_inf_nan=False, cache_strings="keys")
     if not (
         isinstance(content, dict)

@@ -3,21 +3,21 @@
 ::
 
     WebSucketsError
-    ├── ClientError (InternalError)      sent to the client exactly as it says
+    ├── ClientError (InternalError)      sent to the client as it is
     │   ├── NotAuthorized
     │   │   └── Expired                  the user was verified for a time that is over
-    │   ├── CommandTimeout               what a command that takes too long is cancelled for
+    │   ├── CommandTimeout               a command took too long and was cancelled
     │   ├── InvalidChannel               a name that no channel can have
     │   ├── TooManySubscriptions         of one connection
-    │   └── Unavailable                  what is needed for that is away for now
-    ├── HandshakeRefused                 answers an opening handshake, by an HTTP status
+    │   └── Unavailable                  a service that is needed does not answer for now
+    ├── HandshakeRefused                 answers an opening handshake with an HTTP status
     ├── ConfigurationError               a mistake in the program, found before the port opens
     │   ├── InvalidHandlerSignature
     │   ├── InvalidGuard
     │   ├── DuplicateCommand
     │   └── MissingProvider
-    ├── InvalidMessage                   a frame that is no command; the connection answers it
-    └── NoCurrentSession                 ``Session.online`` read where no app can be meant
+    ├── InvalidMessage                   a frame that is not a command; the connection answers it
+    └── NoCurrentSession                 ``Session.online`` read where its app is not known
 """
 
 import re
@@ -49,7 +49,7 @@ __all__ = [
 
 
 HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-"""A token of RFC 9110, section 5.6.2."""
+"""Pattern of a token of RFC 9110, section 5.6.2."""
 
 FRAMING: Final = {"connection", "content-length", "transfer-encoding", "upgrade"}
 
@@ -57,7 +57,8 @@ FRAMING: Final = {"connection", "content-length", "transfer-encoding", "upgrade"
 def check_header(name: str, value: str, place: str) -> None:
     """Raise `ValueError` if an answer to an opening handshake cannot have this header.
 
-    Names that belong to the connection are refused, and values that are not printable ASCII.
+    Raises it for names that are not tokens or that belong to the connection, and for values that
+    are not printable ASCII.
     """
     if not HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
         raise ValueError(f"{place}: {name!r} is no header that can be set")
@@ -70,10 +71,10 @@ class WebSucketsError(Exception):
 
 
 class ClientError(WebSucketsError):
-    """An error for the client: raised anywhere below a handler, it is sent as the reply.
+    """An error for the client: raised anywhere below a handler, the error is sent as the reply.
 
     ``error`` names what happened; ``details`` is anything that pydantic serialises, or ``None``.
-    ``str()`` and logs show the name alone: details are between the program and its client.
+    ``str()`` and logs show the name alone: details are for the client only.
 
     Raises `TypeError` for an ``error`` that is not a ``str``.
     """
@@ -95,53 +96,58 @@ InternalError = ClientError
 
 
 class NotAuthorized(ClientError):
-    """The caller may not run this command. Raised by `CurrentUser` and by guards."""
+    """Error for a caller who may not run this command. Raised by `CurrentUser` and by guards."""
 
     def __init__(self, error: str = "not authorized", details: Any = None) -> None:
         super().__init__(error, details)
 
 
 class Expired(NotAuthorized):
-    """The caller was verified, but for a time that is over; to the client it is the same."""
+    """Error for a caller who was verified for a time that is over.
+
+    The client cannot tell this error from `NotAuthorized`.
+    """
 
 
 class CommandTimeout(ClientError):
-    """A command took too long and was cancelled. Only middleware sees it."""
+    """Error of a command that took too long and was cancelled. Only middleware sees it."""
 
     def __init__(self) -> None:
         super().__init__("timeout")
 
 
 class InvalidChannel(ClientError):
-    """A channel was to be named by what is no text, empty, or longer than
-    `Limits.channel_name`."""
+    """Error for a channel name that is not encodable as UTF-8, empty, or too long.
+
+    `Limits.channel_name` bounds its length.
+    """
 
     def __init__(self) -> None:
         super().__init__("invalid channel")
 
 
 class TooManySubscriptions(ClientError):
-    """A connection was to be subscribed to more channels than `Limits.subscriptions`."""
+    """Error for a subscription past `Limits.subscriptions` of one connection."""
 
     def __init__(self) -> None:
         super().__init__("too many subscriptions")
 
 
 class Unavailable(ClientError):
-    """What is needed for that does not answer for now; the client may try again later."""
+    """Error for a service that does not answer for now; the client may try again later."""
 
     def __init__(self) -> None:
         super().__init__("unavailable")
 
 
 class HandshakeRefused(WebSucketsError):
-    """Raised by an ``on_handshake`` hook: the client gets this HTTP response, and no connection.
+    """Error of an ``on_handshake`` hook: the client gets this HTTP response, and no connection.
 
     ``status`` is an HTTP status from 300 to 599, ``text`` the body, in UTF-8, ``headers`` are added
     to the response.
 
-    Raises `ValueError` for another status, and for headers that are none: that are not printable
-    ASCII, or belong to the connection.
+    Raises `ValueError` for another status, for a text that is not a ``str``, and for headers that
+    are not valid, not printable ASCII, or belong to the connection.
     """
 
     def __init__(
@@ -164,10 +170,10 @@ class HandshakeRefused(WebSucketsError):
 
 
 class ConfigurationError(WebSucketsError):
-    """The program is wrong in a way that was seen before a client could connect.
+    """Error of the program that was found before a client could connect.
 
-    ``problems`` holds one text for each mistake that was found at the same moment; each names the
-    function, its file and line, the parameter and the remedy as far as they apply.
+    ``problems`` holds one text for each mistake that was found at the same moment; each text names
+    the function, its file and line, the parameter and the remedy as far as they apply.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -182,39 +188,39 @@ class ConfigurationError(WebSucketsError):
 
 
 class InvalidHandlerSignature(ConfigurationError):
-    """A handler's parameters cannot be understood."""
+    """Error of a handler whose parameters cannot be understood."""
 
 
 class InvalidGuard(ConfigurationError):
-    """A ``protected=`` that would protect nothing, or not for every message."""
+    """Error of a ``protected=`` that would protect nothing, or not check every message."""
 
 
 class DuplicateCommand(ConfigurationError):
-    """Two handlers of one app answer to the same name."""
+    """Error of two handlers of one app that have the same name."""
 
 
 class MissingProvider(ConfigurationError):
-    """Nothing provides what a handler, or something below it, asks for."""
+    """Error of a dependency, of a handler or of another dependency, that nothing provides."""
 
 
 def report(errors: Sequence[ConfigurationError]) -> ConfigurationError:
-    """All of ``errors`` as one; of their own class where they share it."""
+    """Return all ``errors`` as one error, of their class if all have the same."""
     classes = {type(error) for error in errors}
     error_class = classes.pop() if len(classes) == 1 else ConfigurationError
     return error_class(*(problem for error in errors for problem in error.problems))
 
 
 def alone(error: BaseException) -> BaseException:
-    """The error itself, or the one that stands alone in its exception group."""
+    """Return the error, or the only error in an exception group, at any depth."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
 
 
 class InvalidMessage(WebSucketsError):
-    """A frame that is not a command.
+    """Error of a frame that is not a command.
 
-    ``problems`` is a list of ``{"loc", "msg", "type"}``; ``id`` is the command's where one could
+    ``problems`` is a list of ``{"loc", "msg", "type"}``; ``id`` is the command's id where it could
     be read. Neither holds any other part of the frame.
     """
 
@@ -225,4 +231,4 @@ class InvalidMessage(WebSucketsError):
 
 
 class NoCurrentSession(WebSucketsError):
-    """`Session.online` or `Session.verified` was read where it is unclear whose is meant."""
+    """Error of reading `Session.online` or `Session.verified` where it is unclear of which app."""

@@ -3,13 +3,13 @@
 import enum
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Limits", "Overflow", "seconds"]
+__all__ = ["Limits", "OutboxBound", "Overflow", "seconds"]
 
 
 class Overflow(enum.Enum):
-    """What becomes of a connection that reads too slowly what is published to it."""
+    """Ways to treat a connection that reads too slowly what is published to it."""
 
     CLOSE = "close it with 1013"
     DROP_OLDEST = "throw away what has waited longest"
@@ -18,104 +18,106 @@ class Overflow(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds that an app enforces for as long as it runs; ``None`` turns one off.
+    """Bounds that an app enforces for as long as it runs; ``None`` turns a bound off.
 
-    They are given to `WebSuckets` and can be injected (APP scope) to be read. Times are in seconds;
-    all but ``rate`` are measured coarsely: one may take up to a quarter longer. Close codes are
-    those of RFC 6455, section 7.4, and from 4000 on this framework's.
+    Limits are given to `WebSuckets` and can be injected (APP scope) to be read. Times are in
+    seconds and, but for ``rate``, measured coarsely: a time may be up to a quarter longer. Close
+    codes below 4000 are codes of RFC 6455, section 7.4, others the framework's own.
 
-    Raises `ValueError` for what is no limit, and for times under a millisecond.
+    Raises `ValueError` for values that are not limits, and for times under a millisecond.
     """
 
     max_size: int | tuple[int | None, int | None] | None = 64 * 1024
-    """Bytes of one incoming message; past it the connection is closed with 1009. As for
-    ``websockets``, it may be ``(message, fragment)``, with a bound for each frame of a message in
-    fragments; other servers hand over whole messages, and bound frames by themselves."""
+    """Bytes of one incoming message; a larger message closes the connection with 1009. As in
+    ``websockets``, the limit may be ``(message, fragment)``, with a bound for each frame of a
+    fragmented message; other servers hand over whole messages, and bound frames by themselves."""
 
     concurrency: int | None = 1
-    """Commands that one connection may have running; what comes meanwhile waits. With one they are
-    answered in their order, with more in the order in which they are done."""
+    """Commands that may run at once on one connection; further commands wait. With 1, commands are
+    answered in the order in which they came, with more in the order in which they finish."""
 
     streams: int | None = 8
-    """Streams that one connection may have running; past it one more is an error, ``too many
+    """Streams that may run at once on one connection; a further stream gets the error ``too many
     streams``."""
 
     rate: float | None = 200
-    """Messages per second of one connection, on average; past it each is an error, ``rate
-    limited``, whose details say when to go on (``retry_after``, seconds). Who goes on regardless,
-    with 100 refused messages in ten seconds, is closed with 4429."""
+    """Messages per second of one connection, on average; each message past this rate gets the error
+    ``rate limited``, whose details say after how many seconds to go on (``retry_after``). A
+    connection with 100 refused messages in ten seconds is closed with 4429."""
 
     burst: int | None = 400
-    """Messages that may come at once, before ``rate`` bounds them; without it, nothing does."""
+    """Messages that may come at once before ``rate`` bounds them; with ``None`` nothing does."""
 
     handler_timeout: float | None = 30
-    """How long a command may take, from its guards to its result, and a stream for each next item;
-    past it, it is cancelled, and the client gets an error, ``timeout``. A command may have its own:
-    ``@group.command("report", timeout=300)``."""
+    """Seconds that a command may take from its guards to its result, and a stream for each next
+    item; past this limit the command is cancelled, and the client gets the error ``timeout``. A
+    command may have a limit of its own: ``@group.command("report", timeout=300)``."""
 
     finalize_timeout: float | None = 5
-    """How long the finalisers of one scope may take, and each ``on_disconnect`` hook; past it
-    they are cancelled, in the order in which they would have run, and an error is logged. Tasks of
-    `AppTasks` and `ConnectionTasks` that ignore their cancellation are left behind after it."""
+    """Seconds that the finalisers of one scope may take, and each ``on_disconnect`` hook; past this
+    limit finalisers are cancelled, in the order in which they would have run, and an error is
+    logged. Tasks of `AppTasks` and `ConnectionTasks` that ignore their cancellation for longer are
+    left behind."""
 
     send_timeout: float | None = 10
-    """How long a peer may leave what is sent to it unread, and whoever sends to it waits; past it
-    the connection is aborted."""
+    """Seconds that a peer may leave data sent to it unread, and that a sender waits; past this
+    limit the connection is aborted."""
 
     outbox: tuple[int, int] | None = (256, 1024 * 1024)
-    """Frames, and bytes, that may wait for a peer while nobody waits for them to be sent. Past
-    either, ``overflow`` says what becomes of what `Channels` sends; after
-    ``websockets.broadcast`` the connection is aborted."""
+    """Frames, and bytes, that may wait for a peer while no sender waits for them. Past either
+    bound, ``overflow`` decides about frames that `Channels` sends; after ``websockets.broadcast``
+    the connection is aborted."""
 
     overflow: Overflow = Overflow.CLOSE
-    """What is done when more waits for one connection than its ``outbox`` holds. What is thrown
-    away is thrown away silently: that is for values of which only some matter, as of prices."""
+    """Action when more frames wait for one connection than its ``outbox`` holds. Frames are thrown
+    away silently, which suits values of which only some matter, such as prices."""
 
     channel_name: int | None = 128
-    """Bytes of UTF-8 in the name of a channel; past it subscribing and publishing raise
-    `InvalidChannel`, to the client the error ``invalid channel``."""
+    """Bytes of UTF-8 in the name of a channel; for a longer name, subscribing and publishing raise
+    `InvalidChannel`, which the client gets as the error ``invalid channel``."""
 
     subscriptions: int | None = 100
-    """Channels to which one connection may be subscribed; past it one more raises
-    `TooManySubscriptions`, to the client the error ``too many subscriptions``."""
+    """Channels to which one connection may be subscribed; a further subscription raises
+    `TooManySubscriptions`, which the client gets as the error ``too many subscriptions``."""
 
     revocation_lag: float | None = 30
-    """How long a revoked user may stay on a node that cannot hear of it. Who was saved in a
-    `SessionStore` is closed with 1013 when that has been away for so long; and so is, after as
-    long, everybody who was verified when a broker lost what other nodes had announced."""
+    """Seconds that a revoked user may stay on a node that cannot hear of the revocation. Users who
+    were saved in a `SessionStore` have their connections closed with 1013 when the store has been
+    away for so long; after the same time, so have all users who were verified when a broker lost
+    announcements of other nodes."""
 
     unknown_tokens: int | None = 30
     """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
-    not know; past it each more is the error ``rate limited``, and those of that address are looked
-    for one after the other. Known ones pass at any time."""
+    not know; each further unknown token gets the error ``rate limited``, and the tokens of that
+    address are looked up one after the other. Known tokens are accepted at any time."""
 
     auth_timeout: float | None = None
-    """How long a client may be connected without being verified; past it the connection is closed
-    with 4408."""
+    """Seconds that a client may be connected without being verified; past this limit the connection
+    is closed with 4408."""
 
     auth_failures: int | None = 10
-    """Protected commands of one connection that may be refused in a row; then it is closed with
-    4401. Refusals of a user whose time has expired do not count."""
+    """Refused protected commands in a row with which a connection is closed with 4401. Refusals of
+    a user whose time has expired do not count."""
 
     unknown_streak: int | None = 100
-    """Messages of one connection in a row that may be invalid or name an unknown command; then it
-    is closed with 1008."""
+    """Messages in a row, invalid or with an unknown command, with which a connection is closed with
+    1008."""
 
     max_connections: int | None = None
-    """Connections at once; past it the opening handshake is answered with HTTP 503."""
+    """Connections at once; the opening handshake of a further one is answered with HTTP 503."""
 
     max_connections_per_ip: int | None = None
-    """Connections at once of one IPv4 address, or of one /64 network of IPv6; past it the opening
-    handshake is answered with HTTP 429."""
+    """Connections at once of one IPv4 address, or of one /64 network of IPv6; the opening handshake
+    of a further one is answered with HTTP 429."""
 
     drain_timeout: float | None = 30
-    """How long a stopping server waits for running commands and closing handshakes; past it they
-    are cancelled, finalised, and their connections aborted."""
+    """Seconds that a stopping server waits for running commands and closing handshakes; past this
+    limit commands are cancelled and finalised, and their connections aborted."""
 
     compression: str | None = None
-    """``"deflate"`` offers permessage-deflate. Off by default: it costs about 32 KiB of memory per
-    connection and lets an attacker who controls a part of a message guess the rest (CRIME,
-    BREACH)."""
+    """``"deflate"`` offers permessage-deflate. Off by default: compression costs about 32 KiB of
+    memory per connection and lets an attacker who controls a part of a message guess the rest
+    (CRIME, BREACH)."""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -147,7 +149,7 @@ class Limits:
 
     @property
     def message_size(self) -> int | None:
-        """Bytes of one incoming message: ``max_size`` without its bound for fragments."""
+        """Bytes of one incoming message: ``max_size`` without the bound for fragments."""
         return self._sizes[0]
 
     @property
@@ -192,7 +194,7 @@ _COUNTS: Final = {
     "max_connections",
     "max_connections_per_ip",
 }
-"""Limits of which there are no halves."""
+"""Limits that must be whole numbers."""
 
 
 def _is_whole(value: Any) -> bool:
@@ -203,6 +205,22 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
+class OutboxBound(NamedTuple):
+    """Frames and bytes that may wait to be sent to one connection: `Limits.outbox`."""
+
+    frames: float
+    bytes: float
+
+    @classmethod
+    def of(cls, limits: Limits) -> "OutboxBound":
+        """Return the bound that limits set; infinite where they set none."""
+        return cls(math.inf, math.inf) if limits.outbox is None else cls(*limits.outbox)
+
+    def is_exceeded(self, frames: int, size: int) -> bool:
+        """Tell whether so many frames, with so many bytes together, are too much."""
+        return frames > self.frames or size > self.bytes
+
+
 def seconds(limit: float | None) -> float:
-    """How long that is; without a limit, for ever."""
+    """Return the limit in seconds; infinity where there is no limit."""
     return math.inf if limit is None else limit

@@ -17,34 +17,38 @@ __all__ = ["Around", "Attempt", "CallNext", "Middleware", "Outcome", "checked", 
 
 @dataclass(slots=True)
 class Outcome:
-    """How a message was answered."""
+    """The result of answering a message."""
 
     frame: str | None = field(repr=False)
-    """What the client gets, if anything."""
+    """Frame that the client gets, if any."""
     error: str | None = None
-    """The name of the error; ``None`` for a command that succeeded."""
+    """Name of the error; ``None`` for a command that succeeded."""
     exception: BaseException | None = field(default=None, repr=False)
-    """What was raised, if anything: a `ClientError`, or a bug that is logged already."""
+    """Exception that was raised, if any: a `ClientError`, or a bug that is logged already."""
     seconds: float = 0.0
-    """How long it took, from the guards until everything was finalised; for a stream, until it
+    """Seconds from the guards until everything was finalised; for a stream, until the stream
     ended."""
 
 
 CallNext: TypeAlias = Callable[[], Awaitable[Outcome]]
-"""Runs the next middleware, and at last the command. It does not raise for errors of either."""
+"""A function that runs the next middleware, and at last the command.
+
+The function does not raise for errors of either.
+"""
 
 Middleware: TypeAlias = Callable[[Socket, Message, CallNext], Awaitable[Any]]
-"""``async def middleware(socket, message, call_next)``.
+"""A function ``async def middleware(socket, message, call_next)``.
 
-It returns the `Outcome` of ``await call_next()``, or answers itself, with anything that a handler
-may return. Raising refuses, as in a handler. What is no command comes, too: what names an unknown
-one, and what is invalid, with ``message.event`` empty. A command that is cancelled, with its client
-or with the server, raises that out of ``call_next()``: ``finally`` is for what is done in any case.
+Middleware returns the `Outcome` of ``await call_next()``, or its own answer: anything that a
+handler may return. Raising refuses the command, as in a handler. Middleware also runs for messages
+that are not commands of the app: for unknown commands, and for invalid messages, whose
+``message.event`` is empty. When a command is cancelled, with its client or with the server,
+``call_next()`` raises the cancellation: use ``finally`` for cleaning up.
 """
 
 
 class Attempt(Protocol):
-    """One message that is about to be answered."""
+    """A message that is about to be answered."""
 
     @property
     def socket(self) -> Socket: ...
@@ -57,11 +61,14 @@ class Attempt(Protocol):
         ...
 
     def outcome_of(self, result: Any) -> Outcome:
-        """The outcome of what a middleware returned instead of one."""
+        """Return the outcome for another value that a middleware returned."""
         ...
 
     def explain(self, error: BaseException) -> Outcome:
-        """The outcome of what it raised. Raises what is to go on, as a cancellation."""
+        """Return the outcome of an error that a middleware raised.
+
+        Raises the error again if it must propagate, as a cancellation must.
+        """
         ...
 
 
@@ -69,7 +76,7 @@ Around: TypeAlias = Callable[[Attempt], Awaitable[Outcome]]
 
 
 def composed(middleware: Iterable[Middleware]) -> Around | None:
-    """All of them as one, the first outermost; ``None`` if there are none."""
+    """Return all middleware as one function, the first outermost; ``None`` if there is none."""
     around: Around | None = None
     for function in reversed(tuple(middleware)):
         around = _layer(function, around or _timed)
@@ -109,7 +116,10 @@ def _layer(function: Middleware, inner: Around) -> Around:
 
 
 def checked(middleware: Iterable[Any]) -> tuple[Middleware, ...]:
-    """Raises `ConfigurationError` for what cannot be middleware."""
+    """Return the middleware as a tuple.
+
+    Raises `ConfigurationError` for objects that cannot be middleware.
+    """
     try:
         given = tuple(middleware)
     except TypeError:

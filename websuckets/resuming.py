@@ -30,20 +30,20 @@ from websuckets.store import (
 __all__ = ["ResumeProvider", "Resuming"]
 
 LOOKS: Final = 4
-"""How often a node looks for revocations while they may take to reach it."""
+"""Number of checks for revocations within `Limits.revocation_lag`."""
 
 LONGEST_LOOK: Final = 10.0
-"""Seconds between two of them at most."""
+"""Seconds at most between two checks for revocations."""
 
 MINUTE: Final = 60.0
 
 
 class ResumeProvider(Provider):
-    """Lets users that were saved (`Session.save`) go on with their tokens when they reconnect.
+    """Provider of `CurrentUser` that lets users continue with their tokens when they reconnect.
 
-    They are kept in memory, for ``lifetime`` seconds after they were last saved or resumed, and at
-    most ``records_per_user`` of one user, or else in a ``store`` of the program's own. It provides
-    `CurrentUser`.
+    `Session.save` saves a user. Records of users are kept in memory, for ``lifetime`` seconds after
+    they were last saved or resumed, and at most ``records_per_user`` of one user; or else in a
+    ``store`` of the program's own.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ResumeProvider(Provider):
 
 
 class Resuming:
-    """The `SessionPersistence` of a running app's session: what it does with a `SessionStore`."""
+    """The `SessionPersistence` of a running app, which keeps its users in a `SessionStore`."""
 
     def __init__(
         self, session: Session, store: SessionStore, limits: Limits, background: Background
@@ -73,17 +73,20 @@ class Resuming:
         self._unknown_tokens = limits.unknown_tokens
         self._guesses: dict[object, _Guesses] = {}  # in this minute, by client
         self._minute_ends = -math.inf
-        self._known: int | None = None  # revocations of which everybody here was told
-        self._removals: dict[_Removal, None] = {}  # that the store is not known to have done
+        self._known: int | None = None  # number of revocations that were applied on this node
+        self._removals: dict[_Removal, None] = {}  # not confirmed by the store
         self._scope = anyio.CancelScope()
 
     async def save(self, user: User, data: dict[str, Any]) -> None:
-        """Raises `NotAuthorized` if the user is revoked meanwhile, and what the store does."""
+        """Save the user with these attributes.
+
+        Raises `NotAuthorized` if the user is revoked meanwhile, and the errors of the store.
+        """
         try:
             await self._save(user, data)
         except BaseException:
             if user._saved_as is None:
-                user.id = None  # it was about to enter, and its client is told that it could not
+                user.id = None  # the user was about to log in; the client gets the error
             raise
 
     async def _save(self, user: User, data: dict[str, Any]) -> None:
@@ -116,7 +119,7 @@ class Resuming:
         key = key_of(token)
         self._session._forget_here(id, key)
         error: Exception | None = None
-        # Others hear of it when it is stored: their clients will try the token again.
+        # Other nodes are told once the store knows: their clients will try the token again.
         removal = _Removal(id, key)
         for forget in (partial(self._remove, removal), partial(self._forget_elsewhere, key, id)):
             try:
@@ -127,14 +130,14 @@ class Resuming:
             raise error
 
     async def _forget_elsewhere(self, key: str, id: UserId) -> None:
-        assert self._session._other_nodes is not None  # it was there before this, and stays longer
+        assert self._session._other_nodes is not None  # set before this persistence, unset after
         await self._session._other_nodes.forget(id, key)
 
     async def revoke(self, id: UserId) -> None:
         await self._remove(_Removal(id))
 
     async def _remove(self, removal: "_Removal") -> None:
-        """Until the store has done it, nobody here goes on by what is to be removed."""
+        """Remove records from the store; until it has, nobody resumes by them on this node."""
         self._removals[removal] = None
         await self._do(removal)
 
@@ -150,7 +153,7 @@ class Resuming:
         record, before = None, -1
         guesses = self._guesses_of(client_of(user.socket.remote_address))
         async with guesses.turn():
-            while before != self._session._revocations.count:  # one may have come since it was read
+            while before != self._session._revocations.count:  # again after each new revocation
                 before = self._session._revocations.count
                 record = await self._store.load(key)
         if record is None:
@@ -158,7 +161,7 @@ class Resuming:
             return
         if any(removal.is_of(record, key) for removal in self._removals):
             return
-        if user.id is None:  # another message of this client may have been as fast
+        if user.id is None:  # else another message of this client was faster
             for name, value in record.data.items():
                 if may_be_added(name):
                     setattr(user, name, value)
@@ -166,7 +169,7 @@ class Resuming:
             user._saved_as = key
 
     async def watch(self) -> None:
-        """Look for revocations, until `stop`."""
+        """Check for revocations until `stop`."""
         last_seen = anyio.current_time()
         with self._scope:
             while True:
@@ -180,7 +183,7 @@ class Resuming:
         self._scope.cancel()
 
     async def _check(self) -> bool:
-        """Whether the store is there."""
+        """Check for revocations; return whether the store answers."""
         try:
             with anyio.fail_after(self._between_looks):
                 await self._tell_store()
@@ -194,21 +197,21 @@ class Resuming:
         except Exception as error:
             if not isinstance(error, Unavailable | TimeoutError):
                 log_incident("looking for revocations", error)
-            self._known = None  # we may miss one
+            self._known = None  # a revocation may be missing
         return self._known is not None
 
     async def _tell_store(self) -> None:
-        """Repeat what the store has not confirmed: it may have been away at that moment."""
+        """Repeat removals that the store has not confirmed: the store may have been away."""
         for removal in list(self._removals):
             await self._do(removal)
 
     def _saved(self) -> dict[User, str]:
-        """Those here who have a record, and its key."""
+        """Return the users on this node who have a record, each with the key of the record."""
         users = self._session.online.values()
         return {user: user._saved_as for user in users if user._saved_as is not None}
 
     def _close_connections(self, users: Iterable[User], close_reason: CloseReason) -> None:
-        """Demote and close them."""
+        """Demote the users, and close their connections."""
         for user in users:
             user.id = None
             self._start(user.socket.close, *close_reason)
@@ -231,15 +234,15 @@ class _Removal:
     key: str | None = None
 
     def is_of(self, record: Record, key: str) -> bool:
-        """Return whether it removes this record, which is kept by ``key``."""
+        """Return whether the removal is one of this record, which is kept by ``key``."""
         return self.user_id == record.id if self.key is None else self.key == key
 
 
 class _Guesses:
     """Tokens that one client tries within a minute.
 
-    A known one always passes: others at that address must not lock it out. So past the limit
-    tokens are still looked for, but one at a time, and those that are unknown get another error.
+    A known token is always accepted: others at its address must not lock it out. So past the limit
+    tokens are still looked up, but one at a time, and unknown tokens get another error.
     """
 
     def __init__(self, most: int | None, minute_ends: float) -> None:
@@ -250,7 +253,7 @@ class _Guesses:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Look for a token: alone, if those that are looked for might all be unknown."""
+        """Hold a turn to look up a token: alone, if running lookups might use up the limit."""
         if self._looking >= self._left:
             async with self._lock:
                 yield
@@ -262,7 +265,7 @@ class _Guesses:
             self._looking -= 1
 
     def was_unknown(self) -> None:
-        """Count a token that nobody has. Raises `NotAuthorized` past the limit."""
+        """Count an unknown token. Raises `NotAuthorized` past the limit."""
         self._left -= 1
         if self._left < 0:
             after = self._minute_ends - anyio.current_time()

@@ -32,17 +32,18 @@ __all__ = [
 ]
 
 TOKEN_BYTES: Final = 16
-"""128 bits: RFC 6749, section 10.10, asks that guessing a token succeed with at most 2^-128."""
+"""Bytes of a token: RFC 6749, section 10.10, requires that guessing one succeeds with at most
+2^-128."""
 
 
 class Token(str):
-    """A secret text; its ``repr`` does not show it."""
+    """A secret text, which its ``repr`` does not show."""
 
     __slots__ = ()
 
     @classmethod
     def generate(cls) -> "Token":
-        """A new token of 128 random bits, as 32 hex digits."""
+        """Return a new token of 128 random bits, as 32 hex digits."""
         return cls(secrets.token_hex(TOKEN_BYTES))
 
     def __repr__(self) -> str:
@@ -50,17 +51,18 @@ class Token(str):
 
 
 class CurrentUser(User):
-    """The verified user who sent this message, as it was when that was checked (REQUEST scope).
+    """The verified user who sent this message, as verified when it was checked (REQUEST scope).
 
-    Resolving it raises `NotAuthorized`. ``id``, ``token`` and ``expires_at`` stay what they were:
-    a command that was authorised as one user goes on as that user, whoever the connection belongs
-    to meanwhile. What is set here is set on the connection's `User`, and other attributes are those
-    of that one; the two are equal. Once another user, or nobody, is verified on the connection,
-    setting ``id``, ``token`` or ``expires_at`` raises `NotAuthorized`, but for ``id = None``, which
-    does nothing then.
+    Resolving a `CurrentUser` raises `NotAuthorized` if the message is not authorised. ``id``,
+    ``token`` and ``expires_at`` keep their values: a command that was authorised as one user
+    continues as that user, whoever is verified on the connection meanwhile. Attributes that are set
+    here are set on the connection's `User`, and all other attributes are read from that `User`; the
+    two are equal. Once another user, or nobody, is verified on the connection, setting ``id``,
+    ``token`` or ``expires_at`` raises `NotAuthorized`, but for ``id = None``, which then does
+    nothing to the connection.
 
-    ``CurrentUser(user)`` is what providers of it return. ``CurrentUser | None`` stands for the user
-    or ``None``, and guards nothing.
+    Providers of `CurrentUser` return ``CurrentUser(user)``. A parameter ``CurrentUser | None`` gets
+    the user or ``None``, and does not guard the command.
     """
 
     _of: User
@@ -68,7 +70,7 @@ class CurrentUser(User):
 
     def __init__(self, user: User) -> None:
         record = user._record
-        own = vars(self)  # and not one call with all of them, which takes twice as long
+        own = vars(self)  # set one by one: one call with all of them takes twice as long
         own["_of"] = record
         own["_verified_by"] = record._verifications
         own["socket"] = record.socket
@@ -134,39 +136,39 @@ class CurrentUser(User):
 
 
 _KEPT_HERE: Final = {"id", "token", "expires_at"}
-"""Attributes of a `CurrentUser` that have a setter of its own."""
+"""Attributes that have a setter in `CurrentUser`."""
 
 _authorised: ContextVar[CurrentUser | None] = ContextVar("websuckets.current_user", default=None)
 
 
 def check_still_authorised(socket: Socket) -> None:
-    """Raise `NotAuthorized` in a message whose user is not verified on this connection any more.
+    """Raise `NotAuthorized` in a message whose user is no longer verified on this connection.
 
-    Tasks that the message started belong to it. A message that was not authorised, or that came by
-    another connection, has nothing to lose.
+    Raises it also in tasks that the message started; does nothing in a message that was not
+    authorised, or that came by another connection.
     """
     user = _authorised.get()
-    # As `_is_over`, but in place: every protected command asks.
+    # A copy of `_is_over`, because every protected command runs this.
     if user is not None and user._of._verifications != user._verified_by and user.socket is socket:
         raise NotAuthorized
 
 
 class SecurityProvider(Provider):
-    """Provides `CurrentUser`: the connection's user, if the message carries that user's token.
+    """Provider of `CurrentUser`: the connection's user, if the message carries that user's token.
 
     Tokens are compared in constant time. A user without an id or a token is not verified.
     """
 
     @provide(scope=Scope.REQUEST)
     def current_user(self, message: Message, user: User) -> CurrentUser:
-        """Raises `NotAuthorized`."""
+        """Return the verified user. Raises `NotAuthorized`."""
         return _verified(message, user)
 
 
 async def resumed_user(message: Message, user: User, session: Session) -> CurrentUser:
-    """The same for a provider that lets users who were saved go on with their tokens.
+    """Return the verified user, who may be a saved user that continues with its token.
 
-    Raises `NotAuthorized`, and `Unavailable` while that cannot be known.
+    Raises `NotAuthorized`, and `Unavailable` while saved users cannot be looked up.
     """
     if user.id is None and message.token:
         await session.resume(user, message.token)
@@ -175,22 +177,22 @@ async def resumed_user(message: Message, user: User, session: Session) -> Curren
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a client is, as its opening handshake shows."""
+    """The identity of a client, taken from its opening handshake."""
 
     id: UserId
     expires_at: float | None = None
-    """The time at which it stops being verified, in seconds since the epoch as `time.time` has
-    them; ``None`` for never. A time that is over answers the handshake with 403."""
+    """Time at which the user stops being verified, in seconds since the epoch as in `time.time`;
+    ``None`` for never. With a time that is over, the handshake is answered with 403."""
 
 
 class HandshakeSecurityProvider(Provider):
-    """Verifies users once, at the opening handshake, by a cookie, a header or a subprotocol.
+    """Provider that verifies users once, at the handshake, by a cookie, a header or a subprotocol.
 
-    ``authenticate`` is what tells them: an async function whose parameters are dependencies, as in
-    a REQUEST scope, ``request: websockets.http11.Request`` among them. It returns an `Identity`, or
-    ``None`` for nobody in particular, who may run what is not protected; or it raises
-    `NotAuthorized`, which answers the handshake with 403. Messages need no token then; each is
-    checked for whether the time of its user is over.
+    ``authenticate`` is an async function whose parameters are dependencies, as in a REQUEST scope,
+    ``request: websockets.http11.Request`` among them. ``authenticate`` returns an `Identity`, or
+    ``None`` for a client who may run unprotected commands only; or it raises `NotAuthorized`, and
+    the handshake is answered with 403. Messages then need no token; each protected command is
+    refused once the time of its user is over.
 
     Browsers send cookies whichever page connects, so an app with this provider does not start
     without ``WebSuckets(origins=[...])``.
@@ -202,14 +204,17 @@ class HandshakeSecurityProvider(Provider):
 
     @provide
     def current_user(self, user: User) -> CurrentUser:
-        """Raises `NotAuthorized`."""
+        """Return the verified user. Raises `NotAuthorized`."""
         if user.id is None:
             raise NotAuthorized
         return _unless_expired(user)
 
 
 def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
-    """Return it as an async function that dishka reads, whatever Python calls one."""
+    """Return ``authenticate`` as an async function that dishka can read.
+
+    Generator functions are returned as they are.
+    """
     if own_kind(authenticate) == "stream" or isgeneratorfunction(called(authenticate)):
         return authenticate
     parameters = signature(authenticate).parameters.values()
@@ -235,11 +240,11 @@ def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def identify(user: User, identity: Identity | None = None) -> None:
-    """The hook by which a handshake verifies its user, if anything provides an `Identity`."""
+    """Verify the user at its handshake, as a hook, if anything provides an `Identity`."""
     if identity is not None:
         try:
             user.id = identity.id
-        except NotAuthorized:  # revoked since the identity was looked for
+        except NotAuthorized:  # revoked since the identity was looked up
             return
         user.expires_at = identity.expires_at
         if user.has_expired:
@@ -247,13 +252,13 @@ async def identify(user: User, identity: Identity | None = None) -> None:
 
 
 def _verified(message: Message, user: User) -> CurrentUser:
-    """Raises `NotAuthorized`."""
+    """Return the user if the message carries its token. Raises `NotAuthorized`."""
     known, given = user.token, message.token
     if user.id is None or not known or not given:
         raise NotAuthorized
     if known.isascii() and given.isascii():
         is_the_same = hmac.compare_digest(known, given)
-    else:  # which compare_digest refuses as text
+    else:  # compare_digest refuses text that is not ASCII
         is_the_same = hmac.compare_digest(_as_bytes(known), _as_bytes(given))
     if not is_the_same:
         raise NotAuthorized

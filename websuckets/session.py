@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from time import time
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeGuard, TypeVar
 from uuid import UUID
 
 import anyio
@@ -22,17 +22,22 @@ UserId = str | int
 Key = TypeVar("Key")
 
 
+def is_user_id(value: object) -> TypeGuard[UserId]:
+    """Tell whether a value can be the id of a user: a ``str`` or an ``int`` that is not a bool."""
+    return isinstance(value, str | int) and not isinstance(value, bool)
+
+
 class UserConnection(Protocol):
-    """The connection of a `User`, as far as the verification of that user concerns it."""
+    """The connection of a `User`: the part that the verification of its user needs."""
 
     @property
     def handling_since(self) -> int | None:
-        """The number of the last revocation from before the connection began what it handles now;
+        """Number of the last revocation before the connection began to handle its current message;
         ``None`` while the connection handles nothing."""
         ...
 
     def verification_ended(self) -> None:
-        """End what the connection runs for the user that it was verified as."""
+        """End the protected streams of the user that the connection is no longer verified as."""
         ...
 
     def expiry_was_set(self) -> None:
@@ -43,20 +48,20 @@ class UserConnection(Protocol):
 class User:
     """The record of one client, from the end of its handshake until it disconnects.
 
-    ``socket`` is its connection, ``id`` the user's id once it is verified (not the connection's,
-    which is ``socket.id``), ``token`` the secret that its protected commands must carry, and
-    ``expires_at`` the time at which it stops being verified, in seconds since the epoch as
-    `time.time` has them, or ``None`` for never. Any other attribute may be set, to be found again
-    with the next message.
+    ``socket`` is the connection of the client, ``id`` the id of its user once verified (the id of
+    the connection is ``socket.id``), ``token`` the secret that protected commands must carry, and
+    ``expires_at`` the time at which the user stops being verified, in seconds since the epoch as in
+    `time.time`, or ``None`` for never. Any other attribute may be set, and is there again with the
+    next message.
 
-    Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing it from
-    one value to another clears the token and the time; ``None`` clears all and takes the user out
-    again. Either ends the protected streams of the connection, and the subscriptions to channels
-    that it made as that user. When its time is over the connection is closed with 4401, as soon as
-    no command runs.
+    Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing ``id``
+    from one value to another clears ``token`` and ``expires_at``; ``None`` clears all three and
+    removes the user from `Session.verified`. Either ends the protected streams of the connection,
+    and the subscriptions to channels that it made as that user. When the time of the user is over
+    the connection is closed with 4401, as soon as no command runs.
 
     Setting ``id`` raises `NotAuthorized` if that user was revoked since the handler or hook of this
-    connection began: what it has read of the user may be older than the revocation.
+    connection began: data of the user that the handler has read may be older than the revocation.
     """
 
     socket: Socket
@@ -67,10 +72,10 @@ class User:
         self._id: UserId | None = None
         self._token: str | None = None
         self._expires_at: float | None = None
-        self._session: Session | None = None  # while it is connected
+        self._session: Session | None = None  # set while the client is connected
         self._revocations: Revocations | None = None
-        self._verifications = 0  # how often the id has changed
-        self._saved_as: str | None = None  # the key of its record, if it has one
+        self._verifications = 0  # number of changes of the id
+        self._saved_as: str | None = None  # the key of the user's record in a store, if any
 
     @property
     def id(self) -> UserId | None:
@@ -78,9 +83,13 @@ class User:
 
     @id.setter
     def id(self, id: UserId | None) -> None:
-        """Raises `TypeError` for what is neither ``str``, ``int`` nor ``None``, `ValueError` for a
-        ``str`` that is no text (half of a surrogate pair), and `NotAuthorized` as said above."""
-        if id is not None and (not isinstance(id, str | int) or isinstance(id, bool)):
+        """Verify the user as ``id``, or with ``None`` as nobody.
+
+        Raises `TypeError` for an id that is not a ``str``, an ``int`` or ``None``, `ValueError` for
+        a ``str`` that cannot be encoded (half of a surrogate pair), and `NotAuthorized` as the
+        class describes.
+        """
+        if id is not None and not is_user_id(id):
             raise TypeError(f"User.id is a str, an int or None, not {type(id).__name__}")
         if isinstance(id, str):
             id = plain_string(id)
@@ -119,7 +128,7 @@ class User:
 
     @token.setter
     def token(self, token: str | None) -> None:
-        """Raises `TypeError` for what is neither ``str`` nor ``None``."""
+        """Set the token. Raises `TypeError` for one that is neither a ``str`` nor ``None``."""
         if token is not None and not isinstance(token, str):
             raise TypeError(f"User.token is a str or None, not {type(token).__name__}")
         if token != self._token:
@@ -132,7 +141,7 @@ class User:
 
     @expires_at.setter
     def expires_at(self, moment: float | None) -> None:
-        """Raises `TypeError` for what is neither a number nor ``None``."""
+        """Set the time. Raises `TypeError` for one that is neither a number nor ``None``."""
         is_number = isinstance(moment, int | float) and not isinstance(moment, bool)
         if moment is not None and not is_number:
             raise TypeError(f"User.expires_at is a number or None, not {type(moment).__name__}")
@@ -142,21 +151,21 @@ class User:
 
     @property
     def has_expired(self) -> bool:
-        """Whether it was verified for a time that is over."""
+        """True if the user was verified for a time that is over."""
         return self._expires_at is not None and self._expires_at <= time()
 
     @property
     def _record(self) -> "User":
-        """The record itself, for what may be a `CurrentUser`."""
+        """The connection's `User`: this object itself, unless it is a `CurrentUser`."""
         return self
 
     @property
     def _is_over(self) -> bool:
-        """Tell whether the connection is no longer verified as this user."""
+        """True if the connection is no longer verified as this user."""
         return False
 
     def __eq__(self, other: object) -> bool:
-        """A `CurrentUser` equals the record that it was made of."""
+        """Compare the records, so that a `CurrentUser` equals the `User` that it was made of."""
         return isinstance(other, User) and self._record is other._record
 
     def __hash__(self) -> int:
@@ -172,23 +181,23 @@ class User:
 
 
 class SessionObserver(Protocol):
-    """Who is told when users come and go. It lives as long as the session."""
+    """An observer of users who come and go; the observer lives as long as the session."""
 
     def verified(self, user: User, id: UserId) -> None:
-        """This connection is that user's from now on."""
+        """Take note that the connection is verified as this user from now on."""
         ...
 
     def demoted(self, user: User, id: UserId) -> None:
-        """It is not any more."""
+        """Take note that the connection is no longer verified as this user."""
         ...
 
     def left(self, user: User) -> None:
-        """It is gone; it was demoted before, if it was verified."""
+        """Take note that the connection has ended; a verified user was demoted before."""
         ...
 
 
 class SessionPersistence(Protocol):
-    """What keeps verified users beyond their connections. It lives as long as the app runs."""
+    """Persistence of verified users beyond their connections; it lives as long as the app runs."""
 
     async def save(self, user: User, data: dict[str, Any]) -> None: ...
 
@@ -212,7 +221,7 @@ class OtherNodes(Protocol):
 
 
 class _Index(Generic[Key]):
-    """An index of `Session`: the instance's own, or on the class the current app's."""
+    """An index of `Session`: on an instance its own, on the class that of the current app."""
 
     def __set_name__(self, owner: type["Session"], name: str) -> None:
         self._attribute = f"_{name}"
@@ -225,15 +234,16 @@ class _Index(Generic[Key]):
 
 
 class Session:
-    """Every client of one app; it lives as long as the app.
+    """The clients of one app; a session lives as long as the app.
 
-    ``online`` holds each connected client by the id of its connection; ``verified`` each verified
-    user by its own id: of several connections of one user the newest, and when that one leaves, the
-    one before it. Both are kept by the framework: read them, and set `User.id` to change them.
+    ``online`` holds each connected client by the id of its connection; ``verified`` holds each
+    verified user by its own id: of several connections of one user the one verified last, and when
+    that connection ends, the one before it. The framework keeps both indexes: read them, and set
+    `User.id` to change them.
 
-    Inject it (``session: Session``), or read ``Session.online`` on the class: inside handlers and
-    providers that is the current app's; elsewhere that of the only running app, and
-    `NoCurrentSession` where none or several run.
+    Inject the session (``session: Session``), or read ``Session.online`` on the class: inside
+    handlers and providers this is the index of the current app; elsewhere it is the index of the
+    only running app, and raises `NoCurrentSession` where none or several run.
     """
 
     online: _Index[UUID] = _Index()
@@ -244,25 +254,26 @@ class Session:
         self._verified: dict[UserId, User] = {}
         self._connections_of: dict[UserId, dict[User, None]] = {}  # in the order of verification
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
-        self._watchers: list[SessionObserver] = []
-        self._loop: EventLoop | None = None  # while the app runs
+        self._observers: list[SessionObserver] = []
+        self._loop: EventLoop | None = None  # set while the app runs
         self._persistence: SessionPersistence | None = None
         self._revocations = Revocations()
         self._other_nodes: OtherNodes | None = None
 
     async def save(self, user: User, **data: Any) -> None:
-        """Let this user go on with its token after its connection, here or on another node.
+        """Save a user, who may then continue with its token on another connection of any node.
 
-        ``data`` are attributes of the user that are kept with it, beside those that were saved
-        before; they are set now, and again when it goes on. They are what JSON can hold.
+        ``data`` are attributes of the user that are kept with the user, beside attributes that were
+        saved before; they are set now, and again when the user continues. Their values are what
+        JSON can hold.
 
-        If it cannot be saved, a user who had not been before is verified no more: its client is
-        told that it could not enter.
+        If saving fails, a user who had not been saved before is no longer verified, and its client
+        gets the error.
 
-        Raises `ValueError` for a user without id or token, for attributes that a `User` has itself
-        and for what JSON cannot hold (as infinite numbers), `RuntimeError` in an app without a
-        `SessionStore`, `NotAuthorized` for a `CurrentUser` that is not verified any more, and
-        `Unavailable`.
+        Raises `ValueError` for a user without id or token, for attributes that every `User` has and
+        for values that JSON cannot hold (such as infinite numbers), `RuntimeError` in an app
+        without a `SessionStore`, `NotAuthorized` for a `CurrentUser` that is not verified any more,
+        and `Unavailable` while the user cannot be saved.
         """
         if user.id is None or not user.token:
             raise ValueError("session.save(user): it has no id or no token, and cannot go on")
@@ -274,20 +285,20 @@ class Session:
         await self._kept.save(user._record, data)
 
     async def resume(self, user: User, token: str) -> None:
-        """Verify a user by the token of one that was saved, if there is one.
+        """Verify a user as the saved user with this token, if there is one.
 
-        For whoever provides `CurrentUser`, as ``resumed_user`` in `websuckets.security`. Raises
-        `Unavailable`, and a `ClientError` where too many tokens were unknown.
+        Providers of `CurrentUser` call this, such as ``resumed_user`` in `websuckets.security`.
+        Raises `Unavailable`, and a `ClientError` where too many tokens were unknown.
         """
         await self._kept.resume(user._record, token)
 
     async def forget(self, user: User) -> None:
-        """Take back that it may go on with its token, and that it is verified.
+        """Demote a user, who can no longer continue with its token.
 
-        From this moment on the token is good for nothing on this node, and other connections with
-        this token, on every node, are verified no more, either. Raises `RuntimeError` in an app
-        without a `SessionStore`, and `Unavailable` if the token cannot be forgotten for now, which
-        then is done as soon as it can be, or if other nodes may not hear of it.
+        The token is invalid on this node at once, and other connections with this token, on every
+        node, are no longer verified. Raises `RuntimeError` in an app without a `SessionStore`, and
+        `Unavailable` if the store cannot forget the token for now, or if other nodes may not hear
+        of the change; the store then forgets the token as soon as it can.
         """
         await self._kept.forget(user)
 
@@ -308,14 +319,15 @@ class Session:
     async def revoke(self, user_id: UserId) -> None:
         """Demote every connection of this user, on every node, and close it with 4401.
 
-        What was saved of the user is forgotten, too. Raises `Unavailable` if that cannot be, or if
-        other nodes may not hear of it; on this one it is done in any case.
+        Records of the user in the `SessionStore` are forgotten, too. Raises `Unavailable` if the
+        records cannot be forgotten, or if other nodes may not hear of the revocation; on this node
+        the user is revoked in any case.
 
-        From this moment on no protected command of theirs is accepted, whatever still waits for an
-        answer that was given before; who is still in its handshake enters without being verified.
-        Returns when all are closed: a client that does not answer the closing handshake is waited
-        for as long as the transport does (``close_timeout``, 10 seconds by default under
-        ``websockets``).
+        Protected commands of the user are refused at once, even where code that is about to verify
+        the user still waits for data; a client in its handshake connects without being verified.
+        Returns when all connections of this node are closed: a client that does not answer the
+        closing handshake is waited for as long as the transport does (``close_timeout``, 10 seconds
+        by default under ``websockets``).
         """
         self._check_loop()
         users = self._end_verification(user_id)
@@ -324,7 +336,7 @@ class Session:
         async with anyio.create_task_group() as closing:
             for user in users:
                 closing.start_soon(user.socket.close, *REVOKED)
-            # Others hear of it when it is stored: their clients will try their tokens again.
+            # Other nodes are told once the store knows: their clients will try their tokens again.
             for persistence in (self._persistence, self._other_nodes):
                 if persistence is not None:
                     try:
@@ -344,7 +356,7 @@ class Session:
         return users
 
     def _end_verification(self, user_id: UserId) -> list[User]:
-        """Verify nobody as this user any more; return the records of those who are connected."""
+        """Demote every connection of this user; return the records of connected clients."""
         users = list(self._connections_of.get(user_id, ()))
         for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
@@ -358,7 +370,7 @@ class Session:
                 user.id = None
 
     def _all_verified(self) -> list[User]:
-        """Every verified user of this node, also those who are still in their handshake."""
+        """Return the verified users of this node, including users still in their handshake."""
         users = (*self._online.values(), *self._connecting)
         return [user for user in users if user.id is not None]
 
@@ -368,7 +380,7 @@ class Session:
     def _verify(self, user: User, id: UserId) -> None:
         self._connections_of.setdefault(id, {})[user] = None
         self._verified[id] = user
-        for observer in self._watchers:
+        for observer in self._observers:
             observer.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
@@ -378,7 +390,7 @@ class Session:
             self._verified[id] = next(reversed(connections))
         else:
             del self._connections_of[id], self._verified[id]
-        for observer in self._watchers:
+        for observer in self._observers:
             observer.demoted(user, id)
 
 
@@ -392,7 +404,7 @@ _running: list[Session] = []
 
 
 def current_session() -> Session:
-    """The session that `Session` itself stands for here. Raises `NoCurrentSession`."""
+    """Return the session that the class `Session` stands for here. Raises `NoCurrentSession`."""
     try:
         return _current.get()
     except LookupError:
@@ -407,7 +419,7 @@ def current_session() -> Session:
 
 @contextmanager
 def running(session: Session) -> Iterator[None]:
-    """While the app of this session runs."""
+    """Mark the app of this session as running for as long as the context lasts."""
     _running.append(session)
     session._loop = EventLoop()
     try:
@@ -435,7 +447,7 @@ def as_current(session: Session) -> Iterator[None]:
 
 
 def connecting(user: User, session: Session) -> None:
-    """From now on this client may become `connected`, or else `not_connecting`."""
+    """Take note that this client is in its handshake, until `connected` or `not_connecting`."""
     user._revocations = session._revocations
     session._connecting.add(user)
 
@@ -445,7 +457,7 @@ def not_connecting(user: User, session: Session) -> None:
 
 
 def connected(user: User, session: Session) -> None:
-    """This client is connected to the app of this session, until it is `disconnected`."""
+    """Enter this client into the session, until it is `disconnected`."""
     session._connecting.discard(user)
     user._session = session
     user._revocations = session._revocations
@@ -455,7 +467,7 @@ def connected(user: User, session: Session) -> None:
 
 
 def disconnected(user: User) -> None:
-    """The client is gone; does nothing if that is known already."""
+    """Remove the client from its session; do nothing if the client was removed already."""
     session = user._session
     if session is None:
         return
@@ -463,20 +475,20 @@ def disconnected(user: User) -> None:
     if user.id is not None:
         session._demote(user, user.id)
     user._session = None
-    for observer in session._watchers:
+    for observer in session._observers:
         observer.left(user)
 
 
 def may_be_added(name: str) -> bool:
-    """Whether a program may give this attribute to a `User`, and have it kept."""
+    """Return whether a program may give this attribute to a `User`, and have it saved."""
     return name != "socket" and not name.startswith("_") and not hasattr(User, name)
 
 
 def watch(session: Session, observer: SessionObserver) -> None:
-    """From now on, it is told of every user of this session."""
-    session._watchers.append(observer)
+    """Add an observer of the users of this session."""
+    session._observers.append(observer)
 
 
 def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:
-    """Every connection of this user, the newest last."""
+    """Return every connection of this user, the one verified last at the end."""
     return tuple(session._connections_of.get(user_id, ()))

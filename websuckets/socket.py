@@ -26,9 +26,9 @@ MAX_REASON: Final = 123
 def path_of(request: Request) -> str:
     """Return the path that an opening handshake asks for, decoded and without its query.
 
-    ``request.path`` is what the client wrote: it names one path in many ways, as ``/a``, ``/a?``,
-    ``/%61`` and ``http://example.org/a``. So this is what to compare. It is the whole path, also
-    where the app is mounted.
+    ``request.path`` is the text that the client sent, in which one path has many forms, such as
+    ``/a``, ``/a?``, ``/%61`` and ``http://example.org/a``: compare the result of this function
+    instead. The result is the whole path, also where the app is mounted.
     """
     target = request.path.partition("#")[0].partition("?")[0]
     if not target.startswith("/"):  # RFC 9112, section 3.2.2
@@ -40,13 +40,13 @@ def path_of(request: Request) -> str:
 class ResponseHeaders(Headers):
     """Headers of the answer that accepts a client's opening handshake (SESSION scope).
 
-    An ``on_handshake`` hook, or what it depends on, takes them as a parameter and adds to them:
-    ``headers["Set-Cookie"] = "visit=1; HttpOnly"``. As in ``websockets``, setting a name again adds
-    a header with the same name. A handshake that is refused has the headers of `HandshakeRefused`
-    instead.
+    An ``on_handshake`` hook, or one of its dependencies, takes the headers as a parameter and adds
+    to them: ``headers["Set-Cookie"] = "visit=1; HttpOnly"``. As in ``websockets``, setting a name
+    again adds a header with the same name. The answer to a refused handshake has the headers of
+    `HandshakeRefused` instead.
 
-    Setting raises `ValueError` for what cannot be a header, or belongs to the connection, and
-    `RuntimeError` once the handshake has been answered.
+    Setting raises `ValueError` for a header that is not valid, or that belongs to the connection,
+    and `RuntimeError` once the handshake has been answered.
     """
 
     __slots__ = ("_are_sent",)
@@ -67,7 +67,7 @@ class ResponseHeaders(Headers):
         super().__delitem__(name)
 
     def clear(self) -> None:
-        """Remove all of them."""
+        """Remove all headers."""
         self._check_not_sent()
         super().clear()
 
@@ -77,15 +77,15 @@ class ResponseHeaders(Headers):
 
 
 def response_headers(socket: Any) -> ResponseHeaders:
-    """Return those of a connection, which are made for the first who asks."""
-    if getattr(socket, "_response_headers", None) is None:  # the socket of a test may have none
+    """Return the response headers of a connection; the first call creates them."""
+    if getattr(socket, "_response_headers", None) is None:  # a test's socket may lack the attribute
         socket._response_headers = ResponseHeaders()
     headers: ResponseHeaders = socket._response_headers
     return headers
 
 
 def sent_headers(socket: Any) -> list[tuple[str, str]]:
-    """Return those that a connection was given, to be sent now: nobody can add to them any more."""
+    """Return the response headers of a connection to be sent; no header can be added any more."""
     if socket._response_headers is None:
         socket._response_headers = _NONE
     headers: ResponseHeaders = socket._response_headers
@@ -94,19 +94,20 @@ def sent_headers(socket: Any) -> list[tuple[str, str]]:
 
 
 _NONE: Final = ResponseHeaders()
-"""Shared by connections whose handshake was answered without any."""
+"""Headers shared by connections whose handshake was answered without added headers."""
 
 
 class Socket(Protocol):
-    """One client's connection; it lives from the opening handshake until either side closes.
+    """One client's connection; it lives from the opening handshake until either side closes it.
 
-    What arrives in a handler is the connection of the transport itself: under ``websockets`` its
-    own ``ServerConnection`` with all of its documented methods, elsewhere exactly these.
+    A handler gets the connection of the transport itself: under ``websockets`` a
+    ``ServerConnection`` with all of its documented methods, elsewhere exactly the methods of this
+    class.
     """
 
     @property
     def id(self) -> UUID:
-        """Unique for as long as the process lives."""
+        """Id of the connection, unique for as long as the process lives."""
         ...
 
     @property
@@ -135,22 +136,22 @@ class Socket(Protocol):
         ...
 
     async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
-        """Send one message: ``str`` as a text frame, ``bytes`` as a binary one.
+        """Send one message: ``str`` as a text frame, ``bytes`` as a binary frame.
 
-        ``text`` chooses the frame's type whatever the message is. A `ClientEvent` is a ``str``.
-        Raises ``UnicodeEncodeError`` for a ``str`` without a UTF-8 form; the connection goes on.
-        Raises the transport's error for a closed connection
+        ``text`` chooses the type of the frame for either. A `ClientEvent` is a ``str``. Raises
+        ``UnicodeEncodeError`` for a ``str`` without a UTF-8 form; the connection stays open. Raises
+        the transport's error for a closed connection
         (``websockets.exceptions.ConnectionClosed``).
         """
         ...
 
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
-        """Send a ping; awaiting the result waits for the pong and gives the seconds it took.
+        """Send a ping; awaiting the result waits for the pong and gives the seconds until it came.
 
-        Raises the same as `send`, and `RuntimeError` under ASGI, where only servers can ping.
+        Raises the errors of `send`, and `RuntimeError` under ASGI, where only servers can ping.
         """
         ...
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and wait until it is closed; does nothing when it is already."""
+        """Close the connection and wait until it is closed; do nothing if it is closed already."""
         ...

@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pydantic_core import from_json, to_json
 
-from websuckets.session import UserId
+from websuckets.session import UserId, is_user_id
 
 __all__ = ["MemorySessionStore", "Record", "SessionStore", "key_of"]
 
@@ -18,7 +18,7 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 SCHEMA: Final = 1
-"""Of a record's JSON; records of others are none."""
+"""Version of the JSON of a record; JSON of another version is not a record."""
 
 LIFETIME: Final = 24 * 60 * 60.0
 """Seconds that a record is kept after it was last saved or resumed."""
@@ -34,9 +34,9 @@ class Record:
     id: UserId
     expires_at: float | None = None
     version: int = 1
-    """One more with each change."""
+    """Number of the change: 1 for the first record, and one more with each change."""
     data: Mapping[str, Any] = field(default_factory=dict)
-    """What the program saved with it."""
+    """Attributes that the program saved with the user."""
 
     @property
     def is_over(self) -> bool:
@@ -45,82 +45,88 @@ class Record:
     def encode(self) -> bytes:
         """Return the record as JSON that `decode` reads.
 
-        Raises `ValueError` for what is none: objects, infinite numbers, what is nested too deep.
+        Raises `ValueError` for data that JSON cannot hold: objects, infinite numbers, deep nesting.
         """
         text, _ = _checked(self)
         return text
 
     @classmethod
     def decode(cls, text: bytes) -> "Record":
-        """Raises `ValueError` for what is no record of ours."""
+        """Return the record in this JSON.
+
+        Raises `ValueError` for text that is not a record of this framework.
+        """
         content = from_json(text, allow_inf_nan=False)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError("no record of this schema")
         id, expires_at = content.get("id"), content.get("expires_at")
         version, data = content.get("version"), content.get("data")
         if (
-            type(id) not in (str, int)
+            not is_user_id(id)
             or type(expires_at) not in (float, int, type(None))
             or type(version) is not int
             or type(data) is not dict
         ):
             raise ValueError("no record")
-        return cls(id, expires_at, version, data)  # type: ignore[arg-type]  # checked above
+        return cls(id, expires_at, version, data)
 
 
 class SessionStore(Protocol):
-    """Keeps records by keys made of tokens, for some time; shared by all nodes of an app.
+    """A store of records by keys made of tokens, for some time; all nodes of an app share it.
 
-    Everything raises `Unavailable` while it is away.
+    Every method raises `Unavailable` while the store is away.
     """
 
     async def load(self, key: str) -> Record | None:
-        """The record, if there is one whose time is not over; its lifetime begins anew.
+        """Return the record, if there is one whose time is not over; its lifetime begins anew.
 
-        What is there but is none, is removed.
+        An entry that is not a record is removed.
         """
         ...
 
     async def save(self, key: str, record: Record, *, again: bool = False) -> bool:
-        """Write it, if what is there is of the version before it, or (for the first) nothing.
+        """Write a record over its previous version, or the first where there is none.
 
-        ``again`` says that its user was known here before: where nothing is there any more because
-        it was deleted, or its user revoked, nothing is written. Whether it was.
+        ``again`` says that the user was saved by this key before: no record is written where the
+        previous one was deleted, or its user revoked. Return whether the record was written.
 
-        Raises `ValueError` for what `Record.encode` does.
+        Raises `ValueError` for a record that `Record.encode` refuses.
         """
         ...
 
     async def delete(self, key: str, user_id: UserId) -> None:
-        """Forget one record, but for its lifetime not that it was deleted."""
+        """Delete one record; remember for a record's lifetime that it was deleted."""
         ...
 
     async def revoke(self, user_id: UserId) -> None:
-        """Forget all records of this user, but for their lifetime not that they were revoked."""
+        """Delete all records of this user; remember for a record's lifetime that it was revoked."""
         ...
 
     async def revocations(self) -> int:
-        """A number that is another one after each call of `revoke`."""
+        """Return a number that changes with each call of `revoke`."""
         ...
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
-        """Which of these keys belong to nobody any more because of a revocation, or because they
-        were deleted. Records that have only ended are not among them."""
+        """Return the keys without a record because it was deleted or its user revoked.
+
+        The keys of records that have only ended are not among them.
+        """
         ...
 
 
 def key_of(token: str) -> str:
-    """By it nobody who reads the store learns the token."""
+    """Return the key of a token, from which a reader of the store cannot learn the token."""
     return hashlib.sha256(token.encode(errors="surrogatepass")).hexdigest()
 
 
 class MemorySessionStore:
-    """Keeps them in this process, whose apps may share it; a restart forgets everybody.
+    """A session store in this process, whose apps may share it; a restart loses all records.
 
-    ``lifetime`` is in seconds. Of one user ``records_per_user`` are kept: with one more, the one
-    goes that was not used for longest. No call costs more because more is kept.
+    ``lifetime`` is in seconds. ``records_per_user`` records of one user are kept: one more replaces
+    the record that was not used for longest. No call becomes slower because records of other users
+    are kept.
 
-    Raises `ValueError` for numbers that mean nothing.
+    Raises `ValueError` for numbers that are not positive and finite.
     """
 
     def __init__(
@@ -130,7 +136,7 @@ class MemorySessionStore:
             raise ValueError(f"{lifetime=}, {records_per_user=}: both are positive and finite")
         self._most = records_per_user
         self._records: _Lasting[str, Record] = _Lasting(lifetime)
-        self._keys: dict[UserId, dict[str, None]] = {}  # of each user; the oldest come first
+        self._keys: dict[UserId, dict[str, None]] = {}  # by user; the least recently used first
         self._revoked: _Lasting[UserId, None] = _Lasting(lifetime)
         self._deleted: _Lasting[str, None] = _Lasting(lifetime)
         self._revocations = 0
@@ -202,11 +208,11 @@ class MemorySessionStore:
 
 
 class _Lasting(Generic[Key, Value]):
-    """Values that are kept for one time, in seconds, from when they were put: in that order."""
+    """Values in the order in which they were put, each kept for ``lifetime`` seconds."""
 
     def __init__(self, lifetime: float) -> None:
         self._lifetime = lifetime
-        self._values: dict[Key, tuple[Value, float]] = {}  # until when; the oldest come first
+        self._values: dict[Key, tuple[Value, float]] = {}  # with their ends; the oldest first
 
     def __contains__(self, key: Key) -> bool:
         return key in self._values
@@ -224,7 +230,7 @@ class _Lasting(Generic[Key, Value]):
         return value
 
     def forget_old(self) -> list[tuple[Key, Value]]:
-        """Remove, and return, what was kept for its time."""
+        """Remove and return the values whose lifetime is over."""
         now = time()
         old = list(takewhile(lambda item: item[1][1] <= now, self._values.items()))
         for key, _ in old:
@@ -233,13 +239,16 @@ class _Lasting(Generic[Key, Value]):
 
 
 def _copied(record: Record) -> Record:
-    """As it comes from any other store: what is no JSON cannot be kept, and nothing is shared."""
+    """Return a copy of the record by way of its JSON, so that it acts as in any other store."""
     _, copy = _checked(record)
     return copy
 
 
 def _checked(record: Record) -> tuple[bytes, Record]:
-    """A record's JSON, and what is read from it. Raises `ValueError` where it cannot be."""
+    """Return the JSON of a record, and the record that is read from that JSON.
+
+    Raises `ValueError` for a record that JSON cannot hold.
+    """
     content = {"schema": SCHEMA, "id": record.id, "expires_at": record.expires_at}
     text = to_json({**content, "version": record.version, "data": record.data})
     try:

@@ -22,7 +22,7 @@ from websuckets.transports.memory import MemoryClient
 __all__ = ["CommandError", "ReceivedEvent", "TestClient"]
 
 TIMEOUT: Final = 5
-"""Seconds."""
+"""Seconds that methods wait by default, and that a stopping app has to finish."""
 
 HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 
@@ -41,9 +41,9 @@ class CommandError(Exception):
 
 
 class ReceivedEvent(ClientEvent):
-    """An event as it came: a `ClientEvent` with the ``id`` of the command that it answers, if any.
+    """A received event: a `ClientEvent` with the ``id`` of the command that it answers, if any.
 
-    ``more`` says that it is an item of a stream, and not the last reply.
+    ``more`` is true for an item of a stream, and false for the last reply.
     """
 
     __slots__ = ("id", "more")
@@ -53,19 +53,19 @@ class ReceivedEvent(ClientEvent):
 
 
 class TestClient:
-    """A client of an app that runs for as long as this is entered as a context.
+    """A client of an app, which runs for as long as the client is entered as a context.
 
-    Entering starts the app and opens one connection; `connect` opens others. It raises what
-    `WebSuckets.serve` does, and `HandshakeRefused` where an ``on_handshake`` hook does. Leaving
-    closes the connection with 1000 and stops the app, which has 5 seconds to finish what it does.
+    Entering starts the app and opens one connection; `connect` opens others. Entering raises the
+    errors of `WebSuckets.serve`, and `HandshakeRefused` where an ``on_handshake`` hook raises it.
+    Leaving closes the connection with 1000 and stops the app, which has 5 seconds to finish.
 
     Methods raise ``websockets.exceptions.ConnectionClosed`` once the connection is closed,
-    ``TimeoutError`` after ``timeout`` seconds (``None`` waits for good), whatever fails inside
-    websuckets, and `RuntimeError` in another event loop than the one that has entered the client. A
-    handler that fails is answered with an error, as it is in production.
+    ``TimeoutError`` after ``timeout`` seconds (``None`` waits without limit), any error inside
+    websuckets, and `RuntimeError` in another event loop than the one that has entered the client.
+    The command of a handler that fails is answered with an error, as in production.
     """
 
-    __test__ = False  # or pytest takes it for a test
+    __test__ = False  # else pytest takes the class for a test
 
     def __init__(self, app: WebSuckets, path: str = "/", headers: HeadersLike = ()) -> None:
         if not isinstance(app, WebSuckets):
@@ -79,7 +79,7 @@ class TestClient:
         self._ids = count(1)
 
     def connect(self, path: str = "/", headers: HeadersLike = ()) -> "TestClient":
-        """One more connection to the same running app, for as long as it is entered."""
+        """Return a client, to be entered as a context, with another connection to the app."""
         another = TestClient(self._app, path, headers)
         another._running = self._inbox.app
         return another
@@ -96,7 +96,7 @@ class TestClient:
 
     @property
     def close_code(self) -> int | None:
-        """What the connection was closed with; ``None`` while it is open."""
+        """The code with which the connection was closed; ``None`` while it is open."""
         closed = self._inbox.client.closed
         return None if closed is None else int(closed.code)
 
@@ -116,14 +116,14 @@ class TestClient:
         await self.send_frame(_command(event, payload, token, id))
 
     async def send_frame(self, frame: str | bytes) -> None:
-        """Send any text or bytes."""
+        """Send a frame of any text or bytes."""
         await self._here.client.send(frame)
 
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
-        """The next event that is no reply to a `call` or a `stream`.
+        """Return the next event that is not a reply to a `call` or a `stream`.
 
-        Raises `CommandError` for an error, and `ValueError` for what is neither, which then is left
-        to `receive_frame`.
+        Raises `CommandError` for an error, and `ValueError` for a frame that is neither an event
+        nor an error, which stays for `receive_frame`.
         """
         inbox = self._here
         with _within(timeout, "no event"):
@@ -136,7 +136,7 @@ class TestClient:
         return frame.event()
 
     async def receive_frame(self, timeout: float | None = TIMEOUT) -> str | bytes:
-        """The next frame that is no reply to a `call` or a `stream`, whatever it is."""
+        """Return the next frame of any kind that is not a reply to a `call` or a `stream`."""
         with _within(timeout, "no frame"):
             return (await self._here.take()).content
 
@@ -147,9 +147,10 @@ class TestClient:
         token: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> ReceivedEvent:
-        """Send a command with an id of its own and wait for the last reply to it.
+        """Send a command with an id of its own and return the last reply to it.
 
-        Other events that come meanwhile are kept for `receive`. Raises `CommandError`.
+        Other events that come meanwhile are kept for `receive`. Raises `CommandError` if the last
+        reply is an error.
         """
         inbox, id = self._here, f"call {next(self._ids)}"
         inbox.claim(id)
@@ -172,27 +173,27 @@ class TestClient:
         token: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> AsyncGenerator[ReceivedEvent, None]:
-        """Send a command with an id of its own, and return what gives each item that it yields.
+        """Send a command with an id of its own, and return an async generator of its items.
 
-        The command is sent at once; only if it finds no room among frames that the server has not
-        read, it is sent when the first item is asked for. ``timeout`` is for each item. To leave
-        the stream early, close it: then it is cancelled on the server, too
+        The command is sent at once; only if the queue of frames that the server has not read is
+        full, the command is sent when the first item is asked for. ``timeout`` is for each item. To
+        leave the stream early, close the generator, which cancels the stream on the server, too
         (``async with contextlib.aclosing(client.stream(...)) as items``). Asking for an item raises
-        `CommandError`, and `ValueError` for the reply of a command that is no stream.
+        `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
         id = f"stream {next(self._ids)}"
         return _Stream(self._here, id, event, _command(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection; what the server still does for it is not waited for."""
+        """Close the connection, without waiting for the work of the server for it."""
         self._here.client.close(code, reason)
 
     async def abort(self) -> None:
-        """Drop the connection, as a client does that crashes or loses its network."""
+        """Abort the connection, like a client that crashes or loses its network."""
         self._here.client.close(None)
 
     async def wait_closed(self, timeout: float | None = TIMEOUT) -> None:
-        """Wait until either side has closed the connection; frames that came before stay."""
+        """Wait until either side has closed the connection; received frames can still be read."""
         with _within(timeout, "the connection was not closed"):
             await self._here.client.has_closed.wait()
 
@@ -206,7 +207,7 @@ class TestClient:
             app.loop.check(_OTHER_LOOP)
             size = app.limits.message_size
             client = MemoryClient(self._request, app.connections, size, app.timeouts)
-            # Nobody's child: a fixture may be left by another task than the one that entered it.
+            # Not in a task group: another task may leave a fixture than the one that entered it.
             self._server = spawn(client.serve)
             try:
                 with _within(TIMEOUT, "the opening handshake was not answered"):
@@ -241,7 +242,7 @@ class TestClient:
 
     @property
     def _here(self) -> "_Inbox":
-        """Raises `RuntimeError` in another event loop than that of the connection."""
+        """The inbox; raises `RuntimeError` in another event loop than that of the connection."""
         return self._inbox.here()
 
 
@@ -257,7 +258,7 @@ def _command(event: str, payload: Any, token: str | None, id: str | int | None) 
 
 
 class _Stream(AsyncGenerator[ReceivedEvent, None]):
-    """The items of one stream. The stream is cancelled when this is closed, or thrown away."""
+    """The items of one stream, which is cancelled when this generator is closed or deleted."""
 
     def __init__(
         self, inbox: "_Inbox", id: str, event: str, command: str, timeout: float | None
@@ -323,7 +324,7 @@ def _within(timeout: float | None, otherwise: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame that the server sent, and what it says if it is JSON."""
+    """A frame that the server sent, with its fields if it is a JSON object."""
 
     content: str | bytes
     fields: dict[str, Any]
@@ -339,11 +340,11 @@ class _Frame:
 
     @property
     def is_reply(self) -> bool:
-        """Whether it is an event or an error."""
+        """True for an event or an error."""
         return isinstance(self.fields.get("event", self.fields.get("error")), str)
 
     def event(self) -> ReceivedEvent:
-        """Raises `CommandError` if it is an error."""
+        """Return the event of this frame. Raises `CommandError` for an error."""
         if "event" not in self.fields:
             raise CommandError(self.fields["error"], self.fields.get("details"), self.id)
         content = self.content if isinstance(self.content, str) else self.content.decode()
@@ -365,7 +366,7 @@ def _cancelling(id: str) -> str:
 
 
 class _Inbox:
-    """What a connection brings, for those who wait for replies and for whoever takes the rest."""
+    """Received frames of a connection: replies to claimed commands, and all other frames."""
 
     def __init__(self, app: RunningApp, client: MemoryClient) -> None:
         self.app = app
@@ -373,10 +374,10 @@ class _Inbox:
         self._frames: list[_Frame] = []
         self._claimed: set[str] = set()
         self._given_up: set[str] = set()
-        self._next: anyio.Event | None = None  # what somebody reads for all
+        self._next: anyio.Event | None = None  # set once the frame that one task reads is there
 
     def here(self) -> Self:
-        """Raises `RuntimeError` in another event loop."""
+        """Return this inbox. Raises `RuntimeError` in another event loop."""
         self.app.loop.check(_OTHER_LOOP)
         return self
 
@@ -385,24 +386,24 @@ class _Inbox:
         self._claimed.add(id)
 
     def release(self, id: str) -> None:
-        """Drop replies to this command from now on."""
+        """Discard replies to this command from now on."""
         self._claimed.discard(id)
         self._given_up.add(id)
         self._frames = [frame for frame in self._frames if frame.id != id]
 
     async def cancel(self, id: str) -> None:
-        """Nobody waits for replies to this command any more: if it is a stream, it ends."""
+        """Cancel this command on the server, if it is a stream."""
         if self.client.closed is None:
             await self.client.send(_cancelling(id))
 
     def cancel_if_possible(self, id: str) -> None:
-        """Do the same without waiting, in whatever event loop or none."""
+        """Cancel like `cancel`, without waiting; do nothing outside the event loop."""
         if self.client.closed is None:
             with suppress(RuntimeError):
                 self.here().client.offer(_cancelling(id))
 
     async def take(self, id: str | None = None) -> _Frame:
-        """The next frame that answers the command, or else that answers none that is claimed."""
+        """Return the next frame that answers the command, or without ``id`` no claimed command."""
         while True:
             for number, frame in enumerate(self._frames):
                 if frame.id == id if id is not None else frame.id not in self._claimed:
@@ -416,7 +417,7 @@ class _Inbox:
         self._next = anyio.Event()
         try:
             frame = _read(await self.client.receive())
-        finally:  # others look for what has come, or read instead
+        finally:  # tasks that wait take their frames now, or read the next one
             self._next.set()
             self._next = None
         if frame.id not in self._given_up:

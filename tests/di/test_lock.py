@@ -42,7 +42,7 @@ async def test_waiting_tasks_get_it_in_their_order() -> None:
     """Tasks get the lock one at a time, in the order of their requests."""
     lock, order, inside = lock_factory(), [], 0
 
-    async def request_scope(number: int) -> None:
+    async def work(number: int) -> None:
         nonlocal inside
         async with lock:
             inside += 1
@@ -53,7 +53,7 @@ async def test_waiting_tasks_get_it_in_their_order() -> None:
 
     async with anyio.create_task_group() as tasks:
         for number in range(10):
-            tasks.start_soon(request_scope, number)
+            tasks.start_soon(work, number)
             await anyio.wait_all_tasks_blocked()
     assert order == list(range(10))
 

@@ -90,7 +90,9 @@ def begin() -> RequestScope:
     return RequestScopes(Clock(), finalize_timeout=1).begin(anyio.CancelScope())
 
 
-async def close_in_work(container: AsyncContainer, error: BaseException | None = None) -> None:
+async def close_in_request_scope(
+    container: AsyncContainer, error: BaseException | None = None
+) -> None:
     with begin() as request_scope:
         await request_scope.close(container, error)
 
@@ -102,7 +104,7 @@ async def test_finalisers_run_in_reverse_and_see_the_error(
 ) -> None:
     """Finalisers with checkpoints and without run in reverse and see the error."""
     finalisers = Finalisers(checkpoints)
-    await close_in_work(await finalisers.scope(), error)
+    await close_in_request_scope(await finalisers.scope(), error)
     assert finalisers.closed == ALL
     assert finalisers.errors == [error] * 3
 
@@ -112,7 +114,7 @@ async def test_all_run_when_some_fail(checkpoints: int) -> None:
     """The errors of all finalisers are in one group."""
     finalisers = Finalisers(checkpoints, failing=True)
     with pytest.raises(ExitError) as caught:
-        await close_in_work(await finalisers.scope())
+        await close_in_request_scope(await finalisers.scope())
     assert [str(error) for error in caught.value.exceptions] == ["three", "one"]
     assert finalisers.closed == ALL
 
@@ -175,7 +177,7 @@ async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoi
     request_scope = begin()
     request_scope.check(math.nextafter(math.inf, 0))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_look_when, finalisers.waiting, request_scope)
+        tasks.start_soon(_check_when, finalisers.waiting, request_scope)
         with request_scope:
             await request_scope.close(container)
             assert request_scope.is_late
@@ -200,14 +202,14 @@ async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_bui
     scope = container(scope=Scope.REQUEST)
     request_scope = begin()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_look_when, waiting, request_scope)
+        tasks.start_soon(_check_when, waiting, request_scope)
         with request_scope:
             await scope.get(Two)
             await request_scope.close(scope)
     assert request_scope.is_late
 
 
-async def _look_when(event: anyio.Event, request_scope: RequestScope) -> None:
+async def _check_when(event: anyio.Event, request_scope: RequestScope) -> None:
     await event.wait()
     clock = request_scope._request_scopes.clock
     for now in (0, 0.9):
@@ -265,7 +267,7 @@ async def test_asyncios_own_cancellation_does_not_keep_the_others_from_running(
     run."""
     finalisers = Finalisers(3, failing)
     container = await finalisers.scope()
-    task = asyncio.ensure_future(close_in_work(container))
+    task = asyncio.ensure_future(close_in_request_scope(container))
     for _ in range(checkpoint):
         await asyncio.sleep(0)
     was_done = task.done()
@@ -295,7 +297,7 @@ async def test_even_after_a_fatal_error_the_others_run(
     scope = build_container([provider], [])(scope=Scope.REQUEST)
     await scope.get(Last)
     with pytest.raises(fatal):
-        await close_in_work(scope)
+        await close_in_request_scope(scope)
     assert finalisers.closed == ALL
     assert {type(error) for error in finalisers.errors} == {fatal}
     assert caplog.messages == ["finalisers failed"]
@@ -317,7 +319,7 @@ async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> Non
     scope = build_container([provider], [])(scope=Scope.REQUEST)
     await scope.get(Last)
     with pytest.raises(BaseExceptionGroup) as caught:
-        await close_in_work(scope)
+        await close_in_request_scope(scope)
     assert [type(error) for error in caught.value.exceptions] == [Fatal, RuntimeError, RuntimeError]
     assert finalisers.errors == [caught.value.exceptions[0]] * 3
 

@@ -33,10 +33,10 @@ class Watched:
         self.clock = Clock()
         self.is_reading = True
         self.has_pong = False
-        self._alarms: list[PeerFault] = []
+        self._faults: list[PeerFault] = []
         self.watchdog = PeerWatchdog(
             PeerTimeouts.of(self.clock, limits or Limits(), dict(options)),
-            self._alarms.append,
+            self._faults.append,
             (lambda: self.is_reading) if is_pinged else None,
         )
 
@@ -47,7 +47,7 @@ class Watched:
         while self.clock.now < end:
             self.clock.now = min(self.clock.now + LONGEST_STEP, end)
             self.clock.ring()
-        told, self._alarms[:] = [*self._alarms], ()
+        told, self._faults[:] = [*self._faults], ()
         return told
 
     def pinged(self) -> None:
@@ -99,17 +99,17 @@ def test_only_the_time_counts_in_which_it_is_read_from() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "alarms"),
+    ("options", "faults"),
     [
         ({"ping_interval": None, "ping_timeout": 8}, []),
         ({"ping_interval": 8, "ping_timeout": None}, [PeerFault.PING]),
     ],
 )
-def test_pings_may_be_off(options: dict[str, Any], alarms: list[PeerFault]) -> None:
+def test_pings_may_be_off(options: dict[str, Any], faults: list[PeerFault]) -> None:
     """Pings may be off, or their timeout alone, as with `websockets`."""
     peer = Watched(**options)
-    assert peer.after(100) == alarms
-    if alarms:
+    assert peer.after(100) == faults
+    if faults:
         peer.pinged()
     assert peer.after(1000) == []
 
@@ -352,7 +352,7 @@ async def test_senders_get_through_in_their_order_when_it_reads_again(
 async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: list[str]) -> None:
     """Other sends go on, and nothing of a cancelled one was sent."""
     app = app_of(group, journal, outbox=None)
-    given_up = anyio.Event()
+    aborted = anyio.Event()
 
     @group.command("give up")
     async def give_up(socket: Socket, *, tasks: ConnectionTasks, session: Session) -> None:
@@ -364,13 +364,13 @@ async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: 
         await anyio.wait_all_tasks_blocked()
         with anyio.move_on_after(0.01):
             await socket.send("given up")
-        given_up.set()
+        aborted.set()
 
     async with app.serve("127.0.0.1", 0) as server:
         async with opened(server.port, receive_buffer=SMALL) as slow:
             await slow.write(command("give up"))
             with anyio.fail_after(TIMEOUT):
-                await given_up.wait()
+                await aborted.wait()
                 frames = [(await slow.read_frame()).data[:10] for _ in range(2)]
             assert frames == [b"first xxxx", b"last"]
 

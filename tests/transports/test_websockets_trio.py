@@ -48,13 +48,13 @@ class Served:
         transport: TransportConnection,
         serve: Callable[[TransportConnection], Awaitable[None]],
     ) -> None:
-        self._wire = transport
+        self._transport = transport
         self._serve = serve
 
     async def opening(self) -> None: ...
 
     async def serve(self) -> None:
-        await self._serve(self._wire)
+        await self._serve(self._transport)
 
     async def not_opened(self) -> None: ...
 

@@ -344,7 +344,7 @@ def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
 
 def _misfits_of_payload(parameter: inspect.Parameter, hint: Any) -> list[str]:
     what = f"parameter `{_shown(parameter)}`"
-    problems = [*_open_variables(what, hint), *_foreign_markers(parameter, hint)]
+    problems = [*_open_variables(what, hint), *_markers_of_others(parameter, hint)]
     for item in (parameter.default, *metadata_of(hint)):
         field = field_of(item)
         if field is not None and (field.alias or field.validation_alias):
@@ -360,12 +360,12 @@ def _misfits_of_dependencies(
     for parameter in parameters:
         what = f"parameter `{_shown(parameter)}`"
         yield from _open_variables(what, hints[parameter.name])
-        yield from _foreign_markers(parameter, hints[parameter.name])
+        yield from _markers_of_others(parameter, hints[parameter.name])
         if (why := misfit_of(parameter.default)) is not None:
             yield f"{what}: {why}"
 
 
-def _foreign_markers(parameter: inspect.Parameter, hint: Any) -> Iterator[str]:
+def _markers_of_others(parameter: inspect.Parameter, hint: Any) -> Iterator[str]:
     for item in (parameter.default, *metadata_of(hint)):
         if (remedy := remedy_for_marker(item)) is not None:
             yield f"parameter `{_shown(parameter)}`: {remedy}"

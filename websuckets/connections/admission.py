@@ -1,5 +1,6 @@
-"""Admission of clients: by page, path, proxy and number."""
+"""Admission of clients: by page, path and proxy, and by the number of connections."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -9,9 +10,10 @@ from urllib.parse import unquote
 
 from websockets.datastructures import Headers
 
-from websuckets.connections.origins import origin_of
+from websuckets.connections.origins import is_admitted, origin_of
 from websuckets.exc import HEADER_NAME, ConfigurationError, HandshakeRefused
 from websuckets.introspection.strings import plain_string
+from websuckets.limits import Limits
 from websuckets.protocol.transport import HttpResponse
 
 __all__ = ["Admission", "client_of", "join_cookies"]
@@ -93,7 +95,7 @@ class Admission:
         """Return the refusal of a client that may not connect; ``None`` for any other."""
         if self._is_elsewhere(path):
             return HandshakeRefused(HTTPStatus.NOT_FOUND, "Not Found\n")
-        if not self._is_from_our_pages(headers):
+        if not is_admitted(headers, self.origins):
             return HandshakeRefused(HTTPStatus.FORBIDDEN, "The origin is not allowed.\n")
         if sum(map(len, headers.get_all("Cookie"))) > MAX_COOKIES:
             return HandshakeRefused(
@@ -129,14 +131,6 @@ class Admission:
 
     def _is_elsewhere(self, path: str) -> bool:
         return self.path is not None and path != self.path
-
-    def _is_from_our_pages(self, headers: Headers) -> bool:
-        if self.origins is None:
-            return True
-        origins = headers.get_all("Origin")
-        if len(origins) > 1:
-            return False
-        return (origins[0].lower() if origins else None) in self.origins
 
 
 def _host_of(peer: Any) -> str:
@@ -237,6 +231,40 @@ def join_cookies(headers: Headers) -> None:
     if len(cookies) > 1:
         del headers["Cookie"]
         headers["Cookie"] = "; ".join(cookies)
+
+
+class ConnectionCounts:
+    """Numbers of connections of a running app: in all, and for each client address."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._all = 0
+        self._by_client: Counter[object] = Counter()
+
+    def refusal(self, address: Any) -> HandshakeRefused | None:
+        """Return the refusal of one more connection from an address; ``None`` if there is room."""
+        if _is_full(self._all, self._limits.max_connections):
+            return HandshakeRefused(HTTPStatus.SERVICE_UNAVAILABLE)
+        if _is_full(self._by_client[client_of(address)], self._limits.max_connections_per_ip):
+            return HandshakeRefused(HTTPStatus.TOO_MANY_REQUESTS)
+        return None
+
+    def add(self, address: Any) -> None:
+        """Count a connection from an address."""
+        self._all += 1
+        self._by_client[client_of(address)] += 1
+
+    def remove(self, address: Any) -> None:
+        """Count a connection from an address no longer."""
+        self._all -= 1
+        client = client_of(address)
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
+
+
+def _is_full(count: int, most: int | None) -> bool:
+    return most is not None and count >= most
 
 
 def client_of(address: Any) -> object:

@@ -134,7 +134,7 @@ class Connection:
         scope = setup.scope.session(context, lock, context_of(setup.session))
         self._life = anyio.CancelScope()
         self._peer = Peer(transport, scope, setup.request_scopes.begin(self._life))
-        self._concurrent = self._calls_of(self._peer) if some_run_beside else None
+        self._concurrent = self._concurrent_commands(self._peer) if some_run_beside else None
         self._is_open = False
         self._is_connected = False
         self._idle = False
@@ -147,7 +147,7 @@ class Connection:
         self._verify_by = setup.time_to_verify.due()
         self._timer.by(self._verify_by, setup.time_to_verify.step)
 
-    def _calls_of(self, peer: Peer) -> ConcurrentCommands:
+    def _concurrent_commands(self, peer: Peer) -> ConcurrentCommands:
         setup = self._setup
         return ConcurrentCommands(
             *(peer, setup.dispatcher, setup.background, setup.request_scopes, setup.limits),
@@ -339,7 +339,7 @@ class Connection:
             # Does what `OpenScope.run_apart` does, inlined: every message takes this path.
             outcome = await in_context(peer.scope.context.copy().run, answering)
             if route is None or outcome.exception is not None or not abuse.is_spotless:
-                self._close_reason = self._close_reason or self._judged(received, outcome)
+                self._close_reason = self._close_reason or self._close_reason_for(received, outcome)
         if self._verify_by <= self._setup.clock.now and self._is_overdue:
             self._close_reason = (
                 self._close_reason or NOT_VERIFIED
@@ -391,13 +391,13 @@ class Connection:
 
     async def _answered(self, received: ReceivedCommand, outcome: Outcome) -> None:
         """Send the outcome of a command that ran beside the reading of messages."""
-        close_reason = self._judged(received, outcome)
+        close_reason = self._close_reason_for(received, outcome)
         if outcome.frame is not None:
             await self._peer.transport.reply_beside(outcome.frame)
         if close_reason is not None:
             self._setup.background.start_soon(self._close_when_idle, close_reason)
 
-    def _judged(self, received: ReceivedCommand, outcome: Outcome) -> CloseReason | None:
+    def _close_reason_for(self, received: ReceivedCommand, outcome: Outcome) -> CloseReason | None:
         """Count the outcome in the abuse counters; return the reason to close, if any."""
         if received.route is None:
             return self._abuse.unknown()

@@ -4,9 +4,11 @@ import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
+from websockets.datastructures import Headers
+
 from websuckets.exc import ConfigurationError
 
-__all__ = ["origin_of"]
+__all__ = ["is_admitted", "origin_of"]
 
 NULL: Final = "null"
 """Origin of pages without one: from files, in sandboxed frames, in some mobile apps."""
@@ -27,6 +29,16 @@ NAME: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?")
 
 NUMERIC: Final = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)\.?")
 """Hosts that browsers take for IPv4 addresses (WHATWG URL, section 3.5)."""
+
+
+def is_admitted(headers: Headers, origins: frozenset[str | None] | None) -> bool:
+    """Tell whether a page may connect; ``origins`` are those of `origin_of`, ``None`` for any."""
+    if origins is None:
+        return True
+    sent = headers.get_all("Origin")
+    if len(sent) > 1:
+        return False
+    return (sent[0].lower() if sent else None) in origins
 
 
 def origin_of(origin: Any) -> str | None:

@@ -10,11 +10,11 @@ from typing import Any, Final
 import anyio
 from websockets.datastructures import Headers
 
-from websuckets.connections.admission import client_of
+from websuckets.connections.admission import ConnectionCounts
 from websuckets.connections.connection import Connection, Setup
 from websuckets.exc import HandshakeRefused
-from websuckets.limits import seconds
 from websuckets.protocol.transport import HttpResponse, TransportConnection
+from websuckets.runtime.stop_times import time_to_abort, time_to_stop
 from websuckets.runtime.tasks import wait_through
 
 __all__ = ["Connections"]
@@ -27,7 +27,7 @@ AT_ONCE: Final = 100
 
 CLOSES_PER_SECOND: Final = 1000
 
-COMMANDS_TOLD: Final = 10
+COMMANDS_LOGGED: Final = 10
 """Names of commands in one log line."""
 
 
@@ -37,7 +37,7 @@ class Connections:
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
         self._open: set[Connection] = set()
-        self._from: Counter[object] = Counter()
+        self._counts = ConnectionCounts(setup.limits)
         self._closing = False
         self._all_gone = anyio.Event()
         setup.clock.on_jump(self._check)
@@ -57,26 +57,23 @@ class Connections:
             logger.info("refused %s: HTTP %d", transport.socket.id, refusal.status)
         connection = Connection(transport, self._setup, refusal, self._gone)
         self._open.add(connection)
-        self._from[client_of(connection.address)] += 1
+        self._counts.add(connection.address)
         return connection
 
     def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
         """Return the refusal of a client that may not connect; ``None`` for any other."""
-        limits, request = self._setup.limits, transport.socket.request
+        request = transport.socket.request
         assert request is not None  # the opening handshake has come
-        if self._closing or _is_full(len(self._open), limits.max_connections):
+        if self._closing:
             return HandshakeRefused(HTTPStatus.SERVICE_UNAVAILABLE)
-        from_there = self._from[client_of(transport.socket.remote_address)]
-        if _is_full(from_there, limits.max_connections_per_ip):
-            return HandshakeRefused(HTTPStatus.TOO_MANY_REQUESTS)
+        refusal = self._counts.refusal(transport.socket.remote_address)
+        if refusal is not None:
+            return refusal
         return self._setup.admission.refusal(transport.request_path, request.headers)
 
     def _gone(self, connection: Connection) -> None:
         self._open.discard(connection)
-        client = client_of(connection.address)
-        self._from[client] -= 1
-        if not self._from[client]:
-            del self._from[client]
+        self._counts.remove(connection.address)
         if not self._open:
             self._all_gone.set()
 
@@ -116,24 +113,15 @@ class Connections:
             connection.cancel()
         self._all_gone = anyio.Event()
         try:
-            await wait_through(self._all_gone, self._time_to_abort)
+            timeout = time_to_abort(self._setup.limits, len(self._setup.hooks.disconnect))
+            await wait_through(self._all_gone, timeout)
         finally:
             self._leave_behind()
 
     @property
     def time_to_stop(self) -> float:
         """Seconds that stopping the app can take, if nothing ignores its cancellation."""
-        limits = self._setup.limits
-        of_the_app = 3 * seconds(limits.finalize_timeout)  # tasks, objects; one to spare
-        return seconds(limits.drain_timeout) + seconds(self._time_to_abort) + of_the_app
-
-    @property
-    def _time_to_abort(self) -> float | None:
-        timeout = self._setup.limits.finalize_timeout
-        # One timeout each for the scope of the message, streams, tasks, and the scope of the
-        # connection; for each hook, one for the hook and one for its scope; one to spare.
-        most = 5 + 2 * len(self._setup.hooks.disconnect)
-        return None if timeout is None else most * timeout
+        return time_to_stop(self._setup.limits, len(self._setup.hooks.disconnect))
 
     def _leave_behind(self) -> None:
         """Log and abort connections that are left; at least their clients learn of the end."""
@@ -151,14 +139,10 @@ class Connections:
 
     def what_runs(self) -> str:
         """Return the names of running commands, for the log."""
-        commands = Counter(self._setup.request_scopes.running).most_common(COMMANDS_TOLD)
+        commands = Counter(self._setup.request_scopes.running).most_common(COMMANDS_LOGGED)
         return "".join(f", {command!r:.80} ({times})" for command, times in commands)
 
     async def _wait_until_gone(self) -> None:
         if self._open:
             self._all_gone = anyio.Event()
             await self._all_gone.wait()
-
-
-def _is_full(count: int, most: int | None) -> bool:
-    return most is not None and count >= most

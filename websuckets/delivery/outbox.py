@@ -1,14 +1,13 @@
 """Outbox of a connection: messages that wait to be sent, so that their sender does not have to."""
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
-from websuckets.limits import Limits, Overflow
+from websuckets.limits import Limits, OutboxBound, Overflow
 from websuckets.protocol.close_codes import SLOW
 from websuckets.socket import Socket
 
@@ -32,9 +31,7 @@ class Outboxes:
 
     def __init__(self, limits: Limits, start: Start) -> None:
         self.start = start
-        frames, most = (math.inf, math.inf) if limits.outbox is None else limits.outbox
-        self.frames: float = frames
-        self.bytes: float = most
+        self.bound: OutboxBound = OutboxBound.of(limits)
         self.overflow: Overflow = limits.overflow
         self.writing: set[Outbox] = set()
         """Those for whose connection anything waits."""
@@ -83,8 +80,8 @@ class Outbox:
         self._bytes = 0
 
     def _is_full(self, frame: bytes) -> bool:
-        shared = self._shared
-        return len(self._frames) >= shared.frames or self._bytes + len(frame) > shared.bytes
+        frames, size = len(self._frames) + 1, self._bytes + len(frame)
+        return self._shared.bound.is_exceeded(frames, size)
 
     def _make_room(self, frame: bytes) -> bool:
         """Whether there is some now."""

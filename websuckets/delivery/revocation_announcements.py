@@ -11,7 +11,7 @@ from websuckets.limits import Limits
 from websuckets.protocol.close_codes import REVOKED as CLOSE_REVOKED
 from websuckets.protocol.close_codes import UNSURE
 from websuckets.runtime.tasks import Background
-from websuckets.session import Session, User, UserId
+from websuckets.session import Session, User, UserId, is_user_id
 
 __all__ = ["RevocationAnnouncements", "user_id_of"]
 
@@ -73,6 +73,6 @@ class RevocationAnnouncements:
 def user_id_of(text: bytes) -> UserId:
     """Raises `ValueError` for what is no id of a user."""
     id = from_json(text)
-    if not isinstance(id, str | int) or isinstance(id, bool):
+    if not is_user_id(id):
         raise ValueError("no user's id")
     return id

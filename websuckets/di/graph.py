@@ -1,4 +1,4 @@
-"""Proof of a container's dependency graph; the only module that uses undocumented parts of dishka.
+"""Proof of a container's dependency graph, which reads parts of dishka that have no documentation.
 
 dishka proves most of a graph when the graph is built. dishka does not prove a dependency on a bare
 type variable, values that are not passed to a scope (``from_context``), providers of which none is

@@ -15,7 +15,7 @@ from coredis.exceptions import ConnectionError as NotConnected
 from coredis.exceptions import MovedError, RedisError, ResponseError, WrongTypeError
 
 from websuckets.exc import ConfigurationError, Unavailable
-from websuckets.redis.answers import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
+from websuckets.redis.errors import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
 from websuckets.redis.url import database_of
 
 __all__ = [

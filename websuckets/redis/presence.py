@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 
 from websuckets.redis.connection import AT_ONCE, Command, RedisConnection, asked, asked_each
 from websuckets.redis.malformed import MalformedCounter
-from websuckets.session import UserId
+from websuckets.session import UserId, is_user_id
 
 __all__ = ["Presence"]
 
@@ -134,7 +134,7 @@ class Presence:
             id = from_json(user)
         except ValueError:
             id = None
-        if isinstance(id, str | int) and not isinstance(id, bool):
+        if is_user_id(id):
             return id
         self._malformed.found(key)
         return None

@@ -35,7 +35,7 @@ class _Yields:
 
     discarding: frozenset[int] = frozenset()
     """Lines whose ``yield`` has a value that nothing uses."""
-    guarded: frozenset[int] = frozenset()
+    covered: frozenset[int] = frozenset()
     """Lines inside a ``try`` or a ``with`` that would notice an error."""
 
 
@@ -123,16 +123,16 @@ def _is_again(failure: BaseException, error: BaseException) -> bool:
 
 def _expects_it_raised(generator: Any) -> bool:
     """Tell whether the ``yield`` at which a generator waits wants an error to be raised there."""
-    is_guarded = False
+    is_covered = False
     while True:
         code, frame = _state_of(generator)
         yields = None if code is None or frame is None else _yields_of(code)
         if yields is None or frame is None:
             return False
-        is_guarded = is_guarded or frame.f_lineno in yields.guarded
+        is_covered = is_covered or frame.f_lineno in yields.covered
         waits_in = getattr(generator, "gi_yieldfrom", None)
         if waits_in is None:
-            return is_guarded and frame.f_lineno in yields.discarding
+            return is_covered and frame.f_lineno in yields.discarding
         generator = waits_in
 
 
@@ -172,11 +172,11 @@ def _read_yields(code: CodeType) -> _Yields | None:
     if definition is None:  # the file has changed since
         return None
     visitor = _Visitor()
-    visitor.visit_all(definition.body, is_guarded=False)
+    visitor.visit_all(definition.body, is_covered=False)
     offset = first - 2
     return _Yields(
         frozenset(line + offset for line in visitor.discarding - visitor.used),
-        frozenset(line + offset for line in visitor.guarded),
+        frozenset(line + offset for line in visitor.covered),
     )
 
 
@@ -193,26 +193,26 @@ class _Visitor(ast.NodeVisitor):
     def __init__(self) -> None:
         self.discarding: set[int] = set()
         self.used: set[int] = set()
-        self.guarded: set[int] = set()
-        self._is_guarded = False
+        self.covered: set[int] = set()
+        self._is_covered = False
 
-    def visit_all(self, nodes: Iterable[ast.AST], *, is_guarded: bool) -> None:
-        before, self._is_guarded = self._is_guarded, self._is_guarded or is_guarded
+    def visit_all(self, nodes: Iterable[ast.AST], *, is_covered: bool) -> None:
+        before, self._is_covered = self._is_covered, self._is_covered or is_covered
         for node in nodes:
             self.visit(node)
-        self._is_guarded = before
+        self._is_covered = before
 
     def _visit_try(self, node: Any) -> None:
-        self.visit_all(node.body, is_guarded=True)
+        self.visit_all(node.body, is_covered=True)
         rest = (*node.handlers, *node.orelse)
-        self.visit_all(rest, is_guarded=bool(node.finalbody))  # `except` does not cover these
-        self.visit_all(node.finalbody, is_guarded=False)
+        self.visit_all(rest, is_covered=bool(node.finalbody))  # `except` does not cover these
+        self.visit_all(node.finalbody, is_covered=False)
 
     visit_Try = visit_TryStar = _visit_try
 
     def _visit_with(self, node: Any) -> None:
-        self.visit_all(node.items, is_guarded=False)
-        self.visit_all(node.body, is_guarded=True)
+        self.visit_all(node.items, is_covered=False)
+        self.visit_all(node.body, is_covered=True)
 
     visit_With = visit_AsyncWith = _visit_with
 
@@ -230,8 +230,8 @@ class _Visitor(ast.NodeVisitor):
 
     def _yields(self, node: ast.Yield | ast.YieldFrom, lines: set[int]) -> None:
         lines.add(node.lineno)
-        if self._is_guarded:
-            self.guarded.add(node.lineno)
+        if self._is_covered:
+            self.covered.add(node.lineno)
         self.generic_visit(node)
 
     def _skip(self, node: ast.AST) -> None:

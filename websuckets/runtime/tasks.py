@@ -287,9 +287,9 @@ class Tasks(TaskGroup):
                 raise
             self._tell(error, name)
 
-    async def _finish(self, request_scope: Awaitable[Any], name: object) -> Any:
+    async def _finish(self, awaited: Awaitable[Any], name: object) -> Any:
         try:
-            return await request_scope
+            return await awaited
         except BaseException as error:
             self._tell(error, name)
 

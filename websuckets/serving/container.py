@@ -35,7 +35,7 @@ __all__ = [
     "Override",
     "build_container",
     "check_container",
-    "tell_defaults",
+    "log_defaults",
 ]
 
 logger: logging.Logger = logging.getLogger("websuckets")
@@ -226,7 +226,7 @@ def _misuses(
             )
 
 
-def tell_defaults(injection: Injection, container: AsyncContainer) -> None:
+def log_defaults(injection: Injection, container: AsyncContainer) -> None:
     """Log which parameters are never filled, and which return annotation is not used.
 
     A parameter that is never filled may have been meant for the payload.

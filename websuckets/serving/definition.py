@@ -14,7 +14,7 @@ from websuckets.commands.hooks import HookDeclarations, Kind
 from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.tasks import AppTasks
-from websuckets.serving.compiled import CompiledApp, read_blueprint
+from websuckets.serving.compiled_app import CompiledApp, compile_app
 from websuckets.serving.container import Override
 from websuckets.store import SessionStore
 
@@ -90,7 +90,7 @@ class AppDefinition:
         ``values`` are objects of the app, by the type that they are injected as.
         """
         if self._sealed is None:
-            self._sealed = read_blueprint(self._groups, self._hooks, values)
+            self._sealed = compile_app(self._groups, self._hooks, values)
         return self._sealed
 
     def ready(
@@ -100,7 +100,7 @@ class AppDefinition:
         compiled = self._sealed
         if compiled is None:
             groups = self._groups if groups is None else groups
-            compiled = read_blueprint(groups, self._hooks, values)
+            compiled = compile_app(groups, self._hooks, values)
         else:
             self._check_complete(compiled)
         if self._container is not None:

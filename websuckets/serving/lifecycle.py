@@ -24,8 +24,8 @@ from websuckets.runtime.finalisers import read_generators
 from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.scopes import OpenScope, sources_of_generators
 from websuckets.runtime.tasks import Background
-from websuckets.serving.compiled import CompiledApp
-from websuckets.serving.container import tell_defaults
+from websuckets.serving.compiled_app import CompiledApp
+from websuckets.serving.container import log_defaults
 from websuckets.session import Session, as_current, context_of, running
 from websuckets.store import SessionStore
 from websuckets.transports.watchdog import PeerTimeouts
@@ -59,7 +59,7 @@ class RunningApp:
         logger.info(f"{how}, %d commands", *arguments, len(self.compiled.commands))
         for injection in self.compiled.injections:
             if injection is not self.compiled.identification.injection:
-                tell_defaults(injection, self.container)
+                log_defaults(injection, self.container)
 
 
 @asynccontextmanager

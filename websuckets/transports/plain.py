@@ -182,11 +182,11 @@ class PlainSocket(ABC):
                     )
                     self._abort_and_log()
                     raise self._closed_error()
-                await self._send_guarded(frame)
+                await self._send_watched(frame)
         else:
-            await self._send_guarded(frame)
+            await self._send_watched(frame)
 
-    async def _send_guarded(self, frame: str | bytes) -> None:
+    async def _send_watched(self, frame: str | bytes) -> None:
         self._watchdog.blocked()
         try:
             await self._send(frame)
@@ -283,7 +283,7 @@ class PlainSocket(ABC):
 
     async def reply(self, text: str) -> None:
         self._check_open()
-        await self._send_guarded(text)
+        await self._send_watched(text)
         self._check_open()
 
     async def reply_beside(self, text: str) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websuckets.limits import Limits, seconds
+from websuckets.limits import Limits, OutboxBound, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
 __all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
@@ -31,7 +31,7 @@ class PeerTimeouts:
     """Seconds in which a ping must be answered."""
     for_pong: Timeout
     """`ping_timeout` as a timeout on the clock."""
-    outbox: tuple[float, float]
+    outbox: OutboxBound
 
     @classmethod
     def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "PeerTimeouts":
@@ -44,7 +44,7 @@ class PeerTimeouts:
             between_pings=clock.timeout(interval),
             ping_timeout=seconds(timeout),
             for_pong=clock.timeout(timeout),
-            outbox=(math.inf, math.inf) if limits.outbox is None else limits.outbox,
+            outbox=OutboxBound.of(limits),
         )
 
 
@@ -145,8 +145,8 @@ class PeerWatchdog:
         self._frames += 1
         self._bytes += size
         try:
-            frames, most = self._timeouts.outbox
-            yield self._frames > 1 and (self._frames > frames or self._bytes > most)
+            bound = self._timeouts.outbox
+            yield self._frames > 1 and bound.is_exceeded(self._frames, self._bytes)
         finally:
             self._frames -= 1
             self._bytes -= size

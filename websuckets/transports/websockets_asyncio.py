@@ -255,8 +255,8 @@ class _Connection(WatchedConnection):
             return
         if self.paused:
             self._unsent += 1
-            frames, size = self.timeouts.outbox
-            if self._unsent > frames or self.transport.get_write_buffer_size() > size:
+            size = self.transport.get_write_buffer_size()
+            if self.timeouts.outbox.is_exceeded(self._unsent, size):
                 self.protocol.data_to_send()
                 self._give_in()
                 return

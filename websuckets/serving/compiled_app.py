@@ -16,7 +16,7 @@ from websuckets.runtime.tasks import AppTasks, TaskSource
 from websuckets.security import Identity, SecurityProvider, identify
 from websuckets.serving.container import Override, build_container, check_container
 
-__all__ = ["CompiledApp", "read_blueprint"]
+__all__ = ["CompiledApp", "compile_app"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +70,7 @@ class CompiledApp:
         return (self.context, values_provider({CompiledApp: self, **self.values}), tasks)
 
 
-def read_blueprint(
+def compile_app(
     groups: Iterable[CommandGroup], hooks: HookDeclarations, values: Mapping[Any, object]
 ) -> CompiledApp:
     """Compile an app; raise a `ConfigurationError` with all errors of commands, or of hooks."""

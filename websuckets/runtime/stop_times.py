@@ -1,0 +1,36 @@
+"""Times that starts and stops of an app may take: multiples of `Limits.finalize_timeout`."""
+
+import math
+
+from websuckets.limits import Limits, seconds
+
+__all__ = ["time_to_abort", "time_to_stop", "time_to_undo_a_start"]
+
+
+def time_to_undo_a_start(limits: Limits) -> float:
+    """Return the seconds in which a start that was cancelled is undone.
+
+    One timeout each is for the scope of the hook, tasks of the app, objects of the app, and the
+    broker; one is spare.
+    """
+    return 5 * seconds(limits.finalize_timeout)
+
+
+def time_to_abort(limits: Limits, disconnect_hooks: int) -> float | None:
+    """Return the seconds in which connections that are aborted are finalised; ``None`` for no end.
+
+    One timeout each is for the scope of the message, streams, tasks, and the scope of the
+    connection; two are for each hook, of which one is for the scope of the hook; one is spare.
+    """
+    timeout = limits.finalize_timeout
+    return None if timeout is None else (5 + 2 * disconnect_hooks) * timeout
+
+
+def time_to_stop(limits: Limits, disconnect_hooks: int) -> float:
+    """Return the seconds in which an app stops if nothing ignores its cancellation.
+
+    After the connections, one timeout each is for tasks and for objects of the app; one is spare.
+    """
+    aborting = time_to_abort(limits, disconnect_hooks)
+    of_the_app = 3 * seconds(limits.finalize_timeout)
+    return seconds(limits.drain_timeout) + (math.inf if aborting is None else aborting) + of_the_app
