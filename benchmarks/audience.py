@@ -10,7 +10,7 @@ from typing import Final
 from benchmarks.dialects import Dialect
 from benchmarks.load import Sample, no_garbage_collection
 from benchmarks.news import NEWS, PUBLISH, SUBSCRIBE, news
-from benchmarks.peer import PATIENCE, TEXT, Peer, Unexpected, connected, masked
+from benchmarks.peer import TEXT, TIMEOUT, Peer, Unexpected, connected, masked
 
 __all__ = ["Audience"]
 
@@ -112,7 +112,7 @@ class Audience:
         """Publish until each subscriber gets a message, as nodes may need time to find each
         other."""
         missing = {number for number, peer in self._peers.items() if peer is not self._publisher}
-        deadline = time.perf_counter() + PATIENCE
+        deadline = time.perf_counter() + TIMEOUT
         while missing:
             if time.perf_counter() > deadline:
                 raise Unexpected(f"{len(missing)} subscribers get nothing")
@@ -145,7 +145,7 @@ class Audience:
         start = clock()
         self._command(self._messages)
         while missing or not is_answered:
-            events = poll(PATIENCE)
+            events = poll(TIMEOUT)
             if not events:
                 raise Unexpected(f"{missing} messages did not arrive")
             for descriptor, _ in events:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from benchmarks.dialects import Dialect
 from benchmarks.job import Job
 from benchmarks.news import NEWS, SUBSCRIBE
-from benchmarks.peer import PATIENCE, TEXT, Peer, Unexpected, connected, masked
+from benchmarks.peer import TEXT, TIMEOUT, Peer, Unexpected, connected, masked
 
 __all__ = ["Load", "Sample", "Unexpected", "no_garbage_collection"]
 
@@ -139,9 +139,9 @@ class Load:
         clock, poll, note = time.perf_counter, self._epoll.poll, latencies.append
         peers, start = self._peers, self._start
         while (now := clock()) < deadline:
-            events = poll(PATIENCE)
+            events = poll(TIMEOUT)
             if not events:
-                raise Unexpected(f"no answer for {PATIENCE:.0f} seconds")
+                raise Unexpected(f"no answer for {TIMEOUT:.0f} seconds")
             for descriptor, event in events:
                 peer = peers[descriptor]
                 if event & select.EPOLLOUT:
@@ -206,7 +206,7 @@ class Load:
 
     def _finish(self) -> None:
         """Receive the outstanding answers, so that no loss goes unnoticed."""
-        deadline = time.perf_counter() + PATIENCE
+        deadline = time.perf_counter() + TIMEOUT
         waiting = {peer for peer in self._peers.values() if peer.sent_at}
         while waiting and time.perf_counter() < deadline:
             for descriptor, event in self._epoll.poll(1):

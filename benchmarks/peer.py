@@ -11,9 +11,9 @@ from typing import Final
 from benchmarks.dialects import Dialect
 from benchmarks.job import HOST
 
-__all__ = ["PATIENCE", "TEXT", "Peer", "Unexpected", "connected", "masked"]
+__all__ = ["TEXT", "TIMEOUT", "Peer", "Unexpected", "connected", "masked"]
 
-PATIENCE: Final = 20.0
+TIMEOUT: Final = 20.0
 """Seconds without any answer, after which a server has failed."""
 TEXT, BINARY, CLOSE, PING, PONG = 0x81, 0x82, 0x88, 0x89, 0x8A
 
@@ -42,7 +42,7 @@ class Peer:
     __slots__ = ("received", "sent_at", "socket", "unsent")
 
     def __init__(self, port: int, path: str) -> None:
-        self.socket = socket.create_connection((HOST, port), timeout=PATIENCE)
+        self.socket = socket.create_connection((HOST, port), timeout=TIMEOUT)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.received = b""
         self.unsent = b""

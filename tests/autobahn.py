@@ -81,11 +81,11 @@ async def ours(compression: str | None) -> AsyncIterator[int | None]:
     """Yield the port of an echo over our connections, on the event loop that runs this function."""
     limits = Limits(max_size=None, compression=compression)
     listen = running_transport().listen
-    async with listen(OpenDoor(), stop, HOST, 0, limits, Clock(), {}) as listener:
+    async with listen(OpenAcceptor(), stop, HOST, 0, limits, Clock(), {}) as listener:
         yield listener.port
 
 
-class OpenDoor:
+class OpenAcceptor:
     """An acceptor that accepts every client."""
 
     def address_of(self, peer: Any, headers: Headers) -> Any:

@@ -47,9 +47,9 @@ class Node:
         self.losses += 1
         self._changed.set()
 
-    async def until(self, condition: Callable[[], bool], patience: float = TIMEOUT) -> None:
+    async def until(self, condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
         """Wait until the record makes this condition true."""
-        with anyio.fail_after(patience):
+        with anyio.fail_after(timeout):
             while not condition():
                 self._changed = anyio.Event()
                 await self._changed.wait()

@@ -29,9 +29,9 @@ def census() -> Counter[str]:
     return counts
 
 
-async def until_as_before(before: Counter[str], patience: float) -> None:
+async def until_as_before(before: Counter[str], timeout: float) -> None:
     """Wait until nothing more is held than before. Raises `AssertionError` for what is left."""
-    with anyio.move_on_after(patience):
+    with anyio.move_on_after(timeout):
         while census() - before:
             _drop_cancelled_timers()
             await anyio.sleep(0.1)

@@ -138,9 +138,9 @@ class Gate:
         await self.opened.wait()
 
 
-async def until(journal: list[str], entry: str, patience: float = TIMEOUT) -> None:
+async def until(journal: list[str], entry: str, timeout: float = TIMEOUT) -> None:
     """Wait until the journal has this entry."""
-    with anyio.fail_after(patience):
+    with anyio.fail_after(timeout):
         while entry not in journal:
             await anyio.sleep(0.001)
 

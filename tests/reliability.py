@@ -44,7 +44,7 @@ from peers import (
     text,
 )
 from reliability_observers import (
-    PATIENCE,
+    LONG_TIMEOUT,
     Bystander,
     Departure,
     Slowest,
@@ -146,7 +146,7 @@ async def answers(client: Any) -> int:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(send)
-        with suppress(ConnectionClosed), anyio.move_on_after(COMMANDS * 0.2 + PATIENCE):
+        with suppress(ConnectionClosed), anyio.move_on_after(COMMANDS * 0.2 + LONG_TIMEOUT):
             while count < COMMANDS:
                 await client.recv()
                 count += 1
@@ -186,7 +186,7 @@ async def stopped(server: str, seconds: float) -> Facts:
         async with anyio.create_task_group() as tasks:
             for peer in peers:
                 tasks.start_soon(read, peer)
-            with anyio.move_on_after(PATIENCE):
+            with anyio.move_on_after(LONG_TIMEOUT):
                 await victim.process.wait()
         took = time.monotonic() - began
     replied = ends.pop("replies", 0)
@@ -303,7 +303,7 @@ async def write(peer: Peer, data: bytes) -> None:
 async def end_and_growth(server: str, data: bytes, **headers: str) -> Facts:
     async with running(server) as victim:
         end = await end_of(victim, data, **headers)
-        with suppress(Gone, TimeoutError), anyio.fail_after(PATIENCE):
+        with suppress(Gone, TimeoutError), anyio.fail_after(LONG_TIMEOUT):
             await quiet(victim)
         return [end, grown(victim), await errors(victim)]
 
@@ -418,7 +418,7 @@ def order_of_empty_items() -> str:
 async def size_of_reply(peer: Peer) -> str:
     """Return the size of the next message, or else how the connection ended."""
     try:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while True:
                 read = await peer.read_frame()
                 if read.opcode == CLOSE:
@@ -426,7 +426,7 @@ async def size_of_reply(peer: Peer) -> str:
                 if read.opcode == TEXT:
                     return f"a reply of {in_bytes(len(read.data))}"
     except TimeoutError:
-        return f"no reply in {PATIENCE} s"
+        return f"no reply in {LONG_TIMEOUT} s"
     except Gone:
         return "no close frame"
 
@@ -459,12 +459,12 @@ async def forwarded_handshakes(server: str, seconds: float) -> Facts:
             ends[await end_of_handshake(peer, forwarded_handshake())] += 1
 
     async with running(server) as victim, bystander(victim) as client:
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(LONG_TIMEOUT):
             async with anyio.create_task_group() as tasks:
                 for _ in range(FORWARDED):
                     tasks.start_soon(connect)
         if unanswered := FORWARDED - ends.total():
-            ends[f"not answered in {PATIENCE} s"] = unanswered
+            ends[f"not answered in {LONG_TIMEOUT} s"] = unanswered
         waited = f"others waited {milliseconds(client.wait)}"
         return [waited, *(f"{count} of {FORWARDED} {end}" for end, count in ends.items())]
 
@@ -507,13 +507,13 @@ async def ignored_close(server: str, seconds: float) -> Facts:
     ):
         await peer.call("address", id=1)  # the program knows the connection now
         await other.write(command("close", payload="ann", id=1))
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             end = await peer.read_close()
         with suppress(Gone):
             for _ in range(NOTES):
                 await peer.write(command("note"))
                 await anyio.sleep(BETWEEN_NOTES)
-        with anyio.move_on_after(PATIENCE):
+        with anyio.move_on_after(LONG_TIMEOUT):
             await peer.read_to_end()  # nothing runs after this
         notes = (await victim.seen())["notes"]
         code = "no close frame" if end is None else f"closed with {end.close_code}"

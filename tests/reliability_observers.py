@@ -28,7 +28,7 @@ from peers import (
 from reliability_servers import HOST
 from target import Target
 
-PATIENCE: Final = 30
+LONG_TIMEOUT: Final = 30
 """Seconds for what every server does at once."""
 
 
@@ -54,7 +54,7 @@ async def running(name: str, **pings: float) -> AsyncIterator[Victim]:
     async with await anyio.open_process(arguments, stdout=None, stderr=None) as process:
         try:
             victim = Victim(port, process)
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 await until_it_serves(port)
                 await warm_up(victim)
             victim.watch()

@@ -192,8 +192,8 @@ async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack
     The peer is aborted sooner if more is sent to it meanwhile than `Limits.outbox` allows.
     """
     skip_what_cannot_be(server, attack)
-    patience = Limits().send_timeout
-    assert patience == 10
+    timeout = Limits().send_timeout
+    assert timeout == 10
     async with (
         running_target(server, anyio_backend, {}, {}) as target,
         AsyncExitStack() as stack,
@@ -207,13 +207,13 @@ async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ATTACKS[attack], stalled)
             began = time.monotonic()
-            with anyio.fail_after(patience + 3):
+            with anyio.fail_after(timeout + 3):
                 slowest = await observe(observer, 1)
             took = time.monotonic() - began
             tasks.cancel_scope.cancel()
         assert target.growth < MOST
-        assert took >= patience or attack in SOONER
-        assert slowest < patience / 2
+        assert took >= timeout or attack in SOONER
+        assert slowest < timeout / 2
         # Under ASGI only the server could abort the connection, and it does not do so.
         assert target.sockets == sockets - (server == "websockets")
         assert (await observer.call("errors"))["payload"] == []
@@ -448,8 +448,8 @@ async def test_handshakes_that_come_byte_by_byte(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     """Expect the handshakes to be aborted at ``open_timeout``, without hindering others."""
-    patience, ends = 5.0, list[float]()
-    async with app.serve("127.0.0.1", 0, open_timeout=patience) as server:
+    timeout, ends = 5.0, list[float]()
+    async with app.serve("127.0.0.1", 0, open_timeout=timeout) as server:
 
         async def drip() -> None:
             async with tcp(server.port) as peer:
@@ -463,11 +463,11 @@ async def test_handshakes_that_come_byte_by_byte(
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
                 tasks.start_soon(drip)
-            await anyio.sleep(patience / 10)  # all handshakes have begun
+            await anyio.sleep(timeout / 10)  # all handshakes have begun
             await assert_serves(server.port)
             assert ends == []
         assert len(ends) == count
-        assert min(ends) > patience * 0.9
+        assert min(ends) > timeout * 0.9
         await assert_serves(server.port)
     assert errors(caplog) == []
 
@@ -709,7 +709,7 @@ async def test_frames_without_end(server: str, anyio_backend: str, what: str) ->
 
 
 @pytest.mark.parametrize(
-    ("count", "each", "patience"),
+    ("count", "each", "timeout"),
     [(100, 0.02, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
 )
 async def test_many_commands_at_once_to_a_slow_handler(
@@ -718,10 +718,10 @@ async def test_many_commands_at_once_to_a_slow_handler(
     caplog: pytest.LogCaptureFixture,
     count: int,
     each: float,
-    patience: float,
+    timeout: float,
 ) -> None:
     """Expect answers in order: the client is well, and its pongs come behind its commands."""
-    options = {"ping_interval": patience, "ping_timeout": patience}
+    options = {"ping_interval": timeout, "ping_timeout": timeout}
     async with app.serve("127.0.0.1", 0, **options) as server:
         async with dial(server, ping_interval=None) as client, anyio.create_task_group() as tasks:
             tasks.start_soon(send_all, client, count, each)
@@ -737,7 +737,7 @@ async def send_all(client: Client, count: int, each: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "each", "patience"),
+    ("count", "each", "timeout"),
     [(100, 0.05, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
 )
 async def test_one_that_dies_with_many_commands_waiting(
@@ -746,10 +746,10 @@ async def test_one_that_dies_with_many_commands_waiting(
     caplog: pytest.LogCaptureFixture,
     count: int,
     each: float,
-    patience: float,
+    timeout: float,
 ) -> None:
     """Expect the end of the peer to be found once there is room to read its answer to a ping."""
-    options = {"ping_interval": patience, "ping_timeout": patience, "close_timeout": patience}
+    options = {"ping_interval": timeout, "ping_timeout": timeout, "close_timeout": timeout}
     sleep = f'{{"event": "sleep", "payload": {each}}}'
     async with app.serve("127.0.0.1", 0, **options) as server:
         async with client_process(server.port, *[sleep] * count) as client:

@@ -27,7 +27,7 @@ from websuckets.testing import TestClient
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 3 * TIMEOUT
+LONG_TIMEOUT = 3 * TIMEOUT
 """Seconds for an operation that takes several heartbeats on a busy machine."""
 
 
@@ -41,7 +41,7 @@ def with_gap(node: Node) -> Callable[[], bool]:
 
 async def come_through(one: Node, two: Node, body: bytes) -> None:
     """Publish on one node until the other receives the event, which may take several attempts."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(LONG_TIMEOUT):
         while ("a", body) not in two.got:
             one.link.publish("a", body)
             await anyio.sleep(0.05)
@@ -67,9 +67,9 @@ async def test_a_lost_connection_is_made_anew_and_its_gap_is_told(
         two.link.enter("", "ann")
         fault(own_redis)
         for node in (one, two):
-            await node.until(with_gap(node), PATIENCE)
+            await node.until(with_gap(node), LONG_TIMEOUT)
         await come_through(one, two, b"[1]")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while await one.link.members("") != {"ann"}:
                 await anyio.sleep(0.01)
     assert "Redis is away" in caplog.text
@@ -102,12 +102,12 @@ async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, f
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(url)) as two:
             await two.link.subscribe("a")
             with stopped(own_redis) if fault == "stopped" else swallowing(proxy):
-                with anyio.fail_after(PATIENCE):
+                with anyio.fail_after(LONG_TIMEOUT):
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(two.link.subscribe, "b")
                         assert await two.link.members("") == set()
                 two.link.publish("a", b"[0]")  # is lost
-            await two.until(with_gap(two), PATIENCE)
+            await two.until(with_gap(two), LONG_TIMEOUT)
             await come_through(one, two, b"[1]")
 
 
@@ -125,8 +125,8 @@ async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: R
                     for number in range(most):
                         two.link.publish("a" if number == 0 else f"c{number}", b"[0]")
                     two.link.publish("a", b"[0]")
-                await one.until(lambda told=told: one.gaps == told, PATIENCE)  # type: ignore[misc]
-                await two.until(with_gap(two), PATIENCE)
+                await one.until(lambda told=told: one.gaps == told, LONG_TIMEOUT)  # type: ignore[misc]
+                await two.until(with_gap(two), LONG_TIMEOUT)
             assert one.got == []
 
 
@@ -141,10 +141,10 @@ async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: Redis
             two.link.enter("", "ann")
             await anyio.wait_all_tasks_blocked()  # for the answer
             two.link.publish("b", b"[0]")
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 await two.link.subscribe("noticed")
             proxy.let_through()
-            await one.until(lambda: ["a"] in one.gaps and ["b"] in one.gaps, PATIENCE)
+            await one.until(lambda: ["a"] in one.gaps and ["b"] in one.gaps, LONG_TIMEOUT)
             assert one.got in ([], [("a", b"[0]")])
 
 
@@ -186,7 +186,7 @@ async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
         await bob.call("enter", "bob")
         client_kill(own_redis)
         for client, channel in ((ann, "a"), (bob, None)):
-            gap = await client.receive(PATIENCE)
+            gap = await client.receive(LONG_TIMEOUT)
             assert (gap.event, gap.payload) == ("channel gap", {"channel": channel})
 
 
@@ -261,7 +261,7 @@ async def test_malformed_keys_are_not_users(
         shared_redis.command("SET", f"{redis.root}:users:other:b", "no set")
         assert await node.link.members("b") == set()
         shared_redis.command("SET", f"{redis.root}:nodes", "no set")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while redis.redis.refusals.count < 3:
                 await anyio.sleep(0.01)
         assert "Redis refuses" in caplog.text
@@ -278,7 +278,7 @@ async def test_a_node_that_is_dead_is_cleared_away(shared_redis: RedisServer) ->
     shared_redis.command("SADD", f"{redis.root}:users:name:a", '"bob"')
     async with linked(redis) as node:
         assert await node.link.members("a") == set()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while b"name" in shared_redis.command("KEYS", f"{redis.root}:*"):
                 await anyio.sleep(0.01)
     left = shared_redis.command("KEYS", f"{redis.root}:*")  # the node has deleted its own keys, too
@@ -298,7 +298,7 @@ async def test_a_node_that_was_forgotten_says_again_who_is_there(
         for key in shared_redis.command("KEYS", f"{redis.root}:*").split(b"\r\n"):
             if key.startswith(redis.root.encode()):
                 shared_redis.command("DEL", key)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while await two.link.members("a") != {"ann"}:
                 await anyio.sleep(0.01)
 
@@ -356,7 +356,7 @@ async def test_it_is_tried_again_and_logged_once(caplog: pytest.LogCaptureFixtur
     witness = Witness()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(RedisConnection(f"redis://127.0.0.1:{free_port()}", 0.5).run, witness)
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while witness.losses < 3:
                 await anyio.sleep(0.01)
         tasks.cancel_scope.cancel()
@@ -389,7 +389,7 @@ async def test_an_app_starts_where_redis_refuses_subscriptions(
     """The app serves its own clients, as without Redis, and logs the reason."""
     refuse(own_redis, "resetchannels")
     provider = RedisProvider(own_redis.url, heartbeat=0.1)
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(LONG_TIMEOUT):
         async with TestClient(rooms.app(providers=[provider])) as client:
             await client.call("enter", "ann")
             await client.call("join", "a")
@@ -403,7 +403,7 @@ async def test_a_channel_that_redis_refuses_keeps_nobody_waiting(own_redis: Redi
     """The subscriber gets the events of its own node."""
     async with linked(broker_at(own_redis.url, 0.2)) as node:
         refuse(own_redis, "resetchannels", "&{0/test}:topic:a")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             await node.link.subscribe("refused")
 
 
@@ -415,11 +415,11 @@ async def test_what_redis_refuses_to_publish_is_told_when_it_can_be(
         await two.link.subscribe("a")
         refuse(own_redis, "-publish")
         one.link.publish("a", b"canary")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while "Redis refuses" not in caplog.text:
                 await anyio.sleep(0.01)
         refuse(own_redis, "+publish")
-        await two.until(lambda: ["a"] in two.gaps, PATIENCE)
+        await two.until(lambda: ["a"] in two.gaps, LONG_TIMEOUT)
         assert two.got == []
     assert "canary" not in caplog.text
 
@@ -439,13 +439,13 @@ async def test_who_unsubscribes_from_what_is_not_confirmed_waits_no_longer_than_
     """A subscriber that waits for the confirmation waits no longer than the connection, either."""
     async with linked(broker_at(own_redis.url, 0.5)) as node:
         own_redis.pause()
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(node.link.subscribe, "a")
                 await anyio.wait_all_tasks_blocked()
                 node.link.unsubscribe("a")
         own_redis.go_on()
-        await node.until(with_gap(node), PATIENCE)
+        await node.until(with_gap(node), LONG_TIMEOUT)
 
 
 @pytest.mark.parametrize("key", ["nodes", "users", "groups", "alien"])
@@ -467,7 +467,7 @@ async def test_users_are_known_whatever_others_write(own_redis: RedisServer, key
             own_redis.command("SET", "{0/test}:groups:dead", "none")
         else:
             own_redis.command("SADD", "{0/test}:nodes", b"\xff")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while await one.link.members("a") != {"ann"}:
                 await anyio.sleep(0.01)
             while own_redis.command("SCARD", "{0/test}:nodes") != (

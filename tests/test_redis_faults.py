@@ -26,7 +26,7 @@ CLIENTS: Final = 200
 SUBSCRIBERS: Final = 1000
 MESSAGES: Final = 100
 HEARTBEAT: Final = 1.0
-PATIENCE: Final = 60
+LONG_TIMEOUT: Final = 60
 STOP: Final = 5
 """Seconds for which Redis is stopped, or its connections swallow everything."""
 
@@ -66,7 +66,7 @@ class Member:
         changed.set()
 
     async def until(self, condition: Callable[["Member"], bool]) -> None:
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while not condition(self):
                 assert self.others == []
                 await self._changed.wait()
@@ -146,14 +146,14 @@ async def test_clients_go_on_whatever_happens_to_redis(own_redis: RedisServer, f
             await anyio.sleep(2 * HEARTBEAT)
             before = census()
             await meet(here, there, fault, own_redis, proxy)
-            await until_as_before(before, PATIENCE)
+            await until_as_before(before, LONG_TIMEOUT)
 
 
 async def meet(here: Server, there: Server, fault: Any, server: RedisServer, proxy: Proxy) -> None:
     async with dial(here) as client, members(here, CLIENTS) as everybody:
         await talk_through(client, everybody, fault, server, proxy)
         async with members(there, 1) as (other,):
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 while "from there" not in everybody[0].news:
                     await other.tell("publish", {"channel": "a", "what": "from there"})
                     await anyio.sleep(0.2)
@@ -194,7 +194,7 @@ async def test_a_node_that_is_killed_takes_its_people_along(
         async with node_process(own_redis.url, anyio_backend_name, HEARTBEAT) as node:
             async with dial(node.server) as ann:
                 await ann.call("enter", payload="ann", id=1)
-                with anyio.fail_after(PATIENCE):
+                with anyio.fail_after(LONG_TIMEOUT):
                     while (await client.call("online"))["payload"] != ["ann"]:
                         await anyio.sleep(0.05)
                 node.kill()

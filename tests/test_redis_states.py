@@ -32,7 +32,7 @@ from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
 
-PATIENCE = 3 * TIMEOUT
+LONG_TIMEOUT = 3 * TIMEOUT
 """Seconds for an operation that takes several heartbeats on a busy machine."""
 
 HEARTBEAT = 0.2
@@ -51,14 +51,14 @@ def app_at(url: str, **options: Any) -> WebSuckets:
 
 async def until(condition: Callable[[], Any]) -> None:
     """Wait until the condition holds."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(LONG_TIMEOUT):
         while not condition():
             await anyio.sleep(0.01)
 
 
 async def members(node: Node, expected: set[str | int]) -> None:
     """Wait until these are the members of the group ``a`` on other nodes."""
-    with anyio.fail_after(PATIENCE):
+    with anyio.fail_after(LONG_TIMEOUT):
         while await node.link.members("a") != expected:
             await anyio.sleep(0.01)
 
@@ -169,9 +169,9 @@ async def test_a_primary_that_became_a_replica_is_left(
                 own_redis.command("REPLICAOF", "127.0.0.1", str(new.port))
                 proxy.redirect(new.port)
                 async with linked(broker_at(new.url)) as newcomer:
-                    await veteran.until(lambda: veteran.gaps == [None], PATIENCE)
+                    await veteran.until(lambda: veteran.gaps == [None], LONG_TIMEOUT)
                     newcomer.link.publish("a", b"[1]")
-                    await veteran.until(lambda: veteran.got == [("a", b"[1]")], PATIENCE)
+                    await veteran.until(lambda: veteran.got == [("a", b"[1]")], LONG_TIMEOUT)
                     await members(newcomer, {"ann"})
     assert re.search("Redis is away: .*replica", caplog.text)
     assert "Redis is back" in caplog.text
@@ -258,7 +258,7 @@ async def test_what_is_published_while_memory_is_full_arrives(own_redis: RedisSe
         one.link.publish("a", b"[1]")
         one.link.enter("a", "ann")
         one.link.publish("a", b"[2]")
-        await two.until(lambda: two.got == [("a", b"[1]"), ("a", b"[2]")], PATIENCE)
+        await two.until(lambda: two.got == [("a", b"[1]"), ("a", b"[2]")], LONG_TIMEOUT)
         own_redis.command(*FULL[1])
         await members(two, {"ann"})
         assert two.gaps == []
@@ -303,7 +303,7 @@ async def test_what_redis_refuses_is_unavailable_for_now(
         assert await does(ann, "who am i", None, "secret of ann")
         own_redis.command(*fault[1])
         async with ann.connect() as again:
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 while not await does(again, "who am i", None, "secret of ann"):
                     await anyio.sleep(0.01)
             await again.call("keep", {"role": "reader"})
@@ -490,7 +490,7 @@ async def test_a_password_that_changes_later_is_told_with_the_remedy(
         await until(lambda: "WRONGPASS" in caplog.text)
         assert "write the right user and password in the URL" in caplog.text
         own_redis.command("ACL", "SETUSER", "node", "resetpass", ">right")
-        await node.until(lambda: node.gaps == [None], PATIENCE)
+        await node.until(lambda: node.gaps == [None], LONG_TIMEOUT)
     assert "Redis is back" in caplog.text
 
 
@@ -581,7 +581,7 @@ async def test_apps_in_two_databases_know_nothing_of_each_other(own_redis: Redis
     ):
         await ann.call("join", "a")
         await ann.call("enter", "ann")
-        with anyio.fail_after(PATIENCE):
+        with anyio.fail_after(LONG_TIMEOUT):
             while (await bob.call("members", "a")).payload != ["ann"]:
                 await anyio.sleep(0.01)
         assert (await eve.call("members", "a")).payload == []
@@ -635,7 +635,7 @@ async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptur
             assert reply.payload == ["ann", "editor"]
             await bob.call("publish", {"channel": "a", "what": 1})
             assert (await ann.receive()).payload == 1
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 while (await bob.call("members", "a")).payload != ["ann"]:
                     await anyio.sleep(0.01)
             await bob.call("revoke", "ann")
@@ -653,8 +653,8 @@ async def test_keys_that_move_to_another_server_are_followed() -> None:
         async with linked(redis) as node:
             assert await store.save(ANN, Record("ann"))
             move_slot(redis.root, source, target)
-            await node.until(lambda: node.gaps == [None], PATIENCE)
-            with anyio.fail_after(PATIENCE):
+            await node.until(lambda: node.gaps == [None], LONG_TIMEOUT)
+            with anyio.fail_after(LONG_TIMEOUT):
                 assert await store.save(ANN, Record("ann"))  # only its slot has moved
 
 
@@ -702,7 +702,7 @@ async def test_announcements_of_the_time_without_a_link_are_replayed(
     with pytest.raises(Unavailable):
         await two.link.announce(b"cannot be kept")
     proxy.let_through()
-    await two.until(lambda: len(two.announcements) == 8, PATIENCE)
+    await two.until(lambda: len(two.announcements) == 8, LONG_TIMEOUT)
     assert two.announcements == [b"before", *expected]
     assert two.losses == losses
 
@@ -714,7 +714,7 @@ async def test_a_hint_that_is_lost_delays_an_announcement_by_a_heartbeat(
     async with linked(broker_at(own_redis.url)) as one, linked(broker_at(own_redis.url)) as two:
         own_redis.command("ACL", "SETUSER", "default", "-publish")
         await one.link.announce(b"a")
-        await two.until(lambda: two.announcements == [b"a"], PATIENCE)
+        await two.until(lambda: two.announcements == [b"a"], LONG_TIMEOUT)
 
 
 async def test_more_announcements_than_are_kept_are_told_as_lost(
@@ -730,7 +730,7 @@ async def test_more_announcements_than_are_kept_are_told_as_lost(
     with pytest.raises(Unavailable):
         await two.link.announce(b"noticed")
     proxy.let_through()
-    await two.until(lambda: two.losses == losses + 1, PATIENCE)
+    await two.until(lambda: two.losses == losses + 1, LONG_TIMEOUT)
     await one.link.announce(b"next")
     await two.until(lambda: two.announcements == [b"next"])
 
@@ -772,8 +772,8 @@ async def test_lost_announcements_are_noticed(
         await two.until(lambda: len(two.announcements) == 2)
         losses = two.losses
         loss(own_redis)
-        await two.until(lambda: two.losses == losses + 1, PATIENCE)
-        with anyio.fail_after(PATIENCE):
+        await two.until(lambda: two.losses == losses + 1, LONG_TIMEOUT)
+        with anyio.fail_after(LONG_TIMEOUT):
             while b"next" not in two.announcements:
                 try:
                     await one.link.announce(b"next")
@@ -814,7 +814,7 @@ async def test_a_revocation_reaches_a_node_that_was_cut_off(
             await admin.call("revoke", "ann")
             assert ann.close_code is None
             proxy.let_through()
-            with anyio.fail_after(PATIENCE):
+            with anyio.fail_after(LONG_TIMEOUT):
                 await ann.wait_closed()
             assert (ann.close_code, ann.close_reason) == (4401, "revoked")
 

@@ -41,11 +41,11 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 MOST_LOST: Final = 1000
 """Topics of lost messages that are told one by one; when there are more, all are."""
 
-PATIENCE: Final = 3
+TIMEOUT_HEARTBEATS: Final = 3
 """Heartbeats in which a subscription is confirmed, or never: that the connection is lost is noticed
 within two."""
 
-TIME_TO_PART: Final = 2.0
+TIME_TO_DRAIN: Final = 2.0
 """Seconds in which a node that ends can say so."""
 
 
@@ -85,7 +85,7 @@ class RedisBroker:
                     linked(node)
                     await anyio.sleep_forever()
             finally:
-                with anyio.move_on_after(TIME_TO_PART, shield=True):
+                with anyio.move_on_after(TIME_TO_DRAIN, shield=True):
                     await node.drain()
                 life.cancel()
         assert node.mistake is not None  # else it ends by being cancelled alone
@@ -148,7 +148,8 @@ class _RedisLink:
             self._topics[topic] = anyio.Event()
             self._send_subscriptions([topic])
         if self._connection is not None:
-            with anyio.move_on_after(PATIENCE * self._redis.heartbeat):  # or Redis refuses it
+            timeout = TIMEOUT_HEARTBEATS * self._redis.heartbeat
+            with anyio.move_on_after(timeout):  # or Redis refuses the subscription
                 await self._topics[topic].wait()
 
     def unsubscribe(self, topic: str) -> None:

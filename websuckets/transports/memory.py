@@ -37,7 +37,7 @@ class MemoryClient:
         self.gone: anyio.Event = anyio.Event()
         """Set when the server is done with the connection."""
         self._frames = Frames(CAPACITY)
-        self._door = acceptor
+        self._acceptor = acceptor
         self._server = _MemorySocket(request, self, acceptor, max_size, timeouts)
         self._answered = anyio.Event()
         self._refusal: HandshakeRefused | None = None
@@ -96,7 +96,7 @@ class MemoryClient:
         """Be the server: drive what the door gives until it is done. It does not raise."""
         try:
             self._server.on_failure = self.fail
-            accepted = self._door.accept(self._server)
+            accepted = self._acceptor.accept(self._server)
             try:
                 self._refusal = await accepted.opening()
             except BaseException:
