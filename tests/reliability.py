@@ -238,9 +238,9 @@ async def slow_handshakes(server: str, seconds: float) -> Facts:
             while len(ends) < HANDSHAKES:
                 await anyio.sleep(0.1)
         tasks.cancel_scope.cancel()
-        dropped = f"{len(ends)} of {HANDSHAKES} dropped"
+        aborted = f"{len(ends)} of {HANDSHAKES} aborted"
         when = f"after {max(ends):.1f} s" if ends else f"in {seconds:.0f} s"
-        return [f"{dropped} {when}", f"others waited {milliseconds(client.wait)}"]
+        return [f"{aborted} {when}", f"others waited {milliseconds(client.wait)}"]
 
 
 async def until_gone(peer: Peer) -> None:

@@ -188,28 +188,29 @@ class Departure:
         self._victim, self._client = victim, client
         self._began = time.monotonic()
         self._sockets, self._online = victim.sockets, client.online
-        self._given_up: float | None = None
-        self._dropped: float | None = None
+        self._forgotten: float | None = None
+        self._aborted: float | None = None
 
     async def wait(self, seconds: float, *, beyond: float = 1) -> None:
         """Wait this long, or until ``beyond`` seconds after both, if that is sooner."""
         with anyio.move_on_after(seconds):
-            while self._dropped is None or self._given_up is None:
+            while self._aborted is None or self._forgotten is None:
                 self._look()
                 await anyio.sleep(0.05)
             await anyio.sleep(beyond)
 
     def _look(self) -> None:
         after = time.monotonic() - self._began
-        if self._dropped is None and self._victim.sockets < self._sockets:
-            self._dropped = after
-        if self._given_up is None and self._client.online < self._online:
-            self._given_up = after
+        if self._aborted is None and self._victim.sockets < self._sockets:
+            self._aborted = after
+        if self._forgotten is None and self._client.online < self._online:
+            self._forgotten = after
 
     def __str__(self) -> str:
-        if self._dropped is not None:
-            return f"dropped after {self._dropped:.1f} s"
+        if self._aborted is not None:
+            return f"aborted after {self._aborted:.1f} s"
         so_far = f"in {time.monotonic() - self._began:.0f} s"
-        if self._given_up is not None:
-            return f"given up after {self._given_up:.1f} s, its TCP connection not closed {so_far}"
-        return f"not dropped {so_far}"
+        if self._forgotten is not None:
+            forgotten = f"forgotten after {self._forgotten:.1f} s"
+            return f"{forgotten}, its TCP connection not closed {so_far}"
+        return f"not aborted {so_far}"

@@ -313,7 +313,7 @@ async def test_hooks_see_only_what_websockets_finds_acceptable(
     assert journal == ["hook"]
 
 
-async def test_a_handshake_that_takes_too_long_is_given_up(
+async def test_a_handshake_that_takes_too_long_is_refused(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect everything to be closed after open_timeout of ``websockets``."""

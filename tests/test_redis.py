@@ -206,7 +206,7 @@ async def test_a_gap_is_an_event_on_the_channel(own_redis: RedisServer) -> None:
     ],
 )
 @pytest.mark.parametrize("topic", ["channel/a", "users"])
-async def test_malformed_messages_are_dropped_and_counted(
+async def test_malformed_messages_are_ignored_and_counted(
     shared_redis: RedisServer, message: bytes, topic: str
 ) -> None:
     """No client gets a malformed message, and no client is disturbed."""
@@ -248,7 +248,7 @@ async def test_a_prefix_may_be_a_member_of_an_enum(shared_redis: RedisServer) ->
 async def test_malformed_keys_are_not_users(
     shared_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A malformed user is dropped and counted; a key of another kind stops nothing."""
+    """A malformed user is ignored and counted; a key of another kind stops nothing."""
     prefix = secrets.token_hex(8)
     redis = RedisBroker(RedisConnection(shared_redis.url, 0.2), prefix)
     for users in (b"nonsense", b"true", b"[]", b'"bob"'):

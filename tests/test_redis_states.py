@@ -782,7 +782,7 @@ async def test_lost_announcements_are_noticed(
                 await anyio.sleep(0.01)
 
 
-async def test_malformed_announcements_are_dropped_and_counted(own_redis: RedisServer) -> None:
+async def test_malformed_announcements_are_ignored_and_counted(own_redis: RedisServer) -> None:
     """Expect the announcements that follow to arrive."""
     app = app_at(own_redis.url, prefix="test")
     async with TestClient(app) as ann, TestClient(app_at(own_redis.url, prefix="test")) as admin:

@@ -198,8 +198,8 @@ def test_what_is_no_record_is_not_read(wrong: bytes) -> None:
         Record.decode(wrong)
 
 
-async def test_malformed_records_are_dropped_and_counted(shared_redis: RedisServer) -> None:
-    """Malformed records are dropped and counted, and their keys are free then."""
+async def test_malformed_records_are_ignored_and_counted(shared_redis: RedisServer) -> None:
+    """Malformed records are ignored and counted, and their keys are free then."""
     prefix = secrets.token_hex(8)
     redis = RedisBroker(RedisConnection(shared_redis.url, 5), prefix)
     store = RedisSessionStore(redis, LONG, MANY)

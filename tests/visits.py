@@ -103,7 +103,7 @@ async def not_read(peer: Peer) -> None:
     peer.reset()
 
 
-async def not_read_until_dropped(peer: Peer) -> None:
+async def not_read_until_aborted(peer: Peer) -> None:
     await visit(peer)
     await peer.write(command("push by a stream"))
     await anyio.sleep(3)
@@ -149,7 +149,7 @@ async def drip_a_handshake(peer: Peer) -> None:
 LONG_VISITS: Final[list[Visit]] = [
     read_slowly,
     not_read,
-    not_read_until_dropped,
+    not_read_until_aborted,
     flood_with_pings,
     flood_with_commands,
     never_finish_a_message,

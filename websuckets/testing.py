@@ -373,7 +373,7 @@ class _Inbox:
         self.client = client
         self._frames: list[_Frame] = []
         self._claimed: set[str] = set()
-        self._given_up: set[str] = set()
+        self._cancelled: set[str] = set()
         self._next: anyio.Event | None = None  # set once the frame that one task reads is there
 
     def here(self) -> Self:
@@ -388,7 +388,7 @@ class _Inbox:
     def release(self, id: str) -> None:
         """Discard replies to this command from now on."""
         self._claimed.discard(id)
-        self._given_up.add(id)
+        self._cancelled.add(id)
         self._frames = [frame for frame in self._frames if frame.id != id]
 
     async def cancel(self, id: str) -> None:
@@ -420,7 +420,7 @@ class _Inbox:
         finally:  # tasks that wait take their frames now, or read the next one
             self._next.set()
             self._next = None
-        if frame.id not in self._given_up:
+        if frame.id not in self._cancelled:
             self._frames.append(frame)
 
     def put_back(self, frame: _Frame) -> None:

@@ -234,7 +234,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("how", ["push", "push at once"])
-async def test_a_peer_that_does_not_read_is_dropped(
+async def test_a_peer_that_does_not_read_is_aborted(
     on_sockets: Serving,
     group: CommandGroup,
     journal: list[str],
@@ -302,7 +302,7 @@ async def test_pongs_that_are_not_read(group: CommandGroup, journal: list[str]) 
             tasks.cancel_scope.cancel()
 
 
-async def test_what_it_sent_before_it_was_dropped(
+async def test_messages_of_a_peer_that_was_aborted_are_discarded(
     group: CommandGroup, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Messages of an aborted connection are discarded, even if they were read already."""
