@@ -8,7 +8,7 @@ __all__ = ["running_transport"]
 
 
 def running_transport() -> ModuleType:
-    """The module that serves ``websockets`` on the event loop that runs this."""
+    """Return the module that serves with ``websockets`` on the running event loop."""
     if on_trio():
         from websuckets.transports import websockets_trio
 

@@ -27,27 +27,30 @@ T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
-# As the ASGI specification has them: https://asgi.readthedocs.io/en/stable/specs/www.html
+# Types of the ASGI specification: https://asgi.readthedocs.io/en/stable/specs/www.html
 AsgiScope: TypeAlias = MutableMapping[str, Any]
 AsgiReceive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 AsgiSend: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 READ_AHEAD: Final = 64 * 1024
-"""Bytes of commands that wait for the one that runs; the ASGI server holds back what is more."""
+"""Bytes of commands that wait for the running command; the ASGI server holds back the rest."""
 
 TIME_TO_READ_ON: Final = 0.05
-"""Seconds after which one reads on beside commands, if then any runs."""
+"""Seconds after which the reading task reads on, if a command then runs."""
 
 CLOSE_TIMEOUT: Final = 10
-"""Seconds in which a client may take its close frame: what ``websockets`` gives it."""
+"""Seconds in which a client may take its close frame: the default of ``websockets``."""
 
 SILENCE: Final = 1
 SILENCE_OF_NOBODY: Final = 0.01
-"""Seconds in which nothing comes after the end, until no more is expected; the latter when the
-client is known to have left: what it sent before may come after that."""
+"""Seconds without a frame after the close, until no more frames are expected.
+
+``SILENCE_OF_NOBODY`` is for a client that is known to have left, but whose earlier frames may
+still come.
+"""
 
 ABORT_TIMEOUT: Final = 1
-"""Seconds in which a client that is given up may take its close frame."""
+"""Seconds in which a client may take its close frame when its connection is aborted."""
 
 
 async def serve_asgi(
@@ -58,7 +61,7 @@ async def serve_asgi(
     limits: Limits,
     timeouts: PeerTimeouts,
 ) -> None:
-    """Answer the opening handshake, and drive what the door gives until the client is gone."""
+    """Answer the opening handshake, and run the connection handler until the client has left."""
     await receive()  # "websocket.connect"
     kind = _AsgiSocket if on_trio() else _AsyncioSocket
     socket = kind(scope, receive, send, acceptor, limits.message_size, timeouts)
@@ -80,17 +83,17 @@ async def serve_asgi(
 
 
 async def _serve(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
-    """Serve it, and read meanwhile: nobody else would notice that the client has left."""
+    """Serve the connection, and read meanwhile, to notice that the client has left."""
     error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_read, accepted, socket)
         try:
             await accepted.serve()
-            await socket.wait_closed()  # somebody else may be closing it
+            await socket.wait_closed()  # another task may be closing the connection
             await socket.leave_nothing()
         except BaseException as raised:
             error = raised
-        socket.closed_by_peer(None)  # unless it is known to be closed
+        socket.closed_by_peer(None)  # does nothing if the connection is closed already
         tasks.cancel_scope.cancel()
     if error is not None:
         raise error
@@ -100,7 +103,7 @@ async def _read(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
     try:
         await socket.read()
     except anyio.get_cancelled_exc_class():
-        if socket.close_code is None:  # the server gives us up, and nobody else knows
+        if socket.close_code is None:  # cancelled by the server, which nothing else reports
             socket.closed_by_peer(None)
             accepted.cancel()
         raise
@@ -129,9 +132,9 @@ class _AsgiSocket(PlainSocket):
         self._reading = anyio.CancelScope()
         self._is_receiving = False
         self._is_gone = False
-        """Whether the server has told that the client has left."""
+        """True once the server has reported that the client has left."""
         self._has_received = anyio.Event()
-        """Set when nobody receives any more, once it is closed."""
+        """Event that is set when the last receive ends after the connection was closed."""
         self._sending: set[anyio.CancelScope] = set()
 
     def accepted(self) -> MutableMapping[str, Any]:
@@ -155,7 +158,7 @@ class _AsgiSocket(PlainSocket):
             await self.arrived(frame)
 
     async def _next_frame(self) -> str | bytes | None:
-        """From the server, unless the client has left."""
+        """Return the next frame from the server, or ``None`` once the client has left."""
         self._is_receiving = True
         event: MutableMapping[str, Any]
         try:
@@ -176,8 +179,11 @@ class _AsgiSocket(PlainSocket):
         return data if text is None else text
 
     async def leave_nothing(self) -> None:
-        """Take what the client has sent and nobody wants: hypercorn 0.18 does not go on, to see
-        that it has answered our close or is gone, before that is done."""
+        """Discard what the client still sends, after the close.
+
+        Until that is done, hypercorn 0.18 does not notice that the client has answered our close
+        frame or has left.
+        """
         await self._stop_receiving()
         end = anyio.current_time() + CLOSE_TIMEOUT
         with anyio.move_on_after(self._silence) as waiting:
@@ -189,21 +195,21 @@ class _AsgiSocket(PlainSocket):
 
     @property
     def _silence(self) -> float:
-        """Seconds in which nothing comes, until no more is expected."""
+        """Seconds without a frame until no more frames are expected."""
         return SILENCE_OF_NOBODY if self._is_gone else SILENCE
 
     async def abort(self) -> None:
-        """ASGI has no way to just drop a connection: close it, if the client takes that."""
+        """Close the connection, with little time for the close frame, as ASGI cannot abort."""
         with anyio.move_on_after(ABORT_TIMEOUT, shield=True):
             await self.close(CloseCode.INTERNAL_ERROR)
 
     def abort_at_once(self) -> None:
-        """The server itself may go on waiting for the client: it cannot be told to drop it."""
+        """Treat the connection as lost; the server may still wait, as ASGI cannot abort."""
         self.closed_by_peer(None)
 
     async def _send(self, frame: str | bytes) -> None:
         key = "text" if isinstance(frame, str) else "bytes"
-        # A frame leaves whole or not at all: on trio, hypercorn leaves half of one if cancelled.
+        # A frame is sent whole or not at all: on trio, a cancelled hypercorn sends half a frame.
         with anyio.CancelScope(shield=self._shields_frames) as sending:
             self._sending.add(sending)
             try:
@@ -215,28 +221,31 @@ class _AsgiSocket(PlainSocket):
         raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
 
     async def _close(self, close: Close) -> None:
-        await self._stop_receiving()  # granian 2.8 closes nothing while somebody receives
+        await self._stop_receiving()  # granian 2.8 does not close while a task receives
         with anyio.move_on_after(CLOSE_TIMEOUT):
             await self._tell(
                 {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
             )
 
     async def _stop_receiving(self) -> None:
-        """It is closed: nobody wants what comes."""
+        """Cancel the task that receives, if any, and wait for its end."""
         if self._is_receiving:
             self._reading.cancel()
             with anyio.CancelScope(shield=True):
                 await self._has_received.wait()
 
     def _closed(self) -> None:
-        """Whoever waits for a client that does not read, waits no more."""
+        """Mark the connection as closed, and cancel the sends that wait for the client."""
         super()._closed()
         for sending in self._sending:
             sending.cancel()
 
     async def _tell(self, event: MutableMapping[str, Any]) -> None:
-        """An error means that the client has left: by the specification an `OSError`; uvicorn and
-        hypercorn have others for a client that broke the protocol."""
+        """Send an event to the server; take an error to mean that the client has left.
+
+        By the specification the error is an `OSError`; uvicorn and hypercorn raise other errors for
+        a client that broke the protocol.
+        """
         try:
             await self._asgi_send(event)
         except Exception as error:
@@ -248,12 +257,12 @@ class _AsgiSocket(PlainSocket):
 
 
 class _AsyncioSocket(_AsgiSocket):
-    """Takes a shorter way than a task that reads, and a cancel scope around each reply.
+    """A connection on asyncio, which needs neither the reading task nor cancel scopes as a rule.
 
-    Who waits for a message receives it from the server. The task that reads goes on when a command
-    takes its time, or sends something, so that one learns of a client that has left.
+    `receive` takes a message directly from the server. The reading task reads on when a command
+    takes long or sends something, to notice that the client has left.
 
-    What a server for asyncio sends, it hands over as a whole: sending may be cancelled.
+    Servers for asyncio write each frame as a whole, so sending may be cancelled.
     """
 
     _shields_frames = False
@@ -261,10 +270,10 @@ class _AsyncioSocket(_AsgiSocket):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._loop = asyncio.get_running_loop()
-        self._read_on: asyncio.Event | None = None  # while the task that reads has nothing to do
+        self._read_on: asyncio.Event | None = None  # not None while the reading task pauses
         self._is_watched = False
-        self._task: Any = asyncio.current_task()  # that serves
-        self._waits: int | None = None  # in `_while_open`: its ``cancelling()`` until then
+        self._task: Any = asyncio.current_task()  # the task that serves
+        self._waits: int | None = None  # in `_while_open`: the ``cancelling()`` before
         self._is_interrupted = False
 
     async def _read_ahead(self) -> None:
@@ -285,7 +294,7 @@ class _AsyncioSocket(_AsgiSocket):
         return frame
 
     async def _receive(self) -> str | bytes:
-        """Without the task that reads."""
+        """Return the next frame, taken from the server without the reading task."""
         frame = await self._while_open(self._next_frame())
         if frame is not None and self._is_too_long(frame):
             await self._close_for_size()
@@ -294,10 +303,10 @@ class _AsyncioSocket(_AsgiSocket):
         return frame
 
     async def _while_open(self, waiting: Awaitable[T]) -> T:
-        """Wait for it in the task that serves, until somebody else closes the connection.
+        """Wait in the task that serves, until another task closes the connection.
 
-        Then it raises what tells of that. It cancels no scope of the task, and leaves its
-        ``cancelling()`` as it was: hooks that follow are not taken for cancelled.
+        Then raise the error of a closed connection. No scope of the task is cancelled, and
+        ``cancelling()`` is left unchanged, so that later hooks do not count as cancelled.
         """
         before = self._waits = self._task.cancelling()
         try:
@@ -314,7 +323,7 @@ class _AsyncioSocket(_AsgiSocket):
 
     def _closed(self) -> None:
         super()._closed()
-        # Who is cancelled already, by anyio perhaps, has to see that and nothing else.
+        # A task that is cancelled already, perhaps by anyio, has to see that cancellation only.
         if self._waits == self._task.cancelling() and asyncio.current_task() is not self._task:
             self._is_interrupted = True
             self._task.cancel()
@@ -324,7 +333,7 @@ class _AsyncioSocket(_AsgiSocket):
         self._go_on_reading()
 
     def _go_on_reading(self) -> None:
-        """Unless somebody receives already."""
+        """Wake the reading task, unless a task receives already."""
         if self._read_on is not None and not self._is_receiving:
             self._read_on.set()
             self._read_on = None
@@ -351,10 +360,10 @@ class _AsyncioSocket(_AsgiSocket):
 
 
 def _request(scope: AsgiScope) -> Request:
-    """The opening handshake as it came, whatever the application is mounted under."""
+    """Return the opening handshake as it came, including the path of the mount."""
     raw_path = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
-    path, *_ = path.split("?")  # which some servers leave there
+    path, *_ = path.split("?")  # some servers leave the query in the path
     query = scope.get("query_string", b"").decode("latin-1")
     headers = Headers(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
@@ -364,16 +373,16 @@ def _request(scope: AsgiScope) -> Request:
 
 
 def path_within(scope: AsgiScope) -> str:
-    """The path within what the application is mounted under."""
+    """Return the path below the mount point of the application."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
-    if path != root and not path.startswith(f"{root}/"):  # only the beginning of a name
+    if path != root and not path.startswith(f"{root}/"):  # the root is only the beginning of a name
         return path
     return path[len(root) :] or "/"
 
 
 async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -> None:
     if "websocket.http.response" not in (scope.get("extensions") or {}):
-        await send({"type": "websocket.close"})  # which is a 403
+        await send({"type": "websocket.close"})  # the server answers 403
         return
     body = refusal.text.encode()
     headers = {
@@ -392,5 +401,5 @@ async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    """Headers as ASGI has them."""
+    """Return headers in the form of ASGI."""
     return [(name.lower().encode(), value.encode()) for name, value in headers]

@@ -10,7 +10,8 @@ __all__ = ["check_text", "checked_close"]
 def check_text(text: str) -> None:
     """Raise ``UnicodeEncodeError``, a ``ValueError``, for a text that has no UTF-8 form.
 
-    Libraries below take it for a failure of their own where they find it, and end the connection.
+    A library that meets such a text takes the error for a failure of its own, and ends the
+    connection.
     """
     if not text.isascii():
         text.encode()
@@ -19,7 +20,7 @@ def check_text(text: str) -> None:
 def checked_close(code: int, reason: str) -> Close:
     """Return the content of a close frame that can be sent.
 
-    Raises ``ValueError`` for a reason that is too long or has no UTF-8 form, and ``ProtocolError``
+    Raise ``ValueError`` for a reason that is too long or has no UTF-8 form, and ``ProtocolError``
     for a code that no close frame may have.
     """
     close = Close(code, reason)

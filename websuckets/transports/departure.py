@@ -6,13 +6,16 @@ from typing import Final
 __all__ = ["has_left"]
 
 PEER_HAS_SHUT_DOWN: Final[int] = getattr(select, "POLLRDHUP", 0)
-"""Linux alone tells that the peer sends no more before all that it has sent was read."""
+"""Event of ``poll`` for a peer that has shut down its sending side; 0 where there is none.
+
+Only Linux reports the shutdown before everything that the peer has sent was read.
+"""
 
 
 def has_left(file_descriptor: int) -> bool:
-    """Return whether the peer of a TCP connection has ended or reset it.
+    """Return whether the peer of a TCP connection has ended or reset the connection.
 
-    Where the operating system cannot tell, and for a socket that is closed (-1), it has not.
+    Return ``False`` where the operating system cannot tell, and for a closed socket (-1).
     """
     if not PEER_HAS_SHUT_DOWN or file_descriptor < 0:
         return False

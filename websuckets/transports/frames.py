@@ -3,27 +3,27 @@
 import struct
 from typing import Final
 
-from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the fastest there is
+from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the fastest implementation
 
 __all__ = ["binary_frame", "read_text", "text_frame"]
 
 TEXT: Final = 0x81
 BINARY: Final = 0x82
-"""The first byte: the last frame of its message, without extensions, and its opcode."""
+"""First byte of a frame: the FIN bit, no extension bits, and the opcode."""
 
 MASKED: Final = 0x80
 MASK_SIZE: Final = 4
 SHORTEST: Final = 2 + MASK_SIZE
-"""Bytes of a frame of a client, without payload."""
+"""Bytes of a client's shortest frame: header and mask, without payload."""
 
 
 def text_frame(payload: bytes) -> bytes:
-    """A server's frame with this text."""
+    """Return a server's text frame with this payload."""
     return _header(TEXT, len(payload)) + payload
 
 
 def binary_frame(payload: bytes) -> bytes:
-    """A server's frame with these bytes."""
+    """Return a server's binary frame with this payload."""
     return _header(BINARY, len(payload)) + payload
 
 
@@ -36,10 +36,10 @@ def _header(first: int, size: int) -> bytes:
 
 
 def read_text(data: bytes, at: int, most: float) -> tuple[bytes, int] | None:
-    """The text in the client's frame that begins at ``at``, and where the next frame begins.
+    """Return the text in the client's frame that begins at ``at``, and where the next frame begins.
 
-    ``None`` for anything but the whole frame of a whole text, of at most ``most`` bytes, and of
-    less than 64 KiB.
+    Return ``None`` for anything but the whole frame of a whole text, of at most ``most`` bytes and
+    of less than 64 KiB.
     """
     if len(data) - at < SHORTEST or data[at] != TEXT:
         return None
@@ -48,7 +48,7 @@ def read_text(data: bytes, at: int, most: float) -> tuple[bytes, int] | None:
     if size == 126:
         size = data[mask] << 8 | data[mask + 1]
         mask += 2
-    elif size > 126:  # of 64 bits, or not masked
+    elif size > 126:  # a size of 64 bits, or a frame without a mask
         return None
     payload = mask + MASK_SIZE
     end = payload + size

@@ -24,10 +24,11 @@ NOT_OPEN: Final = (
 
 
 class Handshake:
-    """Gives a ``ServerConnection`` the opening handshake that an app may refuse.
+    """A base class that gives a ``ServerConnection`` an opening handshake that an app may refuse.
 
-    It asks once ``websockets`` itself finds the handshake acceptable, and tells if it does not come
-    to a connection. As a base class it stands before ``ServerConnection``.
+    The app is asked once ``websockets`` itself finds the handshake acceptable, and the connection
+    handler is told if no connection is opened. ``Handshake`` stands before ``ServerConnection``
+    among the base classes.
     """
 
     __slots__ = ()
@@ -35,7 +36,7 @@ class Handshake:
     _attributes: tuple[str, ...] = (
         *("_address", "_response_headers", "accepted", "has_stopped_receiving"),
     )
-    """Names of what an instance has beside the attributes of a ``ServerConnection``."""
+    """Names of the attributes that an instance has besides those of a ``ServerConnection``."""
 
     acceptor: Acceptor
     timeouts: PeerTimeouts
@@ -55,7 +56,7 @@ class Handshake:
 
     @property
     def remote_address(self: Any) -> Any:
-        """The client's, also if it came by a proxy that is trusted, and also when it is gone."""
+        """The client's address, also behind a trusted proxy, and also once the client has left."""
         if self._address is None:
             return super().remote_address  # type: ignore[misc]  # of ServerConnection
         return self._address[0]
@@ -69,7 +70,7 @@ class Handshake:
         original: Any = super()
 
         async def answer_http(_: Any, request: Request) -> Any:
-            if self.protocol.close_expected():  # what came behind the request broke the protocol
+            if self.protocol.close_expected():  # the data after the request broke the protocol
                 raise _CannotAnswer
             join_cookies(request.headers)
             response = await _result(process_request, self, request)
@@ -81,7 +82,7 @@ class Handshake:
             response = await _result(process_response, self, request, response) or response
             if response.status_code != 101:
                 if getattr(request, "method", "GET") == "HEAD":
-                    response.body = b""  # its length stays in the headers: RFC 9110, section 9.3.2
+                    response.body = b""  # the headers keep the length: RFC 9110, section 9.3.2
                 return response
             self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
             self.accepted = self.acceptor.accept(self)
@@ -90,9 +91,7 @@ class Handshake:
                 for name, value in sent_headers(self):
                     response.headers[name] = value
                 return response
-            await (
-                self._abort_opening()
-            )  # the client may keep us waiting for the end of its connection
+            await self._abort_opening()  # first, as the client may delay the end of its connection
             return self._response(refusal)
 
         try:
@@ -108,7 +107,7 @@ class Handshake:
     def _peer_address(self) -> Any:
         try:
             return self.remote_address
-        except OSError:  # it is gone already
+        except OSError:  # the client has left already
             return None
 
     async def _abort_opening(self: Any) -> None:
@@ -125,7 +124,7 @@ class Handshake:
         await super().pong(data)  # type: ignore[misc]  # of ServerConnection
 
     def _check_open(self: Any) -> None:
-        """What would wait for good during the opening handshake, is an error."""
+        """Raise ``RuntimeError`` during the opening handshake, when sending would never end."""
         if self.state is State.CONNECTING:
             raise RuntimeError(NOT_OPEN)
 
@@ -138,16 +137,16 @@ class Handshake:
         return response
 
 
-class _CannotAnswer(BaseException):  # past what ``websockets`` answers with 500
-    """A request cannot be answered: ``websockets`` has ended the connection already.
+class _CannotAnswer(BaseException):  # as ``websockets`` answers an Exception with 500
+    """Error of a request after which ``websockets`` has already ended the connection.
 
-    Clients that pipeline HTTP requests do that. ``websockets`` reads what follows a request as
-    frames, and would fail when it answers the request after all.
+    Clients that pipeline HTTP requests cause this error: ``websockets`` reads the data after a
+    request as frames, and would fail if ``websockets`` answered the request after all.
     """
 
 
 async def _result(process: Any, *arguments: Any) -> Any:
-    """What the program's own ``process_request`` or ``process_response`` says, if it has one."""
+    """Return the result of the program's ``process_request`` or ``process_response``, if any."""
     result = None if process is None else process(*arguments)
     return await result if isawaitable(result) else result
 
@@ -165,7 +164,7 @@ def options_with(
     options: dict[str, Any],
     **attributes: Any,
 ) -> dict[str, Any]:
-    """Return the ``options`` for ``serve``, with our limits and connections of our kind.
+    """Return the ``options`` for ``serve``, with our limits and our connection class.
 
     All connections share ``attributes``.
     """
@@ -186,21 +185,21 @@ def options_with(
         **options,
         "max_size": limits.max_size,
         "compression": limits.compression,
-        "ping_interval": None,  # the watchdog does that
+        "ping_interval": None,  # the watchdog sends pings
         "create_connection": _creating(given, mixin, shared),
     }
 
 
 def _creating(given: Any, mixin: type[Handshake], shared: dict[str, Any]) -> Callable[..., Any]:
-    """Return what creates connections of our kind, ``given`` what creates others.
+    """Return a callable that creates connections with the mixin, in place of ``given``.
 
-    Of a class it is a class. Whatever else ``given`` is, its connections become ours once it has
-    created them.
+    For a class, return a subclass. Any other ``given`` is called, and the class of the connection
+    that ``given`` returns is then replaced by a subclass.
     """
     if isinstance(given, type):
-        # Beside its slots, ``ServerConnection`` has a dictionary of its own. With a few names more
-        # it would outgrow what Python shares between the dictionaries of a class: 1.5 KiB for each
-        # client.
+        # Besides its slots, ``ServerConnection`` has a ``__dict__``. With a few more names, the
+        # ``__dict__`` would be too large for the keys that Python shares between the instances of
+        # a class, and cost 1.5 KiB for each client.
         return type(given.__name__, (mixin, given), {"__slots__": mixin._attributes, **shared})
     classes: dict[type, type] = {}
 
@@ -217,9 +216,9 @@ def _creating(given: Any, mixin: type[Handshake], shared: dict[str, Any]) -> Cal
 
 
 def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) -> type:
-    """Return a subclass of both that instances of ``theirs`` can be given.
+    """Return a subclass of both classes that can become the class of instances of ``theirs``.
 
-    For that ``theirs`` has to be its first base, but methods are looked for in ``mixin`` first.
+    So ``theirs`` has to be the first base class, while methods of ``mixin`` take precedence.
     """
 
     def mro(cls: type) -> list[type]:
@@ -231,6 +230,6 @@ def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) ->
 
 
 async def serve_connection(connection: Any) -> None:
-    """The handler for ``serve``."""
+    """Serve an open connection, as the handler for ``serve``."""
     accepted: ConnectionHandler = connection.accepted
     await accepted.serve()

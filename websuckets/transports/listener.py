@@ -13,20 +13,20 @@ import anyio
 __all__ = ["Listener", "Named", "hosts_of", "keep_secrets_out_of_logs", "one_port"]
 
 TRIES: Final = 20
-"""Ports that are tried, until one is free on every address."""
+"""Number of ports that are tried until a port is free on every address."""
 
 Address = tuple[int, tuple[Any, ...]]
-"""A family of addresses, and one of its addresses with a port."""
+"""Address family, and an address of that family with a port."""
 
 
 class Named(Protocol):
-    """A listening socket, whoever's it is."""
+    """A listening socket of any library."""
 
     def getsockname(self) -> Any: ...
 
 
 class Listener:
-    """The listening sockets; it lives as long as they do."""
+    """The names of the sockets on which a server listens."""
 
     def __init__(self, sockets: Sequence[Named], *, secure: bool) -> None:
         self._names = [socket.getsockname() for socket in sockets]
@@ -34,7 +34,7 @@ class Listener:
 
     @property
     def port(self) -> int | None:
-        """The TCP port; ``None`` on a unix socket."""
+        """The TCP port; ``None`` for a Unix socket."""
         for name in self._names:
             if isinstance(name, tuple):
                 return int(name[1])
@@ -42,7 +42,7 @@ class Listener:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where clients connect to, one for each socket; for a unix socket, its path."""
+        """The URL of each socket, to which clients connect; for a Unix socket, its path."""
         return tuple(self._url(name) for name in self._names)
 
     def _url(self, name: Any) -> str:
@@ -53,7 +53,7 @@ class Listener:
 
 
 def keep_secrets_out_of_logs() -> None:
-    """Keep ``websockets`` from logging whole messages and headers, unless it was told to."""
+    """Keep ``websockets`` from logging whole messages and headers, unless its log level is set."""
     logger = logging.getLogger("websockets")
     if logger.level == logging.NOTSET and logger.getEffectiveLevel() < logging.INFO:
         logger.setLevel(logging.INFO)
@@ -65,12 +65,12 @@ def hosts_of(host: str | Sequence[str] | None) -> Sequence[str | None]:
 
 
 async def one_port(host: str | Sequence[str] | None, port: int, options: dict[str, Any]) -> int:
-    """Return the port to listen on, the same on each address of the host; nobody listens yet.
+    """Return the port to listen on, the same on each address of the host, without listening yet.
 
-    For port 0 and several addresses that is one that is free on all of them; a single address
-    leaves the choice to the system, as 0. Of the ``options``, those of
-    ``asyncio.loop.create_server`` count. Raises ``OSError`` for a port that is taken, or that this
-    user may not have.
+    For port 0 and several addresses, return a port that is free on all of them; for port 0 and a
+    single address return 0, which leaves the choice to the system. Of the ``options``, those of
+    ``asyncio.loop.create_server`` count. Raise ``OSError`` for a port that is taken, or that this
+    user may not bind.
     """
     addresses = await _addresses(host, port, options.get("family", socket.AF_UNSPEC))
     if not port and len(addresses) < 2:
@@ -88,7 +88,7 @@ async def _addresses(host: str | Sequence[str] | None, port: int, family: int) -
     found: dict[Address, None] = {}
     for each in hosts_of(host):
         how: dict[str, Any] = {"family": family, "type": socket.SOCK_STREAM}
-        try:  # no thread is needed for an address
+        try:  # a numeric address needs no thread
             infos: Iterable[Any] = socket.getaddrinfo(
                 each, port, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST, **how
             )
@@ -99,7 +99,7 @@ async def _addresses(host: str | Sequence[str] | None, port: int, family: int) -
 
 
 def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> int:
-    """Return the port, once it was bound on each address that this machine has."""
+    """Bind the port on each address that this machine has, release it, and return the port."""
     with ExitStack() as sockets:
         for family, (host, _, *more) in addresses:
             try:
@@ -108,7 +108,7 @@ def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> i
                 own.bind((host, port, *more))
             except OSError as error:
                 if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    continue  # whoever listens there tells what is wrong
+                    continue  # the server that listens there later raises the error
                 text = f"{host}, port {port}: {os.strerror(error.errno).lower()}"
                 raise OSError(error.errno, text) from None
             port = own.getsockname()[1]
@@ -116,7 +116,7 @@ def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> i
 
 
 def _prepare(own: socket.socket, options: dict[str, Any]) -> None:
-    """Set the options that asyncio and trio set before they bind."""
+    """Set the options that asyncio and trio set before binding."""
     if options.get("reuse_address", os.name == "posix"):
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if options.get("reuse_port"):

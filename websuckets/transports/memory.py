@@ -18,7 +18,7 @@ from websuckets.transports.watchdog import PeerTimeouts
 __all__ = ["MemoryClient"]
 
 CAPACITY: Final = 1024 * 1024
-"""Bytes on their way in either direction before the sender waits; a network buffers some, too."""
+"""Bytes buffered in either direction before the sender waits, as a network buffers some."""
 
 REMOTE_ADDRESS: Final = ("127.0.0.1", 0)
 
@@ -26,16 +26,16 @@ ABNORMAL: Final = Close(CloseCode.ABNORMAL_CLOSURE, "")
 
 
 class MemoryClient:
-    """The client's end of one connection, from its opening handshake on."""
+    """The client's end of one connection, from the opening handshake on."""
 
     def __init__(
         self, request: Request, acceptor: Acceptor, max_size: int | None, timeouts: PeerTimeouts
     ) -> None:
         self.closed: Close | None = None
-        """What the connection was closed with, by either side."""
+        """Close code and reason, of whichever side closed the connection; ``None`` until then."""
         self.has_closed: anyio.Event = anyio.Event()
         self.gone: anyio.Event = anyio.Event()
-        """Set when the server is done with the connection."""
+        """Event that is set when the server has finished with the connection."""
         self._frames = Frames(CAPACITY)
         self._acceptor = acceptor
         self._server = _MemorySocket(request, self, acceptor, max_size, timeouts)
@@ -49,16 +49,16 @@ class MemoryClient:
         return self._server
 
     async def wait_open(self) -> None:
-        """Wait for the end of the opening handshake. Raises `HandshakeRefused`."""
+        """Wait for the end of the opening handshake. Raise `HandshakeRefused` if it was refused."""
         await self._answered.wait()
         self.raise_failure()
         if self._refusal is not None:
             raise self._refusal
 
     async def send(self, frame: str | bytes) -> None:
-        """Send a frame; waits while the server has too many to read.
+        """Send a frame; wait while the server has too many frames to read.
 
-        Raises ``websockets.exceptions.ConnectionClosed``.
+        Raise ``websockets.exceptions.ConnectionClosed`` once the connection is closed.
         """
         if not isinstance(frame, str | bytes):
             raise TypeError(f"a frame is str or bytes, not {type(frame).__name__}")
@@ -67,33 +67,33 @@ class MemoryClient:
         await self._server.arrived(frame)
 
     def offer(self, frame: str) -> bool:
-        """Send a frame if nothing has to be waited for. Return whether it was sent.
+        """Send a frame if that needs no waiting. Return whether the frame was sent.
 
-        Raises ``websockets.exceptions.ConnectionClosed``.
+        Raise ``websockets.exceptions.ConnectionClosed`` once the connection is closed.
         """
         if self.closed is not None:
             raise self._closed_error(self.closed)
         return self._server.offer_arrived(frame)
 
     async def receive(self) -> str | bytes:
-        """The next frame. After the last one it raises the same as `send`."""
+        """Return the next frame. After the last frame raise the same error as `send`."""
         try:
             return await self._frames.get()
         except anyio.EndOfStream:
             raise self._closed_error(self.closed or ABNORMAL) from None
 
     def close(self, code: int | None, reason: str = "") -> None:
-        """Close the connection; without a code it is lost, as if the client had crashed."""
+        """Close the connection; without a code, lose it as if the client had crashed."""
         self._server.closed_by_peer(code, reason)
         self.end(ABNORMAL if code is None else Close(code, reason))
 
     def raise_failure(self) -> None:
-        """Raise what went wrong in the server itself, if anything did."""
+        """Raise the failure of the server itself, if there was any."""
         if self._error is not None:
             raise self._error
 
     async def serve(self) -> None:
-        """Be the server: drive what the door gives until it is done. It does not raise."""
+        """Run the connection handler of the acceptor until it returns. Raise nothing."""
         try:
             self._server.on_failure = self.fail
             accepted = self._acceptor.accept(self._server)
@@ -113,7 +113,7 @@ class MemoryClient:
         except BaseException as error:
             self.fail(error)
         finally:
-            self.close(None)  # unless it is closed
+            self.close(None)  # does nothing if it is closed already
             self._answered.set()
             self.gone.set()
 
@@ -170,7 +170,7 @@ class _MemorySocket(PlainSocket):
 
 
 class _Pong:
-    """An answer that is there already."""
+    """A pong that has already been received."""
 
     def __await__(self) -> Generator[Any, Any, float]:
         yield from ()

@@ -25,20 +25,20 @@ __all__ = ["Frames", "PlainSocket", "closed_error"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 TURN: Final = 16
-"""Frames that a connection may have, one after the other, until others have their turn."""
+"""Number of frames that a connection may take in a row before other tasks run."""
 
 FRAME_OVERHEAD: Final = 100
-"""Bytes that a frame takes at least: the size of a short ``bytes`` and its place in a queue."""
+"""Bytes that a frame takes beside its content: a ``bytes`` object and its place in a queue."""
 
 HEALTHY: Final = (CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD)
-"""Codes with which no error ended the connection, as ``websockets`` has it."""
+"""Close codes that ``websockets`` does not count as errors."""
 
 
 class Frames:
-    """Frames on their way in one direction; when there are too many, who adds one has to wait.
+    """A queue of frames in one direction; adding a frame waits while the queue is full.
 
-    ``capacity`` is how many bytes they may take. Frames are there to be read until the last one,
-    also when nothing is added any more.
+    ``capacity`` is the number of bytes that the frames may take. After `close`, the frames that
+    wait can still be read.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -50,12 +50,12 @@ class Frames:
         self._waiting: list[anyio.Event] = []
 
     async def put(self, frame: str | bytes) -> None:
-        """Add a frame when there is room; after the end, it is thrown away."""
+        """Add a frame when there is room; after `close`, discard the frame."""
         while not self.offer(frame) and not self._has_ended:
             await self._wait()
 
     def offer(self, frame: str | bytes) -> bool:
-        """Add a frame if there is room now. Return whether that was so."""
+        """Add a frame if there is room now. Return whether the frame was added."""
         if self._size >= self._capacity or self._has_ended:
             return False
         self._size += _size(frame)
@@ -64,7 +64,7 @@ class Frames:
         return True
 
     async def get(self) -> str | bytes:
-        """Return the next frame, to one reader at a time. Raises `anyio.EndOfStream` at the end."""
+        """Return the next frame, to one reader at a time. Raise `anyio.EndOfStream` at the end."""
         self._is_reading = True
         try:
             while not self._frames:
@@ -80,16 +80,16 @@ class Frames:
 
     @property
     def are_there(self) -> bool:
-        """Whether the next one can be had without waiting."""
+        """True while `get` would return a frame without waiting."""
         return bool(self._frames)
 
     @property
     def are_awaited(self) -> bool:
-        """Whether somebody waits for one."""
+        """True while a reader waits for a frame."""
         return self._is_reading
 
     def close(self) -> None:
-        """Nothing is added any more."""
+        """End the queue: accept no more frames."""
         self._has_ended = True
         self._wake()
 
@@ -113,7 +113,7 @@ class PlainSocket(ABC):
 
     closed_errors: tuple[type[Exception], ...] = (ConnectionClosed,)
     transport: str
-    """What carries it, for errors."""
+    """Name of the transport, for error texts."""
 
     def __init__(
         self,
@@ -129,11 +129,11 @@ class PlainSocket(ABC):
         self.remote_address: Any = remote_address
         self.subprotocol: str | None = None
         self.ended: Callable[[], None] = lambda: None
-        """Called as soon as the connection is closed."""
+        """Function that is called as soon as the connection is closed."""
         self.on_failure: Callable[[BaseException], None] = lambda error: None
-        """Called with a failure of the server itself."""
+        """Function that is called with a failure of the server itself."""
         self.request_path: str = path
-        # Pings are the business of whoever is below.
+        # The watchdog sends no pings: the server below does, if any.
         self._watchdog = PeerWatchdog(timeouts, self._alarmed)
         self._frames = frames
         self._max_size = max_size
@@ -160,8 +160,8 @@ class PlainSocket(ABC):
 
     async def send(self, message: str | bytes, *, text: bool | None = None) -> None:
         await self._send_message(message, text)
-        # Or who sends in a loop would never learn that the client has left, and nobody else would
-        # be served: servers take what is sent to such a client without waiting.
+        # Without this checkpoint, a loop of sends would never learn that the client has left, and
+        # no other task would run: servers take what is sent to such a client without waiting.
         await anyio.lowlevel.checkpoint()
         self._check_open()
 
@@ -220,17 +220,17 @@ class PlainSocket(ABC):
         return f"<connection {self.id} by {self.transport}>"
 
     def open(self) -> None:
-        """The opening handshake was answered; now frames can be sent."""
+        """Allow frames to be sent, as the opening handshake was answered."""
         self._is_open = True
 
     async def arrived(self, frame: str | bytes) -> None:
-        """A frame has come; waits while those before it take too much memory."""
+        """Queue a frame that has come; wait while the queue is full."""
         if self._is_too_long(frame):
             await self._close_for_size()
         await self._frames.put(frame)
 
     def offer_arrived(self, frame: str | bytes) -> bool:
-        """Take a frame that has come, if `arrived` would not wait. Return whether it was taken."""
+        """Queue a frame that has come, if `arrived` would not wait. Return whether that was so."""
         return not self._is_too_long(frame) and self._frames.offer(frame)
 
     def _is_too_long(self, frame: str | bytes) -> bool:
@@ -240,7 +240,7 @@ class PlainSocket(ABC):
         await self.close(CloseCode.MESSAGE_TOO_BIG, f"over {self._max_size} bytes")
 
     def closed_by_peer(self, code: int | None, reason: str = "") -> None:
-        """The client has closed the connection, or else (no code) it is lost."""
+        """Record that the client has closed the connection, or (without a code) that it is lost."""
         if not self._is_closed:
             self._received = None if code is None else Close(code, reason)
             self._closed()
@@ -255,7 +255,7 @@ class PlainSocket(ABC):
         self.abort_at_once()
 
     async def wait_closed(self) -> None:
-        """Wait until our own close, if there was one, is on its way to the client."""
+        """Wait until the close frame of this side, if any, was handed over to be sent."""
         if self._sent is not None:
             await self._has_said_goodbye.wait()
 
@@ -264,7 +264,7 @@ class PlainSocket(ABC):
         return await self._receive_queued()
 
     async def _give_way(self) -> None:
-        """Now and then: taking what has come already, and answering it, waits for nothing."""
+        """Let other tasks run once in `TURN` frames, as receiving and replying may never wait."""
         self._taken += 1
         if self._taken % TURN == 0:
             await anyio.lowlevel.checkpoint()
@@ -295,7 +295,7 @@ class PlainSocket(ABC):
 
     @abstractmethod
     def abort_at_once(self) -> None:
-        """Give the client up, without a word; whoever sends to it, waits no more."""
+        """Abort the connection without waiting; sends that wait for the client end."""
 
     @abstractmethod
     async def _send(self, frame: str | bytes) -> None: ...
@@ -327,14 +327,14 @@ class PlainSocket(ABC):
 
 
 def closed_error(received: Close | None, sent: Close | None) -> ConnectionClosed:
-    """The error of ``websockets`` for a connection that was closed by one of its sides."""
+    """Return the error of ``websockets`` for a connection that either side has closed."""
     close = received or sent
     is_healthy = close is not None and close.code in HEALTHY
     return (ConnectionClosedOK if is_healthy else ConnectionClosedError)(received, sent)
 
 
 def _is_longer(frame: str | bytes, size: int) -> bool:
-    """Whether it takes more than so many bytes as UTF-8."""
+    """Tell whether a frame takes more than ``size`` bytes as UTF-8."""
     if len(frame) > size:
         return True
     return isinstance(frame, str) and not frame.isascii() and len(frame.encode()) > size

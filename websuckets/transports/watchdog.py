@@ -14,7 +14,7 @@ __all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
 
 PING_INTERVAL: Final = 20
 PING_TIMEOUT: Final = 20
-"""Seconds: those of ``websockets``, whose options they are."""
+"""Seconds: the defaults of the options of ``websockets`` of the same names."""
 
 CLOSE_FRAME_TIME: Final = 1
 """Seconds in which a peer that answers no pings may take its close frame."""
@@ -22,7 +22,7 @@ CLOSE_FRAME_TIME: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class PeerTimeouts:
-    """How long peers are waited for, on the clock of the app; all of a server share it."""
+    """Timeouts for peers, on the clock of the app; shared by all connections of a server."""
 
     clock: Clock
     to_read: Timeout
@@ -35,7 +35,7 @@ class PeerTimeouts:
 
     @classmethod
     def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "PeerTimeouts":
-        """Return the times that limits and options set; remove those for pings from ``options``."""
+        """Return the timeouts that limits and options set; remove the ping options."""
         interval = options.pop("ping_interval", PING_INTERVAL)
         timeout = options.pop("ping_timeout", PING_TIMEOUT)
         return cls(
@@ -49,7 +49,7 @@ class PeerTimeouts:
 
 
 class PeerFault(enum.Enum):
-    """What is to be done about a peer."""
+    """A state of a peer that its connection must react to."""
 
     PING = "ping it"
     NO_PONG = "it is not there any more"
@@ -60,10 +60,10 @@ class PeerFault(enum.Enum):
 class PeerWatchdog:
     """Watches one peer, from the opening of its connection on.
 
-    It tells ``on_fault`` what is to be done about the peer, until `stop`. It checks nothing before
-    the peer may be late: while the peer answers pings, and takes what is sent to it, the watchdog
-    costs two checks for each ping. ``is_reading`` tells whether the connection is open, and what
-    the peer sends is read; without it, the peer is not pinged.
+    The watchdog calls ``on_fault`` with each fault, until `stop`. It checks nothing before the peer
+    may be late: while the peer answers pings and reads what is sent, the watchdog costs two checks
+    for each ping. ``is_reading`` returns whether the connection is open and reads what the peer
+    sends; without ``is_reading``, the peer is not pinged.
     """
 
     __slots__ = (
@@ -97,32 +97,32 @@ class PeerWatchdog:
         self._timer = timeouts.clock.timer(self._check)
         self._read_by = math.inf
         self._ping_at = math.inf
-        self._has_pong: Callable[[], bool] | None = None  # while a ping is on its way
-        self._silent = 0.0  # for so long it could have been answered
+        self._has_pong: Callable[[], bool] | None = None  # while a ping is unanswered
+        self._silent = 0.0  # seconds of reading since the ping, without its pong
         self._looked_at = 0.0
         self._was_reading = False
         if is_reading is not None:
             self._ping_later()
 
     def stop(self) -> None:
-        """Report nothing any more, and refer to nobody, because the connection is gone."""
+        """Report no more faults, and release the callbacks, because the connection is closed."""
         self._timer.stop()
         self._on_fault = _say_nothing
         self._is_reading = None
 
     @property
     def is_blocked(self) -> bool:
-        """Whether anything waits for the peer to read."""
+        """True while anything waits for the peer to read."""
         return self._waiting > 0
 
     def blocked(self) -> None:
-        """Something begins to wait for the peer to read."""
+        """Start the timeout, unless something else already waits for the peer to read."""
         self._waiting += 1
         if self._waiting == 1:
             self._wait_for_reading()
 
     def unblocked(self) -> None:
-        """The peer has read it; others may still wait, but have all the time again."""
+        """End one wait, as the peer has read; restart the timeout for the other waits, if any."""
         self._waiting -= 1
         self._read_by = math.inf
         if self._waiting:
@@ -136,10 +136,10 @@ class PeerWatchdog:
 
     @contextmanager
     def queued(self, message: Any) -> Iterator[bool]:
-        """While this waits to be sent. Give whether more waits than `Limits.outbox` allows.
+        """Count a message that waits to be sent. Yield whether more waits than the outbox allows.
 
-        The first that waits may be of any size: whoever sends one message after the other, and
-        waits for each, keeps no more than that one.
+        The first message that waits may be of any size: a sender that waits for each message has
+        no more than one message waiting.
         """
         size = _size(message)
         self._frames += 1
@@ -152,7 +152,7 @@ class PeerWatchdog:
             self._bytes -= size
 
     def pinged(self, has_pong: Callable[[], bool]) -> None:
-        """A ping is on its way; ``has_pong`` tells whether it was answered."""
+        """Check later for the pong to a ping; ``has_pong`` returns whether the pong has come."""
         self._has_pong = has_pong
         self._silent = 0.0
         self._looked_at = self._timeouts.clock.read()
@@ -160,7 +160,7 @@ class PeerWatchdog:
         self._check_pong_later()
 
     def reading_paused(self) -> None:
-        """Nothing is read from the peer for now, not even that it has left."""
+        """Check later whether the peer has left, as reading from the peer has paused."""
         self._check_again_soon()
 
     def _check_again_soon(self) -> None:
@@ -173,7 +173,7 @@ class PeerWatchdog:
         elif self._ping_at < math.inf:
             self._ping_if_due()
         if self._read_by <= self._timeouts.clock.now:
-            self._read_by = math.inf  # once is enough
+            self._read_by = math.inf  # report the fault once
             self._on_fault(PeerFault.STALLED)
         self._timer.by(self._read_by, self._timeouts.to_read.step)
         if self._is_reading is not None and not self._reads():
@@ -186,17 +186,20 @@ class PeerWatchdog:
         self._timer.by(self._ping_at, between_pings.step)
 
     def _ping_if_due(self) -> None:
-        """A peer that is not read from is not asked meanwhile."""
+        """Ping the peer if a ping is due, and if what the peer sends is being read."""
         now, step = self._timeouts.clock.now, self._timeouts.between_pings.step
         if self._ping_at <= now and self._reads():
-            self._ping_at = math.inf  # until it is answered
+            self._ping_at = math.inf  # until the ping is answered
             self._on_fault(PeerFault.PING)
         else:
             self._timer.by(max(self._ping_at, now + step), step)
 
     def _check_pong(self, has_pong: Callable[[], bool]) -> None:
-        """Pongs stand behind the commands that the peer sent before. So the time until one comes
-        counts only while the connection is reading."""
+        """Check for a pong, and report the fault if the pong is late.
+
+        A pong comes after the commands that the peer sent before, so the time until the pong counts
+        only while the connection is reading.
+        """
         now = self._timeouts.clock.now
         since_last, self._looked_at = now - self._looked_at, now
         was_reading, self._was_reading = self._was_reading, self._reads()
@@ -209,7 +212,7 @@ class PeerWatchdog:
         if self._silent < self._timeouts.ping_timeout:
             self._check_pong_later()
         else:
-            self._has_pong = None  # once is enough
+            self._has_pong = None  # report the fault once
             self._on_fault(PeerFault.NO_PONG)
 
     def _check_pong_later(self) -> None:
@@ -224,7 +227,7 @@ def _say_nothing(on_fault: PeerFault) -> None: ...
 
 
 def _size(message: Any) -> int:
-    """Bytes of it, if that can be known before it is sent."""
+    """Return the bytes of a message, or 0 if the size is not known before sending."""
     if isinstance(message, str):
         return len(message) if message.isascii() else len(message.encode(errors="replace"))
     return len(message) if isinstance(message, bytes | bytearray | memoryview) else 0

@@ -29,7 +29,7 @@ FRAMEWORK_RECEIVES: Final = (
 
 
 class _Lent:
-    """The receiving of messages, while the program does it."""
+    """A call of `recv` by the program, during which the framework does not receive."""
 
     __slots__ = ("is_over", "scope")
 
@@ -38,15 +38,16 @@ class _Lent:
         self.is_over = anyio.Event()
 
     async def take_back(self) -> None:
-        """Interrupt the program, and wait until it receives no more."""
+        """Interrupt the call of the program, and wait until that call has ended."""
         self.scope.cancel()
         await self.is_over.wait()
 
 
 class WatchedConnection(Handshake):
-    """Does what its watchdog says: pings the peer, and aborts where that does not read or is gone.
+    """A `TransportConnection` that reacts to the faults that its watchdog reports.
 
-    It is a `TransportConnection`. As a base class it stands before ``ServerConnection``.
+    The connection pings the peer, and aborts when the peer does not read or does not answer. As a
+    base class, ``WatchedConnection`` stands before ``ServerConnection``.
     """
 
     __slots__ = ()
@@ -85,11 +86,11 @@ class WatchedConnection(Handshake):
             case PeerFault.NO_PONG:
                 logger.info("%s does not answer pings: dropped", self.id)
                 self._start(self._drop)
-            case _:  # nothing is read from it
+            case _:  # PeerFault.NOT_READ
                 self._look_for_departure()
 
     def _look_for_departure(self: Any) -> None:
-        """Tell of a client that has left; what it sent before is read when there is room."""
+        """Tell the connection handler if the client has left; its messages are still read later."""
         accepted = self.accepted
         if accepted is not None and not self._is_reading and has_left(self._file_descriptor):
             accepted.disconnected()
@@ -99,18 +100,18 @@ class WatchedConnection(Handshake):
             self.watchdog.pinged(self._has_come(await self.ping()))
 
     def _give_in(self: Any) -> None:
-        """More is to be sent to the peer than may wait for it."""
+        """Abort, as more waits to be sent to the peer than the outbox allows."""
         logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
         self._abort()
 
     async def receive(self: Any) -> str | bytes:
-        """Return the next message. Raises `ConnectionClosed`, see `TransportConnection.receive`."""
+        """Return the next message. Raise `ConnectionClosed`, see `TransportConnection.receive`."""
         if self._lent is not None:
             await self._lent.take_back()
         return await self._next_message(None)  # type: ignore[no-any-return]
 
     async def _next_message(self: Any, decode: bool | None) -> str | bytes:
-        """Return the next message as ``websockets`` does; throw away those after our close."""
+        """Return the next message as ``websockets`` does; discard messages after our close."""
         while True:
             message: str | bytes = await super().recv(decode)  # type: ignore[misc]  # of ServerConnection
             if not self.has_stopped_receiving:
@@ -119,8 +120,8 @@ class WatchedConnection(Handshake):
     async def recv(self: Any, decode: bool | None = None) -> Any:
         """Return the next message to the program instead of handling it.
 
-        Raises ``ConcurrencyError`` where the framework receives: as soon as it waits for a message
-        itself, which it does while a stream or a task runs.
+        Raise ``ConcurrencyError`` as soon as the framework itself waits for a message, which the
+        framework does while a stream or a task runs.
         """
         if self._lent is not None:
             raise ConcurrencyError(FRAMEWORK_RECEIVES)
@@ -136,19 +137,19 @@ class WatchedConnection(Handshake):
         raise ConcurrencyError(FRAMEWORK_RECEIVES)
 
     async def recv_streaming(self: Any, decode: bool | None = None) -> AsyncIterator[Any]:
-        """Give the next message to the program, as `recv` does: in one piece."""
+        """Yield the next message to the program as `recv` returns it, in one piece."""
         yield await self.recv(decode)
 
     def process_event(self: Any, event: Any) -> None:
-        """Drop what comes after the close frame of this side, up to the client's answer to it."""
+        """Discard data frames that come after this side has sent its close frame."""
         if not (self.has_stopped_receiving and event.opcode in DATA_OPCODES):
             super().process_event(event)  # type: ignore[misc]  # of ServerConnection
 
     def _stop_receiving_if_closed(self: Any) -> None:
-        """Look for a close frame of this side, whoever sends it, before anything is written.
+        """Stop receiving if this side closes; called before anything is written.
 
-        A close that answers one of the client, or that the client has provoked by breaking the
-        protocol, is the client's: messages that it sent before are handled.
+        A close frame that answers the client's, or that the client has caused by breaking the
+        protocol, does not count: messages that the client sent before are handled.
         """
         protocol = self.protocol
         if (
@@ -159,7 +160,7 @@ class WatchedConnection(Handshake):
             self._stop_receiving()
 
     def _stop_receiving(self: Any) -> None:
-        """Hand over no message any more. Read on: the client's close frame stands behind them."""
+        """Return no more messages, but read on, as the client's close frame comes after them."""
         self.has_stopped_receiving = True
         messages = self.recv_messages
         if messages.paused:
@@ -167,10 +168,10 @@ class WatchedConnection(Handshake):
             messages.resume()
 
     async def _send_message(self: Any, message: Any, text: bool | None) -> None:
-        """Send it by ``websockets``.
+        """Send a message by ``websockets``.
 
-        A message in fragments that its sender gives up midway, as when its command takes too long,
-        leaves a connection on which no other message can follow: it is closed.
+        After a message in fragments whose sender was cancelled midway, as when a command takes too
+        long, no other message can follow, so the connection is closed.
         """
         if isinstance(message, str):
             check_text(message)
@@ -180,7 +181,7 @@ class WatchedConnection(Handshake):
             protocol = self.protocol
             if (
                 protocol.expect_continuation_frame
-                and self.send_in_progress is None  # or else that message is another's
+                and self.send_in_progress is None  # else the message is another sender's
                 and protocol.state is State.OPEN
             ):
                 logger.warning(
@@ -193,35 +194,35 @@ class WatchedConnection(Handshake):
 
     @abstractmethod
     async def abort(self) -> None:
-        """Drop the connection without a closing handshake, and wait until it is closed."""
+        """Abort the connection, and wait until the connection is closed."""
 
     @property
     @abstractmethod
     def _is_reading(self) -> bool:
-        """Whether what the peer sends is read at the moment."""
+        """True while what the peer sends is read."""
 
     @abstractmethod
     def _abort(self) -> None:
-        """The same as `abort`, without waiting."""
+        """Abort the connection without waiting."""
 
     @abstractmethod
     async def _finish_closing(self) -> None:
-        """Send the close frame that was made, and wait until the connection is closed."""
+        """Send the close frame that is ready, and wait until the connection is closed."""
 
     @abstractmethod
     async def _drop(self) -> None:
-        """Say goodbye to a peer that answers no pings, and abort."""
+        """Send a close frame to a peer that answers no pings, and abort the connection."""
 
     @abstractmethod
     def _start(self, function: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run it in a task."""
+        """Run a function in a task of its own."""
 
     @property
     @abstractmethod
     def _file_descriptor(self) -> int:
-        """File descriptor of the TCP connection, or -1 when it is closed."""
+        """File descriptor of the TCP connection, or -1 once the connection is closed."""
 
     @staticmethod
     @abstractmethod
     def _has_come(pong: Awaitable[float]) -> Callable[[], bool]:
-        """What tells whether it has."""
+        """Return a function that tells whether a pong has come."""

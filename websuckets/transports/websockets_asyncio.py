@@ -28,16 +28,16 @@ from websuckets.transports.watched import WatchedConnection
 __all__ = ["ServerConnection", "listen"]
 
 ENOUGH: Final = 64 * 1024
-"""Bytes of replies that leave at once: so much the transport takes before it tells to wait."""
+"""Bytes of replies that are collected before they are written, without waiting for the loop."""
 
 AT_EOF: Final = StreamReader.at_eof.__code__
-"""What the parser of ``websockets`` runs while it waits for the first byte of something."""
+"""Code that the parser of ``websockets`` runs while waiting for the first byte of a frame."""
 
 
 class _Connection(WatchedConnection):
-    """Reads nothing from a peer that does not read.
+    """A connection that reads nothing from a peer that does not read.
 
-    Otherwise each of its pings would leave a pong to be kept, and each sender a frame.
+    Otherwise each ping of the peer would leave a pong in memory, and each sender a frame.
     """
 
     __slots__ = ()
@@ -49,11 +49,11 @@ class _Connection(WatchedConnection):
 
     def _prepare(self: Any) -> None:
         super()._prepare()
-        self._task = None  # that pings, or says farewell
-        self._unsent = 0  # frames, since the peer stopped reading
-        self._most = inf  # bytes of a message
-        self._replies = None  # frames that leave together, as soon as may be
-        self._awaited = None  # a text, while it is received
+        self._task = None  # task that sends a ping or a close frame
+        self._unsent = 0  # number of frames since the peer stopped reading
+        self._most = inf  # greatest size of a message, in bytes
+        self._replies = None  # frames that are written together, in the next turn of the loop
+        self._awaited = None  # future of the next text, while `_next_text` waits
 
     async def ping(self: Any, data: str | bytes | None = None) -> Awaitable[float]:
         self._check_open()
@@ -88,7 +88,7 @@ class _Connection(WatchedConnection):
         await self.close()
 
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
-        """When the peer has read what was sent before: frames are not to pile up in the buffer."""
+        """Send once the peer has read what was sent before, so that the buffer does not grow."""
         if self.paused:
             with self.watchdog.queued(message) as is_too_much:
                 if is_too_much:
@@ -97,11 +97,11 @@ class _Connection(WatchedConnection):
         if text is not None or not self._write(message):
             await self._send_message(message, text)
         elif self.paused or self.transport.is_closing():
-            async with self.send_context():  # waits, and tells of a connection that is lost
+            async with self.send_context():  # waits, and raises if the connection is lost
                 pass
 
     async def reply(self: Any, text: str) -> None:
-        """Send a reply, together with those to the messages that have come already."""
+        """Send a reply, together with the replies to the messages that have come already."""
         if self.paused:
             await self._wait_until_read()
         if not self.recv_messages.frames.queue or not self._writes_directly:
@@ -122,17 +122,17 @@ class _Connection(WatchedConnection):
     async def _wait_until_read(self: Any) -> None:
         """Wait until the peer has read enough of what was sent to it, or is lost."""
         while self.paused:
-            with suppress(OSError):  # which sending itself will tell
+            with suppress(OSError):  # sending raises the error later
                 await self.drain()
 
     def _write_replies(self: Any) -> None:
-        """Whatever else is written, comes after them."""
+        """Write the replies that wait; called before anything else is written."""
         replies, self._replies = self._replies, None
         if replies and not self.transport.is_closing():
             self.transport.write(replies)
 
     def _write(self: Any, message: Any) -> bool:
-        """Write the message as a frame, if nothing but that is to be done; whether it was."""
+        """Write the message as one frame, if possible. Return whether the message was written."""
         if isinstance(message, str):
             frame = text_frame(message.encode())
         elif type(message) is bytes:
@@ -153,10 +153,10 @@ class _Connection(WatchedConnection):
 
     @property
     def _writes_directly(self: Any) -> bool:
-        """Whether a frame can be written without ``websockets``, which costs half of an answer.
+        """True while frames can be written without ``websockets``.
 
-        This and `_take_texts` know, of its undocumented parts, where it stands (``protocol``) and
-        that nothing is left to be sent before.
+        ``websockets`` costs half of an answer. This property and `_take_texts` use undocumented
+        attributes of ``websockets``: the state of ``protocol``, and what is still to be sent.
         """
         protocol = self.protocol
         return not (
@@ -170,9 +170,9 @@ class _Connection(WatchedConnection):
         )
 
     def _take_texts(self: Any, data: bytes) -> int:
-        """Take the messages that are a frame each, up to anything else; how many bytes those are.
+        """Take the leading texts that are one frame each. Return how many bytes were taken.
 
-        That is what clients send all but always.
+        Nearly all messages of clients are such texts.
         """
         protocol = self.protocol
         if (
@@ -194,7 +194,7 @@ class _Connection(WatchedConnection):
         return at
 
     async def receive(self: Any) -> str | bytes:
-        """Return the next message, by a shorter way for a text in one frame."""
+        """Return the next message; take a text in one frame without calling ``websockets``."""
         if self._lent is not None:
             await self._lent.take_back()
         messages, queue = self.recv_messages, self.recv_messages.frames.queue
@@ -213,8 +213,8 @@ class _Connection(WatchedConnection):
         return await super().receive()
 
     async def _next_text(self: Any) -> bytes | None:
-        """It as soon as it comes, without being queued; ``None`` if something else has come."""
-        self.recv_messages.get_in_progress = True  # so that nobody else may receive
+        """Return the next text, which is not queued; ``None`` if something else has come."""
+        self.recv_messages.get_in_progress = True  # so that nothing else can receive
         self._awaited = awaited = self.loop.create_future()
         try:
             return await awaited  # type: ignore[no-any-return]  # of a future
@@ -231,13 +231,15 @@ class _Connection(WatchedConnection):
             self.recv_messages.frames.queue.appendleft(Frame(Opcode.TEXT, text))
 
     def _look_into_queue(self: Any) -> None:
-        """Let who awaits a text see what came instead, or that nothing will."""
+        """Wake `_next_text` if something else has come, or if the connection is lost."""
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
 
     def offer(self: Any, frame: bytes) -> bool:
-        """Send a text frame, if nothing has to be waited for. Whether it was sent, or nobody will
-        ever take it."""
+        """Send a text frame if that needs no waiting. Return whether no other try is needed.
+
+        ``True`` also for a connection that is closed, which takes no frame any more.
+        """
         if self.paused or self.send_in_progress is not None:
             return False
         if self._writes_directly:
@@ -247,11 +249,14 @@ class _Connection(WatchedConnection):
         return True
 
     def send_data(self: Any) -> None:
-        """``broadcast`` sends without waiting."""
+        """Write what is to be sent; abort if more waits than the outbox allows.
+
+        The check is needed here because ``broadcast`` sends without waiting.
+        """
         self._stop_receiving_if_closed()
         if self._replies is not None:
             self._write_replies()
-        if not self.protocol.writes:  # as after most of what is read
+        if not self.protocol.writes:  # the case after most reads
             return
         if self.paused:
             self._unsent += 1
@@ -263,10 +268,10 @@ class _Connection(WatchedConnection):
         super().send_data()  # type: ignore[misc]  # of ServerConnection
 
     def _abort(self: Any) -> None:
-        """Leave nothing behind: else the kernel keeps for a while what the peer does not read."""
+        """Abort with a TCP reset, so that the kernel does not keep what the peer does not read."""
         self._stop_receiving()
         own = self.transport.get_extra_info("socket")
-        with suppress(OSError, AttributeError):  # it may be gone already
+        with suppress(OSError, AttributeError):  # the socket may be closed already
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -286,7 +291,7 @@ class _Connection(WatchedConnection):
             self.transport.pause_reading()
             self.watchdog.reading_paused()
 
-    # As a protocol of asyncio:
+    # Methods of ``asyncio.Protocol``:
 
     def connection_made(self: Any, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[misc]  # of ServerConnection
@@ -313,11 +318,11 @@ class _Connection(WatchedConnection):
         self._read_or_not()
 
     def connection_lost(self: Any, exc: Exception | None) -> None:
-        if self.paused:  # nobody resumes what is lost
+        if self.paused:  # asyncio does not resume a lost connection
             self.watchdog.unblocked()
         self.watchdog.stop()
         super().connection_lost(exc)  # type: ignore[misc]  # of ServerConnection
-        self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # they refer to us
+        self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # no cycle
         self._look_into_queue()
         self._replies = None
         if self.accepted is not None:
@@ -325,7 +330,7 @@ class _Connection(WatchedConnection):
 
 
 def _is_between_frames(protocol: Any) -> bool:
-    """Whether its parser waits for the first byte of a frame."""
+    """Tell whether the parser of the protocol waits for the first byte of a frame."""
     parsing_frames = protocol.parser.gi_yieldfrom  # once the handshake has been parsed
     waiting = parsing_frames and parsing_frames.gi_yieldfrom
     return waiting is not None and waiting.gi_code is AT_EOF
@@ -345,22 +350,22 @@ async def listen(
     options: dict[str, Any],
     propagate: Propagate,
 ) -> AsyncIterator[Listener]:
-    """Bring clients to the door, until the context is left.
+    """Listen, and pass clients to the acceptor, until the context is left.
 
-    Then ``stop`` is called with what closes the port and waits until every connection is gone.
-    ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
-    ``websockets.asyncio.server``, but for those that ``limits`` holds. What ends the program goes
-    past ``propagate``: the event loop takes it.
+    On leaving, ``stop`` is called with a function that closes the port and waits until every
+    connection is closed. ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
+    ``websockets.asyncio.server``, except those that ``limits`` holds. ``propagate`` is not called:
+    the event loop itself raises an exception that ends the program.
     """
     keep_secrets_out_of_logs()
     options = options_with(acceptor, limits, clock, _Connection, ServerConnection, options)
-    # asyncio awaits something after it has begun to listen: whoever is cancelled there would leave
-    # a server that nobody knows. Nothing is awaited between binding and the `try` below.
+    # asyncio awaits something after beginning to listen: a cancellation there would leave a server
+    # to which nothing refers. So nothing is awaited between binding and the `try` below.
     starts = options.pop("start_serving", True)
     if "path" in options:
         server = await unix_serve(serve_connection, start_serving=False, **options)
     else:
-        where: Any = host  # asyncio takes several, too
+        where: Any = host  # asyncio takes several hosts, too
         server = await serve(serve_connection, where, port, start_serving=False, **options)
 
     async def close() -> None:

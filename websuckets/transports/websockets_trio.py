@@ -28,12 +28,12 @@ __all__ = ["ServerConnection", "listen"]
 
 
 class _Connection(WatchedConnection):
-    """Has the `close` that handlers know from asyncio, too.
+    """A connection whose sends can be cancelled, and that has the `close` known from asyncio.
 
-    A frame has to leave whole: what follows half of one would be garbage to the client. Whoever
-    sends may be cancelled all the same, as on asyncio, where a transport keeps what has not been
-    sent yet. Here it is kept in ``_unwritten``; if its sender is cancelled, a task of the
-    connection writes the rest. `Limits.send_timeout` bounds that, and nobody else sends meanwhile.
+    A frame has to be written whole, because a client cannot parse what follows half a frame. Still
+    a send can be cancelled, as on asyncio, whose transport buffers unsent data. Here ``_unwritten``
+    buffers unsent data; if the sender is cancelled, a task of the connection writes the rest.
+    `Limits.send_timeout` bounds that task, and no other sender writes meanwhile.
     """
 
     __slots__ = ()
@@ -41,14 +41,14 @@ class _Connection(WatchedConnection):
     _attributes = (*WatchedConnection._attributes, "_turn", "_unwritten")
 
     propagate: Propagate
-    """Called with a `SystemExit` or `KeyboardInterrupt` of the program.
+    """Function that is called with a `SystemExit` or `KeyboardInterrupt` of the program.
 
-    The nursery of the server would wait for every other connection before it raised either.
+    The nursery of the server would raise either only after waiting for every other connection.
     """
 
     def _prepare(self: Any) -> None:
         super()._prepare()
-        self._turn = trio.Lock()  # of those who send messages
+        self._turn = trio.Lock()  # lock of the senders of messages
         self._unwritten = deque[bytes | memoryview]()
 
     async def handshake(
@@ -63,29 +63,29 @@ class _Connection(WatchedConnection):
             self.propagate(error)
             raise ConnectionAbortedError from error
         if self.response is not None and self.state is not State.OPEN:
-            with trio.move_on_after(
-                CLOSE_FRAME_TIME
-            ):  # it may have closed what it has just opened,
-                await self.wait_closed()  # and what reads not have answered yet
+            # The connection may have been closed just after opening, and the task that reads may
+            # not have answered the close frame yet.
+            with trio.move_on_after(CLOSE_FRAME_TIME):
+                await self.wait_closed()
             await self.abort()
 
     async def serve(self: Any) -> None:
-        """The handler for ``serve``."""
+        """Serve an open connection, as the handler for ``serve``."""
         try:
             await serve_connection(self)
         except BaseException as error:
             self.propagate(error)
-        # The task that reads for us may wait for room in its queue, and would do so for good.
+        # The task that reads may wait for room in its queue, and would wait for ever.
         await self.abort()
 
     async def abort(self: Any) -> None:
         self._stop_receiving()
         await trio.aclose_forcefully(self.stream)
-        await self.close_stream()  # for it may have been cancelled
+        await self.close_stream()  # the task that closes the stream may have been cancelled
 
     def _stop_receiving(self: Any) -> None:
         super()._stop_receiving()
-        if self.recv_flow_control is not None:  # a queue that is closed does not do that
+        if self.recv_flow_control is not None:  # a closed queue does not resume reading
             self.resume_reading()
 
     def pause_reading(self: Any) -> None:
@@ -135,7 +135,7 @@ class _Connection(WatchedConnection):
         await super().aclose(code, reason)  # type: ignore[misc]  # of ServerConnection
 
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
-        """When the peer has read what was sent before: frames are not to pile up in memory."""
+        """Send once the peer has read what was sent before, so that memory does not fill up."""
         try:
             self._turn.acquire_nowait()
         except trio.WouldBlock:
@@ -153,10 +153,10 @@ class _Connection(WatchedConnection):
         await self.reply(text)
 
     async def _send_in_turn(self: Any, message: Any, text: bool | None) -> None:
-        """Send it as the one whose turn it is, and give the next one its turn."""
+        """Send a message while holding the lock of the senders, and release the lock."""
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
-            if self._unwritten:  # of one that was cancelled
+            if self._unwritten:  # left by a cancelled sender
                 await self._write()
             await self._send_message(message, text)
         finally:
@@ -167,14 +167,14 @@ class _Connection(WatchedConnection):
         self.nursery.start_soon(trio.aclose_forcefully, self.stream)
 
     async def send_data(self: Any) -> None:
-        """Write what is to be sent. If that is cancelled, it is written all the same."""
+        """Write what is to be sent, in a task of the connection if this call is cancelled."""
         self._stop_receiving_if_closed()
         self._unwritten.extend(self.protocol.data_to_send())
         if self._unwritten:
             await self._write()
 
     async def _write(self: Any) -> None:
-        if not isinstance(self.stream, trio.SocketStream):  # TLS does not tell how much it has sent
+        if not isinstance(self.stream, trio.SocketStream):  # TLS does not report how much was sent
             written = trio.Event()
             self.nursery.start_soon(self._write_rest, written)
             await written.wait()
@@ -207,7 +207,7 @@ class _Connection(WatchedConnection):
         """Write as much of the first piece as can be written at once."""
         data = self._unwritten[0]
         if not self.watchdog.is_blocked:
-            self.watchdog.blocked()  # until all of it is written, by whomever
+            self.watchdog.blocked()  # until the whole piece is written, by this or another task
         try:
             sent = await self._write_some(data)
         except Exception:
@@ -221,7 +221,7 @@ class _Connection(WatchedConnection):
             self.watchdog.unblocked()
 
     async def _write_some(self: Any, data: bytes | memoryview) -> int:
-        """Return how many bytes were written; none is if it is cancelled."""
+        """Return how many bytes were written; a cancelled call writes none."""
         if not data:  # an end of file
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await _end_writing(self.stream)
@@ -233,7 +233,7 @@ class _Connection(WatchedConnection):
         return len(data)
 
     def process_event(self: Any, event: Any) -> None:
-        with suppress(EOFError):  # it waited to answer what it had read, and was aborted
+        with suppress(EOFError):  # aborted while an answer waited to be sent
             super().process_event(event)
 
     async def close_stream(self: Any) -> None:
@@ -246,7 +246,7 @@ class _Connection(WatchedConnection):
 
 
 async def _acquire(lock: trio.Lock) -> None:
-    """Acquire it without giving others their turn, if that can be; writing does so."""
+    """Acquire a lock, without a checkpoint if the lock is free; writing has a checkpoint."""
     try:
         lock.acquire_nowait()
     except trio.WouldBlock:
@@ -271,12 +271,12 @@ async def listen(
     options: dict[str, Any],
     propagate: Propagate,
 ) -> AsyncIterator[Listener]:
-    """Bring clients to the door, until the context is left.
+    """Listen, and pass clients to the acceptor, until the context is left.
 
-    Then ``stop`` is called with what closes the port and waits until every connection is gone.
-    ``options`` are the keyword arguments of ``websockets.trio.server.serve``, but for those that
-    ``limits`` holds, and ``path`` for a unix socket. ``propagate`` is called with what a connection
-    ends the program with.
+    On leaving, ``stop`` is called with a function that closes the port and waits until every
+    connection is closed. ``options`` are the keyword arguments of ``websockets.trio.server.serve``,
+    except those that ``limits`` holds, and ``path`` for a Unix socket. ``propagate`` is called with
+    an exception of a connection that ends the program.
     """
     keep_secrets_out_of_logs()
     options = options_with(
@@ -290,8 +290,8 @@ async def listen(
     server = _TrioServer()
     serve_there = partial(serve, _Connection.serve, **options)
     try:
-        # No task of ours: whoever cancels us would take the server's tasks along, before they can
-        # answer the last commands and shake hands with clients.
+        # Not a child task: cancelling the caller would cancel the server's tasks too, before those
+        # tasks can answer the last commands and finish the closing handshakes.
         spawn(partial(server.run, serve_there))
         await server.wait_started()
         sockets = [listener.socket for listener in options["listeners"]]
@@ -308,7 +308,7 @@ async def listen(
 
 
 class _TrioServer:
-    """A server in its own task; what goes wrong with starting it is told to who waits for that."""
+    """A server in a task of its own; `wait_started` raises the error if starting fails."""
 
     def __init__(self) -> None:
         self._scope = trio.CancelScope()
@@ -328,7 +328,7 @@ class _TrioServer:
             self._ended.set()
 
     def started(self, server: Server) -> None:
-        """As trio's ``task_status``."""
+        """Take the server, as trio's ``task_status``."""
         self._server = server
         self._started.set()
 
@@ -337,20 +337,20 @@ class _TrioServer:
         return self._server is not None
 
     async def wait_started(self) -> None:
-        """Raises what `serve` does."""
+        """Wait until the server listens. Raise the error of `serve`, if any."""
         await self._started.wait()
         if not self.has_started:
             raise self._error or trio.ClosedResourceError
 
     async def close(self) -> None:
-        """Close the port, and wait until every connection is gone."""
+        """Close the port, and wait until every connection is closed."""
         assert self._server is not None
         await self._server.aclose(close_connections=False)
 
     async def end(self, timeout: float | None) -> None:
-        """Cancel what is left. Raises what the server ended with."""
+        """Cancel the server and its connections. Raise the error that ended the server, if any."""
         self._scope.cancel()
-        with trio.move_on_after(seconds(timeout)):  # handlers may ignore it
+        with trio.move_on_after(seconds(timeout)):  # handlers may ignore the cancellation
             await self._ended.wait()
         if self._error is not None:
             raise self._error
@@ -376,7 +376,7 @@ async def _open_listeners(
 
 
 async def _unix_listener(path: str, backlog: int | None) -> trio.SocketListener:
-    """Listen there, also where a server that is gone has left its socket, as asyncio does."""
+    """Listen at a path, even if a former server has left its socket there, as asyncio does."""
     with suppress(FileNotFoundError):
         if not path.startswith("\0") and stat.S_ISSOCK(os.stat(path).st_mode):
             os.remove(path)
