@@ -42,10 +42,10 @@ CLOSE_TIMEOUT: Final = 10
 """Seconds in which a client may take its close frame: the default of ``websockets``."""
 
 SILENCE: Final = 1
-SILENCE_OF_NOBODY: Final = 0.01
+SILENCE_AFTER_DEPARTURE: Final = 0.01
 """Seconds without a frame after the close, until no more frames are expected.
 
-``SILENCE_OF_NOBODY`` is for a client that is known to have left, but whose earlier frames may
+``SILENCE_AFTER_DEPARTURE`` is for a client that is known to have left, but whose earlier frames may
 still come.
 """
 
@@ -65,32 +65,32 @@ async def serve_asgi(
     await receive()  # "websocket.connect"
     kind = _AsgiSocket if on_trio() else _AsyncioSocket
     socket = kind(scope, receive, send, acceptor, limits.message_size, timeouts)
-    accepted = acceptor.accept(socket)
+    handler = acceptor.accept(socket)
     try:
-        refusal = await accepted.opening()
+        refusal = await handler.opening()
         if refusal is None:
-            await send(socket.accepted())
+            await send(socket.accept_message())
     except BaseException:
-        await accepted.not_opened()
+        await handler.not_opened()
         raise
     if refusal is not None:
-        await accepted.not_opened()
+        await handler.not_opened()
         await _refuse(refusal, scope, send)
         return
     socket.open()
-    socket.ended = accepted.disconnected
-    await _serve(accepted, socket)
+    socket.ended = handler.disconnected
+    await _serve(handler, socket)
 
 
-async def _serve(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
+async def _serve(handler: ConnectionHandler, socket: "_AsgiSocket") -> None:
     """Serve the connection, and read meanwhile, to notice that the client has left."""
     error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_read, accepted, socket)
+        tasks.start_soon(_read, handler, socket)
         try:
-            await accepted.serve()
+            await handler.serve()
             await socket.wait_closed()  # another task may be closing the connection
-            await socket.leave_nothing()
+            await socket.discard_frames()
         except BaseException as raised:
             error = raised
         socket.closed_by_peer(None)  # does nothing if the connection is closed already
@@ -99,13 +99,13 @@ async def _serve(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
         raise error
 
 
-async def _read(accepted: ConnectionHandler, socket: "_AsgiSocket") -> None:
+async def _read(handler: ConnectionHandler, socket: "_AsgiSocket") -> None:
     try:
         await socket.read()
     except anyio.get_cancelled_exc_class():
         if socket.close_code is None:  # cancelled by the server, which nothing else reports
             socket.closed_by_peer(None)
-            accepted.cancel()
+            handler.cancel()
         raise
 
 
@@ -137,7 +137,7 @@ class _AsgiSocket(PlainSocket):
         """Event that is set when the last receive ends after the connection was closed."""
         self._sending: set[anyio.CancelScope] = set()
 
-    def accepted(self) -> MutableMapping[str, Any]:
+    def accept_message(self) -> MutableMapping[str, Any]:
         """Return the event that opens the connection; after it, no header can be added."""
         event: dict[str, Any] = {"type": "websocket.accept"}
         if self.subprotocol is not None:
@@ -178,7 +178,7 @@ class _AsgiSocket(PlainSocket):
         data: bytes | None = event.get("bytes")
         return data if text is None else text
 
-    async def leave_nothing(self) -> None:
+    async def discard_frames(self) -> None:
         """Discard what the client still sends, after the close.
 
         Until that is done, hypercorn 0.18 does not notice that the client has answered our close
@@ -196,7 +196,7 @@ class _AsgiSocket(PlainSocket):
     @property
     def _silence(self) -> float:
         """Seconds without a frame until no more frames are expected."""
-        return SILENCE_OF_NOBODY if self._is_gone else SILENCE
+        return SILENCE_AFTER_DEPARTURE if self._is_gone else SILENCE
 
     async def abort(self) -> None:
         """Close the connection, with little time for the close frame, as ASGI cannot abort."""
@@ -283,14 +283,14 @@ class _AsyncioSocket(_AsgiSocket):
             await self._read_on.wait()
 
     async def receive(self) -> str | bytes:
-        await self._give_way()
+        await self._yield_to_others()
         if self._read_on is None or self._frames.are_there or self._is_closed:
             frame = await self._receive_queued()
         else:
             frame = await self._receive()
         if not self._is_watched:
             self._is_watched = True
-            self._loop.call_later(TIME_TO_READ_ON, self._look_again)
+            self._loop.call_later(TIME_TO_READ_ON, self._check_again)
         return frame
 
     async def _receive(self) -> str | bytes:
@@ -328,7 +328,7 @@ class _AsyncioSocket(_AsgiSocket):
             self._is_interrupted = True
             self._task.cancel()
 
-    def _look_again(self) -> None:
+    def _check_again(self) -> None:
         self._is_watched = False
         self._go_on_reading()
 

@@ -34,13 +34,13 @@ class Handshake:
     __slots__ = ()
 
     _attributes: tuple[str, ...] = (
-        *("_address", "_response_headers", "accepted", "has_stopped_receiving"),
+        *("_address", "_response_headers", "handler", "has_stopped_receiving"),
     )
     """Names of the attributes that an instance has besides those of a ``ServerConnection``."""
 
     acceptor: Acceptor
     timeouts: PeerTimeouts
-    accepted: ConnectionHandler | None
+    handler: ConnectionHandler | None
     has_stopped_receiving: bool
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -49,7 +49,7 @@ class Handshake:
 
     def _prepare(self: Any) -> None:
         """Set the attributes of a new connection."""
-        self.accepted = None
+        self.handler = None
         self.has_stopped_receiving = False
         self._address = None
         self._response_headers = None
@@ -85,8 +85,8 @@ class Handshake:
                     response.body = b""  # the headers keep the length: RFC 9110, section 9.3.2
                 return response
             self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
-            self.accepted = self.acceptor.accept(self)
-            refusal = await self.accepted.opening()
+            self.handler = self.acceptor.accept(self)
+            refusal = await self.handler.opening()
             if refusal is None:
                 for name, value in sent_headers(self):
                     response.headers[name] = value
@@ -111,9 +111,9 @@ class Handshake:
             return None
 
     async def _abort_opening(self: Any) -> None:
-        accepted, self.accepted = self.accepted, None
-        if accepted is not None:
-            await accepted.not_opened()
+        handler, self.handler = self.handler, None
+        if handler is not None:
+            await handler.not_opened()
 
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
@@ -231,5 +231,5 @@ def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) ->
 
 async def serve_connection(connection: Any) -> None:
     """Serve an open connection, as the handler for ``serve``."""
-    accepted: ConnectionHandler = connection.accepted
-    await accepted.serve()
+    handler: ConnectionHandler = connection.handler
+    await handler.serve()

@@ -96,20 +96,20 @@ class MemoryClient:
         """Run the connection handler of the acceptor until it returns. Raise nothing."""
         try:
             self._server.on_failure = self.fail
-            accepted = self._acceptor.accept(self._server)
+            handler = self._acceptor.accept(self._server)
             try:
-                self._refusal = await accepted.opening()
+                self._refusal = await handler.opening()
             except BaseException:
-                await accepted.not_opened()
+                await handler.not_opened()
                 raise
             if self._refusal is not None:
-                await accepted.not_opened()
+                await handler.not_opened()
                 return
             sent_headers(self._server)
             self._server.open()
-            self._server.ended = accepted.disconnected
+            self._server.ended = handler.disconnected
             self._answered.set()
-            await accepted.serve()
+            await handler.serve()
         except BaseException as error:
             self.fail(error)
         finally:

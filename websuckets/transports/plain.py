@@ -134,7 +134,7 @@ class PlainSocket(ABC):
         """Function that is called with a failure of the server itself."""
         self.request_path: str = path
         # The watchdog sends no pings: the server below does, if any.
-        self._watchdog = PeerWatchdog(timeouts, self._alarmed)
+        self._watchdog = PeerWatchdog(timeouts, self._on_fault)
         self._frames = frames
         self._max_size = max_size
         self._taken = 0
@@ -144,7 +144,7 @@ class PlainSocket(ABC):
         self._is_closed = False
         self.has_stopped_receiving: bool = False
         self._response_headers: ResponseHeaders | None = None
-        self._has_said_goodbye = anyio.Event()
+        self._close_was_sent = anyio.Event()
 
     @property
     def socket(self) -> "PlainSocket":
@@ -178,7 +178,7 @@ class PlainSocket(ABC):
             with self._watchdog.queued(frame) as is_too_much:
                 if is_too_much:
                     logger.info(
-                        "%s does not read what is sent to it, and more is: dropped", self.id
+                        "%s does not read what is sent to it, and more is: aborted", self.id
                     )
                     self._abort_and_log()
                     raise self._closed_error()
@@ -207,7 +207,7 @@ class PlainSocket(ABC):
         try:
             await self._close(close)
         finally:
-            self._has_said_goodbye.set()
+            self._close_was_sent.set()
 
     def __getattr__(self, name: str) -> NoReturn:
         raise AttributeError(
@@ -245,9 +245,9 @@ class PlainSocket(ABC):
             self._received = None if code is None else Close(code, reason)
             self._closed()
 
-    def _alarmed(self, on_fault: PeerFault) -> None:
-        assert on_fault is PeerFault.STALLED
-        logger.info("%s does not read what is sent to it: dropped", self.id)
+    def _on_fault(self, fault: PeerFault) -> None:
+        assert fault is PeerFault.STALLED
+        logger.info("%s does not read what is sent to it: aborted", self.id)
         self._abort_and_log()
 
     def _abort_and_log(self) -> None:
@@ -257,13 +257,13 @@ class PlainSocket(ABC):
     async def wait_closed(self) -> None:
         """Wait until the close frame of this side, if any, was handed over to be sent."""
         if self._sent is not None:
-            await self._has_said_goodbye.wait()
+            await self._close_was_sent.wait()
 
     async def receive(self) -> str | bytes:
-        await self._give_way()
+        await self._yield_to_others()
         return await self._receive_queued()
 
-    async def _give_way(self) -> None:
+    async def _yield_to_others(self) -> None:
         """Let other tasks run once in `TURN` frames, as receiving and replying may never wait."""
         self._taken += 1
         if self._taken % TURN == 0:

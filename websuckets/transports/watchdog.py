@@ -68,10 +68,10 @@ class PeerWatchdog:
 
     __slots__ = (
         "_bytes",
+        "_checked_at",
         "_frames",
         "_has_pong",
         "_is_reading",
-        "_looked_at",
         "_on_fault",
         "_ping_at",
         "_read_by",
@@ -99,7 +99,7 @@ class PeerWatchdog:
         self._ping_at = math.inf
         self._has_pong: Callable[[], bool] | None = None  # while a ping is unanswered
         self._silent = 0.0  # seconds of reading since the ping, without its pong
-        self._looked_at = 0.0
+        self._checked_at = 0.0
         self._was_reading = False
         if is_reading is not None:
             self._ping_later()
@@ -107,7 +107,7 @@ class PeerWatchdog:
     def stop(self) -> None:
         """Report no more faults, and release the callbacks, because the connection is closed."""
         self._timer.stop()
-        self._on_fault = _say_nothing
+        self._on_fault = _ignore
         self._is_reading = None
 
     @property
@@ -155,7 +155,7 @@ class PeerWatchdog:
         """Check later for the pong to a ping; ``has_pong`` returns whether the pong has come."""
         self._has_pong = has_pong
         self._silent = 0.0
-        self._looked_at = self._timeouts.clock.read()
+        self._checked_at = self._timeouts.clock.read()
         self._was_reading = self._reads()
         self._check_pong_later()
 
@@ -201,7 +201,7 @@ class PeerWatchdog:
         only while the connection is reading.
         """
         now = self._timeouts.clock.now
-        since_last, self._looked_at = now - self._looked_at, now
+        since_last, self._checked_at = now - self._checked_at, now
         was_reading, self._was_reading = self._was_reading, self._reads()
         if has_pong():
             self._has_pong = None
@@ -217,13 +217,13 @@ class PeerWatchdog:
 
     def _check_pong_later(self) -> None:
         step = self._timeouts.for_pong.step
-        self._timer.by(self._looked_at + step, step)
+        self._timer.by(self._checked_at + step, step)
 
     def _reads(self) -> bool:
         return self._is_reading is not None and self._is_reading()
 
 
-def _say_nothing(on_fault: PeerFault) -> None: ...
+def _ignore(fault: PeerFault) -> None: ...
 
 
 def _size(message: Any) -> int:

@@ -60,7 +60,7 @@ class WatchedConnection(Handshake):
 
     def _prepare(self: Any) -> None:
         super()._prepare()
-        self.watchdog = PeerWatchdog(self.timeouts, self._alarmed, self._can_be_pinged)
+        self.watchdog = PeerWatchdog(self.timeouts, self._on_fault, self._can_be_pinged)
         self._lent = None
 
     @property
@@ -76,30 +76,30 @@ class WatchedConnection(Handshake):
     def _can_be_pinged(self: Any) -> bool:
         return self.state is State.OPEN and self._is_reading
 
-    def _alarmed(self: Any, on_fault: PeerFault) -> None:
-        match on_fault:
+    def _on_fault(self: Any, fault: PeerFault) -> None:
+        match fault:
             case PeerFault.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
                 self._abort()
             case PeerFault.PING:
                 self._start(self._ping)
             case PeerFault.NO_PONG:
-                logger.info("%s does not answer pings: dropped", self.id)
-                self._start(self._drop)
+                logger.info("%s does not answer pings: aborted", self.id)
+                self._start(self._abort_after_fault)
             case _:  # PeerFault.NOT_READ
-                self._look_for_departure()
+                self._check_departure()
 
-    def _look_for_departure(self: Any) -> None:
+    def _check_departure(self: Any) -> None:
         """Tell the connection handler if the client has left; its messages are still read later."""
-        accepted = self.accepted
-        if accepted is not None and not self._is_reading and has_left(self._file_descriptor):
-            accepted.disconnected()
+        handler = self.handler
+        if handler is not None and not self._is_reading and has_left(self._file_descriptor):
+            handler.disconnected()
 
     async def _ping(self: Any) -> None:
         with suppress(ConnectionClosed):
-            self.watchdog.pinged(self._has_come(await self.ping()))
+            self.watchdog.pinged(self._is_answered_by(await self.ping()))
 
-    def _give_in(self: Any) -> None:
+    def _abort_slow_peer(self: Any) -> None:
         """Abort, as more waits to be sent to the peer than the outbox allows."""
         logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
         self._abort()
@@ -210,7 +210,7 @@ class WatchedConnection(Handshake):
         """Send the close frame that is ready, and wait until the connection is closed."""
 
     @abstractmethod
-    async def _drop(self) -> None:
+    async def _abort_after_fault(self) -> None:
         """Send a close frame to a peer that answers no pings, and abort the connection."""
 
     @abstractmethod
@@ -224,5 +224,5 @@ class WatchedConnection(Handshake):
 
     @staticmethod
     @abstractmethod
-    def _has_come(pong: Awaitable[float]) -> Callable[[], bool]:
+    def _is_answered_by(pong: Awaitable[float]) -> Callable[[], bool]:
         """Return a function that tells whether a pong has come."""

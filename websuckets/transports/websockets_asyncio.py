@@ -73,11 +73,11 @@ class _Connection(WatchedConnection):
         self._task = self.loop.create_task(function())
 
     @staticmethod
-    def _has_come(pong: Any) -> Callable[[], bool]:
+    def _is_answered_by(pong: Any) -> Callable[[], bool]:
         has_come: Callable[[], bool] = pong.done
         return has_come
 
-    async def _drop(self: Any) -> None:
+    async def _abort_after_fault(self: Any) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_FRAME_TIME):
                 await self.close(*NO_PONG)
@@ -92,7 +92,7 @@ class _Connection(WatchedConnection):
         if self.paused:
             with self.watchdog.queued(message) as is_too_much:
                 if is_too_much:
-                    self._give_in()
+                    self._abort_slow_peer()
                 await self._wait_until_read()
         if text is not None or not self._write(message):
             await self._send_message(message, text)
@@ -230,7 +230,7 @@ class _Connection(WatchedConnection):
         if text is not None:
             self.recv_messages.frames.queue.appendleft(Frame(Opcode.TEXT, text))
 
-    def _look_into_queue(self: Any) -> None:
+    def _check_queue(self: Any) -> None:
         """Wake `_next_text` if something else has come, or if the connection is lost."""
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_result(None)
@@ -263,7 +263,7 @@ class _Connection(WatchedConnection):
             size = self.transport.get_write_buffer_size()
             if self.timeouts.outbox.is_exceeded(self._unsent, size):
                 self.protocol.data_to_send()
-                self._give_in()
+                self._abort_slow_peer()
                 return
         super().send_data()  # type: ignore[misc]  # of ServerConnection
 
@@ -304,7 +304,7 @@ class _Connection(WatchedConnection):
         if taken < len(data):
             super().data_received(data[taken:] if taken else data)  # type: ignore[misc]  # of ServerConnection
             if self.recv_messages.frames.queue:
-                self._look_into_queue()
+                self._check_queue()
 
     def pause_writing(self: Any) -> None:
         super().pause_writing()  # type: ignore[misc]  # of ServerConnection
@@ -323,10 +323,10 @@ class _Connection(WatchedConnection):
         self.watchdog.stop()
         super().connection_lost(exc)  # type: ignore[misc]  # of ServerConnection
         self.recv_messages.pause = self.recv_messages.resume = _do_nothing  # no cycle
-        self._look_into_queue()
+        self._check_queue()
         self._replies = None
-        if self.accepted is not None:
-            self.accepted.disconnected()
+        if self.handler is not None:
+            self.handler.disconnected()
 
 
 def _is_between_frames(protocol: Any) -> bool:

@@ -107,11 +107,11 @@ class _Connection(WatchedConnection):
         self.nursery.start_soon(function)
 
     @staticmethod
-    def _has_come(pong: Any) -> Callable[[], bool]:
+    def _is_answered_by(pong: Any) -> Callable[[], bool]:
         has_come: Callable[[], bool] = pong.is_set
         return has_come
 
-    async def _drop(self: Any) -> None:
+    async def _abort_after_fault(self: Any) -> None:
         with trio.move_on_after(CLOSE_FRAME_TIME):
             await self.close(*NO_PONG)
         await trio.aclose_forcefully(self.stream)
@@ -141,7 +141,7 @@ class _Connection(WatchedConnection):
         except trio.WouldBlock:
             with self.watchdog.queued(message) as is_too_much:
                 if is_too_much and self.watchdog.is_blocked:
-                    self._give_in()
+                    self._abort_slow_peer()
                 await self._turn.acquire()
         await self._send_in_turn(message, text)
 
@@ -241,8 +241,8 @@ class _Connection(WatchedConnection):
             await super().close_stream()  # type: ignore[misc]  # of ServerConnection
         finally:
             self.watchdog.stop()
-        if self.accepted is not None:
-            self.accepted.disconnected()
+        if self.handler is not None:
+            self.handler.disconnected()
 
 
 async def _acquire(lock: trio.Lock) -> None:
