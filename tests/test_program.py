@@ -187,8 +187,8 @@ def test_a_program_that_goes_on_is_not_ended(
     is_over = threading.Event()
 
     class Watched(signals._SignalHandler):
-        def _end_what_is_late(self) -> None:
-            super()._end_what_is_late()
+        def _exit_what_is_late(self) -> None:
+            super()._exit_what_is_late()
             is_over.set()
 
     def stop() -> None:

@@ -99,7 +99,7 @@ class Channels:
         frame = _frame(event)
         node.subscriptions.deliver(name, frame, None if exclude is None else exclude.id)
         node.link.publish(CHANNEL + name, frame)
-        await node.give_way()
+        await node.yield_to_others()
 
     async def send_to(self, user_id: UserId, event: ClientEvent) -> None:
         """Send an event to every connection of a verified user, if there is any.
@@ -110,7 +110,7 @@ class Channels:
         frame = _frame(event)
         node.subscriptions.deliver_to(user_id, frame)
         node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
-        await node.give_way()
+        await node.yield_to_others()
 
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel."""
@@ -233,7 +233,7 @@ class _RunningChannels:
     async def members(self, group: str) -> set[UserId]:
         return self.subscriptions.members(group) | await self.link.members(group)
 
-    async def give_way(self) -> None:
+    async def yield_to_others(self) -> None:
         for _ in range(TURNS):
             await anyio.lowlevel.checkpoint()
             if not self.subscriptions.outboxes.writing:

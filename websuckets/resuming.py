@@ -186,7 +186,7 @@ class Resuming:
         """Check for revocations; return whether the store answers."""
         try:
             with anyio.fail_after(self._between_looks):
-                await self._tell_store()
+                await self._write_to_store()
                 count = await self._store.revocations()
                 if count != self._known:
                     saved = self._saved()
@@ -200,7 +200,7 @@ class Resuming:
             self._known = None  # a revocation may be missing
         return self._known is not None
 
-    async def _tell_store(self) -> None:
+    async def _write_to_store(self) -> None:
         """Repeat removals that the store has not confirmed: the store may have been away."""
         for removal in list(self._removals):
             await self._do(removal)

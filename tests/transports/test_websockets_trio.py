@@ -37,7 +37,7 @@ async def test_a_server_that_breaks_down_tells_who_ends_it() -> None:
     await running.wait_started()
     assert running.has_started
     with pytest.raises(RuntimeError, match="broken"):
-        await running.end(1)
+        await running.stop(1)
 
 
 class Served:

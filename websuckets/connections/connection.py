@@ -167,7 +167,7 @@ class Connection:
         for hook in self._setup.hooks.handshake:
             if self._close_reason is not None:
                 break
-            with self._apart() as request_scope:
+            with self._own_request_scope() as request_scope:
                 try:
                     await scope.run(hook.run(scope, request_scope))
                 except BaseException as error:
@@ -177,7 +177,7 @@ class Connection:
     async def not_opened(self) -> None:
         """Finalise the scope of a connection that was not opened, and remove the connection."""
         try:
-            with self._apart():
+            with self._own_request_scope():
                 try:
                     await self._tasks.stop()
                 finally:
@@ -535,7 +535,7 @@ class Connection:
                 log_incident(f"finalisers of {self}", peer.request_scope.lateness)
 
     @contextmanager
-    def _apart(self) -> Iterator[RequestScope]:
+    def _own_request_scope(self) -> Iterator[RequestScope]:
         """Open a request scope for one step before the connection is served."""
         self._life = anyio.CancelScope()
         with self._life, self._setup.request_scopes.begin(self._life) as self._peer.request_scope:

@@ -85,7 +85,7 @@ class Outbox:
 
     def _make_room(self, frame: bytes) -> bool:
         """Whether there is some now."""
-        self._tell_of_overflow()
+        self._log_overflow()
         match self._shared.overflow:
             case Overflow.CLOSE:
                 self.stop()
@@ -95,7 +95,7 @@ class Outbox:
                     self._bytes -= len(self._frames.popleft())
         return not self._is_over and not self._is_full(frame)
 
-    def _tell_of_overflow(self) -> None:
+    def _log_overflow(self) -> None:
         if not self._has_overflowed:
             self._has_overflowed = True
             what = self._shared.overflow.value

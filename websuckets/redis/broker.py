@@ -203,7 +203,7 @@ class _RedisLink:
             await self._announcements.read(connection)
         if self._was_away:
             self._receiver.missed(None)
-        self._tell_of_lost()
+        self._announce_lost()
         self.has_tried.set()
 
     async def use(self) -> None:
@@ -212,7 +212,7 @@ class _RedisLink:
             if self._has_to_beat:
                 self._has_to_beat = False
                 self._has_to_read = True
-                self._tell_of_lost()
+                self._announce_lost()
                 with self._redis.refusals.tolerated():
                     await self._presence.beat(self._connection)
             elif self._has_to_read:
@@ -279,7 +279,7 @@ class _RedisLink:
     async def _send_some(self, connection: BaseConnection) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(len(item.body) for item in batch if isinstance(item, _Message))
-        commands = [(item, command) for item in batch for command in self._told(item)]
+        commands = [(item, command) for item in batch for command in self._commands_of(item)]
         errors: dict[_Message | _Change, RedisError] = {}
         lost = batch  # while nothing is known, for some of it may have come
         try:
@@ -295,7 +295,7 @@ class _RedisLink:
             with self._redis.refusals.tolerated():
                 raise error
 
-    def _told(self, item: _Message | _Change) -> list[Command]:
+    def _commands_of(self, item: _Message | _Change) -> list[Command]:
         if isinstance(item, _Change):
             return self._presence.changed(item.group, item.user_id)
         return [(b"PUBLISH", self._prefix + item.topic, self._head(item.kind) + item.body)]
@@ -319,7 +319,7 @@ class _RedisLink:
         elif EVERY_NODE not in self._lost:
             self._lost.add(topic)
 
-    def _tell_of_lost(self) -> None:
+    def _announce_lost(self) -> None:
         lost, self._lost = self._lost, set()
         for topic in lost:
             self._do(_Message(topic, MISSED, b""))

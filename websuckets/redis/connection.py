@@ -118,7 +118,7 @@ class RedisConnection:
                     raise first_of(error) from None
                 if self._connection is not None:
                     pause = FIRST_PAUSE
-                self._tell_of_loss(first_of(error))
+                self._log_loss(first_of(error))
             finally:
                 self._connection = None
                 user.disconnected()
@@ -254,7 +254,7 @@ class RedisConnection:
         await self._has_to_leave.wait()
         raise NotConnected(self._reason_to_leave)
 
-    def _tell_of_loss(self, cause: BaseException) -> None:
+    def _log_loss(self, cause: BaseException) -> None:
         """Once, and once more for each mistake that somebody has to mend."""
         text = cause_of(cause)
         is_mistake = isinstance(cause, ConfigurationError)

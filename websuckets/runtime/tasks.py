@@ -193,9 +193,9 @@ class TaskSource:
         try:
             await wait_through(ended, background.timeout)
         finally:
-            self._tell_of_those_left(ended)
+            self._log_those_left(ended)
 
-    def _tell_of_those_left(self, ended: anyio.Event) -> None:
+    def _log_those_left(self, ended: anyio.Event) -> None:
         if not ended.is_set():
             logger.error("tasks of %s ignore their cancellation", self._whose)
 
@@ -206,7 +206,7 @@ class TaskSource:
         try:
             async with anyio.create_task_group() as group:
                 tasks = self._tasks or Tasks(str(self._whose), self._is_expected)
-                tasks.work_in(group, ended, propagate)
+                tasks.start_in(group, ended, propagate)
                 task_status.started(tasks)
                 await ending.wait()
                 group.cancel_scope.cancel()
@@ -228,7 +228,7 @@ class Tasks(TaskGroup):
         self._whose = whose
         self._is_expected = is_expected
 
-    def work_in(self, group: TaskGroup, ended: anyio.Event, propagate: Propagate) -> None:
+    def start_in(self, group: TaskGroup, ended: anyio.Event, propagate: Propagate) -> None:
         """Start tasks in this group from now on."""
         self._group = group
         self._propagate = propagate
@@ -285,15 +285,15 @@ class Tasks(TaskGroup):
         except BaseException as error:
             if not status.is_started:
                 raise
-            self._tell(error, name)
+            self._log(error, name)
 
     async def _finish(self, awaited: Awaitable[Any], name: object) -> Any:
         try:
             return await awaited
         except BaseException as error:
-            self._tell(error, name)
+            self._log(error, name)
 
-    def _tell(self, error: BaseException, name: object) -> None:
+    def _log(self, error: BaseException, name: object) -> None:
         failure = _without_cancellations(error, self._group, self._propagate)
         if failure is not None and not self._is_expected(failure):
             log_incident(f"{name} of {self._whose}", failure)

@@ -131,9 +131,9 @@ class _SignalHandler:
     def _handle(self, number: int, frame: object) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        self._tell_all()
+        self._notify_all()
 
-    def _tell_all(self) -> None:
+    def _notify_all(self) -> None:
         if self._first.acquire(blocking=False):
             self._has_signal = True
             for receiver in list(self._apps):
@@ -159,12 +159,12 @@ class _SignalHandler:
             while (data := self._next()) is None or data:
                 numbers += [number for number in data or b"" if number in SIGNALS]
                 if numbers:
-                    self._tell_all()
+                    self._notify_all()
                 if len(numbers) > 1:  # and the main thread has not run `_handle`
                     os._exit(128 + numbers[-1])
         while self._ends:
             time.sleep(self._until_next_end() or 0)
-            self._end_what_is_late()
+            self._exit_what_is_late()
 
     def _next(self) -> bytes | None:
         """Return what was written, ``b""`` after the end of reception, ``None`` after a timeout."""
@@ -172,7 +172,7 @@ class _SignalHandler:
         try:
             data = self._reader.recv(64)
         except TimeoutError:
-            self._end_what_is_late()
+            self._exit_what_is_late()
             return None
         if self._previous_descriptor != -1:
             with suppress(OSError):  # it is full, and wakes the loop anyway; or it is closed
@@ -185,7 +185,7 @@ class _SignalHandler:
             return None
         return max(0.001, min(end for end, _ in self._ends) - time.monotonic())
 
-    def _end_what_is_late(self) -> None:
+    def _exit_what_is_late(self) -> None:
         now = time.monotonic()
         late = [(end, receiver) for end, receiver in self._ends if end <= now]
         for each in late:

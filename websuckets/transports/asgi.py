@@ -213,7 +213,7 @@ class _AsgiSocket(PlainSocket):
         with anyio.CancelScope(shield=self._shields_frames) as sending:
             self._sending.add(sending)
             try:
-                await self._tell({"type": "websocket.send", key: frame})
+                await self._send_event({"type": "websocket.send", key: frame})
             finally:
                 self._sending.discard(sending)
 
@@ -223,7 +223,7 @@ class _AsgiSocket(PlainSocket):
     async def _close(self, close: Close) -> None:
         await self._stop_receiving()  # granian 2.8 does not close while a task receives
         with anyio.move_on_after(CLOSE_TIMEOUT):
-            await self._tell(
+            await self._send_event(
                 {"type": "websocket.close", "code": int(close.code), "reason": close.reason}
             )
 
@@ -240,7 +240,7 @@ class _AsgiSocket(PlainSocket):
         for sending in self._sending:
             sending.cancel()
 
-    async def _tell(self, event: MutableMapping[str, Any]) -> None:
+    async def _send_event(self, event: MutableMapping[str, Any]) -> None:
         """Send an event to the server; take an error to mean that the client has left.
 
         By the specification the error is an `OSError`; uvicorn and hypercorn raise other errors for
@@ -353,7 +353,7 @@ class _AsyncioSocket(_AsgiSocket):
         self._check_open()
         self._watchdog.blocked()
         try:
-            await self._while_open(self._tell({"type": "websocket.send", "text": text}))
+            await self._while_open(self._send_event({"type": "websocket.send", "text": text}))
         finally:
             self._watchdog.unblocked()
         self._check_open()

@@ -85,7 +85,7 @@ class MemoryClient:
     def close(self, code: int | None, reason: str = "") -> None:
         """Close the connection; without a code, lose it as if the client had crashed."""
         self._server.closed_by_peer(code, reason)
-        self.end(ABNORMAL if code is None else Close(code, reason))
+        self.close_with(ABNORMAL if code is None else Close(code, reason))
 
     def raise_failure(self) -> None:
         """Raise the failure of the server itself, if there was any."""
@@ -122,7 +122,7 @@ class MemoryClient:
     async def deliver(self, frame: str | bytes) -> None:
         await self._frames.put(frame)
 
-    def end(self, close: Close) -> None:
+    def close_with(self, close: Close) -> None:
         self.closed = self.closed or close
         self.has_closed.set()
         self._frames.close()
@@ -166,7 +166,7 @@ class _MemorySocket(PlainSocket):
         return _Pong()
 
     async def _close(self, close: Close) -> None:
-        self._client.end(close)
+        self._client.close_with(close)
 
 
 class _Pong:

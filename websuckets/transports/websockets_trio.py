@@ -301,7 +301,7 @@ async def listen(
             with trio.CancelScope(shield=True):
                 if server.has_started:
                     await stop(server.close)
-                await server.end(limits.finalize_timeout)
+                await server.stop(limits.finalize_timeout)
         finally:
             for listener in options["listeners"]:
                 listener.socket.close()
@@ -347,7 +347,7 @@ class _TrioServer:
         assert self._server is not None
         await self._server.aclose(close_connections=False)
 
-    async def end(self, timeout: float | None) -> None:
+    async def stop(self, timeout: float | None) -> None:
         """Cancel the server and its connections. Raise the error that ended the server, if any."""
         self._scope.cancel()
         with trio.move_on_after(seconds(timeout)):  # handlers may ignore the cancellation
