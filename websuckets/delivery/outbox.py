@@ -16,32 +16,32 @@ __all__ = ["Outbox", "Outboxes"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 Start = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
-"""Starts a task that is nobody's child."""
+"""Function that starts a task that is not a child of its caller."""
 
 TEXT: Final = True
-"""Frames are UTF-8 already, encoded once for all who get them."""
+"""Argument ``text`` for frames, which are UTF-8 already, encoded once for all receivers."""
 
 
 NOTHING: Final[deque[bytes]] = deque(maxlen=0)
-"""What waits, as a rule: an empty one of its own would cost each connection 760 bytes."""
+"""Empty queue that outboxes share: one of its own would cost each connection 760 bytes."""
 
 
 class Outboxes:
-    """What the outboxes of a running app share: their bounds, and how their tasks start."""
+    """Shared part of the outboxes of a running app: their bounds, and the start of their tasks."""
 
     def __init__(self, limits: Limits, start: Start) -> None:
         self.start = start
         self.bound: OutboxBound = OutboxBound.of(limits)
         self.overflow: Overflow = limits.overflow
         self.writing: set[Outbox] = set()
-        """Those for whose connection anything waits."""
+        """Outboxes for whose connection anything waits."""
 
 
 class Outbox:
-    """What waits to be sent to one connection, in order; it lives as long as that.
+    """A queue of frames that wait to be sent to one connection; lives as long as the connection.
 
-    Nothing does while the connection takes frames at once. Otherwise a task sends what waits, and
-    ends when nothing is left: a connection to which nobody sends has none.
+    No frame waits while the connection takes frames at once. Otherwise a task sends the frames that
+    wait, and ends when none is left: a connection to which nobody sends has no task.
     """
 
     __slots__ = ("_bytes", "_frames", "_has_overflowed", "_is_over", "_offer", "_shared", "_socket")
@@ -56,9 +56,10 @@ class Outbox:
         self._is_over = False
 
     def put(self, frame: bytes) -> None:
-        """Send a text frame, as soon as that can be; never waits.
+        """Send a text frame as soon as possible, without waiting.
 
-        When too many do, `Limits.overflow` says which frames are lost, or that the client is.
+        When too many frames wait, `Limits.overflow` says which frames are lost, or that the
+        connection is closed.
         """
         if self._is_over:
             return
@@ -74,7 +75,7 @@ class Outbox:
         self._bytes += len(frame)
 
     def stop(self) -> None:
-        """What waits is thrown away, and so is what comes."""
+        """Discard the frames that wait, and all later frames."""
         self._is_over = True
         self._frames = NOTHING
         self._bytes = 0
@@ -84,7 +85,7 @@ class Outbox:
         return self._shared.bound.is_exceeded(frames, size)
 
     def _make_room(self, frame: bytes) -> bool:
-        """Whether there is some now."""
+        """Apply `Limits.overflow`; return whether there is room for the frame now."""
         self._log_overflow()
         match self._shared.overflow:
             case Overflow.CLOSE:

@@ -20,7 +20,7 @@ FORGOTTEN: Final = b"forgotten"
 """Kinds of announcements: of a user, and of one token of a user, by the key of its record."""
 
 Verified: TypeAlias = tuple[User, UserId | None, str | None]
-"""A user, and the id and token as which it was verified."""
+"""A user, and the id and token with which the user was verified."""
 
 
 class RevocationAnnouncements:
@@ -43,7 +43,7 @@ class RevocationAnnouncements:
         await self._link.announce(b"\n".join((FORGOTTEN, to_json(id), key.encode())))
 
     def announced(self, announcement: bytes) -> None:
-        """Do here what another node has told. Raises `ValueError` for what no node can tell."""
+        """Carry out an announcement of another node. Raises `ValueError` if it is malformed."""
         match announcement.split(b"\n"):
             case [kind, id] if kind == REVOKED:
                 for user in self._session._revoke_here(user_id_of(id)):
@@ -54,9 +54,10 @@ class RevocationAnnouncements:
                 raise ValueError("no announcement")
 
     def missed(self) -> None:
-        """Have all who are verified now verify themselves again: any may have been revoked.
+        """Have all verified users verify themselves again: any of them may have been revoked.
 
-        They are closed after `Limits.revocation_lag`, which is how long a revoked user may stay.
+        After `Limits.revocation_lag`, which is how long a revoked user may stay, the connections
+        are closed whose users still have the same id and token.
         """
         users = [(user, user.id, user.token) for user in self._session._all_verified()]
         if users and self._lag is not None:
@@ -71,7 +72,7 @@ class RevocationAnnouncements:
 
 
 def user_id_of(text: bytes) -> UserId:
-    """Raises `ValueError` for what is no id of a user."""
+    """Return the user id in this JSON. Raises `ValueError` for what is not a user id."""
     id = from_json(text)
     if not is_user_id(id):
         raise ValueError("no user's id")

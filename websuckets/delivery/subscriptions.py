@@ -13,7 +13,7 @@ from websuckets.session import Session, User, UserId, connections_of
 __all__ = ["ONLINE", "Subscriptions"]
 
 ONLINE: Final = ""
-"""The group of every verified user; the others are named as their channels, which have names."""
+"""Name of the group of all verified users; other groups are named as channels, never empty."""
 
 
 class _Subscriber:
@@ -25,14 +25,14 @@ class _Subscriber:
         self.user = user
         self.outbox = outbox
         self.channels: dict[str, UserId | None] = {}
-        """Subscribed channels, each with the user whose end also ends the subscription."""
+        """Subscribed channels, each with its owner: the user with whom the subscription ends."""
 
 
 class Subscriptions:
-    """Who of a running app's clients is subscribed to what; a `SessionObserver` of its session.
+    """Subscriptions of the clients of a running app; a `SessionObserver` of its session.
 
-    ``present`` and ``absent`` are told, by group and id, of users of whom the first connection
-    came into a group, and the last one left it. Nothing here ever waits.
+    ``present`` is called with group and id when the first connection of a user enters the group,
+    and ``absent`` when the last connection leaves the group. No method waits.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Subscriptions:
 
     @property
     def channels(self) -> list[str]:
-        """Those with subscribers."""
+        """Channels with subscribers."""
         return list(self._channels)
 
     def subscribe(self, user: User, channel: str, owner: UserId | None = None) -> None:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
-        A subscription that has no owner keeps none. Raises `TooManySubscriptions`.
+        A subscription without an owner never gets one. Raises `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
@@ -75,7 +75,7 @@ class Subscriptions:
             self._enter(channel, user.id)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
-        """Whether the channel has lost its last subscriber."""
+        """Unsubscribe; return whether the channel has lost its last subscriber."""
         subscriber = self._subscribers.get(connection)
         if subscriber is None or channel not in subscriber.channels:
             return False
@@ -85,35 +85,35 @@ class Subscriptions:
         return self._forget(connection, channel)
 
     def deliver(self, channel: str, frame: bytes, exclude: UUID | None = None) -> None:
-        """Send it to every subscriber but one."""
+        """Send a frame to every subscriber of a channel except ``exclude``."""
         for connection, subscriber in self._channels.get(channel, {}).items():
             if connection != exclude:
                 subscriber.outbox.put(frame)
 
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
-        """Send it to every connection of this user."""
+        """Send a frame to every connection of this user."""
         for user in connections_of(user_id, self._session):
             self._subscriber(user).outbox.put(frame)
 
     def announce_gap(self) -> None:
-        """Tell every subscriber of every channel, and every verified user, what may be missed."""
+        """Tell every subscriber of every channel, and every verified user, of a possible gap."""
         for channel in self._channels:
             self.announce_gap_in(channel)
         self.announce_gap_to_users()
 
     def announce_gap_to_users(self) -> None:
-        """Tell every verified user that something may have been sent to them alone."""
+        """Tell every verified user that messages to that user alone may be missing."""
         frame = _gap(None)
         for user in self._session.online.values():
             if user.id is not None:
                 self._subscriber(user).outbox.put(frame)
 
     def announce_gap_in(self, channel: str) -> None:
-        """Tell its subscribers that something may have been published that they did not get."""
+        """Tell the subscribers of a channel that published messages may be missing."""
         self.deliver(channel, _gap(channel))
 
     def members(self, group: str) -> set[UserId]:
-        """The users who are in it on this node."""
+        """Return the users who are in the group on this node."""
         return set(self._groups.get(group, ()))
 
     def verified(self, user: User, id: UserId) -> None:
@@ -122,7 +122,7 @@ class Subscriptions:
             self._enter(channel, id)
 
     def demoted(self, user: User, id: UserId) -> list[str]:
-        """End what this connection subscribed to as that user.
+        """End the subscriptions of this connection whose owner is that user.
 
         Return the channels that have lost their last subscriber by that.
         """
@@ -134,7 +134,7 @@ class Subscriptions:
         return empty
 
     def left(self, user: User) -> list[str]:
-        """The channels that have lost their last subscriber by that."""
+        """Remove a connection; return the channels that have lost their last subscriber."""
         subscriber = self._subscribers.pop(user.socket.id, None)
         if subscriber is None:
             return []

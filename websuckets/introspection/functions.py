@@ -47,10 +47,10 @@ def where(function: Callable[..., Any]) -> str:
 
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:
-    """Return what calling it gives, as far as that can be seen; ``None`` for anything else.
+    """Return the kind of a function's result, as far as it can be seen; ``None`` if it cannot.
 
-    A plain function that wraps another one (``functools.wraps``) is taken to return what that one
-    does. Of a compiled function that does not say it, it is taken to be async.
+    A plain function that wraps another one (``functools.wraps``) is taken to return what the
+    wrapped function returns. A compiled function that does not show its kind is taken to be async.
     """
     for layer in _layers(function):
         kind = own_kind(layer)
@@ -64,9 +64,9 @@ def kind_of(function: Callable[..., Any]) -> Kind | None:
 
 
 def checked(function: Callable[..., Any], kind: Kind) -> Callable[..., Any]:
-    """Return the function, or one that raises `TypeError` when it does not give what it should.
+    """Return the function, or a wrapper that raises `TypeError` for a result of another kind.
 
-    That of a plain function that wraps another one is only known once it is called.
+    The kind of a plain function that wraps another function is only known once it is called.
     """
     if own_kind(function) == kind:
         return function
@@ -127,7 +127,7 @@ def dressed(
         p.name: p.annotation for p in dressed.__signature__.parameters.values()
     }
     dressed.__module__ = getattr(named_as, "__module__", __name__)
-    # No identifier: dishka generates code with this name in it, next to names of its own.
+    # Not an identifier: dishka generates code with this name in it, next to names of its own.
     dressed.__qualname__ = f"{getattr(named_as, '__qualname__', type(named_as).__name__)}()"
     return function
 
@@ -149,7 +149,7 @@ def _layers(function: Any) -> Iterator[Any]:
 
 
 def own_kind(function: Any) -> Kind | None:
-    """Return what calling it gives, without asking what it wraps."""
+    """Return the kind of a function's result, without regard to what the function wraps."""
     function = called(function)
     if inspect.iscoroutinefunction(function):
         return "async"
@@ -160,7 +160,7 @@ def own_kind(function: Any) -> Kind | None:
 
 
 def called(function: Any) -> Any:
-    """Return what is called when an object is: its ``__call__``, or the function that it is."""
+    """Return what runs when an object is called: its ``__call__``, or itself if a function."""
     is_function = inspect.isroutine(function) or isinstance(function, type | partial)
     return function if is_function else type(function).__call__
 

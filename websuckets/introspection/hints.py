@@ -25,7 +25,7 @@ __all__ = [
 FromComponentMarker: Final = type(FromComponent())
 
 _ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType))
-"""Up to Python 3.13, that of `typing_extensions` is a type of its own."""
+"""Types of aliases: up to Python 3.13, `typing_extensions` has a type of its own."""
 
 
 def bare_type(hint: Any) -> Any:
@@ -50,8 +50,8 @@ def name_of(thing: Any) -> str:
 def plain(hint: Any) -> Any:
     """Return the hint without aliases around it (``type X = ...``), also inside ``Annotated``.
 
-    An alias whose value is a string, as that of a recursive one, stays: only pydantic knows which
-    names it sees.
+    An alias whose value is a string, as that of a recursive alias, stays: only pydantic knows which
+    names the string sees.
     """
     origin = get_origin(hint)
     if is_alias_of_string(origin) or is_alias_of_string(hint):
@@ -67,7 +67,7 @@ def plain(hint: Any) -> Any:
 
 
 def is_alias_of_string(hint: Any) -> bool:
-    """Return whether it is an alias (``TypeAliasType``) whose value is a string."""
+    """Tell whether a hint is an alias (``TypeAliasType``) whose value is a string."""
     return isinstance(hint, _ALIASES) and isinstance(hint.__value__, str)
 
 
@@ -116,7 +116,7 @@ def variables_of(owner: Any, definer: type) -> dict[Any, Any]:
     """Return what the type variables of a generic base class stand for in a class.
 
     ``owner`` is the class, or a generic alias of it (``Crud[Item]``), and ``definer`` the base.
-    Variables of which nothing says it are left out.
+    Variables for which nothing is known are left out.
     """
     arguments = _arguments_of(owner, definer)
     for variable in getattr(definer, "__parameters__", ()):
@@ -139,7 +139,8 @@ def _arguments_of(owner: Any, definer: type) -> dict[Any, Any]:
 def _parameters_of(hint: Any) -> tuple[Any, ...]:
     """Return the type variables in a hint; a generic class that is not subscripted has none.
 
-    A generic model has, because pydantic takes ``Model[T]`` for ``Model`` where ``T`` is its own.
+    A generic model has its own, because pydantic takes ``Model[T]`` for ``Model`` where ``T`` is
+    the variable of the model.
     """
     if isinstance(hint, type):
         return tuple(_generic_model(hint).get("parameters", ()))

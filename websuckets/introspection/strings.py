@@ -6,7 +6,7 @@ __all__ = ["plain_string"]
 def plain_string(value: str) -> str:
     """Return the characters of a string as a plain ``str``.
 
-    Of a member of a ``str`` enum these are its value. ``str()`` and f-strings have its name instead
-    (``Event.CREATE``), which is never what it is known by elsewhere.
+    For a member of a ``str`` enum, these characters are its value. ``str()`` and f-strings give the
+    member's name instead (``Event.CREATE``), by which the member is never known elsewhere.
     """
     return str.__str__(value)

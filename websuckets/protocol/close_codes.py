@@ -1,7 +1,7 @@
 """Codes and reasons with which websuckets closes connections.
 
-Codes are those of RFC 6455, section 7.4, and of the registry that it sets up; from 4000 on they
-are this framework's.
+Codes are those of RFC 6455, section 7.4, and of the registry that this section sets up; codes from
+4000 on are this framework's.
 """
 
 from typing import Final
@@ -27,17 +27,17 @@ CloseReason = tuple[int, str]
 """Code and reason."""
 
 RESTART: Final = (CloseCode.SERVICE_RESTART, "service restart")
-"""The server stops."""
+"""Close reason when the server stops."""
 
 SLOW: Final = (CloseCode.TRY_AGAIN_LATER, "reads too slowly")
-"""More waits for it than its outbox holds."""
+"""Close reason for a client for which more waits than its outbox holds."""
 
 UNSURE: Final = (CloseCode.TRY_AGAIN_LATER, "sessions unavailable")
-"""Whether it is still verified cannot be known."""
+"""Close reason when it cannot be known whether the user is still verified."""
 
 NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
 CUT_SHORT: Final = (CloseCode.INTERNAL_ERROR, "message cut short")
-"""A message in fragments was not sent to its end."""
+"""Close reason after a message in fragments that was not sent to its end."""
 
 NO_PONG: Final = (CloseCode.INTERNAL_ERROR, "keepalive ping timeout")
 REVOKED: Final = (4401, "revoked")

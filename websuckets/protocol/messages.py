@@ -31,20 +31,21 @@ __all__ = [
 ]
 
 MAX_ID_LENGTH: Final = 128
-"""Characters of a command's ``id`` that is a string."""
+"""Greatest number of characters in a command's ``id`` that is a string."""
 
 MAX_ID_INTEGER: Final = 2**53
 """The largest ``id`` that is a number: what a JavaScript client can count to exactly."""
 
 CACHED_STRINGS: Final = "keys"
-"""Not the values: passwords and tokens would stay in memory long after they were needed."""
+"""Strings that the parser caches: keys alone, because passwords and tokens, which are values, would
+stay in memory long after they were needed."""
 
 CommandId = str | int | None
 
 
-@dataclass(slots=True)  # not frozen: it is made for each message, and that costs three times more
+@dataclass(slots=True)  # not frozen, which would cost three times more for each message
 class Message:
-    """One command as the client sent it, without its payload. It lives as long as it is handled."""
+    """One command as the client sent it, without its payload; lives as long as it is handled."""
 
     event: str
     token: str | None = field(default=None, repr=False)
@@ -74,12 +75,12 @@ class Ping(Control):
 class ClientEvent(str):
     """A message for a client: a JSON text ``{"event": ..., "payload": ...}``.
 
-    It is a ``str``, so that any connection sends it as it is, and it keeps what it was made of as
-    ``event`` and ``payload``. The payload is anything that pydantic serialises: models,
+    A `ClientEvent` is a ``str``, so that any connection sends it as it is, and keeps its ``event``
+    and its ``payload``. The payload is anything that pydantic serialises: models,
     dataclasses, UUIDs, datetimes; it is encoded here, once, and later changes to it are not seen.
 
     Raises ``pydantic_core.PydanticSerializationError`` for a payload that has no JSON form, and
-    `TypeError` for an event that is no string.
+    `TypeError` for an event that is not a string.
     """
 
     __slots__ = ("event", "payload")
@@ -110,7 +111,7 @@ class ClientEvent(str):
         return self._of_text, (str(self), self.event, self.payload)
 
     def __repr__(self) -> str:
-        """The event's name alone: payloads do not belong in logs."""
+        """Return the event's name alone: payloads do not belong in logs."""
         return f"ClientEvent({self.event!r})"
 
 
@@ -146,7 +147,7 @@ def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
 
 
 def _invalid(content: dict[str, Any]) -> InvalidMessage:
-    """All that is wrong with it."""
+    """Return an error with all that is wrong with the content."""
     event, token, id = content.get("event"), content.get("token"), content.get("id")
     problems = []
     if type(event) is not str:
@@ -188,15 +189,15 @@ def _no_command_id(field: str) -> dict[str, Any]:
 
 
 def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False) -> str:
-    """A frame that says ``event``; with ``id``, as the answer to that command.
+    """Return a frame with an event; with ``id``, the frame is an answer to that command.
 
-    ``more`` says that it is not the last answer.
+    ``more`` says that the frame is not the last answer.
     """
     return f"{opening(event)}{_to_text(payload)}{closing(id, more=more)}"
 
 
 def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
-    """A frame with what a handler gave: the event that it made itself, or one named ``event``."""
+    """Return a frame with a handler's result: a `ClientEvent`, or an event named ``event``."""
     if isinstance(result, ClientEvent):
         return f"{result[:-1]}{closing(id, more=more)}"
     return encode_event(event, result, id, more=more)
@@ -214,7 +215,7 @@ def closing(id: CommandId, *, more: bool) -> str:
 
 
 def encode_error(error: str, details: Any, id: CommandId) -> str:
-    """A frame that says that a command failed."""
+    """Return a frame that says that a command failed."""
     content = {"error": error, "details": details}
     if id is not None:
         content["id"] = id
@@ -239,7 +240,7 @@ def text_of(data: bytes) -> str:
 def without_constants(text: str) -> str:
     """Return what pydantic wrote, with null for ``NaN`` and ``Infinity`` that are in no string.
 
-    ``ser_json_inf_nan="constants"`` of a model is stronger than what its writer is told.
+    ``ser_json_inf_nan="constants"`` of a model is stronger than the argument of `to_json`.
     """
     if "NaN" not in text and "Infinity" not in text:
         return text
@@ -263,7 +264,7 @@ def _is_command_id(id: Any) -> bool:
 
 
 def _all_finite(value: Any) -> bool:
-    """Whether no number in parsed JSON is too large for a float: ``1e400`` is read as infinity."""
+    """Tell whether all numbers in parsed JSON are finite: ``1e400`` is read as infinity."""
     # The types are the parser's own, and it bounds the depth: no subclasses, no recursion error.
     kind = type(value)
     if kind is dict:

@@ -1,8 +1,8 @@
 """Reader of JSON that the parser refuses: too deep, half of a character, cut off.
 
-The parser gives nothing of a frame in which it finds a fault. So this finds the members of the
-object around it, without a look at what these hold, in one pass and without recursion. It knows
-strings and brackets; where they do not match, it stops.
+The parser gives nothing of a frame in which it finds a fault. So this module finds the members of
+the object around the fault, without checking the values, in one pass and without recursion. The
+reader knows strings and brackets, and stops where brackets do not match.
 """
 
 import re
@@ -28,20 +28,20 @@ MARK: Final = re.compile(rf'[\[\]{{}}]|{STRING}|"', re.DOTALL)
 CLOSED_BY: Final = {"[": "]", "{": "}"}
 
 MAX_MEMBERS: Final = 64
-"""Members that are read, of which a command has half a dozen."""
+"""Number of members that are read; a command has half a dozen."""
 
 MAX_MARKS: Final = 8192
-"""Brackets and strings within their values that are read, in some milliseconds."""
+"""Number of brackets and strings within values that are read, in some milliseconds."""
 
 ESCAPED: Final = 12
-"""Characters that one may be written as: two escapes of six each."""
+"""Greatest number of characters for a single character: two escapes of six each."""
 
 
 def value_of(frame: str | bytes, name: str, most: int) -> Any:
     """Return the value of the last member called ``name`` in front of the fault.
 
-    It is a string of at most ``most`` characters, or a number or word of as many; ``None`` if there
-    is none, or another value. Not more than `MAX_MEMBERS` and `MAX_MARKS` are read.
+    The value is a string of at most ``most`` characters, or a number or word of as many; ``None``
+    if there is no such value. Not more than `MAX_MEMBERS` and `MAX_MARKS` are read.
     """
     text = frame if isinstance(frame, str) else frame.decode(errors="surrogateescape")
     found = None
@@ -52,16 +52,16 @@ def value_of(frame: str | bytes, name: str, most: int) -> Any:
 
 
 class _Reader:
-    """Reads one text, once."""
+    """A reader of one text, used once."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         self._left = MAX_MARKS
 
     def members(self) -> Iterator[tuple[str, str]]:
-        """Give the keys and values of the object, as they are written.
+        """Yield the keys and values of the object, as they are written.
 
-        Of values that have parts, it gives the beginning.
+        A value that has parts is given as ``[``.
         """
         text = self._text
         begin = BEGIN.match(text)
@@ -70,13 +70,13 @@ class _Reader:
             simple = SIMPLE.match(text, key.end())
             end = self._end_of_parts(key.end()) if simple is None else simple.end()
             after = None if end is None else NEXT.match(text, end)
-            if after is None:  # what stands there may have been cut off
+            if after is None:  # the value may have been cut off
                 return
             yield key[1], "[" if simple is None else simple[0]
             at = after.end() if after[1] == "," else len(text)
 
     def _end_of_parts(self, at: int) -> int | None:
-        """Return where the array or object ends that begins there; ``None`` if it has no end."""
+        """Return the end of the array or object that begins at ``at``; ``None`` without an end."""
         missing: list[str] = []
         for mark in islice(MARK.finditer(self._text, at), self._left):
             self._left -= 1

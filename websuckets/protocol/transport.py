@@ -13,21 +13,21 @@ __all__ = ["Acceptor", "ConnectionHandler", "HttpResponse", "TransportConnection
 
 
 class TransportConnection(Protocol):
-    """What a transport hands over for each connection: as a rule the connection itself."""
+    """An object that a transport hands over for each connection: as a rule the connection."""
 
     @property
     def socket(self) -> Socket:
-        """What handlers get."""
+        """Socket that handlers get."""
         ...
 
     @property
     def request_path(self) -> str:
-        """Where it connected to, decoded: within what the app is mounted under, without a query."""
+        """Path of the connection: decoded, below the mount point of the app, without a query."""
         ...
 
     @property
     def closed_errors(self) -> tuple[type[Exception], ...]:
-        """What `receive` and `send` raise once the connection is closed."""
+        """Errors that `receive` and `Socket.send` raise once the connection is closed."""
         ...
 
     @property
@@ -43,15 +43,15 @@ class TransportConnection(Protocol):
         """Wait for the next message, text or binary.
 
         Raises one of `closed_errors` once the connection is closed; after this side has closed it,
-        that is also where messages still wait.
+        also while messages still wait.
         """
         ...
 
     async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; the next one is received after it.
+        """Send the reply to a message, as `Socket.send` does; receive the next after it.
 
-        It waits for a client that is slow to read, however long it is, and however many wait for
-        the same: only programs can send more than may wait.
+        The reply waits for a client that is slow to read, whatever its length, and however many
+        replies wait: only programs can send more than may wait.
         """
         ...
 
@@ -60,23 +60,23 @@ class TransportConnection(Protocol):
         ...
 
     async def abort(self) -> None:
-        """Drop the connection without a closing handshake; does nothing when it is closed."""
+        """Abort the connection (no closing handshake); do nothing when it is closed."""
         ...
 
     def failed(self, error: BaseException) -> None:
-        """Told of a failure of the server itself, which is logged and closes the connection."""
+        """Take note of a failure of the server, which is logged and closes the connection."""
         ...
 
 
 class ConnectionHandler(Protocol):
-    """What a transport drives for each client whose opening handshake it finds acceptable.
+    """A handler that a transport drives for each client with an acceptable opening handshake.
 
-    It calls `opening` before it answers the handshake; then either `serve`, once the connection is
-    open, or `discard`, if it does not come to that.
+    The transport calls `opening` before it answers the handshake; then either `serve`, once the
+    connection is open, or `not_opened`, if no connection is opened.
     """
 
     async def opening(self) -> HandshakeRefused | None:
-        """How to answer instead of opening the connection, if at all."""
+        """Return the answer that refuses the connection; ``None`` to open it."""
         ...
 
     async def serve(self) -> None:
@@ -88,17 +88,17 @@ class ConnectionHandler(Protocol):
         ...
 
     def disconnected(self) -> None:
-        """Told as soon as the connection is closed, by whichever side; maybe more than once."""
+        """Take note, at once, that either side has closed; maybe called more than once."""
         ...
 
     async def not_opened(self) -> None:
-        """Give up a connection that was not opened."""
+        """Finalise what belongs to a connection that was not opened."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An HTTP response to what opens no connection."""
+    """An HTTP response to a request that does not open a connection."""
 
     status: int
     text: str
@@ -106,20 +106,23 @@ class HttpResponse:
 
 
 class Acceptor(Protocol):
-    """Where a transport brings its clients."""
+    """An object that accepts the clients of a transport."""
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
-        """The client's address, ``peer`` being the one that the transport sees."""
+        """Return the client's address; ``peer`` is the address that the transport sees."""
         ...
 
     def accept(self, transport: TransportConnection) -> ConnectionHandler:
-        """A client whose opening handshake is about to be answered."""
+        """Return the handler of a client whose opening handshake is about to be answered."""
         ...
 
     def subprotocol(self, offered: Iterable[str]) -> str | None:
-        """Which of them to speak, if any."""
+        """Return the offered subprotocol to speak, if any."""
         ...
 
     def answer(self, path: str) -> HttpResponse:
-        """To a request that is no opening handshake; ``path`` is as that of `Wire`."""
+        """Return the answer to a request that is not an opening handshake.
+
+        ``path`` is as in `TransportConnection.request_path`.
+        """
         ...

@@ -1,10 +1,10 @@
 """Announcements that no node may miss, such as revocations of users.
 
 Messages of channels are lost for a node that is away. A node that missed a revocation would go on
-serving somebody who must not be served. So announcements are kept in Redis, in a list that has a
-bound: a counter numbers them, and each node knows the number of the last one that it has read. It
-reads what is new when its connection is there again, when another node says that there is
-something, and with each heartbeat, so nothing depends on a message that may be lost.
+serving a user who must not be served. So announcements are kept in Redis, in a list that has a
+bound: a counter numbers the announcements, and each node knows the number of the last one that it
+has read. A node reads new announcements when its connection is there again, when another node
+sends a hint, and with each heartbeat, so nothing depends on a message that may be lost.
 
 A node can also find that it cannot know what it missed: more was announced meanwhile than is kept,
 Redis was restarted without its data, or a replica that lacks the last announcements took over. The
@@ -25,10 +25,10 @@ from websuckets.redis.scripts import OF_KIND
 __all__ = ["Announcements"]
 
 MOST: Final = 10_000
-"""Announcements that are kept for nodes that are away."""
+"""Number of announcements that are kept for nodes that are away."""
 
 KEPT: Final = 24 * 60 * 60 * 1000
-"""Milliseconds for which they are kept after the last heartbeat of any node."""
+"""Milliseconds for which announcements are kept after the last heartbeat of any node."""
 
 BEGIN: Final = (
     OF_KIND
@@ -58,7 +58,10 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 """
 )
-"""The message is a hint: who misses it, finds the announcement with the next heartbeat."""
+"""Script that adds an announcement and publishes a hint.
+
+A node that misses the hint finds the announcement with its next heartbeat.
+"""
 
 READ: Final = (
     BEGIN
@@ -78,8 +81,10 @@ local found = redis.call('LRANGE', KEYS[2], known - first + 1, known - first + A
 return {'sure', unpack(found)}
 """
 )
-"""The first announcements after the last one that is known; or that this cannot be told, and where
-to go on."""
+"""Script that returns the first announcements after the last one that the node knows.
+
+Where these cannot be told, the script returns ``lost`` and where to go on.
+"""
 
 
 class Announcements:
@@ -104,13 +109,13 @@ class Announcements:
         self._last = b""
 
     async def announce(self, announcement: bytes, hint: bytes) -> None:
-        """Keep it for all other nodes. Raises `Unavailable`."""
+        """Keep an announcement for all other nodes. Raises `Unavailable`."""
         entry = b"%s %s\n%s" % (self._id, secrets.token_hex(8).encode(), announcement)
         values = (MOST, self._channel, hint)
         await self._redis.ask(*self._script(ANNOUNCE, entry, *values))
 
     async def read(self, connection: BaseConnection) -> None:
-        """Hand on what others have announced since the last time, or that some of it is lost."""
+        """Hand on what other nodes have announced since the last call, or report a loss."""
         while True:
             place = (self._epoch, self._known, self._last, AT_ONCE)
             ((outcome, *found),) = await asked(connection, [self._script(READ, *place)])
@@ -127,7 +132,7 @@ class Announcements:
 
     def _receive(self, entry: bytes) -> None:
         head, _, announcement = entry.partition(b"\n")
-        if head.partition(b" ")[0] == self._id:  # it is known here
+        if head.partition(b" ")[0] == self._id:  # announced by this node
             return
         try:
             self._receiver.announced(announcement)

@@ -22,39 +22,40 @@ from websuckets.session import UserId
 __all__ = ["RedisBroker"]
 
 VERSION: Final = b"websuckets/1"
-"""What every message begins with; others are dropped."""
+"""Beginning of every message; any other message is discarded."""
 
 MESSAGE: Final = b"message"
 MISSED: Final = b"missed"
 ANNOUNCED: Final = b"announced"
-"""Kinds of messages: what was published, that something was but did not reach Redis, and that there
-is an announcement to be read."""
+"""Kinds of messages: a published message, the news that such a message did not reach Redis, and the
+news that there is an announcement to be read."""
 
 EVERY_NODE: Final = "nodes"
-"""The topic of what one node tells all others."""
+"""Topic of messages from one node to all other nodes."""
 
 MOST_WAITING: Final = 10_000
-"""Messages that wait to be sent to Redis; what comes then is lost, as while it is away."""
+"""Number of messages that may wait to be sent to Redis; further messages are lost, as all are while
+Redis is away."""
 
 MOST_BYTES: Final = 16 * 1024 * 1024
 
 MOST_LOST: Final = 1000
-"""Topics of lost messages that are told one by one; when there are more, all are."""
+"""Number of topics whose lost messages are reported one by one; above it, all topics are."""
 
 TIMEOUT_HEARTBEATS: Final = 3
-"""Heartbeats in which a subscription is confirmed, or never: that the connection is lost is noticed
+"""Number of heartbeats to wait for the confirmation of a subscription; a lost connection is noticed
 within two."""
 
 TIME_TO_DRAIN: Final = 2.0
-"""Seconds in which a node that ends can say so."""
+"""Seconds in which a node that stops can drain."""
 
 
 class RedisBroker:
-    """Connects all nodes that use the same Redis, database and prefix.
+    """A broker that connects all nodes that use the same Redis, database and prefix.
 
-    It lives as long as the container. ``root`` begins the name of every key and channel. The number
-    of the database is a part of it, because channels of Redis belong to no database; its braces
-    keep all keys of an app on one server of a cluster.
+    The broker lives as long as the container. ``root`` begins the name of every key and channel.
+    The number of the database is a part of ``root``, because channels of Redis belong to no
+    database; the braces of ``root`` keep all keys of an app on one server of a cluster.
     """
 
     def __init__(self, redis: RedisConnection, prefix: str) -> None:
@@ -68,7 +69,7 @@ class RedisBroker:
         Raises `ConfigurationError` where the first attempt to connect shows one.
         """
         node = _RedisLink(self.redis, self.root, receiver, self.malformed)
-        life = anyio.CancelScope(shield=True)  # so that a node that ends can still say so
+        life = anyio.CancelScope(shield=True)  # so that a node that stops can drain
 
         async def keep() -> None:
             with life:
@@ -88,13 +89,13 @@ class RedisBroker:
                 with anyio.move_on_after(TIME_TO_DRAIN, shield=True):
                     await node.drain()
                 life.cancel()
-        assert node.mistake is not None  # else it ends by being cancelled alone
+        assert node.mistake is not None  # without a mistake, only cancelling ends the task
         raise node.mistake
 
 
 @dataclass(frozen=True, slots=True)
 class _Message:
-    """What waits to be published."""
+    """A message that waits to be published."""
 
     topic: str
     kind: bytes
@@ -116,9 +117,9 @@ class _RedisLink:
         self, redis: RedisConnection, root: str, receiver: Receiver, malformed: MalformedCounter
     ) -> None:
         self.has_tried = anyio.Event()
-        """Set when there is a connection, or could be none."""
+        """Set once there was a connection, or the first attempt to connect has failed."""
         self.mistake: ConfigurationError | None = None
-        """Why there never can be a connection."""
+        """Error that tells why there can never be a connection."""
         self.key: str = f"{root}:nodes"
         self._redis = redis
         self._prefix = f"{root}:topic:"
@@ -134,14 +135,14 @@ class _RedisLink:
         self._unconfirmed: dict[str, deque[anyio.Event]] = defaultdict(deque)
         self._waiting: deque[_Message | _Change] = deque()
         self._bytes = 0
-        self._lost: set[str] = set()  # topics of messages that others did not get
+        self._lost: set[str] = set()  # topics of messages that other nodes did not get
         self._was_away = False
         self._has_to_beat = False
         self._has_to_read = False
         self._drained: anyio.Event | None = None
         self._something_to_do = anyio.Event()
 
-    # As a `Link`:
+    # Methods of a `Link`:
 
     async def subscribe(self, topic: str) -> None:
         if topic not in self._topics:
@@ -149,7 +150,7 @@ class _RedisLink:
             self._send_subscriptions([topic])
         if self._connection is not None:
             timeout = TIMEOUT_HEARTBEATS * self._redis.heartbeat
-            with anyio.move_on_after(timeout):  # or Redis refuses the subscription
+            with anyio.move_on_after(timeout):  # Redis may refuse the subscription
                 await self._topics[topic].wait()
 
     def unsubscribe(self, topic: str) -> None:
@@ -174,20 +175,20 @@ class _RedisLink:
         self._do(_Change(group, user_id))
 
     async def members(self, group: str) -> set[UserId]:
-        """Nobody, while Redis is away."""
+        """Return the members on other nodes; nobody while Redis is away."""
         try:
             return await self._presence.members(group)
         except (Unavailable, RedisError):
             return set()
 
     async def drain(self) -> None:
-        """When what waits has been sent, say that nobody is here any more."""
+        """Send what waits, then remove the users of this node from Redis."""
         if self._connection is not None:
             self._drained = anyio.Event()
             self._something_to_do.set()
             await self._drained.wait()
 
-    # As a `RedisConnectionUser`:
+    # Methods of a `RedisConnectionUser`:
 
     async def connected(self, connection: BaseConnection) -> None:
         self._connection = connection
@@ -259,7 +260,7 @@ class _RedisLink:
         self.has_tried.set()
 
     def _send_subscriptions(self, topics: list[str]) -> None:
-        """Each is confirmed by an event, in the order of those for the same topic."""
+        """Subscribe to topics; set the events of a topic in the order of its subscriptions."""
         if self._connection is None:
             return
         for start in range(0, len(topics), AT_ONCE):
@@ -269,7 +270,10 @@ class _RedisLink:
             send(self._connection, b"SUBSCRIBE", *(self._prefix + topic for topic in some))
 
     def _do(self, item: _Message | _Change) -> None:
-        """As soon as it can be; what waits when there is no connection is done by the next one."""
+        """Queue an item to be sent as soon as possible; do nothing without a connection.
+
+        The next connection writes all users of this node anew.
+        """
         if self._connection is not None:
             self._waiting.append(item)
             if isinstance(item, _Message):
@@ -281,7 +285,7 @@ class _RedisLink:
         self._bytes -= sum(len(item.body) for item in batch if isinstance(item, _Message))
         commands = [(item, command) for item in batch for command in self._commands_of(item)]
         errors: dict[_Message | _Change, RedisError] = {}
-        lost = batch  # while nothing is known, for some of it may have come
+        lost = batch  # until answers come, though some of it may have arrived
         try:
             with self._redis.refusals.tolerated():
                 answers = await answers_to(connection, [command for _, command in commands])
@@ -313,7 +317,7 @@ class _RedisLink:
             self._presence.was_refused()
 
     def _lose(self, topic: str) -> None:
-        """Others are told with the next heartbeat, or when there is a connection again."""
+        """Note a lost message; other nodes are told with the next heartbeat or connection."""
         if len(self._lost) >= MOST_LOST or topic == EVERY_NODE:
             self._lost = {EVERY_NODE}
         elif EVERY_NODE not in self._lost:
@@ -334,7 +338,7 @@ class _RedisLink:
         if version != VERSION or kind not in (MESSAGE, MISSED, ANNOUNCED):
             self._malformed.found(topic)
         elif node == self._id:
-            pass  # it has been delivered here
+            pass  # the message has been delivered here
         elif kind == ANNOUNCED:
             self._has_to_read = True
             self._something_to_do.set()

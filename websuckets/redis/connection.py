@@ -37,61 +37,61 @@ Command: TypeAlias = tuple[Any, ...]
 Ask: TypeAlias = Callable[[BaseConnection, Iterable[Any]], Awaitable[list[Any]]]
 
 FIRST_PAUSE: Final = 0.05
-"""Seconds before the first attempt to connect again; each next takes twice as long, up to a
+"""Seconds before the first attempt to connect again; each further pause is twice as long, up to a
 heartbeat."""
 
 TIME_TO_CONNECT: Final = 2.0
-"""Seconds that a connection may take at least to be made: it looks up a name, and may make keys for
-TLS, on a machine that has other things to do. A shorter heartbeat says nothing of that."""
+"""Seconds that connecting may take at least, however short the heartbeat: connecting looks up a
+name, and may make keys for TLS, on a machine that has other things to do."""
 
 AT_ONCE: Final = 500
-"""Commands, or what they are about, in one go: others have their turn in between."""
+"""Number of commands, or of their items, that are sent together; other tasks run in between."""
 
 STEPS: Final = 4
-"""In how many an answer is waited for: while the event loop is held up, only one of them passes."""
+"""Number of steps in which an answer is awaited: a blocked event loop uses up only one step."""
 
 ABOUT: Final[Command] = (b"HELLO", 3)
-"""Asks the server what it is. Every user of Redis may, and it is answered in every state."""
+"""Command that asks the server what it is; allowed to every user, and answered in every state."""
 
 
 class RedisConnectionUser(Protocol):
-    """Whom the line is for."""
+    """An object that uses a `RedisConnection`, and is told what happens to the connection."""
 
     key: str
-    """A key of the app's. In a cluster its server is the one that is connected to."""
+    """A key of the app; in a cluster the connection goes to the server of this key."""
 
     async def connected(self, connection: BaseConnection) -> None:
-        """There is a connection; what it pushes is told already. Others get it afterwards."""
+        """Take a new connection; `pushed` is called already, other callers get it afterwards."""
         ...
 
     async def use(self) -> None:
-        """Runs while there is a connection."""
+        """Run while there is a connection."""
         ...
 
     async def beat(self) -> None:
-        """Once in each heartbeat, when Redis has answered."""
+        """Take note of a heartbeat, in which Redis has answered."""
         ...
 
     def pushed(self, message: list[Any]) -> None:
-        """Redis has sent this by itself."""
+        """Take a message that Redis has sent by itself."""
         ...
 
     def disconnected(self) -> None:
-        """There is no connection any more, or none could be made."""
+        """Take note that the connection is lost, or that no connection could be made."""
         ...
 
 
 class RedisConnection:
-    """One connection to Redis, and the next one when that is lost; it lives as long as the app.
+    """A connection to Redis, made again when it is lost; lives as long as the app.
 
-    A connection on which Redis does not answer for a heartbeat is given up, whatever the network
-    says: it may be one that loses everything. Who waits for an answer then, gets an error. So is
-    one to a server that says that it cannot serve any more, as a primary that became a replica:
-    the same URL may lead to another one now.
+    A connection on which Redis does not answer for a heartbeat is closed, whatever the network
+    says: the network may lose everything. A caller that waits for an answer then gets an error. A
+    connection to a server that says that it cannot serve any more, as a primary that became a
+    replica, is closed, too: the same URL may lead to another server now.
 
-    The methods that the client has for subscriptions resubscribe by themselves, or end, and tell
-    nobody what was lost. So here they are not used, but the connection itself, on which the end of
-    what is pushed is an error.
+    The client's methods for subscriptions resubscribe by themselves, or end, and do not report what
+    was lost. So this class uses the connection itself, on which the end of pushed messages is an
+    error.
     """
 
     def __init__(self, url: str, heartbeat: float) -> None:
@@ -106,14 +106,14 @@ class RedisConnection:
         self._told_of_loss: set[str] = set()
 
     async def run(self, user: RedisConnectionUser) -> None:
-        """Until cancelled. Raises `ConfigurationError` where the first attempt shows one."""
+        """Keep connected until cancelled. Raises `ConfigurationError` if the first attempt does."""
         pause = FIRST_PAUSE
         is_first = True
         while True:
             try:
                 await self._live_where_the_keys_are(user)
             except Exception as error:
-                # No variable keeps it: an error keeps all that was sent when it came.
+                # No variable keeps the error, which keeps all that was sent when it came.
                 if is_first and isinstance(first_of(error), ConfigurationError):
                     raise first_of(error) from None
                 if self._connection is not None:
@@ -140,7 +140,7 @@ class RedisConnection:
         return await self._ask(asked, commands)
 
     async def ask_each(self, commands: Iterable[Any]) -> list[Any]:
-        """Return answers as `ask_all` does; for a key of another kind, its error is the answer."""
+        """Return answers as `ask_all` does; for a key of another kind, the error is the answer."""
         answers = await self._ask(asked_each, commands)
         for answer in answers:
             if isinstance(answer, RedisError) and not isinstance(answer, WrongTypeError):
@@ -203,7 +203,7 @@ class RedisConnection:
                 await user.use()
 
     async def _connect(self, pool: ConnectionPool[Any], key: str) -> BaseConnection:
-        """To a server that can serve. Raises `ConfigurationError` where none ever can."""
+        """Connect to a server that can serve. Raises `ConfigurationError` if no server ever can."""
         try:
             with anyio.fail_after(self._time_to_connect):
                 # A connection of the client that fails to connect leaves streams unclosed.
@@ -250,22 +250,22 @@ class RedisConnection:
             await user.beat()
 
     async def _leave(self) -> None:
-        """When an answer has shown that this server cannot serve any more."""
+        """Raise `NotConnected` once an answer shows that this server cannot serve any more."""
         await self._has_to_leave.wait()
         raise NotConnected(self._reason_to_leave)
 
     def _log_loss(self, cause: BaseException) -> None:
-        """Once, and once more for each mistake that somebody has to mend."""
+        """Log the loss once, and once more for each `ConfigurationError`."""
         text = cause_of(cause)
         is_mistake = isinstance(cause, ConfigurationError)
         if not self._told_of_loss or (is_mistake and text not in self._told_of_loss):
-            # As text: whoever keeps the record, need not keep what the error is about.
+            # As text, so that a kept log record does not keep what the error is about.
             logger.error("Redis is away: %s", text)
             self._told_of_loss.add(text)
 
 
 def _check_role(about: Any) -> None:
-    """Raises an error where the server only repeats what another one writes."""
+    """Raise `NotConnected` for a replica, or for an answer to something else."""
     if not isinstance(about, dict):
         raise _out_of_step([about])
     if about.get(b"role") in (b"replica", b"slave"):
@@ -273,10 +273,10 @@ def _check_role(about: Any) -> None:
 
 
 def request(connection: BaseConnection, *command: Any) -> Any:
-    """Send a command; the result is to be awaited for the answer. Raises `NotConnected`."""
+    """Send a command; return an awaitable of the answer. Raises `NotConnected`."""
     try:
         return connection.create_request(*command)
-    except anyio.ClosedResourceError:  # it is being closed
+    except anyio.ClosedResourceError:  # the connection is being closed
         raise NotConnected("the connection is closed") from None
 
 
@@ -287,11 +287,11 @@ def send(connection: BaseConnection, *command: Any) -> None:
 
 
 async def answers_to(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
-    """The answers, with what is wrong with one in the place of its answer.
+    """Return the answers; a `ResponseError` stands in the place of its answer.
 
-    Redis answers a subscription only where it refuses it, and the client takes that for the answer
-    to what was asked next. So where an answer is used for more than to see that there is one,
-    `asked_each` is what asks.
+    Redis answers a subscription only to refuse it, and the client takes the refusal for the answer
+    to the next command. So use `asked_each` where an answer is used for more than to see that there
+    is one.
     """
     answers: list[Any] = []
     for question in [request(connection, *command) for command in commands]:
@@ -305,7 +305,7 @@ async def answers_to(connection: BaseConnection, commands: Iterable[Any]) -> lis
 async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
     """Return answers that are certainly to these commands; raise `NotConnected` otherwise.
 
-    The last question is one whose answer is known: where that differs, the others are not used.
+    The answer to a last command is known: where that answer differs, no other answer is used.
     """
     mark = b"%d" % next(_marks)
     *answers, last = await answers_to(connection, (*commands, (b"ECHO", mark)))
@@ -317,7 +317,7 @@ async def asked_each(connection: BaseConnection, commands: Iterable[Any]) -> lis
 
 
 async def asked(connection: BaseConnection, commands: Iterable[Any]) -> list[Any]:
-    """The answers to several commands, which are sent at once. Raises what is wrong with any."""
+    """Return the answers to several commands, sent at once. Raises the first error among them."""
     answers = await asked_each(connection, commands)
     for answer in answers:
         if isinstance(answer, RedisError):
@@ -329,7 +329,7 @@ _marks = count()
 
 
 def _out_of_step(answers: Iterable[Any]) -> NotConnected:
-    """The error where an answer is not to what was asked."""
+    """Return the error for an answer that is not to what was asked."""
     refusals = [text_of(answer) for answer in answers if isinstance(answer, RedisError)]
     why = refusals[0] if refusals else "an answer is to something else than what was asked"
     return NotConnected(f"it refuses subscriptions: {why}")

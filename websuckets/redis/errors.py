@@ -1,8 +1,8 @@
 """Errors with which Redis answers, and what each means for the node.
 
-Redis has one way to say no, an error that begins with a code, for very different things: a server
-that cannot serve any more, one that cannot for a moment, rights that are missing, a mistake of
-ours. Everything that talks to Redis asks this module which of them it is.
+Redis has one form of refusal, an error that begins with a code, for very different things: a server
+that cannot serve any more, a server that cannot serve for a moment, missing rights, a mistake of
+this package. All code that talks to Redis asks this module for the meaning of an error.
 """
 
 import enum
@@ -63,7 +63,7 @@ CODES: Final = {
     "NOPROTO": Meaning.MISCONFIGURED,
     "CROSSSLOT": Meaning.MISCONFIGURED,
 }
-"""By the first word of the error."""
+"""Meanings by the first word of the error."""
 
 UNKNOWN_COMMAND: Final = "unknown command"
 
@@ -81,13 +81,13 @@ TAKEN_OFF: Final[tuple[tuple[type[RedisError], str], ...]] = (
     (TryAgainError, "TRYAGAIN"),
     (UnknownCommandError, UNKNOWN_COMMAND),
 )
-"""Codes that the client removes from the text, and tells by the class of the error instead."""
+"""Codes that the client removes from the text, and shows by the class of the error instead."""
 
 QUOTED: Final = (", with args", " script: ")
 """Start of the part of a text in which Redis quotes what was sent, or names our script."""
 
 IN_A_SCRIPT: Final = re.compile(rf"(?:^|[\s:-])({'|'.join(CODES)})\b")
-"""Redis 6 wraps what stopped a script in a text of its own."""
+"""Pattern of a code, also in the text in which Redis 6 wraps the error of a script."""
 
 RIGHTS_IN_A_SCRIPT: Final = re.compile(r"user executing the script can't|ACL failure in script")
 
@@ -108,7 +108,7 @@ REMEDIES: Final = {
 
 
 def meaning_of(error: Exception) -> Meaning:
-    """Return what follows from an error that the client raised."""
+    """Return the meaning of an error that the client raised."""
     code = _code_of(error)
     if code == UNKNOWN_COMMAND:
         return Meaning.MISCONFIGURED
@@ -124,7 +124,7 @@ def meaning_of(error: Exception) -> Meaning:
 def text_of(error: Exception) -> str:
     """Return the error's text with its code, and its remedy where there is one.
 
-    It has nothing that a program or a client has sent: Redis quotes arguments.
+    Arguments, which Redis quotes, are left out: a program or a client has sent them.
     """
     text = str(error)
     for addition in QUOTED:
@@ -137,14 +137,14 @@ def text_of(error: Exception) -> str:
 
 
 def first_of(error: BaseException) -> BaseException:
-    """Return the error itself, or of a group the one that came first and ended the others."""
+    """Return the error itself, or the first error of a group, which ended the others."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 
 
 def cause_of(error: BaseException) -> str:
-    """Return what ended a connection, or prevented it, with all that it came of."""
+    """Return the texts of an error that ended or prevented a connection, and of its causes."""
     texts: list[str] = []
     cause: BaseException | None = error
     while isinstance(cause, Exception):
@@ -164,10 +164,10 @@ def _code_of(error: Exception) -> str | None:
 
 
 class Refusals:
-    """Logs what Redis refuses, each kind once in a heartbeat and ever more seldom.
+    """A log of what Redis refuses, of each kind once in a heartbeat and ever more seldom.
 
-    It lives as long as the connections. A kind that did not come for a heartbeat is logged at once
-    when it comes again.
+    An instance lives as long as its `RedisConnection`. A kind of refusal that did not come for a
+    heartbeat is logged at once when it comes again.
     """
 
     def __init__(self) -> None:
@@ -189,7 +189,7 @@ class Refusals:
 
     @contextmanager
     def tolerated(self) -> Iterator[None]:
-        """Log what Redis answers with, unless it is the end of this connection."""
+        """Log an error of Redis; raise an error that means the end of this connection."""
         try:
             yield
         except RedisError as error:

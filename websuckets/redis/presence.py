@@ -17,21 +17,22 @@ from websuckets.session import UserId, is_user_id
 __all__ = ["Presence"]
 
 LIFETIME: Final = 2.5
-"""Heartbeats for which a node is taken to live after the last one."""
+"""Heartbeats for which a node counts as alive after its last heartbeat."""
 
 OLD_NAMES: Final = 10
-"""Earlier names of this node that it removes itself; others are removed as those of dead nodes."""
+"""Number of its earlier names that a node removes itself; others are removed as of dead nodes."""
 
 
 class Presence:
-    """The users of this node by group, and those of all others; it lives as long as its link.
+    """Users of this node and of all other nodes, by group; lives as long as the node's link.
 
-    Each connection to Redis writes all of it anew, under a name of its own, before what another one
-    wrote is removed: what Redis has lost is there again, and nobody is gone in between. A name of
-    which was not heard for some heartbeats counts no more, and is cleared away by other nodes.
+    Each connection to Redis writes all users of this node anew, under a name of its own, before the
+    data of an earlier connection is removed: what Redis has lost is there again, and no user is
+    missing in between. A name without a heartbeat for some time does not count any more, and other
+    nodes remove it.
 
-    Where Redis has refused a change, it does not have what is true. Then the next heartbeat writes
-    all of it anew, and so does each that follows, until nothing of it was refused.
+    After Redis has refused a change, its data is out of date. Then each heartbeat writes all users
+    of this node anew, until no write is refused.
     """
 
     def __init__(self, redis: RedisConnection, root: str, malformed: MalformedCounter) -> None:
@@ -45,18 +46,18 @@ class Presence:
         self._is_sure = False
 
     def enter(self, group: str, user_id: UserId) -> None:
-        """Redis has to be told by `changed`."""
+        """Add a user of this node; send the commands of `changed` to Redis afterwards."""
         self._groups.setdefault(group, set()).add(to_json(user_id))
 
     def leave(self, group: str, user_id: UserId) -> None:
-        """Redis has to be told by `changed`."""
+        """Remove a user of this node; send the commands of `changed` to Redis afterwards."""
         users = self._groups[group]
         users.discard(to_json(user_id))
         if not users:
             del self._groups[group]
 
     def changed(self, group: str, user_id: UserId) -> list[Command]:
-        """What tells Redis whether this user is in the group now."""
+        """Return the commands that tell Redis whether this user is in the group now."""
         user = to_json(user_id)
         users = self._groups.get(group, set())
         if user in users:
@@ -71,7 +72,7 @@ class Presence:
         self._is_sure = False
 
     async def begin(self, connection: BaseConnection) -> None:
-        """Write it all; what changes meanwhile has to be told afterwards."""
+        """Write all users under a new name; later changes have to be sent afterwards."""
         self._is_sure = False
         name = secrets.token_hex(8)
         mark: Command = (b"SET", self._key("node", name), b"1", b"PX", self._lifetime)
@@ -89,10 +90,10 @@ class Presence:
             self._old_names.pop()
 
     async def beat(self, connection: BaseConnection) -> None:
-        """Say that this node lives, and clear away those that do not.
+        """Renew the mark that this node is alive, and remove nodes that are dead.
 
-        If it was taken for dead, because Redis was stopped or has forgotten it, it begins again,
-        and so it does after a refused change.
+        If this node counted as dead, because Redis was stopped or has lost the mark, or if a change
+        was refused, `begin` is called again.
         """
         if not self._is_sure:
             await self.begin(connection)
@@ -110,11 +111,11 @@ class Presence:
             await self._remove(connection, name)
 
     async def remove(self, connection: BaseConnection) -> None:
-        """Nobody is here any more."""
+        """Remove all users of this node from Redis."""
         await self._remove(connection, self._name)
 
     async def members(self, group: str) -> set[UserId]:
-        """Those on other nodes. Raises `Unavailable`."""
+        """Return the users of a group on other nodes. Raises `Unavailable`."""
         names = _texts(await self._redis.ask(b"SMEMBERS", self._key("nodes")))
         others = [name for name in names if name != self._name]
         marks = await self._redis.ask_all((b"EXISTS", self._key("node", name)) for name in others)
@@ -123,7 +124,7 @@ class Presence:
         found = await self._redis.ask_each((b"SMEMBERS", key) for key in keys)
         members: set[UserId | None] = set()
         for key, users in zip(keys, found, strict=True):
-            if isinstance(users, RedisError):  # it is no set
+            if isinstance(users, RedisError):  # the key is not a set
                 self._malformed.found(key)
             else:
                 members.update(self._id(user, key) for user in users)
@@ -140,11 +141,11 @@ class Presence:
         return None
 
     async def _remove(self, connection: BaseConnection, name: str) -> None:
-        """All that is under this name; the name last, so that what fails is done once more."""
+        """Remove all data of a name, and the name last, so that a failed removal is repeated."""
         groups = self._key("groups", name)
         some: Command = (b"SRANDMEMBER", groups, AT_ONCE)
         while taken := (await asked_each(connection, [some]))[0]:
-            if isinstance(taken, RedisError):  # it is no set
+            if isinstance(taken, RedisError):  # the key is not a set
                 self._malformed.found(groups)
                 break
             users = [self._key("users", name, group) for group in _texts(taken)]
@@ -163,7 +164,7 @@ class Presence:
 
 
 def _texts(names: Iterable[Any]) -> list[str]:
-    """Without those that are no text: no node has written them."""
+    """Return the names that are UTF-8, as texts; no node has written any other name."""
     texts = []
     for name in names:
         with suppress(UnicodeDecodeError):

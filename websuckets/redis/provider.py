@@ -22,21 +22,23 @@ HEARTBEAT: Final = 2.0
 
 
 class RedisProvider(Provider):
-    """Makes one app of all processes that use the same Redis: provides its `Broker`.
+    """A provider of the `Broker` that makes one app of all processes with the same Redis.
 
     ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
     ``unix:///path/of.sock``. Apps with another database or ``prefix`` know nothing of each other.
 
-    Every ``heartbeat`` (in seconds) Redis has to answer within as long, or its connection is given
-    up and made anew; and within three of them, the users of a node that has died are gone.
+    Every ``heartbeat`` (in seconds) Redis has to answer within as long, or the connection is closed
+    and made anew; the users of a node that has died are gone within three heartbeats.
 
     With ``resume``, users that were saved (`Session.save`) go on with their tokens when they
-    reconnect, to whichever node: it provides a `SessionStore` and `CurrentUser`. They are kept for
-    ``lifetime`` seconds after they were last saved or resumed, and of one user at most
-    ``records_per_user``: with one more, the one goes that was not used for longest.
+    reconnect to any node: a `SessionStore` and `CurrentUser` are provided, too. A record is kept
+    for ``lifetime`` seconds after it was last saved or resumed. Of one user at most
+    ``records_per_user`` records are kept; another one replaces the record that was not used for
+    longest.
 
-    The app starts also while Redis is away, and serves its own clients alone until it is back. It
-    does not start where Redis answers that the URL is wrong: that is a `ConfigurationError`.
+    The app also starts while Redis is away, and serves only its own clients until Redis is back.
+    The app does not start, but raises `ConfigurationError`, where Redis answers that the URL is
+    wrong.
 
     Raises `ConfigurationError` for a URL that can never work, and for numbers that mean nothing.
     """
@@ -82,8 +84,11 @@ class RedisProvider(Provider):
 
 
 def _keep_quiet() -> None:
-    """Each failed attempt to connect is logged by the client with its traceback; that Redis is
-    away is logged once, by us."""
+    """Silence the logger of the client, unless it has a level.
+
+    The client logs each failed attempt to connect with a traceback; websuckets logs once that Redis
+    is away.
+    """
     theirs = logging.getLogger("coredis")
     if theirs.level == logging.NOTSET:
         theirs.setLevel(logging.CRITICAL)

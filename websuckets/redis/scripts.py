@@ -12,4 +12,4 @@ local function is_of_kind(key, kind)
     return false
 end
 """
-"""Begins every script: what is of another kind than ours, is removed."""
+"""Beginning of every script: a function that removes a key of another kind than expected."""

@@ -22,7 +22,7 @@ local function now()
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 """
-"""Milliseconds since the epoch: by the clock of Redis, which all nodes share."""
+"""Function for milliseconds since the epoch, by the clock of Redis, which all nodes share."""
 
 LOAD: Final = (
     OF_KIND
@@ -39,7 +39,10 @@ end
 return {found[1], found[2]}
 """
 )
-"""Its lifetime begins anew, unless Redis cannot write: it was read all the same."""
+"""Script that reads a record.
+
+The lifetime of the record begins anew, unless Redis cannot write: the record is read all the same.
+"""
 
 DROP: Final = (
     OF_KIND
@@ -48,7 +51,7 @@ if not is_of_kind(KEYS[1], 'hash') then return end
 if (redis.call('HGET', KEYS[1], 'record') or '') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 )
-"""If it is still what was found to be none."""
+"""Script that deletes what is not a record, or is over, if it has not changed since it was read."""
 
 SAVE: Final = (
     OF_KIND
@@ -72,9 +75,12 @@ end
 return is_ours and 1 or 2
 """
 )
-"""Compare, and set: nobody comes in between. The list of a user's keys is ordered by when their
-records end, so what has ended, and what is too many, stands at its beginning. Where memory is full,
-Redis refuses only the first write of a script: so that is the one that needs memory."""
+"""Script that compares the version and saves the record in one step.
+
+The list of a user's keys is ordered by the end of their records, so records that have ended, and
+records over the bound, stand at the beginning of the list. Where memory is full, Redis refuses only
+the first write of a script, so the first write is the one that needs memory.
+"""
 
 DELETE: Final = (
     OF_KIND
@@ -113,16 +119,16 @@ return redis.call('GET', KEYS[1]) or '0'
 )
 
 LONGEST_COUNT: Final = 20
-"""Digits: Redis counts with 64 bits."""
+"""Number of digits: Redis counts with 64 bits."""
 
 
 class RedisSessionStore:
-    """Keeps a hash for each record, and for each user a list of the keys of its records.
+    """A session store with a hash for each record, and a list of record keys for each user.
 
     A hash has the record's version, its JSON, and its user. ``lifetime`` is in seconds;
-    ``records_per_user`` bounds what is kept of one user, of whom then the record goes that was not
-    used for longest. The store lives as long as the container, and works by the line of the broker,
-    while that runs.
+    ``records_per_user`` bounds the records of one user: over the bound, the record that was not
+    used for longest is removed. The store lives as long as the container, and works by the
+    connection of the broker, while the broker runs.
     """
 
     def __init__(
@@ -144,7 +150,7 @@ class RedisSessionStore:
         if record is None:
             self._malformed.found(name)
         if record is None or record.is_over:
-            with suppress(Unavailable):  # then it stays, which changes nothing
+            with suppress(Unavailable):  # then the record stays, which changes nothing
                 await self._run(DROP, [name], text or b"")
             return None
         return record
@@ -192,7 +198,7 @@ class RedisSessionStore:
         return await self._redis.ask(b"EVAL", script, len(names), *names, *values)
 
     def _was_done(self, done: int, where: str) -> bool:
-        """Whether a script did what it is for; 2 says that something was in its way."""
+        """Tell whether a script did its task; 2 says that malformed data was in its way."""
         if done > 1:
             self._malformed.found(where)
         return done > 0
@@ -216,11 +222,11 @@ def _text(user_id: UserId) -> str:
 
 
 def _read(version: bytes | None, text: bytes | None) -> Record | None:
-    """What the fields of a hash say, if that is a record."""
+    """Return the record in the fields of a hash; ``None`` if the fields hold no record."""
     if version is None or text is None or not version.isdigit() or len(version) > LONGEST_COUNT:
         return None
     try:
-        # Its field is what is compared, whatever else somebody has written there.
+        # Scripts compare the field ``version``, so the field counts, not the JSON.
         return replace(Record.decode(text), version=int(version))
     except ValueError:
         return None

@@ -24,17 +24,17 @@ DAMAGING: Final = {
     "decode_responses": "messages of nodes are bytes",
     "noreply": "nodes need the answers of Redis",
 }
-"""Options of the client with which no node can live, and why."""
+"""Options of the client with which no node can work, and the reasons."""
 
 
 def database_of(url: str) -> int:
-    """Return the number of its database, of a URL without a problem."""
+    """Return the number of the database in a URL that has no problem."""
     parts = urlsplit(url)
     return int(_database(parts) or 0)
 
 
 def problem_with(url: object) -> str | None:
-    """Return why this URL can never work, with the remedy; it quotes no part that may be secret."""
+    """Return why this URL can never work, with the remedy; quote no part that may be secret."""
     if not isinstance(url, str) or not url.startswith(SCHEMES):
         return f'write "redis://localhost:6379"; it begins with one of {", ".join(SCHEMES)}'
     parts = urlsplit(url)
@@ -60,7 +60,7 @@ def _problem_with_options(url: str, parts: SplitResult) -> str | None:
             return f"it has the unknown option {name!r:.40}; there are {', '.join(sorted(known))}"
     try:
         ConnectionPool.from_url(url, decode_components=True)
-    except Exception as error:  # of files and words of TLS; its text may quote the URL
+    except Exception as error:  # of TLS options; the error may quote the URL
         return f"its options for TLS cannot be used: {type(error).__name__}"
     return None
 
@@ -74,10 +74,10 @@ def _database(parts: SplitResult) -> str:
 
 
 def _leads_somewhere(parts: SplitResult) -> bool:
-    if "@" in parts.path + parts.query + parts.fragment:  # of a password that is not quoted
+    if "@" in parts.path + parts.query + parts.fragment:  # from a password that is not quoted
         return False
     try:
         where = parts.path if parts.scheme == "unix" else parts.hostname
         return bool(where) and parts.port != 0
-    except ValueError:  # of a port; its text may hold a part of the password
+    except ValueError:  # a wrong port; the error may hold a part of the password
         return False
