@@ -17,4 +17,4 @@ class MalformedCounter:
         """Count one piece of malformed data, which the caller discards."""
         self.count += 1
         if self.count & (self.count - 1) == 0:
-            logger.warning("dropped what no node has written, in %.80r (%d)", where, self.count)
+            logger.warning("ignored what no node has written, in %.80r (%d)", where, self.count)
