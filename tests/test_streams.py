@@ -689,8 +689,8 @@ async def test_what_it_does_first_comes_before_the_next_command(app: WebSuckets)
 
     @group.command("say")
     async def say(socket: ServerConnection) -> int:
-        for watcher in watchers:
-            watcher.set()
+        for event in watchers:
+            event.set()
         count = len(watchers)
         watchers.clear()
         return count

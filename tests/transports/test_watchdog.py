@@ -354,8 +354,8 @@ async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: 
     app = app_of(group, journal, outbox=None)
     aborted = anyio.Event()
 
-    @group.command("give up")
-    async def give_up(socket: Socket, *, tasks: ConnectionTasks, session: Session) -> None:
+    @group.command("leave")
+    async def leave(socket: Socket, *, tasks: ConnectionTasks, session: Session) -> None:
         async def fill() -> None:
             await socket.send("first " + "x" * 2**23)
             await socket.send("last")
@@ -368,7 +368,7 @@ async def test_who_waits_to_send_may_be_cancelled(group: CommandGroup, journal: 
 
     async with app.serve("127.0.0.1", 0) as server:
         async with opened(server.port, receive_buffer=SMALL) as slow:
-            await slow.write(command("give up"))
+            await slow.write(command("leave"))
             with anyio.fail_after(TIMEOUT):
                 await aborted.wait()
                 frames = [(await slow.read_frame()).data[:10] for _ in range(2)]
