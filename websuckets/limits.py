@@ -2,8 +2,8 @@
 
 import enum
 import math
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
 __all__ = ["Limits", "OutboxBound", "Overflow", "seconds"]
 
@@ -14,6 +14,16 @@ class Overflow(enum.Enum):
     CLOSE = "close it with 1013"
     DROP_OLDEST = "throw away what has waited longest"
     DROP_NEWEST = "throw away what comes"
+
+
+def _number(default: float | None, *, least: float) -> Any:
+    """Return a field of `Limits`: a number that is at least ``least``, or ``None``."""
+    return field(default=default, metadata={"least": least, "is_count": False})
+
+
+def _count(default: int | None, *, least: int) -> Any:
+    """Return a field of `Limits`: a whole number that is at least ``least``, or ``None``."""
+    return field(default=default, metadata={"least": least, "is_count": True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,34 +42,34 @@ class Limits:
     ``websockets``, the limit may be ``(message, fragment)``, with a bound for each frame of a
     fragmented message; other servers hand over whole messages, and bound frames by themselves."""
 
-    concurrency: int | None = 1
+    concurrency: int | None = _count(1, least=1)
     """Commands that may run at once on one connection; further commands wait. With 1, commands are
     answered in the order in which they came, with more in the order in which they finish."""
 
-    streams: int | None = 8
+    streams: int | None = _count(8, least=0)
     """Streams that may run at once on one connection; a further stream gets the error ``too many
     streams``."""
 
-    rate: float | None = 200
+    rate: float | None = _number(200, least=0.001)
     """Messages per second of one connection, on average; each message past this rate gets the error
     ``rate limited``, whose details say after how many seconds to go on (``retry_after``). A
     connection with 100 refused messages in ten seconds is closed with 4429."""
 
-    burst: int | None = 400
+    burst: int | None = _number(400, least=1)
     """Messages that may come at once before ``rate`` bounds them; with ``None`` nothing does."""
 
-    handler_timeout: float | None = 30
+    handler_timeout: float | None = _number(30, least=0.001)
     """Seconds that a command may take from its guards to its result, and a stream for each next
     item; past this limit the command is cancelled, and the client gets the error ``timeout``. A
     command may have a limit of its own: ``@group.command("report", timeout=300)``."""
 
-    finalize_timeout: float | None = 5
+    finalize_timeout: float | None = _number(5, least=0.001)
     """Seconds that the finalisers of one scope may take, and each ``on_disconnect`` hook; past this
     limit finalisers are cancelled, in the order in which they would have run, and an error is
     logged. Tasks of `AppTasks` and `ConnectionTasks` that ignore their cancellation for longer are
     left behind."""
 
-    send_timeout: float | None = 10
+    send_timeout: float | None = _number(10, least=0.001)
     """Seconds that a peer may leave data sent to it unread, and that a sender waits; past this
     limit the connection is aborted."""
 
@@ -72,45 +82,45 @@ class Limits:
     """Action when more frames wait for one connection than its ``outbox`` holds. Frames are thrown
     away silently, which suits values of which only some matter, such as prices."""
 
-    channel_name: int | None = 128
+    channel_name: int | None = _count(128, least=1)
     """Bytes of UTF-8 in the name of a channel; for a longer name, subscribing and publishing raise
     `InvalidChannel`, which the client gets as the error ``invalid channel``."""
 
-    subscriptions: int | None = 100
+    subscriptions: int | None = _count(100, least=0)
     """Channels to which one connection may be subscribed; a further subscription raises
     `TooManySubscriptions`, which the client gets as the error ``too many subscriptions``."""
 
-    revocation_lag: float | None = 30
+    revocation_lag: float | None = _number(30, least=0.001)
     """Seconds that a revoked user may stay on a node that cannot hear of the revocation. Users who
     were saved in a `SessionStore` have their connections closed with 1013 when the store has been
     away for so long; after the same time, so have all users who were verified when a broker lost
     announcements of other nodes."""
 
-    unknown_tokens: int | None = 30
+    unknown_tokens: int | None = _count(30, least=0)
     """Tokens per minute, of one IPv4 address or one /64 network of IPv6, that a `SessionStore` does
     not know; each further unknown token gets the error ``rate limited``, and the tokens of that
     address are looked up one after the other. Known tokens are accepted at any time."""
 
-    auth_timeout: float | None = None
+    auth_timeout: float | None = _number(None, least=0.001)
     """Seconds that a client may be connected without being verified; past this limit the connection
     is closed with 4408."""
 
-    auth_failures: int | None = 10
+    auth_failures: int | None = _count(10, least=1)
     """Refused protected commands in a row with which a connection is closed with 4401. Refusals of
     a user whose time has expired do not count."""
 
-    unknown_streak: int | None = 100
+    unknown_streak: int | None = _count(100, least=1)
     """Messages in a row, invalid or with an unknown command, with which a connection is closed with
     1008."""
 
-    max_connections: int | None = None
+    max_connections: int | None = _count(None, least=0)
     """Connections at once; the opening handshake of a further one is answered with HTTP 503."""
 
-    max_connections_per_ip: int | None = None
+    max_connections_per_ip: int | None = _count(None, least=0)
     """Connections at once of one IPv4 address, or of one /64 network of IPv6; the opening handshake
     of a further one is answered with HTTP 429."""
 
-    drain_timeout: float | None = 30
+    drain_timeout: float | None = _number(30, least=0)
     """Seconds that a stopping server waits for running commands and closing handshakes; past this
     limit commands are cancelled and finalised, and their connections aborted."""
 
@@ -120,14 +130,9 @@ class Limits:
     (CRIME, BREACH)."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not _is_limit(value, least):
-                raise ValueError(
-                    f"Limits({name}={value!r}): it is a number, at least {least}, or None"
-                )
-            if name in _COUNTS and not _is_whole(value):
-                raise ValueError(f"Limits({name}={value!r}): it is a whole number, or None")
+        for limit in fields(self):
+            if limit.metadata:
+                _check(limit.name, getattr(self, limit.name), **limit.metadata)
         if not all(_is_limit(size, 0) and _is_whole(size) for size in self._sizes):
             raise ValueError(
                 f"Limits(max_size={self.max_size!r}): it is a whole number, or None, or two "
@@ -158,43 +163,16 @@ class Limits:
         return size if isinstance(size, tuple) and len(size) == 2 else (size,)
 
 
-_LEAST: Final = {
-    "concurrency": 1,
-    "streams": 0,
-    "rate": 0.001,
-    "burst": 1,
-    "handler_timeout": 0.001,
-    "finalize_timeout": 0.001,
-    "send_timeout": 0.001,
-    "revocation_lag": 0.001,
-    "unknown_tokens": 0,
-    "channel_name": 1,
-    "subscriptions": 0,
-    "auth_timeout": 0.001,
-    "auth_failures": 1,
-    "unknown_streak": 1,
-    "max_connections": 0,
-    "max_connections_per_ip": 0,
-    "drain_timeout": 0,
-}
+def _check(name: str, value: Any, *, least: float, is_count: bool) -> None:
+    """Raise `ValueError` for a value that is not a limit."""
+    if not _is_limit(value, least):
+        raise ValueError(f"Limits({name}={value!r}): it is a number, at least {least}, or None")
+    if is_count and not _is_whole(value):
+        raise ValueError(f"Limits({name}={value!r}): it is a whole number, or None")
 
 
 def _is_limit(value: Any, least: float) -> bool:
     return value is None or (_is_number(value) and value >= least)
-
-
-_COUNTS: Final = {
-    "concurrency",
-    "streams",
-    "unknown_tokens",
-    "channel_name",
-    "subscriptions",
-    "auth_failures",
-    "unknown_streak",
-    "max_connections",
-    "max_connections_per_ip",
-}
-"""Limits that must be whole numbers."""
 
 
 def _is_whole(value: Any) -> bool:
