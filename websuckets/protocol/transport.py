@@ -104,6 +104,19 @@ class HttpResponse:
     text: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def body(self) -> bytes:
+        """Text as it is sent."""
+        return self.text.encode()
+
+    def all_headers(self) -> dict[str, str]:
+        """Return all headers by their names in lower case, those of the body among them."""
+        return {
+            "content-type": "text/plain; charset=utf-8",
+            "content-length": str(len(self.body)),
+            **{name.lower(): value for name, value in self.headers.items()},
+        }
+
 
 class Acceptor(Protocol):
     """An object that accepts the clients of a transport."""

@@ -12,6 +12,7 @@ from websuckets.transports.asgi import (
     AsgiScope,
     AsgiSend,
     path_within,
+    send_response,
     serve_asgi,
 )
 
@@ -76,16 +77,6 @@ def _reason(error: Exception) -> str:
 
 
 async def _answer_http(answer: HttpResponse, scope: AsgiScope, send: AsgiSend) -> None:
-    body = answer.text.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    if scope.get("http_version", "1.1").startswith("1"):  # later versions have no such header
-        headers += [
-            (name.lower().encode(), value.encode()) for name, value in answer.headers.items()
-        ]
-    start = {"type": "http.response.start", "status": int(answer.status), "headers": headers}
-    await send(start)
-    is_head = scope.get("method") == "HEAD"
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
+    if not scope.get("http_version", "1.1").startswith("1"):  # later versions have no Upgrade
+        answer = HttpResponse(answer.status, answer.text)
+    await send_response(answer, "http.response", send, has_body=scope.get("method") != "HEAD")

@@ -15,13 +15,13 @@ from websockets.http11 import Request
 from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
-from websuckets.protocol.transport import Acceptor, ConnectionHandler
+from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.event_loop import on_trio
 from websuckets.socket import sent_headers
 from websuckets.transports.plain import Frames, PlainSocket
 from websuckets.transports.watchdog import PeerTimeouts
 
-__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "path_within", "serve_asgi"]
+__all__ = ["AsgiReceive", "AsgiScope", "AsgiSend", "path_within", "send_response", "serve_asgi"]
 
 T = TypeVar("T")
 
@@ -186,12 +186,14 @@ class _AsgiSocket(PlainSocket):
         """
         await self._stop_receiving()
         end = anyio.current_time() + CLOSE_TIMEOUT
-        with anyio.move_on_after(self._silence) as waiting:
-            while True:
-                is_over = self._is_gone
-                if await self._next_frame() is None and is_over:
-                    break
-                waiting.deadline = min(anyio.current_time() + self._silence, end)
+        is_over = False
+        while not is_over and anyio.current_time() < end:
+            was_gone = self._is_gone
+            with anyio.move_on_after(self._silence) as waiting:
+                is_over = await self._next_frame() is None and was_gone
+            if waiting.cancelled_caught:
+                # Silence says nothing while the event loop is held up: frames may be there already.
+                is_over = anyio.current_time() < waiting.deadline + self._silence
 
     @property
     def _silence(self) -> float:
@@ -384,20 +386,20 @@ async def _refuse(refusal: HandshakeRefused, scope: AsgiScope, send: AsgiSend) -
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})  # the server answers 403
         return
-    body = refusal.text.encode()
-    headers = {
-        "content-type": "text/plain; charset=utf-8",
-        "content-length": str(len(body)),
-        **{name.lower(): value for name, value in refusal.headers.items()},
-    }
-    await send(
-        {
-            "type": "websocket.http.response.start",
-            "status": int(refusal.status),
-            "headers": _encoded(headers.items()),
-        }
-    )
-    await send({"type": "websocket.http.response.body", "body": body})
+    response = HttpResponse(refusal.status, refusal.text, refusal.headers)
+    await send_response(response, "websocket.http.response", send)
+
+
+async def send_response(
+    response: HttpResponse, kind: str, send: AsgiSend, *, has_body: bool = True
+) -> None:
+    """Send a response by the events of ASGI whose types begin with ``kind``.
+
+    ``has_body`` is false for the response to a HEAD request.
+    """
+    headers = _encoded(response.all_headers().items())
+    await send({"type": f"{kind}.start", "status": int(response.status), "headers": headers})
+    await send({"type": f"{kind}.body", "body": response.body if has_body else b""})
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
