@@ -4,7 +4,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, LiteralString
 
 import psycopg
+from ports import free_port
 from psycopg import sql
 
 TRIES, PAUSE = 600, 0.05  # 30 seconds
@@ -128,9 +128,3 @@ def accepts(server: Postgres, process: subprocess.Popen[Any]) -> bool:
         except psycopg.OperationalError:
             time.sleep(PAUSE)  # the server does not announce that it is ready
     raise TimeoutError("PostgreSQL takes too long to start")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 from anyio.abc import SocketStream
+from ports import free_port
 
 TRIES, PAUSE = 600, 0.05  # 30 seconds
 
@@ -101,12 +102,6 @@ def running(binary: str, *options: str) -> Iterator[RedisServer]:
             yield server
         finally:
             server.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Proxy:

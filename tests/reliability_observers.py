@@ -1,7 +1,6 @@
 """A server under attack, in a process of its own, and observers of what happens to it."""
 
 import json
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -25,7 +24,7 @@ from peers import (
     tcp,
     text,
 )
-from reliability_servers import HOST
+from ports import free_port
 from target import Target
 
 LONG_TIMEOUT: Final = 30
@@ -62,13 +61,6 @@ async def running(name: str, **pings: float) -> AsyncIterator[Victim]:
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def until_it_serves(port: int) -> None:

@@ -24,7 +24,8 @@ from fastapi import FastAPI
 from harness import Gate, app_with, connect, dial, errors, until
 from litestar import Litestar, asgi
 from litestar.testing import TestClient as LitestarClient
-from serving import SERVINGS, accepting, address_of, listening_socket
+from ports import free_port
+from serving import SERVINGS, accepting
 from starlette.applications import Starlette
 from starlette.routing import Mount, WebSocketRoute
 from starlette.testclient import TestClient as StarletteClient
@@ -38,6 +39,7 @@ from websockets.exceptions import (
 from websockets.http11 import Request
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
+from websuckets.app import Server
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.di import lock_factory, provide_context, setup_dishka
 from websuckets.exc import ConfigurationError, HandshakeRefused
@@ -226,8 +228,8 @@ COMMANDS = {
 async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -> None:
     """Expect the server to start and stop the app from the command line, as in production."""
     (tmp_path / "program.py").write_text(PROGRAM)
-    with listening_socket() as taken:
-        server = address_of(taken)
+    port = free_port()
+    server = Server(port, (f"ws://127.0.0.1:{port}",))
     arguments = command.format(port=server.port).split()
     process = await anyio.open_process(
         [sys.executable, "-m", *arguments],

@@ -24,6 +24,7 @@ import pytest
 import trio
 from dishka import Scope
 from harness import Client, app_with, connect, dial, on_trio, talk, unix_client
+from ports import free_port
 from stubborn import STARTS
 from timeouts import TIMEOUT
 
@@ -716,8 +717,7 @@ async def test_a_port_that_is_taken_meanwhile_is_told_when_it_is_opened() -> Non
         if not others:
             others.append(sockets.create_server(("127.0.0.1", port)))
 
-    with sockets.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with pytest.raises(OSError, match=r"(?i)address already in use"):
         async with app.serve("127.0.0.1", port):
             pytest.fail("it started")
@@ -795,8 +795,7 @@ async def test_a_unix_socket_that_a_server_left_is_taken_over(tmp_path: Path) ->
 async def test_a_start_that_is_cancelled_leaves_no_port_open() -> None:
     """No port stays open, whenever the start is cancelled."""
     app = app_with(hello_group())
-    with sockets.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     for checkpoints in range(30):
         async with anyio.create_task_group() as tasks:
             start = anyio.CancelScope()

@@ -15,7 +15,8 @@ from brokers import Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
 from coredis.exceptions import RedisError
 from harness import errors
-from redis_server import Proxy, RedisServer, free_port
+from ports import free_port
+from redis_server import Proxy, RedisServer
 from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError

@@ -17,7 +17,8 @@ from brokers import Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
 from coredis.parser import Parser
 from harness import errors
-from redis_server import Proxy, RedisServer, find_binary, free_port, running
+from ports import free_port
+from redis_server import Proxy, RedisServer, find_binary, running
 from timeouts import TIMEOUT
 
 from websuckets import Limits, WebSuckets
