@@ -499,7 +499,7 @@ async def test_a_command_that_is_cancelled_is_a_line_too(
 async def test_it_is_off_unless_asked_for(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There is no access log at the level INFO."""
+    """Expect no access log at the level INFO."""
     caplog.set_level(logging.INFO, logger="websuckets.access")
     async with talk(app_with(group)) as client:
         await client.call("ping")

@@ -108,7 +108,7 @@ async def test_each_sees_only_their_own() -> None:
 
 @on_each_database
 async def test_a_login_is_registered_once() -> None:
-    """Of two clients that register a login at the same time, one gets it."""
+    """Expect one of two clients that register a login at the same time to get the login."""
     async with talk(load("notes").app) as ann, ann.another() as other:
         taken = {"error": "login taken", "details": None, "id": "register"}
         for login in "ann", "bob", "eve":
@@ -156,7 +156,7 @@ async def test_what_failed_is_rolled_back(caplog: pytest.LogCaptureFixture) -> N
 
 @on_each_database
 async def test_notes_survive_the_app() -> None:
-    """The same app and another one find the notes again; tokens do not survive."""
+    """Expect both this app and another one to find the notes again, but no tokens."""
     first = load("notes").app
     async with talk(first) as client:
         await register(client, ANN)

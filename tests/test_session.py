@@ -191,7 +191,7 @@ async def test_the_class_stands_for_the_current_app() -> None:
 
 
 async def test_verified_connections_over_the_wire() -> None:
-    """Of two connections of a user, the one that was closed is forgotten before the next reply."""
+    """Expect a closed connection of a user with two to be forgotten before the next reply."""
     async with talk(app_with(login_commands())) as first:
         await first.call("be", id=1)
         first_id = (await first.call("my id"))["payload"]

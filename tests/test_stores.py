@@ -43,7 +43,7 @@ async def test_a_record_is_as_it_was_saved(stores: Stores) -> None:
 
 
 async def test_who_changes_an_old_version_changes_nothing(stores: Stores) -> None:
-    """Of two concurrent changes of a record, the second is refused and has to be repeated."""
+    """Expect the second of two concurrent changes of a record to be refused, until repeated."""
     store = stores.make(LONG, MANY)
     assert await store.save(ANN, Record("ann"))
     assert not await store.save(ANN, Record("ann", data={"role": "late"}))
