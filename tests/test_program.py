@@ -257,6 +257,30 @@ def handlers() -> list[Any]:
     return [*map(signal.getsignal, BOTH), descriptor]
 
 
+def test_a_signal_that_handler_and_thread_notice_stops_the_app_once() -> None:
+    """Either may notice a signal first; the app is stopped by the first of them alone."""
+    stops: list[str] = []
+
+    class Receiver:
+        def stop(self) -> None:
+            stops.append("stop")
+
+        def time_to_stop(self) -> float:
+            return float("inf")
+
+        def time_is_over(self) -> None: ...
+
+    receiver = Receiver()
+    assert signals.listen(receiver)
+    try:
+        assert signals._handler is not None
+        signals._handler._notify_all()  # the thread calls this
+        signals._handler._handle(signal.SIGTERM, None)
+        assert stops == ["stop"]
+    finally:
+        signals.stop_listening(receiver)
+
+
 @pytest.mark.parametrize("number", BOTH)
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_afterwards_signals_do_what_they_did_before(
