@@ -36,8 +36,8 @@ from websuckets.app import Server
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.commands.hooks import Hooks
 from websuckets.connections.admission import Admission
-from websuckets.connections.connection import Setup
 from websuckets.connections.registry import Connections
+from websuckets.connections.setup import Setup
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ClientError, ConfigurationError, DuplicateCommand
 from websuckets.runtime.clock import Clock

@@ -16,7 +16,7 @@ from dishka.exceptions import ExitError
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.finalisers import read_generators
 from websuckets.runtime.request_scope import RequestScopes
-from websuckets.runtime.scopes import sources_of_generators
+from websuckets.runtime.scopes import ExitsOf, sources_of_generators
 from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
@@ -240,7 +240,9 @@ async def end(source: Any, error: BaseException | None, key: Any = Thing) -> Non
     scope = container(scope=Scope.REQUEST)
     with RequestScopes(Clock(), finalize_timeout=None).begin(anyio.CancelScope()) as request_scope:
         await scope.get(key)
-        await request_scope.close(scope, error)
+        failure = await request_scope.finalise(ExitsOf(scope), error)
+    if failure is not None:
+        raise failure
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -9,9 +9,12 @@ import anyio
 import pytest
 from dishka import AsyncContainer, BaseScope, Provider, Scope
 from dishka.exceptions import ExitError
+from timeouts import TIMEOUT
 
 from websuckets.runtime.clock import Clock
+from websuckets.runtime.failures import Cancelled
 from websuckets.runtime.request_scope import RequestScope, RequestScopes
+from websuckets.runtime.scopes import ExitsOf
 from websuckets.serving.container import build_container
 
 pytestmark = pytest.mark.anyio
@@ -90,11 +93,20 @@ def begin() -> RequestScope:
     return RequestScopes(Clock(), finalize_timeout=1).begin(anyio.CancelScope())
 
 
+async def close(
+    request_scope: RequestScope, container: AsyncContainer, error: BaseException | None = None
+) -> None:
+    """Finalise the objects of a container, and raise the failure of finalisers."""
+    failure = await request_scope.finalise(ExitsOf(container), error)
+    if failure is not None:
+        raise failure
+
+
 async def close_in_request_scope(
     container: AsyncContainer, error: BaseException | None = None
 ) -> None:
     with begin() as request_scope:
-        await request_scope.close(container, error)
+        await close(request_scope, container, error)
 
 
 @pytest.mark.parametrize("checkpoints", [0, 1, 3])
@@ -135,7 +147,7 @@ async def test_cancelling_from_outside_does_not_stop_them(
                     outside.cancel()
                 else:
                     tasks.start_soon(_cancel, outside)
-                await request_scope.close(container)
+                await close(request_scope, container)
                 assert finalisers.started == finalisers.closed == ALL
                 await anyio.sleep(0)
                 await anyio.lowlevel.checkpoint()
@@ -164,7 +176,7 @@ async def test_a_finaliser_may_leave_scopes_that_were_entered_when_building() ->
         for error in (None, ValueError()):
             scope = container(scope=Scope.REQUEST)
             await scope.get(One)
-            await request_scope.close(scope, error)
+            await close(request_scope, scope, error)
     assert not request_scope.is_late
 
 
@@ -179,7 +191,7 @@ async def test_finalisers_that_take_too_long_are_cancelled_from_outside(checkpoi
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_check_when, finalisers.waiting, request_scope)
         with request_scope:
-            await request_scope.close(container)
+            await request_scope.finalise(ExitsOf(container))
             assert request_scope.is_late
     assert finalisers.closed == ALL
 
@@ -205,7 +217,7 @@ async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_bui
         tasks.start_soon(_check_when, waiting, request_scope)
         with request_scope:
             await scope.get(Two)
-            await request_scope.close(scope)
+            await request_scope.finalise(ExitsOf(scope))
     assert request_scope.is_late
 
 
@@ -229,7 +241,7 @@ async def test_time_is_kept_for_all_that_is_open() -> None:
         tasks.start_soon(request_scopes.clock.run)
         with request_scopes.begin(anyio.CancelScope()) as request_scope:
             assert request_scope.lateness is None
-            await request_scope.close(container)
+            await request_scope.finalise(ExitsOf(container))
         tasks.cancel_scope.cancel()
     assert finalisers.closed == ALL
     assert str(request_scope.lateness) == "finalisers took more than 0.01 seconds"
@@ -246,7 +258,7 @@ async def test_without_a_timeout_they_take_as_long_as_they_take() -> None:
             anyio.CancelScope()
         ) as request_scope:
             request_scope.check(math.nextafter(math.inf, 0))
-            await request_scope.close(container)
+            await request_scope.finalise(ExitsOf(container))
 
     task = asyncio.ensure_future(close())
     await finalisers.waiting.wait()
@@ -324,76 +336,75 @@ async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> Non
     assert finalisers.errors == [caught.value.exceptions[0]] * 3
 
 
-# Errors that end a request scope
+# What had been cancelled
 
 
-async def a_cancellation() -> BaseException:
-    """Return a cancellation that has been handled already."""
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        try:
-            await anyio.lowlevel.checkpoint()
-        except BaseException as error:
-            return error
-    raise AssertionError("it was not cancelled")
-
-
-async def test_errors_that_do_not_end_it() -> None:
-    """Ordinary errors and cancellations that were handled do not end the request scope."""
-    cancellation = await a_cancellation()
+async def test_nothing_had_been_cancelled() -> None:
+    """A request scope in which nothing has happened knows of no cancellation."""
     with begin() as request_scope:
         assert not request_scope.is_cancelled
-        for error in (
-            ValueError(),
-            ExceptionGroup("", [ValueError(), TypeError()]),
-            BaseExceptionGroup("", [GeneratorExit()]),
-            BaseExceptionGroup("", [GeneratorExit(), ValueError()]),
-            BaseExceptionGroup("", [cancellation, ValueError()]),
-            BaseExceptionGroup("", [GeneratorExit(), cancellation]),
-            BaseExceptionGroup("", [cancellation, cancellation]),
-            cancellation,
-        ):
-            assert not request_scope.ends_with(error), repr(error)
-
-
-async def test_errors_that_end_it() -> None:
-    """Errors that end the program end the request scope."""
-    cancellation = await a_cancellation()
-    with begin() as request_scope:
-        for error in (
-            KeyboardInterrupt(),
-            SystemExit(),
-            BaseExceptionGroup("", [KeyboardInterrupt()]),
-            BaseExceptionGroup("", [GeneratorExit(), KeyboardInterrupt()]),
-            BaseExceptionGroup("", [cancellation, ValueError(), KeyboardInterrupt()]),
-        ):
-            assert request_scope.ends_with(error), repr(error)
+        assert request_scope.cancelled() is Cancelled.NOTHING
 
 
 @pytest.mark.parametrize("whose", ["life", "outer"])
-async def test_a_cancellation_ends_it_that_is_meant_for_it(whose: str) -> None:
-    """A cancellation of the request scope's `CancelScope`, or of an outer one, ends the request
-    scope."""
-    cancellation = await a_cancellation()
+async def test_a_cancelled_scope_around_it_has_ended_it(whose: str) -> None:
+    """The `CancelScope` of a request scope counts, and so does any outer one."""
     with anyio.CancelScope() as outer, anyio.CancelScope() as life:
         with RequestScopes(Clock(), 1).begin(life) as request_scope:
             (life if whose == "life" else outer).cancel()
             assert request_scope.is_cancelled == (whose == "life")
-            assert request_scope.ends_with(cancellation)
-            assert request_scope.ends_with(BaseExceptionGroup("", [GeneratorExit(), cancellation]))
-            assert request_scope.ends_with(BaseExceptionGroup("", [cancellation, GeneratorExit()]))
-            assert not request_scope.ends_with(BaseExceptionGroup("", [GeneratorExit()]))
-            assert not request_scope.ends_with(BaseExceptionGroup("", [cancellation, ValueError()]))
+            assert request_scope.cancelled() is Cancelled.ENDED
+
+
+@pytest.mark.on_asyncio
+async def test_a_cancelled_task_has_ended_it() -> None:
+    """asyncio's own `Task.cancel()` counts, past every `CancelScope`."""
+    found: list[Cancelled] = []
+
+    async def run() -> None:
+        with begin() as request_scope:
+            try:
+                await asyncio.sleep(TIMEOUT)
+            finally:
+                found.append(request_scope.cancelled())
+
+    task = asyncio.ensure_future(run())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert found == [Cancelled.ENDED]
+
+
+async def test_what_took_too_long_has_timed_out() -> None:
+    """A timeout cancels the `CancelScope` around, but is no end."""
+    with anyio.CancelScope() as life:
+        with RequestScopes(Clock(), 1).begin(life) as request_scope:
+            request_scope.due = 1
+            request_scope.check(1)
+            assert request_scope.is_cancelled
+            assert request_scope.cancelled() is Cancelled.TIMED_OUT
 
 
 async def test_being_late_is_no_cancellation() -> None:
     """Lateness cancels the scope of the finalisers, but is not a cancellation of the request
     scope."""
-    cancellation = await a_cancellation()
     with begin() as request_scope:
         request_scope._close_by = 1
         request_scope.check(0.9)
         assert not request_scope.is_late
         request_scope.check(1)
         assert request_scope.is_late
-        assert not request_scope.ends_with(cancellation)
+        assert request_scope.cancelled() is Cancelled.NOTHING
+
+
+async def test_late_finalisers_that_also_fail_are_one_failure() -> None:
+    """The errors of finalisers are told together with their being late."""
+    finalisers = Finalisers(failing=True, hanging="three")
+    container = await finalisers.scope()
+    request_scope = begin()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_check_when, finalisers.waiting, request_scope)
+        with request_scope:
+            failure = await request_scope.finalise(ExitsOf(container))
+    assert isinstance(failure, ExitError)
+    assert [type(error) for error in failure.exceptions] == [RuntimeError, TimeoutError]

@@ -14,7 +14,7 @@ from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
 from websuckets.di import lock_factory
-from websuckets.runtime.scopes import OpenScope, close_at_once, sources_of_generators
+from websuckets.runtime.scopes import OpenScope, sources_of_generators
 
 pytestmark = pytest.mark.anyio
 
@@ -64,7 +64,7 @@ async def opened(things: Things) -> AsyncIterator[tuple[OpenScope, OpenScope, As
     container = make_async_container(things, lock_factory=lock_factory, context={str: "app"})
     app = OpenScope(container, copy_context())
     session = app.session({int: 1}, lock_factory, copy_context())
-    async with app.container, session.container, session.request({}) as request:
+    async with app.container, session.container, session.request({}, []) as request:
         yield app, session, request
 
 
@@ -94,7 +94,7 @@ async def test_objects_of_wider_scopes_are_built_once() -> None:
     things = Things()
     async with opened(things) as (app, session, request):
         await request.get(Narrow)
-        async with session.request({}) as another:
+        async with session.request({}, []) as another:
             await another.get(Narrow)
         assert things.built == ["wide", "middle", "narrow", "narrow"]
         wide = await app.container.get(Wide)
@@ -104,20 +104,10 @@ async def test_objects_of_wider_scopes_are_built_once() -> None:
         assert await session.get(str) == await app.get(str) == "app"
 
 
-async def test_a_container_without_finalisers_is_closed_at_once() -> None:
-    """The container forgets its objects."""
-    async with opened(Things()) as (_, _, request):
-        first = await request.get(Plain)
-        assert close_at_once(request)
-        assert await request.get(Plain) is not first
-        await request.get(Narrow)
-        assert not close_at_once(request)
-
-
 async def test_nothing_is_built_in_a_scope_that_has_ended() -> None:
     """Nothing is built that would never be finalised."""
     async with opened(Things()) as (_, session, request):
-        session.is_closed = True
+        session.close()
         with pytest.raises(RuntimeError, match="has ended"):
             await request.get(Narrow)
 

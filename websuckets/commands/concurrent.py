@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 import anyio
 from websockets import CloseCode
 
-from websuckets.commands.dispatcher import Dispatcher, Peer, ReceivedCommand, failed
-from websuckets.exc import NotAuthorized
+from websuckets.commands.dispatcher import Answer, Dispatcher, ReceivedCommand, Route
+from websuckets.commands.outcomes import refused
+from websuckets.commands.peer import Peer
+from websuckets.exc import ClientError, NotAuthorized
 from websuckets.limits import Limits
-from websuckets.middleware import Outcome
-from websuckets.protocol.messages import encode_event
-from websuckets.runtime.failures import ends_the_program
+from websuckets.protocol.messages import Message, encode_event
+from websuckets.runtime.failures import Cancelled, Meaning, judge
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.revocations import Revocations
@@ -50,7 +51,7 @@ class ConcurrentCommands:
         request_scopes: RequestScopes,
         limits: Limits,
         revocations: Revocations,
-        answered: Callable[[ReceivedCommand, Outcome], Awaitable[None]],
+        answered: Callable[[Route, Answer], Awaitable[None]],
     ) -> None:
         self._peer = peer
         self._dispatcher = dispatcher
@@ -63,7 +64,7 @@ class ConcurrentCommands:
         self._one_gone: anyio.Event | None = None  # set while a command waits for room
         self._all_gone: anyio.Event | None = None
 
-    async def start(self, received: ReceivedCommand) -> str | None:
+    async def start(self, received: ReceivedCommand) -> ClientError | None:
         """Start a command beside the messages that follow; return the error if that is refused.
 
         For a stream, this returns when the handler has begun, so that what the handler does first
@@ -71,15 +72,15 @@ class ConcurrentCommands:
         that waited for its turn while the connection was closed is not run.
         """
         running = _RunningCommand(received)
-        if running.is_stream:
-            if (error := self._why_not(received)) is not None:
-                return error
+        if running.route.is_stream:
+            if (error := self._why_not(running.message)) is not None:
+                return ClientError(error)
         else:
             await self._wait_for_room()
         # The task gets a copy of the context in which the task is started.
         self._peer.scope.context.run(self._background.start_soon, self._run, running)
         self._running.add(running)
-        if running.is_stream:
+        if running.route.is_stream:
             await running.begun.wait()
         return None
 
@@ -99,8 +100,8 @@ class ConcurrentCommands:
     def verification_ended(self) -> None:
         """End the streams of protected commands, with an error as their last reply."""
         for running in self._streams:
-            if running.is_protected:
-                running.error = str(NotAuthorized())
+            if running.route.is_protected:
+                running.error = NotAuthorized()
                 running.life.cancel()
 
     def cancel_all(self) -> None:
@@ -124,13 +125,13 @@ class ConcurrentCommands:
         if self._running:
             await wait_through(self._next_all_gone())
 
-    def _why_not(self, received: ReceivedCommand) -> str | None:
+    def _why_not(self, message: Message) -> str | None:
         """Return the error if another stream cannot be started."""
         most = self._limits.streams
         # Streams that are over count: their last replies may wait for a client that does not read.
         if most is not None and len(self._streams) >= most:
             return "too many streams"
-        id = received.message.id
+        id = message.id
         if id is not None and any(running.answers(id) for running in self._streams):
             return "id in use"
         return None
@@ -143,7 +144,7 @@ class ConcurrentCommands:
 
     @property
     def _streams(self) -> list["_RunningCommand"]:
-        return [running for running in self._running if running.is_stream]
+        return [running for running in self._running if running.route.is_stream]
 
     def _cancel_streams(self) -> None:
         for running in self._streams:
@@ -167,30 +168,36 @@ class ConcurrentCommands:
         try:
             with self._revocations.handling():
                 await self._answer(running)
-        except self._peer.transport.closed_errors:
-            logger.debug("%s is gone", self._peer.transport.socket.id)
         except BaseException as error:  # an error that the dispatcher could not answer
-            if running.is_over or ends_the_program(error):
-                raise
-            log_incident(f"{running.received.message.event!r}", error)
-            await self._peer.transport.socket.close(CloseCode.INTERNAL_ERROR)
+            ended = Cancelled.ENDED if running.is_over else Cancelled.NOTHING
+            failure = judge(error, lambda: ended, self._peer.has_left)
+            match failure.meaning:
+                case Meaning.PROPAGATE:
+                    raise
+                case Meaning.IGNORE:
+                    logger.debug("%s is gone", self._peer.socket.id)
+                case _:
+                    log_incident(f"{running.message.event!r}", error)
+                    await self._peer.socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             running.begun.set()
             self._gone(running)
 
     async def _answer(self, running: "_RunningCommand") -> None:
-        outcome: Outcome | None = None
+        answer: Answer = None
+        has_answered = False
         if self._peer.transport.has_stopped_receiving:  # while the command waited for its turn
             return
         with running.life, self._request_scopes.begin(running.life) as running.request_scope:
-            outcome = await self._dispatcher.answer(
+            answer = await self._dispatcher.answer(
                 running.received, self._peer, running.request_scope, running.begun.set
             )
-        if running.life.cancelled_caught and running.is_stream:
-            outcome = running.cancelled()
-        if outcome is not None and not running.is_over:
+            has_answered = True
+        if running.life.cancelled_caught and running.route.is_stream:
+            answer, has_answered = running.last_answer(), True
+        if has_answered and not running.is_over:
             running.is_over = True  # the id is free before the client has the reply
-            await self._answered(running.received, outcome)
+            await self._answered(running.route, answer)
 
 
 class _RunningCommand:
@@ -198,28 +205,21 @@ class _RunningCommand:
 
     def __init__(self, received: ReceivedCommand) -> None:
         self.received = received
-        self.is_stream = received.is_stream
+        self.message, self.route, *_ = received
         self.life = anyio.CancelScope()
         self.request_scope: RequestScope | None = None
         self.begun = anyio.Event()
-        self.error: str | None = None
-        """Reason in the last reply of a cancelled stream; ``None`` if its client cancelled it."""
+        self.error: ClientError | None = None
+        """Error in the last reply of a cancelled stream; ``None`` if its client cancelled it."""
         self.is_over = False
 
-    @property
-    def is_protected(self) -> bool:
-        route = self.received.route
-        return route is not None and bool(route.command.injection.guards)
-
-    def cancelled(self) -> Outcome | None:
-        """Return the outcome of a cancelled stream; ``None`` if nothing is to be sent."""
-        message = self.received.message
+    def last_answer(self) -> Answer:
+        """Return the answer to a stream that was cancelled."""
+        message = self.message
         if self.error is not None:
-            return failed(self.error, None, message.id)
-        return (
-            None if message.id is None else Outcome(encode_event(message.event, None, message.id))
-        )
+            return refused(message, self.error)
+        return None if message.id is None else encode_event(message.event, None, message.id)
 
     def answers(self, id: str | int) -> bool:
         """Tell whether this command has the ``id`` and is still to be answered."""
-        return self.received.message.id == id and not self.is_over
+        return self.message.id == id and not self.is_over

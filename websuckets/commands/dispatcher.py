@@ -1,45 +1,35 @@
-"""One message: from the received frame to the frame that answers it."""
+"""Dispatcher of commands: from a received frame to the reply.
+
+One coroutine answers a command, `Dispatcher._run`: read it from top to bottom. Around it may be
+middleware, and a line in the access log. Before it, `Dispatcher.read` finds the command.
+"""
 
 import logging
 import math
-from collections.abc import (
-    AsyncGenerator,
-    Awaitable,
-    Callable,
-    Coroutine,
-    Iterable,
-    Mapping,
-)
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import anyio
-import anyio.lowlevel
 
 from websuckets.commands.groups import UNSET, Command
-from websuckets.exc import ClientError, CommandTimeout, InvalidMessage, NotAuthorized, alone
+from websuckets.commands.outcomes import explained, refused
+from websuckets.commands.peer import Peer
+from websuckets.commands.streams import Stream
+from websuckets.di.resolver import Resolver
+from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
-from websuckets.protocol.messages import (
-    Control,
-    Message,
-    decode,
-    encode_error,
-    encode_event,
-    encode_result,
-)
-from websuckets.protocol.transport import TransportConnection
+from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
+from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
-from websuckets.runtime.scopes import OpenScope
 from websuckets.security import check_still_authorised
 from websuckets.socket import Socket
 
-__all__ = ["Dispatcher", "Peer", "ReceivedCommand", "Route"]
+__all__ = ["Answer", "Dispatcher", "NotACommand", "ReceivedCommand", "Route"]
 
-logger: logging.Logger = logging.getLogger("websuckets")
 access: logging.Logger = logging.getLogger("websuckets.access")
 
 
@@ -49,55 +39,48 @@ KEPT_PARSED: Final = 4096
 Parsed JSON may take twenty times the memory of its text: of a larger frame, only the text is kept.
 """
 
-NO_COMMAND: Final = Message("")
-"""Message that stands for a frame that is not a command."""
+Answer: TypeAlias = Outcome | str | None
+"""Answer to a command: the reply, or ``None`` if it needs none; an `Outcome` where the command has
+failed, or where middleware looks at it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """A command, its timeout, and the facts about the command that each message needs."""
+    """A command, and the facts about it that each message needs."""
 
     command: Command
     timeout: Timeout
-    is_stream: bool
+    resolver: Resolver
     needs_scope: bool
-    key: Any
-    """Key under which the container gives all that the command needs; see `Injection`."""
+    is_protected: bool
+    is_stream: bool
+    ends_on_disconnect: bool
+
+    @classmethod
+    def to(cls, command: Command, timeout: Timeout) -> "Route":
+        """Return the route to a command of a running app."""
+        injection = command.injection
+        return cls(
+            command,
+            timeout,
+            Resolver(injection.key, injection.places),
+            needs_scope=injection.needs_scope,
+            is_protected=bool(injection.guards),
+            is_stream=command.is_stream,
+            ends_on_disconnect=command.cancel_on_disconnect,
+        )
 
 
-@dataclass(slots=True)
-class ReceivedCommand:
-    """A message of a client: a command, or a message that is only answered with an error."""
+ReceivedCommand: TypeAlias = tuple[Message, Route, str | bytes | None, Any]
+"""A command and its route; the frame that carries its payload, if it has one; and the payload as
+parsed JSON, if it was kept (see `KEPT_PARSED`). One is made for each message: so it is a tuple."""
 
-    message: Message
-    route: Route | None = None
-    frame: str | bytes | None = None
-    """Frame that carries the payload, if there is one."""
-    payload: Any = None
-    """Parsed payload of a small frame; see `KEPT_PARSED`."""
-    error: str | None = None
-    details: Any = None
-
-    @property
-    def is_stream(self) -> bool:
-        return self.route is not None and self.route.is_stream
-
-
-@dataclass(slots=True)
-class Peer:
-    """A client that sends messages, for as long as its connection lives."""
-
-    transport: TransportConnection
-    scope: OpenScope
-    """The SESSION scope of the connection; messages are answered in copies of its context."""
-    request_scope: RequestScope
-    """Request scope in which messages are handled. The request scope is open before a message
-    comes, so that no message pays for a cancel scope; after a message that took too long, another
-    request scope takes its place."""
+NotACommand: TypeAlias = Message | Control | InvalidMessage
+"""A message with an unknown command, a control message, or the error of an invalid frame."""
 
 
 class Dispatcher:
-    """Dispatcher that answers the messages of one running app."""
+    """Dispatcher of the commands of one running app."""
 
     def __init__(
         self,
@@ -106,38 +89,30 @@ class Dispatcher:
         handler_timeout: float | None,
         middleware: Iterable[Middleware] = (),
     ) -> None:
-        def route(command: Command) -> Route:
-            timeout = handler_timeout if command.timeout is UNSET else command.timeout
-            injection = command.injection
-            return Route(
-                command,
-                clock.timeout(timeout),
-                command.is_stream,
-                injection.needs_scope,
-                injection.key,
-            )
-
-        self._routes = {name: route(command) for name, command in commands.items()}
         self._timeout = clock.timeout(handler_timeout)
+        self._routes = {
+            name: Route.to(
+                command,
+                self._timeout if command.timeout is UNSET else clock.timeout(command.timeout),
+            )
+            for name, command in commands.items()
+        }
         self._around = composed(middleware)
 
-    def read(self, frame: str | bytes) -> ReceivedCommand | Control:
-        """Return the command or control message in a frame, or the error of an invalid frame."""
+    def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
+        """Return the message in a frame."""
         try:
             message, payload = decode(frame)
         except InvalidMessage as error:
-            message = NO_COMMAND if error.id is None else Message("", id=error.id)
-            return ReceivedCommand(message, error="invalid message", details=error.problems)
+            return error
         if isinstance(message, Control):
             return message
         route = self._routes.get(message.event)
         if route is None:
-            return ReceivedCommand(message, error="unknown command")
+            return message
         if payload is None:
-            return ReceivedCommand(message, route)
-        return ReceivedCommand(
-            message, route, frame, payload if len(frame) <= KEPT_PARSED else None
-        )
+            return message, route, None, None
+        return message, route, frame, payload if len(frame) <= KEPT_PARSED else None
 
     def answer(
         self,
@@ -145,41 +120,33 @@ class Dispatcher:
         peer: Peer,
         request_scope: RequestScope,
         begun: Callable[[], None] | None = None,
-    ) -> Coroutine[Any, Any, Outcome]:
-        """Run a command and return the outcome. Every error is answered, and logged if need be.
+    ) -> Coroutine[Any, Any, Answer]:
+        """Run a command and return its answer. Every error is answered, and logged if need be.
 
         What a stream yields is sent meanwhile; ``begun`` is called right before its handler begins.
-        Only what ends the task itself is raised: a cancellation, ``KeyboardInterrupt``.
+        Only what has to propagate is raised: a cancellation, ``KeyboardInterrupt``.
         """
-        if self._around is None:
-            answering = self._run(received, peer, request_scope, begun)
-        else:
-            answering = self._around_it(self._around, received, peer, request_scope, begun)
-        if access.isEnabledFor(logging.DEBUG):
-            return _logged(answering, received, peer)
-        return answering
+        if self._around is None and not access.isEnabledFor(logging.DEBUG):
+            return self._run(received, peer, request_scope, begun)
+        message, route, *_ = received
 
-    async def _around_it(
-        self,
-        around: Around,
-        received: ReceivedCommand,
-        peer: Peer,
-        request_scope: RequestScope,
-        begun: Callable[[], None] | None,
-    ) -> Outcome:
-        self._begin(received, request_scope)
-        attempt = _Attempt(self, received, peer, request_scope, begun)
-        try:
-            return await around(attempt)
-        finally:
-            attempt.is_over = True
-            request_scope.rest()
+        def run(request_scope: RequestScope) -> Coroutine[Any, Any, Answer]:
+            return self._run(received, peer, request_scope, begun)
 
-    def _begin(self, received: ReceivedCommand, request_scope: RequestScope) -> None:
-        request_scope.doing = received.message.event
-        request_scope.limit(self._timeout if received.route is None else received.route.timeout)
-        if received.route is not None:
-            request_scope.ends_on_disconnect = received.route.command.cancel_on_disconnect
+        attempt = _Attempt(
+            message, peer, request_scope, run, route.timeout, route.ends_on_disconnect
+        )
+        return self._answer_around(attempt)
+
+    def refuse(
+        self, message: Message, error: ClientError, peer: Peer, request_scope: RequestScope
+    ) -> Coroutine[Any, Any, Answer]:
+        """Answer a message with an error, without running a command; middleware sees it."""
+
+        async def run(request_scope: RequestScope) -> Answer:
+            return refused(message, error)
+
+        return self._answer_around(_Attempt(message, peer, request_scope, run, self._timeout))
 
     async def _run(
         self,
@@ -187,65 +154,121 @@ class Dispatcher:
         peer: Peer,
         request_scope: RequestScope,
         begun: Callable[[], None] | None,
-    ) -> Outcome:
-        route, message, transport = received.route, received.message, peer.transport
-        if route is None:
-            assert received.error is not None
-            return failed(received.error, received.details, message.id)
-        command = route.command
-        if command.cancel_on_disconnect and transport.socket.close_code is not None:
-            return Outcome(None, "connection closed")
+    ) -> Answer:
+        message, route, frame, payload = received
+        command, socket = route.command, peer.socket
+        if route.ends_on_disconnect:
+            if peer.is_closed:
+                return Outcome(None, "connection closed")
+            request_scope.ends_on_disconnect = True
         request_scope.doing = message.event
         request_scope.limit(route.timeout)
-        request_scope.ends_on_disconnect = command.cancel_on_disconnect
-        use: Callable[[tuple[Any, ...]], Awaitable[str | None]]
+
+        reply: str | None = None
+        failure: BaseException | None = None
+        exits: list[Exit] = []  # of the objects that the command depends on
         try:
-            if not (route.needs_scope or route.is_stream):
-                result = await command.call_handler(
-                    transport.socket, received.frame, received.payload, ()
-                )
-                return Outcome(_reply(message, command, result))
+            dependencies: tuple[Any, ...] = ()
+            if route.needs_scope:
+                dependencies = await route.resolver.resolve(peer.scope, message, exits)
+                if route.is_protected:  # the user may have changed while they were built
+                    check_still_authorised(socket)
+            result = command.call_handler(socket, frame, payload, dependencies)
             if route.is_stream:
                 assert begun is not None
-                stream = _Stream(received, command, transport, request_scope, route.timeout, begun)
-                use = stream.send_items
+                begun()
+                stream = Stream(command, message, peer, request_scope, route.timeout)
+                reply = await stream.send(result)
             else:
-                use = partial(_run, received, command, transport.socket)
-            if not route.needs_scope:
-                return Outcome(await use(()))
-            reply, failure, incident = await request_scope.in_scope(
-                peer.scope, {Message: message}, route.key, use, message.event
-            )
-            if failure is None:
-                return Outcome(reply)
+                reply = _encoded(command, await result, message)
         except BaseException as error:
-            if request_scope.ends_with(error):
-                raise
-            failure, incident = request_scope.meaning_of(error), None
+            failure = error
+
+        request_scope.due = math.inf
+        try:
+            unfinished = await request_scope.finalise(exits, failure) if exits else None
+            if failure is None and unfinished is None:
+                return reply
+            return _failed(failure, unfinished, message, peer, request_scope)
         finally:
             request_scope.rest()
-        return _explain(failure, message, transport, incident)
+            failure = None  # its traceback holds this frame
+
+    async def _answer_around(self, attempt: "_Attempt") -> Answer:
+        """Answer with the middleware around, and write a line to the access log if it is on."""
+        started = perf_counter()
+        came_of_it = "cancelled"
+        try:
+            answer: Answer
+            if self._around is None:
+                answer = await attempt.run(attempt.request_scope)
+            else:
+                answer = await attempt.answer_around(self._around)
+            error = answer.error if isinstance(answer, Outcome) else None
+            came_of_it = repr(error or "ok")[1:-1]  # the program's own text, in one line
+            return answer
+        finally:
+            milliseconds = (perf_counter() - started) * 1000
+            event, connection = attempt.message.event, attempt.socket.id
+            access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
+
+
+def _encoded(command: Command, result: Any, message: Message) -> str | None:
+    """Encode what a handler returned for this message."""
+    try:
+        return command.encode.reply(result, message.id)
+    except Exception as error:
+        error.add_note(f"while encoding what {command.plan.where} returned")
+        raise
+
+
+def _failed(
+    failure: BaseException | None,
+    unfinished: BaseException | None,
+    message: Message,
+    peer: Peer,
+    request_scope: RequestScope,
+) -> Outcome:
+    """Return the outcome of a failure of the command, or of its finalisers, or of both."""
+    if failure is None:
+        assert unfinished is not None
+        return explained(unfinished, message, peer, request_scope)
+    incident = None
+    if unfinished is not None:
+        incident = log_incident(f"finalisers of {message.event!r}", unfinished)
+    return explained(failure, message, peer, request_scope, incident)
 
 
 @dataclass(slots=True)
 class _Attempt:
     """A message on its way through the middleware."""
 
-    dispatcher: Dispatcher
-    received: ReceivedCommand
+    message: Message
     peer: Peer
     request_scope: RequestScope
-    begun: Callable[[], None] | None
+    run: Callable[[RequestScope], Coroutine[Any, Any, Answer]]
+    timeout: Timeout
+    ends_on_disconnect: bool = False
     is_over: bool = False
     """True once the outermost middleware has ended."""
 
     @property
     def socket(self) -> Socket:
-        return self.peer.transport.socket
+        return self.peer.socket
 
-    @property
-    def message(self) -> Message:
-        return self.received.message
+    async def answer_around(self, around: Around) -> Outcome:
+        """Let the middleware answer, each time that it runs for the whole timeout."""
+        self._begin()
+        try:
+            return await around(self)
+        finally:
+            self.is_over = True
+            self.request_scope.rest()
+
+    def _begin(self) -> None:
+        self.request_scope.doing = self.message.event
+        self.request_scope.ends_on_disconnect = self.ends_on_disconnect
+        self.request_scope.limit(self.timeout)
 
     async def answer(self) -> Outcome:
         """Answer in a separate request scope, so that middleware cannot cancel the finalisers.
@@ -259,16 +282,16 @@ class _Attempt:
                 "task that a middleware starts has to end before the middleware returns"
             )
         self.request_scope.due, self.request_scope.doing = math.inf, None
-        outcome: Outcome | None = None
+        answer: Answer = None
+        has_answered = False
         with anyio.CancelScope() as life, self.request_scope.within(life) as request_scope:
-            outcome = await self.dispatcher._run(
-                self.received, self.peer, request_scope, self.begun
-            )
+            answer = await self.run(request_scope)
+            has_answered = True
         if not self.is_over:
-            self.dispatcher._begin(
-                self.received, self.request_scope
-            )  # the middleware gets the whole timeout again
-        return outcome or self.explain(CommandTimeout())
+            self._begin()
+        if not has_answered:
+            return self.explain(CommandTimeout())
+        return answer if isinstance(answer, Outcome) else Outcome(answer)
 
     def outcome_of(self, result: Any) -> Outcome:
         message = self.message
@@ -277,127 +300,4 @@ class _Attempt:
         return Outcome(encode_result(message.event, result, message.id))
 
     def explain(self, error: BaseException) -> Outcome:
-        if self.request_scope.ends_with(error):
-            raise error
-        return _explain(self.request_scope.meaning_of(error), self.message, self.peer.transport)
-
-
-async def _logged(answering: Awaitable[Outcome], received: ReceivedCommand, peer: Peer) -> Outcome:
-    """Await the outcome, and write a line to the access log."""
-    started = perf_counter()
-    came_of_it = "cancelled"
-    try:
-        outcome = await answering
-        came_of_it = repr(outcome.error or "ok")[1:-1]  # the program's own text, in one line
-        return outcome
-    finally:
-        milliseconds = (perf_counter() - started) * 1000
-        event, connection = received.message.event, peer.transport.socket.id
-        access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
-
-
-def failed(
-    error: str, details: Any, id: str | int | None, exception: BaseException | None = None
-) -> Outcome:
-    """Return the outcome of a message that is answered with an error."""
-    return Outcome(encode_error(error, details, id), error, exception)
-
-
-async def _run(
-    received: ReceivedCommand, command: Command, socket: Socket, dependencies: tuple[Any, ...]
-) -> str | None:
-    """Validate the payload, call the handler, encode what it returns."""
-    if command.injection.guards:  # the user may have changed while dependencies were built
-        check_still_authorised(socket)
-    result = await command.call_handler(socket, received.frame, received.payload, dependencies)
-    return _reply(received.message, command, result)
-
-
-def _reply(message: Message, command: Command, result: Any) -> str | None:
-    """Encode what a handler returned for this message."""
-    try:
-        return command.encode.reply(result, message.id)
-    except Exception as error:
-        error.add_note(f"while encoding what {command.plan.where} returned")
-        raise
-
-
-@dataclass(slots=True)
-class _Stream:
-    """A running command whose handler yields."""
-
-    received: ReceivedCommand
-    command: Command
-    transport: TransportConnection
-    request_scope: RequestScope
-    timeout: Timeout
-    begun: Callable[[], None]
-
-    async def send_items(self, dependencies: tuple[Any, ...]) -> str | None:
-        """Validate the payload, call the handler, send each item that it yields."""
-        message = self.received.message
-        if self.command.injection.guards:
-            check_still_authorised(self.transport.socket)
-        received = self.received
-        items = self.command.call_handler(
-            self.transport.socket, received.frame, received.payload, dependencies
-        )
-        self.begun()
-        try:
-            async for item in items:
-                self.request_scope.due = math.inf
-                await self._send(item)
-                self.request_scope.limit(self.timeout)
-        except BaseException:
-            await _close(items)
-            raise
-        return None if message.id is None else encode_event(message.event, None, message.id)
-
-    async def _send(self, item: Any) -> None:
-        try:
-            frame = self.command.encode.item(item, self.received.message.id)
-        except Exception as error:
-            error.add_note(f"while encoding what {self.command.plan.where} yielded")
-            raise
-        # A frame is sent whole or not at all; and a timeout that the handler holds around its
-        # `yield` must not cancel the sending: such a timeout takes effect inside of the handler.
-        with anyio.CancelScope(shield=True):
-            await self.transport.reply_beside(frame)
-            # Let other tasks run, even if neither the handler nor the connection ever waits.
-            await anyio.lowlevel.checkpoint()
-        if self.request_scope.is_cancelled:
-            await anyio.lowlevel.checkpoint()
-
-
-async def _close(items: AsyncGenerator[Any, None]) -> None:
-    """Close the generator of a stream where it stands; raise what its clean-up raises."""
-    try:
-        await items.aclose()
-    except BaseExceptionGroup as group:
-        failures = group.split(GeneratorExit)[1]  # a task group puts a `GeneratorExit` into a group
-        if failures is not None:
-            raise failures from None
-
-
-def _explain(
-    error: BaseException,
-    message: Message,
-    transport: TransportConnection,
-    incident: str | None = None,
-) -> Outcome:
-    """Return the outcome of an error for the client, and log the error if need be."""
-    cause = alone(error)
-    if isinstance(cause, transport.closed_errors) and transport.socket.close_code is not None:
-        logger.debug("%s left while %.80r ran", transport.socket.id, message.event)
-        return Outcome(None, "connection closed", cause)
-    if isinstance(cause, ClientError):
-        if isinstance(cause, NotAuthorized):
-            logger.info("not authorized: %.80r from %s", message.event, transport.socket.id)
-        elif isinstance(cause, CommandTimeout):
-            logger.warning("%.80r from %s took too long", message.event, transport.socket.id)
-        try:
-            return failed(cause.error, cause.details, message.id, cause)
-        except Exception as encoding_error:  # raised while encoding the details
-            error = encoding_error
-    incident = log_incident(f"{message.event!r:.80}", error, incident)
-    return failed("internal error", {"incident": incident}, message.id, error)
+        return explained(error, self.message, self.peer, self.request_scope)

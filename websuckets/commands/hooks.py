@@ -9,6 +9,8 @@ from websuckets.commands.signature import Declaration, Plan, positional, read_ho
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ConfigurationError, report
 from websuckets.introspection.hints import name_of
+from websuckets.runtime.finalisers import Exit
+from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
 from websuckets.runtime.scopes import OpenScope
 
@@ -34,13 +36,23 @@ class Hook:
         if not self.injection.needs_scope:
             await self.function()
             return
-
-        def call(dependencies: tuple[Any, ...]) -> Any:
-            return self.function(*dependencies)
-
-        _, failure, _ = await request_scope.in_scope(scope, {}, self.injection.key, call, self.name)
-        if failure is not None:
-            raise failure
+        failure: BaseException | None = None
+        exits: list[Exit] = []
+        try:
+            dependencies = await scope.request({}, exits).get(self.injection.key)
+            await self.function(*dependencies)
+        except BaseException as error:
+            failure = error
+        try:
+            unfinished = await request_scope.finalise(exits, failure)
+            if failure is None:
+                failure = unfinished
+            elif unfinished is not None:
+                log_incident(f"finalisers of {self.name!r}", unfinished)
+            if failure is not None:
+                raise failure
+        finally:
+            failure = None  # its traceback holds this frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ class Injection:
     plan: Plan
     guards: tuple[Any, ...]
     key: Any
+    places: tuple[int, ...]
+    """Place of each dependency among what the factory of ``key`` asks for."""
     providers: tuple[Provider, ...]
     provided: frozenset[Any]
     """Types that ``providers`` provide: ``key``, and one for each dependency with a default."""
@@ -73,7 +75,8 @@ def injection_of(
     providers[0].provide(resolve, provides=key)
     needs_scope = bool(guards or plan.dependencies)
     return Injection(
-        plan, guards, key, tuple(providers), frozenset(provided), needs_scope, absent or {}
+        *(plan, guards, key, tuple(places), tuple(providers)),
+        *(frozenset(provided), needs_scope, absent or {}),
     )
 
 

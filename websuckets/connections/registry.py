@@ -11,7 +11,8 @@ import anyio
 from websockets.datastructures import Headers
 
 from websuckets.connections.admission import ConnectionCounts
-from websuckets.connections.connection import Connection, Setup
+from websuckets.connections.connection import Connection
+from websuckets.connections.setup import Setup
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.transport import HttpResponse, TransportConnection
 from websuckets.runtime.stop_times import time_to_abort, time_to_stop

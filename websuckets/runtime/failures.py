@@ -1,12 +1,134 @@
-"""Classification of errors: a failure of the called code, or the end of the calling task."""
+"""Failures: what an error means that comes out of code of the program, decided once.
 
+Commands, hooks, streams, finalisers, tasks and connections all ask `judge`. The first line that
+fits decides:
+
+=======================================  ==============  ==========================================
+raised                                   cancelled       meaning
+=======================================  ==============  ==========================================
+`KeyboardInterrupt`, `SystemExit`,       any             propagate
+also in a group
+``GeneratorExit``                        any             propagate
+`ClientError`                            any             reply: the client gets this error
+an error of a closed connection          any             ignore: nobody is there to get an answer
+any other error                          any             incident: the log gets the error, the
+                                                         client the number of the incident
+a cancellation                           timed out       reply: the client gets `CommandTimeout`
+a cancellation                           ended           propagate
+a cancellation                           the task alone  ignore: the program itself has ended it
+a cancellation                           nothing         incident: the program waited for something
+                                                         that another part of it has cancelled
+a group of nothing but ``GeneratorExit``  any            incident
+=======================================  ==============  ==========================================
+
+Of a group, cancellations and ``GeneratorExit`` count only if the group holds nothing else: they are
+how a task group ends its other tasks. A group that holds a single error, at any depth, means what
+that error means; a group of several is an incident. A `BaseException` of the program's own is an
+incident like any other error.
+
+Who reacts, and how:
+
+- A command or a stream: a reply is sent to its client, and so is the number of an incident.
+- ``on_handshake``: a reply is HTTP 403 (or what the error says), an incident is HTTP 500.
+- ``on_connect``: a reply closes the connection with 1008, an incident with 1011.
+- ``on_disconnect``, finalisers and tasks: all but what is ignored is logged; nobody else ends.
+- ``on_startup``: the error is raised, and the app does not start.
+- What is outside of all these: an incident closes the connection with 1011.
+- What propagates ends the task, and is raised to the code that started the task.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 import anyio
 
-__all__ = ["ENDS_THE_PROGRAM", "ends_the_program", "is_failure"]
+from websuckets.exc import ClientError, CommandTimeout, alone
+
+__all__ = ["Cancelled", "Failure", "Meaning", "ends_the_program", "is_failure", "judge"]
 
 ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
+
+
+class Meaning(Enum):
+    """The meaning of an error; see the table above."""
+
+    REPLY = "the client gets the error"
+    INCIDENT = "the log gets the error"
+    IGNORE = "nobody gets the error"
+    PROPAGATE = "the error is raised again"
+
+
+class Cancelled(Enum):
+    """The part of the program that had been cancelled when an error was raised."""
+
+    NOTHING = "nothing"
+    TIMED_OUT = "the code that raised the error, because it took too long"
+    ENDED = "the code that raised the error, together with what it belongs to"
+    ALONE = "the task that raised the error alone, by the program itself"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error and its meaning."""
+
+    meaning: Meaning
+    error: BaseException
+    """Error to reply with or to log, which may be part of what was raised, or its translation."""
+
+
+def judge(
+    error: BaseException,
+    cancelled: Callable[[], Cancelled],
+    is_of_closed_connection: Callable[[BaseException], bool] = lambda error: False,
+) -> Failure:
+    """Return the meaning of an error.
+
+    ``cancelled`` is called only if the error is a cancellation.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return _judge_group(error, cancelled, is_of_closed_connection)
+    if isinstance(error, ClientError):
+        return Failure(Meaning.REPLY, error)
+    if isinstance(error, anyio.get_cancelled_exc_class()):
+        return _judge_cancellation(error, cancelled())
+    if not is_failure(error):
+        return Failure(Meaning.PROPAGATE, error)
+    if is_of_closed_connection(error):
+        return Failure(Meaning.IGNORE, error)
+    return Failure(Meaning.INCIDENT, error)
+
+
+def _judge_group(
+    group: BaseExceptionGroup[BaseException],
+    cancelled: Callable[[], Cancelled],
+    is_of_closed_connection: Callable[[BaseException], bool],
+) -> Failure:
+    if ends_the_program(group):
+        return Failure(Meaning.PROPAGATE, group)
+    others = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
+    if others is not None:
+        cause = alone(others)
+        if cause is not others:
+            failure = judge(cause, cancelled, is_of_closed_connection)
+            if failure.meaning is not Meaning.INCIDENT:
+                return failure
+        return Failure(Meaning.INCIDENT, group)  # the log shows what surrounds the error
+    if group.split(GeneratorExit)[1] is None:
+        return Failure(Meaning.INCIDENT, group)
+    return _judge_cancellation(group, cancelled())
+
+
+def _judge_cancellation(error: BaseException, cancelled: Cancelled) -> Failure:
+    match cancelled:
+        case Cancelled.TIMED_OUT:
+            return Failure(Meaning.REPLY, CommandTimeout())
+        case Cancelled.ENDED:
+            return Failure(Meaning.PROPAGATE, error)
+        case Cancelled.ALONE:
+            return Failure(Meaning.IGNORE, error)
+    return Failure(Meaning.INCIDENT, error)
 
 
 def is_failure(error: BaseException) -> bool:

@@ -18,10 +18,10 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from dataclasses import dataclass
 from tokenize import TokenError
 from types import CodeType, FrameType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 from weakref import WeakKeyDictionary
 
-__all__ = ["Exit", "finalise", "read_generators"]
+__all__ = ["Exit", "finalise", "read_generators", "refuse_second_yield"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -83,6 +83,13 @@ async def finalise(exit: Exit, error: BaseException | None) -> None:
             generator.send(None)
     except (StopIteration, StopAsyncIteration):
         return
+    await refuse_second_yield(exit)
+
+
+async def refuse_second_yield(exit: Exit) -> NoReturn:
+    """Close a generator that yields again when it should end, and raise `RuntimeError`."""
+    generator: Any = exit[0]
+    asynchronous: Any = exit[1]
     if asynchronous is not None:
         await asynchronous.aclose()
     else:

@@ -1,28 +1,49 @@
-"""Request scopes: opened, bounded in time, and closed so that every finaliser runs."""
+"""Request scopes: entered once by a task, bounded in time, and left so that every finaliser runs.
+
+The problem. A message opens objects, and they have to be finalised whatever happens: when the
+handler fails, takes too long, is cancelled with its client or with the server, or when a finaliser
+itself hangs. Providers hold task groups and timeouts of anyio around their ``yield``; such a cancel
+scope has to be left in the task, and inside of the scope, in which it was entered. Nearly every
+message is answered in time, so all this may cost next to nothing until something goes wrong.
+
+Tried and rejected: a cancel scope for each message and another for its finalisers (3 to 7 us each
+on Python 3.11, a quarter of a command); a task for each message, or for its finalisers, which
+cannot leave a cancel scope that another task has entered; a timer for each message.
+
+The solution. A task enters one request scope, and handles one message after the other inside of it.
+There are two cancel scopes around each other. The outer one, ``life``, is cancelled to end what is
+done: the message took too long, or its client has left, or the server stops. While finalisers run,
+the inner one is shielded from that. It is cancelled itself if finalisers take too long. After
+either has been cancelled for taking too long, the request scope `is_spent`: the task leaves it, and
+enters another. Deadlines are moments of the app's clock, which checks them all with one timer; see
+`websuckets.runtime.clock`.
+"""
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Protocol, Self
 
 import anyio
-from dishka import AsyncContainer
 from dishka.exceptions import ExitError
 
-from websuckets.exc import CommandTimeout
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.event_loop import cancellations
-from websuckets.runtime.failures import ends_the_program, is_failure
-from websuckets.runtime.finalisers import finalise
-from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.scopes import OpenScope, close_at_once, next_exit
+from websuckets.runtime.failures import Cancelled, Meaning, is_failure, judge
+from websuckets.runtime.finalisers import Exit, finalise, refuse_second_yield
+from websuckets.runtime.scopes import ExitsOf, OpenScope
 
 __all__ = ["RequestScope", "RequestScopes"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
-T = TypeVar("T")
+
+class Exits(Protocol):
+    """Generators to resume for the end of a scope: the one that `pop` returns comes next."""
+
+    def __len__(self) -> int: ...
+
+    def pop(self) -> Exit: ...
 
 
 class RequestScopes:
@@ -47,16 +68,9 @@ class RequestScopes:
 
 
 class RequestScope:
-    """Scope in which a task uses one container after the other, and its cancel scopes.
+    """Scope in which a task handles one message after the other, and its cancel scopes.
 
-    The task enters the request scope once, as a context, and stays inside while containers come and
-    go. That makes closing containers cheap, and lets finalisers leave cancel scopes that were
-    entered inside of the request scope.
-
-    There are two cancel scopes. The outer one, ``life``, is cancelled to end what is done;
-    containers are shielded from that cancellation while they close. The inner one is cancelled when
-    closing takes too long. After a timeout of either kind the request scope `is_spent`, and has to
-    be left.
+    The task enters the request scope once, as a context. See the essay above.
     """
 
     __slots__ = (
@@ -141,34 +155,16 @@ class RequestScope:
             self.is_spent = self.has_timed_out = True
             self._life.cancel()
 
-    def ends_with(self, error: BaseException) -> bool:
-        """Tell whether this error has to end what the request scope serves, not to be reported."""
-        if isinstance(error, Exception):
-            return False
-        if isinstance(error, BaseExceptionGroup):
-            return self._ends_with_all_of(error)
-        if not isinstance(error, anyio.get_cancelled_exc_class()):
-            return not is_failure(error)
+    def cancelled(self) -> Cancelled:
+        """Return what had been cancelled, for a cancellation that came out of what is done."""
         if self.has_timed_out:
-            return False
+            return Cancelled.TIMED_OUT
         if self._life.cancel_called or cancellations() > 0:
-            return True
+            return Cancelled.ENDED
         # The code may have waited for a cancelled task: only a cancelled scope around here counts.
-        return not self.is_late and anyio.current_effective_deadline() == -math.inf
-
-    def _ends_with_all_of(self, group: BaseExceptionGroup[BaseException]) -> bool:
-        """Tell whether a group has to end what the request scope serves.
-
-        A group that contains failures does so only if it ends the program.
-
-        A task group around a ``yield`` puts the ``GeneratorExit`` that closes a generator into a
-        group.
-        """
-        failures = group.split((GeneratorExit, anyio.get_cancelled_exc_class()))[1]
-        if failures is not None:
-            return ends_the_program(failures)
-        cancellations = group.split(GeneratorExit)[1]
-        return cancellations is not None and self.ends_with(cancellations.exceptions[0])
+        if not self.is_late and anyio.current_effective_deadline() == -math.inf:
+            return Cancelled.ENDED
+        return Cancelled.NOTHING
 
     def rest(self) -> None:
         """Forget what was done, which is over, before the next message."""
@@ -181,55 +177,6 @@ class RequestScope:
         """True if what the request scope serves has to end."""
         return self._life.cancel_called
 
-    async def in_scope(
-        self,
-        wider: OpenScope,
-        context: dict[Any, Any],
-        key: Any,
-        use: Callable[[Any], Awaitable[T]],
-        name: str,
-    ) -> tuple[T | None, BaseException | None, str | None]:
-        """Use what ``key`` stands for, in a REQUEST scope that is closed afterwards.
-
-        Returns the result of ``use``, or the error instead: what ``use`` or a dependency raised,
-        else what finalisers raised. If both failed, the error of finalisers is logged with
-        ``name``, and its incident returned, too. Only what ends the task itself is raised: a
-        cancellation, ``KeyboardInterrupt``. A cancellation for taking too long is returned as
-        `CommandTimeout`.
-        """
-        scope = wider.request(context)
-        result: T | None = None
-        failure: BaseException | None = None
-        try:
-            result = await use(await scope.get(key))
-        except BaseException as error:
-            failure = error
-        self.due = math.inf
-        late: BaseException | None = None
-        if not close_at_once(scope):
-            try:
-                await self.close(scope, failure)
-                late = self.lateness
-            except BaseException as error:
-                if self.ends_with(error):
-                    raise
-                late = error
-        if failure is None:
-            return result, late, None
-        incident = None if late is None else log_incident(f"finalisers of {name!r}", late)
-        # Asked only now: until here, the failure may be of a timeout that a provider holds.
-        if self.ends_with(failure):
-            raise failure
-        return None, self.meaning_of(failure), incident
-
-    def meaning_of(self, error: BaseException) -> BaseException:
-        """Return the error, or `CommandTimeout` for a cancellation that came of taking too long."""
-        cancelled = anyio.get_cancelled_exc_class()
-        group = BaseExceptionGroup("", [error])  # whether the error is a group or not
-        if self.has_timed_out and group.split(cancelled)[1] is None:
-            return CommandTimeout()
-        return error
-
     @property
     def lateness(self) -> TimeoutError | None:
         """Error to report if the request scope `is_late`, else ``None``."""
@@ -239,25 +186,33 @@ class RequestScope:
             f"finalisers took more than {self._request_scopes.finalize_timeout} seconds"
         )
 
-    async def close_scope(self, scope: OpenScope, error: BaseException | None = None) -> None:
-        """Close an APP or SESSION scope as `close` closes a container, in the scope's context."""
+    async def close_scope(
+        self, scope: OpenScope, error: BaseException | None = None
+    ) -> BaseException | None:
+        """Finalise the objects of an APP or SESSION scope, in the scope's context.
+
+        Returns and raises what `finalise` does.
+        """
         try:
-            await scope.run(self.close(scope.container, error))
+            return await scope.run(self.finalise(ExitsOf(scope.container), error))
         finally:
-            scope.is_closed = True
+            scope.close()
 
-    async def close(self, container: AsyncContainer, error: BaseException | None = None) -> None:
-        """Close a container: its finalisers run to their end, also when this task is cancelled.
+    async def finalise(
+        self, exits: Exits, error: BaseException | None = None
+    ) -> BaseException | None:
+        """Run finalisers to their end, also when this task is cancelled.
 
-        The finalisers get ``error``, which ended what the container was for; without an error, the
-        first error that a finaliser raises is passed to the finalisers that follow. If closing
-        takes too long, which `is_late` tells afterwards, the finaliser that waits is cancelled, and
-        so is each remaining finaliser at its first ``await``. A finaliser that asyncio's own
+        The finalisers get ``error``, which ended what their objects were for; without an error, the
+        first error that a finaliser raises is passed to the finalisers that follow. If they take
+        too long, which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is
+        each remaining finaliser at its first ``await``. A finaliser that asyncio's own
         ``Task.cancel()`` hits, which nothing can keep out, ends there, too, but the remaining
         finalisers run.
 
-        Raises dishka's ``ExitError`` with the errors of finalisers (a ``BaseExceptionGroup``, if an
-        error is not an ``Exception``), and what else ended a finaliser, except being late.
+        Returns the failure to report, if any: dishka's ``ExitError`` with the errors of finalisers
+        (a ``BaseExceptionGroup``, if an error is not an ``Exception``), a cancellation that nobody
+        meant, or a ``TimeoutError``. Raises what has to propagate; see `judge`.
         """
         failures: list[BaseException] = []
         interruption: BaseException | None = None
@@ -267,9 +222,15 @@ class RequestScope:
         if close_by < self._timer.moment:
             self._timer.by(close_by, time_to_close.step)
         try:
-            while (generator := next_exit(container)) is not None:
+            while exits:
+                exit = exits.pop()
                 try:
-                    await finalise(generator, error)
+                    if error is None and exit[1] is not None:  # the usual case of `finalise`
+                        await exit[1].asend(None)
+                        await refuse_second_yield(exit)
+                    await finalise(exit, error)
+                except StopAsyncIteration:
+                    pass
                 except BaseException as failure:
                     error = failure if error is None else error
                     if is_failure(failure):
@@ -280,17 +241,29 @@ class RequestScope:
             self._close_by = math.inf
             self._scope.shield = False
         if interruption is None:
-            if failures:
-                raise _grouped(failures)
-            return
-        if failures:
-            logger.error("finalisers failed", exc_info=_grouped(failures))
-        is_cancellation = isinstance(interruption, anyio.get_cancelled_exc_class())
-        if not (is_cancellation and self.is_late):
+            return _grouped(failures, self.lateness)
+        return self._interrupted(interruption, failures)
+
+    def _interrupted(
+        self, interruption: BaseException, failures: list[BaseException]
+    ) -> BaseException | None:
+        """Return or raise the error that ended a finaliser, but is not a failure of its own."""
+        failure = _grouped(failures, self.lateness)
+        if isinstance(interruption, anyio.get_cancelled_exc_class()) and self.is_late:
+            return failure
+        if failure is not None:
+            logger.error("finalisers failed", exc_info=failure)
+        if judge(interruption, self.cancelled).meaning is Meaning.PROPAGATE:
             raise interruption
+        return interruption
 
 
-def _grouped(failures: list[BaseException]) -> BaseException:
+def _grouped(failures: list[BaseException], lateness: TimeoutError | None) -> BaseException | None:
+    """Return the one error to report for all that went wrong."""
+    if not failures:
+        return lateness
+    if lateness is not None:
+        failures = [*failures, lateness]
     exceptions = [failure for failure in failures if isinstance(failure, Exception)]
     if len(exceptions) == len(failures):
         return ExitError("finalisers failed", exceptions)

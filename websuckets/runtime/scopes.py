@@ -7,14 +7,14 @@ finalises the object. So each scope has one context, in which all objects of the
 finalised, and messages run in copies of the context of their connection.
 
 The container of a narrower scope asks a container of dishka for objects, and dishka knows no
-contexts. Therefore `OpenScope` is put between the two containers. That is also cheaper: most
-objects of wider scopes are built already, and found without a coroutine for each container on the
-way.
+contexts. Therefore `OpenScope` is put between the two containers. That is also cheaper: a scope
+remembers the objects of this and of wider scopes that were asked for, and a message finds them
+without a coroutine for each container on the way.
 
 This module reads and sets attributes of containers that dishka does not document.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from typing import Any, Final, TypeVar
@@ -26,7 +26,7 @@ from dishka.registry import Registry
 from websuckets.runtime.contexts import in_context
 from websuckets.runtime.finalisers import Exit
 
-__all__ = ["OpenScope", "close_at_once", "next_exit", "sources_of_generators"]
+__all__ = ["ExitsOf", "OpenScope", "sources_of_generators"]
 
 T = TypeVar("T")
 
@@ -40,15 +40,7 @@ _GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 class OpenScope:
     """A container of APP or SESSION scope, and the context of its objects."""
 
-    __slots__ = (
-        "_given",
-        "_is_entered",
-        "_values",
-        "_wider",
-        "container",
-        "context",
-        "is_closed",
-    )
+    __slots__ = ("_given", "_is_entered", "_wider", "container", "context", "found", "is_closed")
 
     def __init__(
         self,
@@ -60,13 +52,14 @@ class OpenScope:
         self.context: Context = context
         self.is_closed: bool = False
         """True once the objects have been finalised: from then on no object is built."""
+        self.found: dict[Any, Any] = {}
+        """Objects of this and of wider scopes by key: given as values, or asked for before."""
         self._wider = wider
         self._is_entered = False
         self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
-        self._values: Mapping[Any, Any] = {}  # what is given without asking the container
         if wider is None:
             given = _from_context(container.registry)
-            self._values = _part_of(container._context or {}, given)
+            self.found = _part_of(container._context or {}, given)
 
     def session(
         self, values: dict[Any, Any], lock_factory: Callable[[], Lock] | None, context: Context
@@ -77,17 +70,35 @@ class OpenScope:
         if self._given is None:
             self._given = _from_context(container.registry)
         scope = OpenScope(container, context, self)
-        scope._values = _part_of(values, self._given)
+        scope.found = _part_of(values, self._given)
         return scope
 
-    def request(self, values: dict[Any, Any]) -> AsyncContainer:
-        """Open a REQUEST scope in this one, in the context of the caller."""
+    def request(self, values: dict[Any, Any], exits: list[Exit]) -> AsyncContainer:
+        """Open a REQUEST scope in this one, in the context of the caller.
+
+        The generators of its objects, and of scopes that are opened with it, are put into
+        ``exits``: the caller finalises them.
+        """
         container = outermost = self.container(values, scope=Scope.REQUEST)
+        container._exits = exits
         while outermost.parent_container is not self.container:
             assert outermost.parent_container is not None
             outermost = outermost.parent_container
+            outermost._exits = exits
         outermost.parent_getter = self.get
         return container
+
+    @property
+    def request_registry(self) -> Registry:
+        """Registry of the REQUEST scopes that are opened in this SESSION scope."""
+        registry = self.container.registry.child_registry
+        assert registry is not None and registry.scope is Scope.REQUEST
+        return registry
+
+    def close(self) -> None:
+        """Take note that the objects have been finalised."""
+        self.is_closed = True
+        self.found = {}
 
     async def get(self, key: Any) -> Any:
         """Return an object of this scope or a wider one, built in the context of its scope.
@@ -95,24 +106,23 @@ class OpenScope:
         ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for an
         object that is not built yet and whose scope is closed.
         """
-        built = self.container._cache
-        if key in built:
-            return built[key]
-        if key in self._values:
-            return self._values[key]
-        wider = self._wider
-        if wider is not None:
-            if key in wider.container._cache:
-                return wider.container._cache[key]
-            if self.container.registry.get_compiled_async(key) is None:  # not of this scope
-                return await wider.get(key)
+        if key in self.found:
+            return self.found[key]
         if self.is_closed:
             raise RuntimeError(
                 f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
                 "started by a command or a middleware, can get nothing more from its container"
             )
+        wider = self._wider
+        if wider is not None and self.container.registry.get_compiled_async(key) is None:
+            found = await wider.get(key)
+            if key in wider.found:
+                self.found[key] = found
+            return found
         before = self.context.copy()
         new = await self.run(self.container._get(key))
+        if key in self.container._cache:  # unless each dependant gets an object of its own
+            self.found[key] = new
         if wider is not None:
             self._hand_on(before)
         return new
@@ -152,33 +162,32 @@ def _from_context(registry: Registry) -> frozenset[Any]:
     )
 
 
-def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
+def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> dict[Any, Any]:
     """Return the values under these keys: all but the values that the program provides."""
-    if values.keys() <= keys:
-        return values
     return {key: value for key, value in values.items() if key in keys}
 
 
-def next_exit(container: AsyncContainer) -> Exit | None:
-    """Remove and return the next generator to resume for the end of a container, if any is left.
+class ExitsOf:
+    """Generators to resume for the end of a container, the newest first.
 
-    The newest generator comes first; generators of wider scopes that were opened together with the
-    container come last.
+    Generators of wider scopes that were opened together with the container come last. A generator
+    that is resumed may ask the container for objects whose generators then come next.
     """
-    while not container._exits:
-        container._cache = {}
-        if container.parent_closer is None or container.parent_container is None:
-            return None
-        container = container.parent_container
-    return container._exits.pop()
 
+    def __init__(self, container: AsyncContainer) -> None:
+        self._container = container
 
-def close_at_once(container: AsyncContainer) -> bool:
-    """Close a container that has nothing to finalise; return ``False`` for any other."""
-    if container._exits or container.parent_closer is not None:
-        return False
-    container._cache = {}
-    return True
+    def __len__(self) -> int:
+        """Return the number of generators of the scope whose turn it is; 0 when none is left."""
+        while not self._container._exits:
+            self._container._cache = {}
+            if self._container.parent_closer is None or self._container.parent_container is None:
+                break
+            self._container = self._container.parent_container
+        return len(self._container._exits)
+
+    def pop(self) -> Exit:
+        return self._container._exits.pop()
 
 
 def sources_of_generators(container: AsyncContainer) -> Iterator[Callable[..., Any]]:

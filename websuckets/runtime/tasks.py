@@ -11,11 +11,11 @@ from anyio.abc import TaskGroup, TaskStatus
 from websuckets.runtime.event_loop import (
     Propagate,
     cancellations,
-    exit_in,
     on_trio,
     propagate,
     spawn,
 )
+from websuckets.runtime.failures import Cancelled, Meaning, judge
 from websuckets.runtime.incidents import log_incident
 
 __all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "wait_through"]
@@ -115,32 +115,37 @@ class Background:
         try:
             await function(*args)
         except BaseException as error:
-            failure = _without_cancellations(error, self._group, self.propagate)
+            failure = _failure_of(error, self._group, self.propagate)
             if failure is not None:
                 log_incident(_name_of(function), failure)
 
 
-def _without_cancellations(
-    error: BaseException, group: TaskGroup, propagate: Propagate
+def _failure_of(
+    error: BaseException,
+    group: TaskGroup,
+    propagate: Propagate,
+    is_expected: Callable[[BaseException], bool] = lambda error: False,
 ) -> BaseException | None:
-    """Return the error with which a task of the group failed, if it was not just cancelled.
+    """Return the error to log, with which a task of the group failed, if it was not just ended.
 
     Raises what concerns other tasks: that the group is cancelled, and that the program ends, unless
     ``propagate`` sees to that. Any other error that a task raised would end the other tasks.
     """
-    if exit_in(error) is not None:
-        propagate(error)
-        return None
-    cancelled = anyio.get_cancelled_exc_class()
-    failure: BaseException | None = None if isinstance(error, cancelled) else error
-    if isinstance(error, BaseExceptionGroup):
-        failure = error.split(cancelled)[1]
-    if failure is not None:
-        return failure
-    if group.cancel_scope.cancel_called or on_trio():
-        raise error
-    # Else asyncio's own Task.cancel() hit this one task, or a task for which it waited.
-    return None if cancellations() > 0 else error
+
+    def cancelled() -> Cancelled:
+        if group.cancel_scope.cancel_called or on_trio():
+            return Cancelled.ENDED
+        # Else asyncio's own Task.cancel() hit this one task, or a task for which it waited.
+        return Cancelled.ALONE if cancellations() > 0 else Cancelled.NOTHING
+
+    failure = judge(error, cancelled, is_expected)
+    match failure.meaning:
+        case Meaning.PROPAGATE:
+            propagate(error)
+            return None
+        case Meaning.IGNORE:
+            return None
+    return failure.error
 
 
 class TaskSource:
@@ -294,8 +299,8 @@ class Tasks(TaskGroup):
             self._log(error, name)
 
     def _log(self, error: BaseException, name: object) -> None:
-        failure = _without_cancellations(error, self._group, self._propagate)
-        if failure is not None and not self._is_expected(failure):
+        failure = _failure_of(error, self._group, self._propagate, self._is_expected)
+        if failure is not None:
             log_incident(f"{name} of {self._whose}", failure)
 
 

@@ -12,8 +12,8 @@ from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.connections.admission import Admission
-from websuckets.connections.connection import Setup
 from websuckets.connections.registry import Connections
+from websuckets.connections.setup import Setup
 from websuckets.di.graph import scopes_of
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
@@ -21,7 +21,7 @@ from websuckets.resuming import Resuming
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import EventLoop, Propagate, propagate, spawn
 from websuckets.runtime.finalisers import read_generators
-from websuckets.runtime.request_scope import RequestScope, RequestScopes
+from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.scopes import OpenScope, sources_of_generators
 from websuckets.runtime.tasks import Background
 from websuckets.serving.compiled_app import CompiledApp
@@ -161,15 +161,14 @@ async def _run_startup_hooks(setup: Setup) -> None:
 
 
 async def _close(scope: OpenScope, request_scopes: RequestScopes) -> None:
-    """Finalise the objects of the app."""
+    """Finalise the objects of the app; raise the failure of finalisers, but for being late."""
+    failure: BaseException | None = None
     with anyio.CancelScope() as life, request_scopes.begin(life) as request_scope:
-        await request_scope.close_scope(scope)
-    _log_if_late(request_scope)
-
-
-def _log_if_late(request_scope: RequestScope) -> None:
-    if request_scope.lateness is not None:
-        logger.error("%s and were cancelled", request_scope.lateness)
+        failure = await request_scope.close_scope(scope)
+    if isinstance(failure, TimeoutError):
+        logger.error("%s and were cancelled", failure)
+    elif failure is not None:
+        raise failure
 
 
 async def stop(

@@ -1,0 +1,258 @@
+"""The table of failures: what was raised, where, and what had been cancelled, in all combinations.
+
+The first part asks `judge` itself; the rest is seen by clients, on every transport.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import anyio
+import pytest
+from dishka import Provider, Scope
+from harness import app_with, dial, errors
+from serving import Serving
+from timeouts import TIMEOUT
+from websockets.exceptions import ConnectionClosedOK
+
+from websuckets import CommandGroup, ConnectionTasks, Limits, Socket
+from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
+from websuckets.runtime.failures import Cancelled, Meaning, judge
+
+pytestmark = pytest.mark.anyio
+
+
+class OwnError(BaseException):
+    """An error of a program that is not an `Exception`."""
+
+
+def group_of(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
+    return BaseExceptionGroup("several", errors)
+
+
+# What `judge` says --------------------------------------------------------------------------------
+
+REFUSAL = ClientError("no")
+BUG = ValueError("bug")
+LEFT = ConnectionClosedOK(None, None)
+
+JUDGED: list[tuple[Callable[[BaseException], BaseException], Meaning | None]] = [
+    (lambda cancellation: REFUSAL, Meaning.REPLY),
+    (lambda cancellation: NotAuthorized(), Meaning.REPLY),
+    (lambda cancellation: BUG, Meaning.INCIDENT),
+    (lambda cancellation: OwnError(), Meaning.INCIDENT),
+    (lambda cancellation: LEFT, Meaning.IGNORE),
+    (lambda cancellation: KeyboardInterrupt(), Meaning.PROPAGATE),
+    (lambda cancellation: SystemExit(), Meaning.PROPAGATE),
+    (lambda cancellation: GeneratorExit(), Meaning.PROPAGATE),
+    (lambda cancellation: group_of(REFUSAL), Meaning.REPLY),
+    (lambda cancellation: group_of(group_of(LEFT)), Meaning.IGNORE),
+    (lambda cancellation: group_of(BUG), Meaning.INCIDENT),
+    (lambda cancellation: group_of(OwnError()), Meaning.INCIDENT),
+    (lambda cancellation: group_of(REFUSAL, BUG), Meaning.INCIDENT),
+    (lambda cancellation: group_of(REFUSAL, cancellation, GeneratorExit()), Meaning.REPLY),
+    (lambda cancellation: group_of(BUG, cancellation), Meaning.INCIDENT),
+    (lambda cancellation: group_of(GeneratorExit(), BUG), Meaning.INCIDENT),
+    (lambda cancellation: group_of(GeneratorExit()), Meaning.INCIDENT),
+    (lambda cancellation: group_of(BUG, KeyboardInterrupt()), Meaning.PROPAGATE),
+    (lambda cancellation: group_of(cancellation, SystemExit()), Meaning.PROPAGATE),
+    (lambda cancellation: cancellation, None),
+    (lambda cancellation: group_of(cancellation), None),
+    (lambda cancellation: group_of(cancellation, GeneratorExit()), None),
+]
+"""Errors, made with a cancellation of the running event loop, and their meanings.
+
+``None`` stands for a meaning that depends on what had been cancelled.
+"""
+
+OF_A_CANCELLATION = {
+    Cancelled.NOTHING: Meaning.INCIDENT,
+    Cancelled.TIMED_OUT: Meaning.REPLY,
+    Cancelled.ENDED: Meaning.PROPAGATE,
+    Cancelled.ALONE: Meaning.IGNORE,
+}
+
+
+async def a_cancellation() -> BaseException:
+    """Return a cancellation that has been handled already."""
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await anyio.lowlevel.checkpoint()
+        except BaseException as error:
+            return error
+    raise AssertionError("it was not cancelled")
+
+
+@pytest.mark.parametrize("cancelled", Cancelled)
+@pytest.mark.parametrize("number", range(len(JUDGED)))
+async def test_an_error_means_what_the_table_says(number: int, cancelled: Cancelled) -> None:
+    """The meaning follows from the error and from what had been cancelled alone."""
+    make, meaning = JUDGED[number]
+    error = make(await a_cancellation())
+    failure = judge(error, lambda: cancelled, lambda raised: raised is LEFT)
+    assert failure.meaning is (meaning or OF_A_CANCELLATION[cancelled])
+    if meaning is None and cancelled is Cancelled.TIMED_OUT:
+        assert isinstance(failure.error, CommandTimeout)
+    elif failure.meaning in (Meaning.PROPAGATE, Meaning.INCIDENT):
+        assert failure.error is error  # the log shows the whole
+
+
+# What clients, and the log, get -------------------------------------------------------------------
+
+RAISED: dict[str, Callable[[], BaseException]] = {
+    "refusal": lambda: ClientError("no", {"because": 1}),
+    "bug": lambda: ValueError("canary"),
+    "own": lambda: OwnError("canary"),
+    "group with a refusal": lambda: group_of(ClientError("no", {"because": 1})),
+    "group of several": lambda: group_of(ClientError("no"), ValueError("canary")),
+}
+"""Errors by name: those with "refusal" in their names reach the client, others are incidents."""
+
+
+class Dependency: ...
+
+
+class Finalised: ...
+
+
+class Providing(Provider):
+    """A provider of objects that fail when they are built, or when they are finalised."""
+
+    scope = Scope.REQUEST
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raised: BaseException = ValueError()
+        self.provide(self.dependency)
+        self.provide(self.finalised)
+
+    async def dependency(self) -> Dependency:
+        raise self.raised
+
+    async def finalised(self) -> AsyncIterator[Finalised]:
+        yield Finalised()
+        raise self.raised
+
+
+def commands(provider: Providing) -> CommandGroup:
+    """Return commands that fail with the error that the provider has, each in another place."""
+    group = CommandGroup()
+
+    @group.command("handler")
+    async def handler(socket: Socket) -> None:
+        raise provider.raised
+
+    @group.command("dependency")
+    async def dependency(socket: Socket, *, dependency: Dependency) -> None: ...
+
+    @group.command("finaliser")
+    async def finaliser(socket: Socket, *, finalised: Finalised) -> None: ...
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+        raise provider.raised
+
+    @group.command("task")
+    async def task(socket: Socket, *, tasks: ConnectionTasks) -> str:
+        async def fail() -> None:
+            raise provider.raised
+
+        tasks.start_soon(fail)
+        return "started"
+
+    @group.command("slow")
+    async def slow(socket: Socket) -> None:
+        await anyio.sleep(TIMEOUT)
+
+    @group.command("slow stream")
+    async def slow_stream(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+        await anyio.sleep(TIMEOUT)
+
+    @group.command("fine")
+    async def fine(socket: Socket) -> str:
+        return "fine"
+
+    return group
+
+
+@pytest.mark.parametrize("place", ["handler", "dependency", "finaliser", "stream"])
+async def test_a_command_that_fails_is_answered(
+    place: str, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client gets a refusal as it is, and of anything else the incident that the log has."""
+    provider = Providing()
+    async with serving(app_with(commands(provider), providers=[provider])) as server:
+        async with dial(server) as client:
+            for name, make in RAISED.items():
+                caplog.clear()
+                provider.raised = make()
+                reply = await client.call(place, id=name)
+                if place == "stream":
+                    assert reply == {"event": "stream", "payload": 1, "id": name, "more": True}
+                    reply = await client.receive()
+                assert reply.pop("id") == name
+                if "refusal" in name:
+                    assert reply == {"error": "no", "details": {"because": 1}}
+                    assert not errors(caplog)
+                else:
+                    assert reply["error"] == "internal error"
+                    (record,) = errors(caplog)
+                    assert reply["details"]["incident"] in record.getMessage()
+                    assert "canary" not in record.getMessage()
+                assert (await client.call("fine"))["payload"] == "fine"
+
+
+@pytest.mark.parametrize("place", ["slow", "slow stream"])
+async def test_a_command_that_takes_too_long_is_answered(place: str, serving: Serving) -> None:
+    """The client gets the error ``timeout``, and its connection goes on."""
+    provider, limits = Providing(), Limits(handler_timeout=0.05)
+    app = app_with(commands(provider), providers=[provider], limits=limits)
+    async with serving(app) as server, dial(server) as client:
+        reply = await client.call(place, id=1)
+        if place == "slow stream":
+            assert reply["payload"] == 1
+            reply = await client.receive()
+        assert reply == {"error": "timeout", "details": None, "id": 1}
+        assert (await client.call("fine"))["payload"] == "fine"
+
+
+async def test_a_task_that_fails_is_logged_and_ends_nothing_else(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody waits for a task of a connection, so even a refusal is an incident."""
+    provider = Providing()
+    async with serving(app_with(commands(provider), providers=[provider])) as server:
+        async with dial(server) as client:
+            for make in RAISED.values():
+                caplog.clear()
+                provider.raised = make()
+                assert (await client.call("task"))["payload"] == "started"
+                with anyio.fail_after(TIMEOUT):
+                    while not errors(caplog):
+                        assert (await client.call("fine"))["payload"] == "fine"
+                assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("name", RAISED)
+async def test_a_hook_that_fails_closes_the_connection(
+    name: str, serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The close frame has the text of a refusal, and of anything else the incident."""
+    caplog.set_level(logging.INFO, logger="websuckets")
+    app = app_with(CommandGroup())
+
+    @app.on_connect
+    async def refuse() -> None:
+        raise RAISED[name]()
+
+    async with serving(app) as server, dial(server) as client:
+        code, reason = await client.closed()
+    if "refusal" in name:
+        assert (code, reason) == (1008, "no")
+        assert not errors(caplog)
+    else:
+        assert code == 1011
+        (record,) = errors(caplog)
+        assert reason is not None and reason in record.getMessage()

@@ -1,0 +1,188 @@
+"""The loop that answers the messages of one client."""
+
+import logging
+import math
+
+from websuckets.commands.concurrent import ConcurrentCommands
+from websuckets.commands.dispatcher import Answer, NotACommand, ReceivedCommand, Route
+from websuckets.commands.peer import Peer
+from websuckets.connections.abuse import AbuseCounters
+from websuckets.connections.deadlines import Owner, VerificationDeadlines
+from websuckets.connections.setup import Setup
+from websuckets.connections.state import ConnectionState, State
+from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
+from websuckets.middleware import Outcome
+from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason
+from websuckets.protocol.messages import Cancel, Control, Message, Ping, encode_pong
+from websuckets.runtime.contexts import in_context
+
+__all__ = ["MessageLoop"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
+
+
+class MessageLoop:
+    """Loop that receives messages and sends replies, one after the other.
+
+    Streams, and all commands if `Limits.concurrency` is not 1, run in tasks of `concurrent`, and
+    `send_answer` sends their answers. Once there is a reason to close the connection, the loop
+    ends, and then ``owner`` closes it.
+    """
+
+    __slots__ = (
+        "_abuse",
+        "_deadlines",
+        "_owner",
+        "_peer",
+        "_reply",
+        "_revocations",
+        "_setup",
+        "_state",
+        "concurrent",
+        "handling_since",
+    )
+
+    def __init__(
+        self,
+        peer: Peer,
+        setup: Setup,
+        state: ConnectionState,
+        deadlines: VerificationDeadlines,
+        owner: Owner,
+    ) -> None:
+        self._peer = peer
+        self._setup = setup
+        self._state = state
+        self._deadlines = deadlines
+        self._owner = owner
+        self._abuse = AbuseCounters(setup.limits)
+        self._revocations = setup.session._revocations
+        self._reply: str | None = None  # to be sent before the next message is received
+        self.concurrent: ConcurrentCommands | None = None
+        """Commands that run in tasks of their own; ``None`` in an app that has none."""
+        if setup.some_run_beside:
+            self.concurrent = ConcurrentCommands(
+                *(peer, setup.dispatcher, setup.background, setup.request_scopes, setup.limits),
+                *(self._revocations, self.send_answer),
+            )
+        self.handling_since: int | None = self._revocations.count
+        """Number of the last revocation from before the connection began what it handles now;
+        ``None`` while it waits for a message."""
+
+    async def run(self) -> None:
+        """Answer messages until the connection is to be closed, or the request scope is spent.
+
+        Raises what the transport raises once the connection is closed, and what has to propagate.
+        """
+        peer, request_scope, state = self._peer, self._peer.request_scope, self._state
+        receive, reply = peer.transport.receive, peer.transport.reply
+        dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
+        try:
+            while not request_scope.is_spent:
+                if self._reply is not None:  # maybe of a request scope that is spent
+                    text, self._reply = self._reply, None
+                    await reply(text)
+                if state.present is not State.OPEN:
+                    return
+                self.handling_since = None
+                frame = await receive()
+                self.handling_since = self._revocations.count
+                if state.present is not State.OPEN:
+                    return  # type: ignore[unreachable]  # no: it may have changed meanwhile
+
+                received = dispatcher.read(frame)
+                retry_after = self._abuse.retry_after()
+                answer: Answer
+                if retry_after > 0:
+                    answer = await self._refuse_for_now(received, retry_after)
+                elif not isinstance(received, tuple):
+                    answer = await self._answer_other(received)
+                elif is_concurrent or received[1].is_stream:
+                    answer = await self._start(received)
+                else:
+                    answering = dispatcher.answer(received, peer, request_scope)
+                    # Does what `OpenScope.run_apart` does: every message takes this path.
+                    answer = await in_context(peer.scope.context.copy().run, answering)
+                    if type(answer) is Outcome or not self._abuse.is_spotless:
+                        self._close_if(self._count(received[1], answer))
+                self._reply = answer.frame if isinstance(answer, Outcome) else answer
+                if self._deadlines.is_overdue:  # the command that ran might have verified it
+                    self._owner.close(NOT_VERIFIED)
+        finally:
+            self.handling_since = self._revocations.count
+
+    async def send_answer(self, route: Route, answer: Answer) -> None:
+        """Send the answer to a command that ran in a task of its own."""
+        close_reason = self._count(route, answer)
+        reply = answer.frame if isinstance(answer, Outcome) else answer
+        if reply is not None:
+            await self._peer.transport.reply_beside(reply)
+        self._close_if(close_reason)
+
+    async def _answer_other(self, received: NotACommand) -> Answer:
+        """Answer a message that is not a command of the app."""
+        match received:
+            case Ping():
+                return encode_pong(received)
+            case Cancel():
+                if self.concurrent is not None:
+                    self.concurrent.cancel(received.id)
+                return None
+            case InvalidMessage():
+                error = ClientError("invalid message", received.problems)
+            case _:
+                error = ClientError("unknown command")
+        answer = await self._refuse(_message_of(received), error)
+        self._close_if(self._abuse.unknown())
+        return answer
+
+    async def _start(self, received: ReceivedCommand) -> Answer:
+        """Start a command beside this loop; return an error if that is refused."""
+        assert self.concurrent is not None
+        error = await self.concurrent.start(received)
+        return None if error is None else await self._refuse(received[0], error)
+
+    async def _refuse_for_now(
+        self, received: ReceivedCommand | NotACommand, retry_after: float
+    ) -> Answer:
+        """Refuse a message that came too early by so many seconds."""
+        if not self._abuse.was_over_rate:
+            limits = self._setup.limits
+            logger.warning(
+                "%s sends more than Limits(rate=%s, burst=%s) allows",
+                *(self._peer.socket.id, limits.rate, limits.burst),
+            )
+        self._close_if(self._abuse.over_rate())
+        details = {"retry_after": math.ceil(retry_after * 1000) / 1000}
+        return await self._refuse(_message_of(received), ClientError("rate limited", details))
+
+    async def _refuse(self, message: Message, error: ClientError) -> Answer:
+        """Answer a message with an error, without running it."""
+        peer = self._peer
+        return await peer.scope.run_apart(
+            self._setup.dispatcher.refuse(message, error, peer, peer.request_scope)
+        )
+
+    def _count(self, route: Route, answer: Answer) -> CloseReason | None:
+        """Count a command in the abuse counters; return the reason to close, if any."""
+        self._abuse.known()
+        if route.is_protected:
+            error = answer.exception if isinstance(answer, Outcome) else None
+            if not isinstance(error, NotAuthorized):
+                self._abuse.authorized()
+            elif not isinstance(error, Expired):
+                return self._abuse.refused()
+        return None
+
+    def _close_if(self, reason: CloseReason | None) -> None:
+        if reason is not None:
+            self._owner.close(reason)
+
+
+def _message_of(received: ReceivedCommand | NotACommand) -> Message:
+    """Return the message; an empty message for a frame that is not a command."""
+    if isinstance(received, tuple):
+        return received[0]
+    if isinstance(received, InvalidMessage):
+        return Message("", id=received.id)
+    return Message("") if isinstance(received, Control) else received

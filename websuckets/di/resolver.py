@@ -1,0 +1,180 @@
+"""Resolvers: functions that build all that one command asks for, in one coroutine.
+
+dishka compiles each factory to a coroutine function of its own. Resolving the user, a session and
+a service for one message runs one coroutine for each of them, one more for each object of a wider
+scope, and makes a container that holds the objects. Measured, that was a quarter of what a command
+cost, beside an application's own code.
+
+Most commands need none of that: their graph of factories is known when the app starts, nothing in
+the graph depends on a condition, and nothing asks for the container itself. For such a graph this
+module writes one function that calls the factories one after the other, in the order in which
+dishka would call them, and keeps the objects in local variables. Objects of wider scopes are found
+in the scope of the connection, which remembers what was asked for before (`OpenScope.found`).
+
+Tried and rejected:
+
+- A list of steps that one coroutine interprets. It needs no generated code, and saves half as much.
+- To write such functions at start. 10,000 commands would start later by seconds, so each function
+  is written when its command first runs.
+- To tell the event loop of asynchronous generators, as Python does when one begins. The loop closes
+  generators that nobody closes; ours are closed by their scope. That bookkeeping costs more than
+  the rest of a generator.
+
+Every other graph is resolved by dishka: see `Resolver._by_container`.
+"""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from sys import get_asyncgen_hooks, set_asyncgen_hooks
+from typing import Annotated, Any, Final, TypeAlias, get_args, get_origin
+
+from dishka import DependencyKey
+from dishka.entities.factory_type import FactoryType
+from dishka.registry import Registry
+
+from websuckets.protocol.messages import Message
+from websuckets.runtime.finalisers import Exit
+from websuckets.runtime.scopes import OpenScope
+
+__all__ = ["Resolver"]
+
+Resolve: TypeAlias = Callable[
+    [OpenScope, Message, list[Exit]], Coroutine[Any, Any, tuple[Any, ...]]
+]
+
+PLAIN: Final = {
+    FactoryType.FACTORY: "{result} = {call}",
+    FactoryType.ASYNC_FACTORY: "{result} = await {call}",
+    FactoryType.GENERATOR: "g = {call}; {result} = next(g); exits.append((g, None))",
+    FactoryType.ASYNC_GENERATOR: "g = {call}; {result} = await begin(g); exits.append((None, g))",
+}
+"""Statements that build an object with a factory of each type."""
+
+
+class Resolver:
+    """Resolver of the dependencies of one command, for as long as an app runs.
+
+    ``key`` is the type under which the container gives all dependencies, as a tuple; see
+    `Injection`. ``places`` are the places of the dependencies among what its factory asks for.
+    """
+
+    __slots__ = ("_key", "_places", "resolve")
+
+    def __init__(self, key: Any, places: Sequence[int]) -> None:
+        self._key = key
+        self._places = places
+        self.resolve: Resolve = self._choose
+        """Function that returns the dependencies for a message in a scope of a connection.
+
+        The generators of objects that have to be finalised are added to the list ``exits`` at once,
+        so that they are known if a later factory fails. Raises what factories raise."""
+
+    def _choose(
+        self, scope: OpenScope, message: Message, exits: list[Exit]
+    ) -> Coroutine[Any, Any, tuple[Any, ...]]:
+        """Resolve for the first time, and choose how all later messages are resolved."""
+        writer = _Writer(scope.request_registry)
+        self.resolve = writer.write(self._key, self._places) or self._by_container
+        return self.resolve(scope, message, exits)
+
+    async def _by_container(
+        self, scope: OpenScope, message: Message, exits: list[Exit]
+    ) -> tuple[Any, ...]:
+        """Resolve with a container of dishka, as any graph can be resolved."""
+        container = scope.request({Message: message}, exits)
+        dependencies: tuple[Any, ...] = await container.get(self._key)
+        return dependencies
+
+
+class _NotPlainError(Exception):
+    """A graph that only dishka resolves."""
+
+
+class _Writer:
+    """Writer of one function, for a graph whose factories are known to be complete."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._lines: list[str] = []
+        self._names: dict[str, Any] = {"begin": _begin}  # of objects that the function uses
+        self._built: dict[DependencyKey, str] = {}
+
+    def write(self, key: Any, places: Sequence[int]) -> Resolve | None:
+        """Return the function; ``None`` for a graph that is not plain."""
+        factory = self._registry.get_factory(DependencyKey(key, ""))
+        assert factory is not None
+        try:
+            values = [self._value_of(dependency) for dependency in factory.dependencies]
+        except _NotPlainError:
+            return None
+        result = ", ".join(values[place] for place in places)
+        lines = [
+            "async def resolve(scope, message, exits):",
+            "found = scope.found",
+            *self._lines,
+            f"return ({result},)" if result else "return ()",
+        ]
+        name = f"<dependencies of {key.__qualname__}>"
+        exec(compile("\n    ".join(lines), name, "exec"), self._names)  # all names are our own
+        resolve: Resolve = self._names["resolve"]
+        return resolve
+
+    def _value_of(self, key: DependencyKey) -> str:
+        """Write the lines that build an object; return the expression of the object."""
+        if key.is_const():
+            return self._name("c", key.get_const_value())
+        if key == self._registry.container_key or key.type_hint is DependencyKey:
+            raise _NotPlainError
+        if get_origin(key.type_hint) is Annotated:
+            return self._value_of(key.replace(get_args(key.type_hint)[0]))
+        if key not in self._built:
+            factory = self._registry.get_factory(key)
+            value = self._found(key) if factory is None else self._made(factory)
+            if factory is not None and not factory.cache and factory.type in PLAIN:
+                return value  # each dependant gets an object of its own
+            self._built[key] = value
+        return self._built[key]
+
+    def _found(self, key: DependencyKey) -> str:
+        """Write the lines that get an object of a wider scope."""
+        name, result = self._name("k", key.as_compilation_key()), self._result()
+        self._lines.append(
+            f"{result} = found[{name}] if {name} in found else await scope.get({name})"
+        )
+        return result
+
+    def _made(self, factory: Any) -> str:
+        """Write the lines that build an object of the message's own scope."""
+        if factory.when_dependencies:
+            raise _NotPlainError
+        match factory.type:
+            case FactoryType.ALIAS:
+                return self._value_of(factory.dependencies[0])
+            case FactoryType.CONTEXT if factory.source is Message:
+                return "message"
+            case kind if kind in PLAIN:
+                arguments = [self._value_of(key) for key in factory.dependencies]
+                for name, key in factory.kw_dependencies.items():
+                    arguments.append(f"{name}={self._value_of(key)}")
+                result = self._result()
+                call = f"{self._name('s', factory.source)}({', '.join(arguments)})"
+                self._lines.append(PLAIN[kind].format(result=result, call=call))
+                return result
+        raise _NotPlainError
+
+    def _name(self, prefix: str, value: Any) -> str:
+        name = f"{prefix}{len(self._names)}"
+        self._names[name] = value
+        return name
+
+    def _result(self) -> str:
+        return f"v{len(self._lines)}"
+
+
+def _begin(generator: AsyncGenerator[Any, None]) -> Awaitable[Any]:
+    """Begin a generator, of which the event loop is not told; see above."""
+    hooks = get_asyncgen_hooks()
+    set_asyncgen_hooks(None, None)
+    try:
+        return generator.__anext__()
+    finally:
+        set_asyncgen_hooks(*hooks)
