@@ -253,8 +253,8 @@ async def identify(user: User, identity: Identity | None = None) -> None:
 
 def _verified(message: Message, user: User) -> CurrentUser:
     """Return the user if the message carries its token. Raises `NotAuthorized`."""
-    known, given = user.token, message.token
-    if user.id is None or not known or not given:
+    known, given = user._token, message.token
+    if user._id is None or not known or not given:
         raise NotAuthorized
     if known.isascii() and given.isascii():
         is_the_same = hmac.compare_digest(known, given)

@@ -180,7 +180,12 @@ class Dispatcher:
                 stream = Stream(command, message, peer, request_scope, route.timeout)
                 reply = await stream.send(result)
             else:
-                reply = _encoded(command, await result, message)
+                returned = await result
+                try:
+                    reply = command.encode.reply(returned, message.id)
+                except Exception as error:
+                    error.add_note(f"while encoding what {command.plan.where} returned")
+                    raise
         except BaseException as error:
             failure = error
 
@@ -191,7 +196,8 @@ class Dispatcher:
                 return reply
             return _failed(failure, unfinished, message, peer, request_scope)
         finally:
-            request_scope.rest()
+            request_scope.doing = None
+            request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame
 
     async def _answer_around(self, attempt: "_Attempt") -> Answer:
@@ -211,15 +217,6 @@ class Dispatcher:
             milliseconds = (perf_counter() - started) * 1000
             event, connection = attempt.message.event, attempt.socket.id
             access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
-
-
-def _encoded(command: Command, result: Any, message: Message) -> str | None:
-    """Encode what a handler returned for this message."""
-    try:
-        return command.encode.reply(result, message.id)
-    except Exception as error:
-        error.add_note(f"while encoding what {command.plan.where} returned")
-        raise
 
 
 def _failed(

@@ -134,6 +134,8 @@ class ResultEncoder:
         payload = self._write(result).decode()
         if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
             payload = without_constants(payload)
+        if id is None:
+            return f"{self._opening}{payload}}}"
         if type(id) is int:
             return f'{self._opening}{payload},"id":{id}}}'
         return f"{self._opening}{payload}{closing(id, more=False)}"

@@ -241,7 +241,7 @@ class RequestScope:
             self._close_by = math.inf
             self._scope.shield = False
         if interruption is None:
-            return _grouped(failures, self.lateness)
+            return _grouped(failures, self.lateness) if failures or self.is_late else None
         return self._interrupted(interruption, failures)
 
     def _interrupted(
