@@ -4,65 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from websuckets.commands.injection import Injection, injection_of
-from websuckets.commands.signature import Declaration, Plan, positional, read_hook
+from websuckets.commands.injected_function import InjectedFunction
+from websuckets.commands.injection import Injection
+from websuckets.commands.signature import Declaration, Plan, read_hook
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ConfigurationError, report
 from websuckets.introspection.hints import name_of
-from websuckets.runtime.finalisers import Exit
-from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.request_scope import RequestScope
-from websuckets.runtime.scopes import OpenScope
 
-__all__ = ["Hook", "HookDeclarations", "Hooks"]
+__all__ = ["HookDeclarations", "Hooks"]
 
 Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect"]
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """A hook function, with its dependencies read."""
-
-    name: str
-    injection: Injection
-    function: Callable[..., Any]
-    """Function that is called with its dependencies by position."""
-
-    async def run(self, scope: OpenScope, request_scope: RequestScope) -> None:
-        """Call the hook in a REQUEST scope of its own inside of ``scope``, and close that scope.
-
-        Raises what the hook or one of its dependencies raised, or else their finalisers.
-        """
-        if not self.injection.needs_scope:
-            await self.function()
-            return
-        failure: BaseException | None = None
-        exits: list[Exit] = []
-        try:
-            dependencies = await scope.request({}, exits).get(self.injection.key)
-            await self.function(*dependencies)
-        except BaseException as error:
-            failure = error
-        try:
-            unfinished = await request_scope.finalise(exits, failure)
-            if failure is None:
-                failure = unfinished
-            elif unfinished is not None:
-                log_incident(f"finalisers of {self.name!r}", unfinished)
-            if failure is not None:
-                raise failure
-        finally:
-            failure = None  # its traceback holds this frame
 
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """All hooks of an app, each kind in the order in which they were decorated."""
 
-    startup: tuple[Hook, ...] = ()
-    handshake: tuple[Hook, ...] = ()
-    connect: tuple[Hook, ...] = ()
-    disconnect: tuple[Hook, ...] = ()
+    startup: tuple[InjectedFunction, ...] = ()
+    handshake: tuple[InjectedFunction, ...] = ()
+    connect: tuple[InjectedFunction, ...] = ()
+    disconnect: tuple[InjectedFunction, ...] = ()
 
     @property
     def injections(self) -> list[Injection]:
@@ -112,7 +73,7 @@ class HookDeclarations:
             "that belongs to a connection, and at startup there is none; AppTasks, Session and "
             "what providers give with Scope.APP are there",
         )
-        hooks: dict[Kind, list[Hook]] = {kind: [] for kind in get_args(Kind)}
+        hooks: dict[Kind, list[InjectedFunction]] = {kind: [] for kind in get_args(Kind)}
         errors: list[ConfigurationError] = []
         for declaration in self._declarations:
             kind = declaration.kind
@@ -124,9 +85,8 @@ class HookDeclarations:
                 errors.append(error)
             else:
                 absent = no_message | no_connection if kind == "startup" else no_message
-                injection = injection_of(plan, absent=absent)
                 name = f"on_{kind} {name_of(declaration.function)}"
-                hooks[kind].append(Hook(name, injection, positional(plan)))
+                hooks[kind].append(InjectedFunction.of(name, plan, absent))
         if errors:
             raise report(errors)
         return Hooks(**{kind: tuple(of_kind) for kind, of_kind in hooks.items()})

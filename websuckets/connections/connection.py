@@ -129,11 +129,13 @@ class Connection:
     # What the transport drives:
 
     async def opening(self) -> HandshakeRefused | None:
-        """Ask the ``on_handshake`` hooks, one after the other, until one refuses."""
+        """Verify the user, and ask the ``on_handshake`` hooks, until one refuses."""
         if self._refused is not None:
             return self._refused
-        connecting(self._user, self._setup.session)
-        for hook in self._setup.hooks.handshake:
+        setup = self._setup
+        connecting(self._user, setup.session)
+        first = () if setup.identification is None else (setup.identification,)
+        for hook in (*first, *setup.hooks.handshake):
             if self._state.present is not State.OPENING:
                 break
             refusal: HandshakeRefused | None = None

@@ -34,7 +34,7 @@ class Owner(Protocol):
 class VerificationDeadlines:
     """Deadlines of the verification of one client, from its handshake until it is gone."""
 
-    __slots__ = ("_clock", "_owner", "_timer", "_to_verify", "_user", "verify_by")
+    __slots__ = ("_clock", "_owner", "_timer", "_to_verify", "_user", "_verify_by")
 
     def __init__(self, user: User, clock: Clock, to_verify: Timeout, owner: Owner) -> None:
         self._user = user
@@ -42,8 +42,8 @@ class VerificationDeadlines:
         self._to_verify = to_verify
         self._owner = owner
         self._timer = clock.timer(owner.check)
-        self.verify_by = to_verify.due()
-        self._timer.by(self.verify_by, to_verify.step)
+        self._verify_by = to_verify.due()
+        self._timer.by(self._verify_by, to_verify.step)
 
     def stop(self) -> None:
         """Check nothing from now on, because the client is gone."""
@@ -53,7 +53,7 @@ class VerificationDeadlines:
         """Close the connection if the client may not stay; else set the timer of the next check."""
         user = self._user
         if user.id is not None:
-            self.verify_by = math.inf
+            self._verify_by = math.inf
         if user.has_expired:
             user.id = None
             self._owner.close(EXPIRED)
@@ -65,14 +65,14 @@ class VerificationDeadlines:
     def expiry_was_set(self) -> None:
         """Set the timer for a user who is verified for another time, or no longer from now on."""
         if self._user.id is not None:
-            self.verify_by = self._to_verify.due()
-            self._timer.by(self.verify_by, self._to_verify.step)
+            self._verify_by = self._to_verify.due()
+            self._timer.by(self._verify_by, self._to_verify.step)
         self._check_later()
 
     @property
     def is_overdue(self) -> bool:
         """True if the client should have been verified by now, and is not."""
-        return self.verify_by <= self._clock.now and self._user.id is None
+        return self._verify_by <= self._clock.now and self._user.id is None
 
     def _check_later(self) -> None:
         user, clock = self._user, self._clock
@@ -82,4 +82,4 @@ class VerificationDeadlines:
         if user.id is None:
             # If the client is overdue already, a command runs that may verify the client.
             step = self._to_verify.step
-            self._timer.by(max(self.verify_by, clock.now + step), step)
+            self._timer.by(max(self._verify_by, clock.now + step), step)

@@ -6,7 +6,7 @@ import anyio
 from websockets import CloseCode
 from websockets.datastructures import MultipleValuesError
 
-from websuckets.commands.hooks import Hook
+from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, HandshakeRefused, alone
 from websuckets.protocol.close_codes import CloseReason
@@ -20,8 +20,8 @@ __all__ = ["call_on_connect", "call_on_disconnect", "call_on_handshake"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-async def call_on_handshake(hook: Hook, peer: Peer) -> HandshakeRefused | None:
-    """Call an ``on_handshake`` hook; return the response if the hook refuses the client.
+async def call_on_handshake(hook: InjectedFunction, peer: Peer) -> HandshakeRefused | None:
+    """Call what runs at the handshake; return the response if it refuses the client.
 
     Raises what ends the handshake without a response.
     """
@@ -49,7 +49,7 @@ def _refusal_of(error: BaseException) -> HandshakeRefused | None:
     return None
 
 
-async def call_on_connect(hook: Hook, peer: Peer) -> CloseReason | None:
+async def call_on_connect(hook: InjectedFunction, peer: Peer) -> CloseReason | None:
     """Call an ``on_connect`` hook; return the close reason if the hook refuses the client.
 
     Raises what ends the connection at once.
@@ -71,7 +71,7 @@ async def call_on_connect(hook: Hook, peer: Peer) -> CloseReason | None:
 
 
 async def call_on_disconnect(
-    hook: Hook, peer: Peer, request_scopes: RequestScopes, timeout: float | None
+    hook: InjectedFunction, peer: Peer, request_scopes: RequestScopes, timeout: float | None
 ) -> None:
     """Call an ``on_disconnect`` hook for so many seconds at most, and log its failure.
 

@@ -76,7 +76,6 @@ class MessageLoop:
         """
         peer, request_scope, state = self._peer, self._peer.request_scope, self._state
         receive, reply = peer.transport.receive, peer.transport.reply
-        deadlines, clock = self._deadlines, self._setup.clock
         dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
         try:
             while not request_scope.is_spent:
@@ -89,7 +88,7 @@ class MessageLoop:
                 frame = await receive()
                 self.handling_since = self._revocations.count
                 if state.present is not State.OPEN:
-                    return  # type: ignore[unreachable]  # no: it may have changed meanwhile
+                    return  # type: ignore[unreachable]  # no: another task may have changed it
 
                 received = dispatcher.read(frame)
                 retry_after = self._abuse.retry_after()
@@ -107,9 +106,7 @@ class MessageLoop:
                     if type(answer) is Outcome or not self._abuse.is_spotless:
                         self._close_if(self._count(received[1], answer))
                 self._reply = answer.frame if isinstance(answer, Outcome) else answer
-                if (
-                    deadlines.verify_by <= clock.now and deadlines.is_overdue
-                ):  # the command that ran might have verified it
+                if self._deadlines.is_overdue:  # the command that ran might have verified it
                     self._owner.close(NOT_VERIFIED)
         finally:
             self.handling_since = self._revocations.count

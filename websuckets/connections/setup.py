@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.commands.hooks import Hooks
+from websuckets.commands.injected_function import InjectedFunction
 from websuckets.connections.admission import Admission
 from websuckets.limits import Limits
 from websuckets.runtime.clock import Clock, Timeout
@@ -25,6 +26,8 @@ class Setup:
     dispatcher: Dispatcher
     has_streams: bool
     hooks: Hooks
+    identification: InjectedFunction | None
+    """Function that verifies the user of a handshake, before any hook runs."""
     admission: Admission
     session: Session
     limits: Limits

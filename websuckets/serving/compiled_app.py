@@ -1,14 +1,15 @@
 """A compiled app: its commands and hooks, read and ready, and what they need of a container."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dishka import AsyncContainer, Provider, Scope
 from dishka.provider import BaseProvider
 
 from websuckets.commands.groups import Command, CommandGroup, command_table
-from websuckets.commands.hooks import Hook, HookDeclarations, Hooks
+from websuckets.commands.hooks import HookDeclarations, Hooks
+from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection
 from websuckets.di.graph import scopes_of
 from websuckets.di.injectables import WebSucketsProvider, context_types, values_provider
@@ -25,8 +26,8 @@ class CompiledApp:
 
     commands: Mapping[str, Command]
     hooks: Hooks
-    identification: Hook
-    """Hook that runs before the others where a handshake can verify its user."""
+    identification: InjectedFunction
+    """Function that verifies the user of a handshake, where that can be done."""
     injections: tuple[Injection, ...]
     """Injections of all commands and hooks."""
     tasks: TaskSource
@@ -38,12 +39,6 @@ class CompiledApp:
     def providers(self) -> tuple[BaseProvider, ...]:
         """Providers that a container has to contain, so that the app can run with it."""
         return (*self._ours(), *(p for injection in self.injections for p in injection.providers))
-
-    def hooks_for(self, container: AsyncContainer) -> Hooks:
-        """Return all hooks that run with this container."""
-        if not self.verifies_at_handshake(container):
-            return self.hooks
-        return replace(self.hooks, handshake=(self.identification, *self.hooks.handshake))
 
     def verifies_at_handshake(self, container: AsyncContainer) -> bool:
         return bool(scopes_of(container, Identity | None) or scopes_of(container, Identity))
@@ -77,15 +72,13 @@ def compile_app(
     commands = command_table(groups)
     context = WebSucketsProvider()
     ready = hooks.read(context)
-    identification = HookDeclarations()
-    identification.add("handshake", identify)
-    (first,) = identification.read(context).handshake
+    identification = InjectedFunction.of_framework("identification", identify)
     of_commands = (command.injection for command in commands.values())
     return CompiledApp(
         commands,
         ready,
-        first,
-        (first.injection, *of_commands, *ready.injections),
+        identification,
+        (identification.injection, *of_commands, *ready.injections),
         TaskSource("the app"),
         context,
         values,

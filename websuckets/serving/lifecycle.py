@@ -91,7 +91,10 @@ async def started(
         connection_types=compiled.context.connection_types,
         dispatcher=Dispatcher(compiled.commands, clock, limits.handler_timeout, middleware),
         has_streams=any(command.is_stream for command in compiled.commands.values()),
-        hooks=compiled.hooks_for(container),
+        hooks=compiled.hooks,
+        identification=(
+            compiled.identification if compiled.verifies_at_handshake(container) else None
+        ),
         admission=admission,
         session=session,
         limits=limits,
