@@ -133,12 +133,18 @@ def nodes_table(results: Results, job: str, subjects: Iterable[str]) -> Rows:
 
 
 def claims_table(results: Results, claims: Iterable[Claim]) -> Rows:
-    rows = [("what", "ratio of CPU us/message", "asked for", "held")]
+    """Return a row for each claim that was measured.
+
+    A claim is held unless the whole interval of its ratio lies above what was asked for.
+    """
+    rows = [("what", "ratio", "interval", "asked for", "held")]
     for claim in claims:
-        if (ratio := results.ratio(claim.one, claim.other)) is not None:
+        if ratios := results.ratios(claim.one, claim.other, claim.figure):
+            found = interval_of_median(ratios)
             asked = "" if claim.bound is None else f"{claim.bound:.2f} at most"
-            held = "" if claim.bound is None else "yes" if ratio.median <= claim.bound else "no"
-            rows.append((claim.what, spread_text(ratio, 2), asked, held))
+            held = "" if claim.bound is None else "yes" if found.low <= claim.bound else "no"
+            interval = f"{found.low:.2f}-{found.high:.2f}"
+            rows.append((claim.what, f"{found.median:.2f}", interval, asked, held))
     return rows
 
 

@@ -456,6 +456,7 @@ async def connections_and_transport(receive: Any) -> AsyncIterator[tuple[Connect
             dispatcher=Dispatcher({}, clock, None),
             has_streams=False,
             hooks=Hooks(),
+            identification=None,
             admission=Admission.of(None, (), (), None, None),
             session=Session(),
             limits=Limits(),

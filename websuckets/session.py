@@ -66,9 +66,9 @@ class User:
 
     socket: Socket
 
-    def __init__(self, socket: Socket, connection: UserConnection | None = None) -> None:
+    def __init__(self, socket: Socket) -> None:
         self.socket = socket
-        self._connection = connection
+        self._connection: UserConnection | None = None  # set once the handshake begins
         self._id: UserId | None = None
         self._token: str | None = None
         self._expires_at: float | None = None
@@ -446,8 +446,12 @@ def as_current(session: Session) -> Iterator[None]:
         _current.reset(token)
 
 
-def connecting(user: User, session: Session) -> None:
-    """Take note that this client is in its handshake, until `connected` or `not_connecting`."""
+def connecting(user: User, session: Session, connection: UserConnection) -> None:
+    """Take note that this client is in its handshake, until `connected` or `not_connecting`.
+
+    ``connection`` is told of changes of the user from now on.
+    """
+    user._connection = connection
     user._revocations = session._revocations
     session._connecting.add(user)
 

@@ -279,16 +279,13 @@ class _Attempt:
                 "task that a middleware starts has to end before the middleware returns"
             )
         self.request_scope.due, self.request_scope.doing = math.inf, None
-        answer: Answer = None
-        has_answered = False
+        outcome: Outcome | None = None
         with anyio.CancelScope() as life, self.request_scope.within(life) as request_scope:
             answer = await self.run(request_scope)
-            has_answered = True
+            outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
         if not self.is_over:
             self._begin()
-        if not has_answered:
-            return self.explain(CommandTimeout())
-        return answer if isinstance(answer, Outcome) else Outcome(answer)
+        return outcome or self.explain(CommandTimeout())
 
     def outcome_of(self, result: Any) -> Outcome:
         message = self.message

@@ -82,13 +82,6 @@ def injection_of(
 
 def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:
     """Return a function that returns, of its arguments, those in these places."""
-    first = places[0] if places else 0
-    if places == list(range(first, first + len(places))):  # as nearly always
-
-        def pick_from(*arguments: Any) -> tuple[Any, ...]:
-            return arguments[first : first + len(places)]
-
-        return pick_from
 
     def pick(*arguments: Any) -> tuple[Any, ...]:
         return tuple([arguments[place] for place in places])

@@ -26,40 +26,26 @@ once. See also `websuckets.runtime.request_scope`, and `websuckets.runtime.failu
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import anyio
 from websockets import CloseCode
-from websockets.http11 import Request
 
-from websuckets.commands.peer import Peer
 from websuckets.connections.deadlines import VerificationDeadlines
 from websuckets.connections.hook_calls import (
     call_on_connect,
-    call_on_disconnect,
     call_on_handshake,
 )
 from websuckets.connections.message_loop import MessageLoop
+from websuckets.connections.scope import ConnectionScope
 from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
-from websuckets.di.lock import lock_factory
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.close_codes import RESTART, CloseReason
 from websuckets.protocol.transport import TransportConnection
 from websuckets.runtime.failures import Cancelled, Meaning, judge
 from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.tasks import TaskSource
-from websuckets.session import (
-    User,
-    connected,
-    connecting,
-    context_of,
-    disconnected,
-    not_connecting,
-)
-from websuckets.socket import Socket
+from websuckets.session import connected, connecting, disconnected, not_connecting
 
 __all__ = ["Connection"]
 
@@ -77,14 +63,11 @@ class Connection:
         "_deadlines",
         "_gone",
         "_has_connected",
-        "_life",
         "_messages",
-        "_peer",
         "_refused",
+        "_scope",
         "_setup",
         "_state",
-        "_tasks",
-        "_user",
         "address",
     )
 
@@ -98,33 +81,17 @@ class Connection:
         self._setup = setup
         self._refused = refused
         self._gone = gone
-        socket, session = transport.socket, setup.session
-        self.address: Any = socket.remote_address
+        self.address: Any = transport.socket.remote_address
         """Address of the client."""
         self._state = ConnectionState()
         self._has_connected = False  # every `on_connect` hook has let the client in
-        self._user = User(socket, self)
-        self._deadlines = VerificationDeadlines(self._user, setup.clock, setup.time_to_verify, self)
-        self._tasks = TaskSource(self, self._has_left, setup.background)
-        # Messages that are answered one after the other need no lock.
-        lock = lock_factory if setup.some_run_beside else None
-        scope = setup.scope.session(self._values(socket), lock, context_of(session))
-        self._life = anyio.CancelScope()
-        self._peer = Peer(transport, socket, scope, setup.request_scopes.begin(self._life))
-        self._messages = MessageLoop(self._peer, setup, self._state, self._deadlines, self)
-
-    def _values(self, socket: Socket) -> dict[Any, Any]:
-        """Return the values of the SESSION scope by their types."""
-        return {
-            Socket: socket,
-            **dict.fromkeys(self._setup.connection_types, socket),
-            Request: socket.request,
-            User: self._user,
-            TaskSource: self._tasks,
-        }
+        self._scope = ConnectionScope(transport, setup, self)
+        user = self._scope.user
+        self._deadlines = VerificationDeadlines(user, setup.clock, setup.time_to_verify, self)
+        self._messages = MessageLoop(self._scope.peer, setup, self._state, self._deadlines, self)
 
     def __str__(self) -> str:
-        return f"connection {self._peer.socket.id}"
+        return f"connection {self._scope.peer.socket.id}"
 
     # What the transport drives:
 
@@ -132,15 +99,15 @@ class Connection:
         """Verify the user, and ask the ``on_handshake`` hooks, until one refuses."""
         if self._refused is not None:
             return self._refused
-        setup = self._setup
-        connecting(self._user, setup.session)
+        setup, scope = self._setup, self._scope
+        connecting(scope.user, setup.session, self._messages)
         first = () if setup.identification is None else (setup.identification,)
         for hook in (*first, *setup.hooks.handshake):
             if self._state.present is not State.OPENING:
                 break
             refusal: HandshakeRefused | None = None
-            with self._in_request_scope():  # which ends early if the server stops
-                refusal = await call_on_handshake(hook, self._peer)
+            with scope.request_scope():  # which ends early if the server stops
+                refusal = await call_on_handshake(hook, scope.peer)
             if refusal is not None:
                 return refusal
         return None if self._state.present is State.OPENING else HandshakeRefused(503)
@@ -148,37 +115,33 @@ class Connection:
     async def not_opened(self) -> None:
         """Finalise the scope of a connection that was not opened, and remove the connection."""
         try:
-            with self._in_request_scope():
-                try:
-                    await self._tasks.stop()
-                finally:
-                    await self._close_scope(None)
+            await self._scope.finalise_unopened()
         finally:
-            not_connecting(self._user, self._setup.session)
+            not_connecting(self._scope.user, self._setup.session)
             self._remove()
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
         self._state.opened()
         try:
-            connected(self._user, self._setup.session)
+            connected(self._scope.user, self._setup.session)
             while self._state.present is not State.CLOSED:
                 await self._serve_in_request_scope()
         finally:
-            disconnected(self._user)
+            disconnected(self._scope.user)
             self._remove()
 
     def disconnected(self) -> None:
         """Cancel what runs for this client alone, which has left or whose connection is closed."""
-        if self._peer.request_scope.ends_on_disconnect:
-            self._life.cancel()
+        if self._scope.peer.request_scope.ends_on_disconnect:
+            self._scope.life.cancel()
         if self._messages.concurrent is not None:
             self._messages.concurrent.disconnected()
 
     def cancel(self) -> None:
         """Cancel running commands; their scopes are finalised, then the connection is aborted."""
         was_served = self._state.cancel()
-        self._life.cancel()
+        self._scope.life.cancel()
         if self._messages.concurrent is not None:
             self._messages.concurrent.cancel_all()
         if was_served:  # commands may wait for the client to read
@@ -199,7 +162,7 @@ class Connection:
 
     def abort(self) -> None:
         """Abort the connection, whatever its commands do."""
-        self._setup.background.start_soon(self._peer.transport.abort)
+        self._setup.background.start_soon(self._scope.peer.transport.abort)
 
     def check(self) -> None:
         """Close the connection if the client may not stay."""
@@ -211,58 +174,49 @@ class Connection:
         """True while the connection waits for a message."""
         return self._messages.handling_since is None
 
-    @property
-    def handling_since(self) -> int | None:
-        """Number of the last revocation from before the connection began what it handles now;
-        ``None`` while the connection handles nothing."""
-        return self._messages.handling_since
-
-    def verification_ended(self) -> None:
-        """End what runs for the user as which the client is no longer verified."""
-        if self._messages.concurrent is not None:
-            self._messages.concurrent.verification_ended()
-
-    def expiry_was_set(self) -> None:
-        """Take note of the time until which the user is verified."""
-        self._deadlines.expiry_was_set()
-
     # The steps:
 
     async def _serve_in_request_scope(self) -> None:
         """Take the steps in one request scope, until the last, or until the scope is spent."""
         error: BaseException | None = None
-        with anyio.CancelScope(shield=True) as self._life:
-            with self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
-                try:
-                    if self._state.present is not State.ABORTING:
-                        await self._talk()
-                except BaseException as raised:
-                    error = raised
-                is_cancelled = self._state.present is State.ABORTING
-                if error is not None or is_cancelled or not self._peer.request_scope.is_spent:
-                    await self._finalise(error, at_once=error is not None or is_cancelled)
+        with self._scope.request_scope(shield=True):
+            try:
+                if self._state.present is not State.ABORTING:
+                    await self._talk()
+            except BaseException as raised:
+                error = raised
+            at_once = error is not None or self._state.present is State.ABORTING
+            if at_once or not self._scope.peer.request_scope.is_spent:
+                self._state.ended()
+                await self._scope.finalise(
+                    *(error, self._messages.concurrent),
+                    was_connected=self._has_connected,
+                    at_once=at_once,
+                )
+                if error is not None:
+                    self._pass_on(error)
 
     async def _talk(self) -> None:
         """Answer messages, and close the connection once there is a reason to."""
-        transport, request_scope = self._peer.transport, self._peer.request_scope
+        peer = self._scope.peer
         try:
             await self._connect()
             await self._messages.run()
-            if self._state.close_reason is not None and not request_scope.is_spent:
+            if self._state.close_reason is not None and not peer.request_scope.is_spent:
                 await self._close(self._state.close_reason)
-        except transport.closed_errors:
-            logger.debug("%s is gone", self._peer.socket.id)
+        except peer.transport.closed_errors:
+            logger.debug("%s is gone", peer.socket.id)
         except Exception as error:
             log_incident(str(self), error)
-            transport.failed(error)
-            await self._peer.socket.close(CloseCode.INTERNAL_ERROR)
+            peer.transport.failed(error)
+            await peer.socket.close(CloseCode.INTERNAL_ERROR)
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
         if self._has_connected or self._state.close_reason is not None:
             return
         for hook in self._setup.hooks.connect:
-            reason = await call_on_connect(hook, self._peer)
+            reason = await call_on_connect(hook, self._scope.peer)
             if reason is not None:
                 self._state.close(reason)
                 return
@@ -274,33 +228,12 @@ class Connection:
             await self._close(self._state.close_reason)
 
     async def _close(self, reason: CloseReason) -> None:
+        socket = self._scope.peer.socket
         if reason != RESTART:  # a reason is not logged: it may be the program's text
-            logger.info("closing %s with %d", self._peer.socket.id, reason[0])
+            logger.info("closing %s with %d", socket.id, reason[0])
         if self._messages.concurrent is not None:
             await self._messages.concurrent.drain()
-        await self._peer.socket.close(*reason)
-
-    async def _finalise(self, error: BaseException | None, *, at_once: bool) -> None:
-        """Finalise what the connection held; every step is made, even if others fail."""
-        self._state.ended()
-        setup = self._setup
-        async with AsyncExitStack() as steps:
-            steps.push_async_callback(self._close_scope, error)
-            steps.callback(disconnected, self._user)
-            steps.push_async_callback(self._tasks.stop)
-            if self._has_connected:
-                timeout = setup.limits.finalize_timeout
-                for hook in reversed(setup.hooks.disconnect):
-                    steps.push_async_callback(
-                        call_on_disconnect, hook, self._peer, setup.request_scopes, timeout
-                    )
-            if self._messages.concurrent is not None:
-                steps.push_async_callback(self._messages.concurrent.stop, at_once=at_once)
-            if not self._peer.is_closed:
-                with anyio.CancelScope(shield=True):
-                    await self._peer.transport.abort()
-        if error is not None:
-            self._pass_on(error)
+        await socket.close(*reason)
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise an error that concerns others, too; log any other, which ended this connection."""
@@ -311,29 +244,7 @@ class Connection:
         if ends_others and failure.meaning is Meaning.PROPAGATE:
             raise error
         log_incident(str(self), error)
-        self._peer.transport.failed(error)
-
-    async def _close_scope(self, error: BaseException | None) -> None:
-        """Close the scope in the current request scope, where objects may have entered scopes."""
-        peer = self._peer
-        with ExitStack() as stack:
-            if peer.request_scope.is_spent:
-                peer.request_scope = stack.enter_context(
-                    self._setup.request_scopes.begin(self._life)
-                )
-            failure = await peer.request_scope.close_scope(peer.scope, error)
-            if failure is not None:
-                log_incident(f"finalisers of {self}", failure)
-
-    @contextmanager
-    def _in_request_scope(self) -> Iterator[None]:
-        """Open a request scope for one step before the connection is served."""
-        self._life = anyio.CancelScope()
-        with self._life, self._setup.request_scopes.begin(self._life) as self._peer.request_scope:
-            yield
-
-    def _has_left(self, error: BaseException) -> bool:
-        return self._peer.has_left(error)
+        self._scope.peer.transport.failed(error)
 
     def _remove(self) -> None:
         self._deadlines.stop()

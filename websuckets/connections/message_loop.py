@@ -111,6 +111,15 @@ class MessageLoop:
         finally:
             self.handling_since = self._revocations.count
 
+    def verification_ended(self) -> None:
+        """End what runs for the user as which the client is no longer verified."""
+        if self.concurrent is not None:
+            self.concurrent.verification_ended()
+
+    def expiry_was_set(self) -> None:
+        """Take note of the time until which the user is verified."""
+        self._deadlines.expiry_was_set()
+
     async def send_answer(self, route: Route, answer: Answer) -> None:
         """Send the answer to a command that ran in a task of its own."""
         close_reason = self._count(route, answer)

@@ -25,7 +25,7 @@ Every other graph is resolved by dishka: see `Resolver._by_container`.
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
-from typing import Annotated, Any, Final, TypeAlias, get_args, get_origin
+from typing import Any, Final, TypeAlias
 
 from dishka import DependencyKey
 from dishka.entities.factory_type import FactoryType
@@ -124,8 +124,6 @@ class _Writer:
             return self._name("c", key.get_const_value())
         if key == self._registry.container_key or key.type_hint is DependencyKey:
             raise _NotPlainError
-        if get_origin(key.type_hint) is Annotated:
-            return self._value_of(key.replace(get_args(key.type_hint)[0]))
         if key not in self._built:
             factory = self._registry.get_factory(key)
             value = self._found(key) if factory is None else self._made(factory)
