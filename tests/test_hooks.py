@@ -607,6 +607,33 @@ async def test_finalisers_of_a_hook_are_bounded(
     assert journal == ["hook"]
 
 
+@pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
+async def test_the_error_of_a_hook_wins_over_that_of_its_finalisers(
+    kind: str, group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are logged; the client is told of the hook's."""
+
+    class Failing: ...
+
+    async def failing() -> AsyncIterator[Failing]:
+        yield Failing()
+        raise RuntimeError("of the finaliser")
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(failing)
+    app = app_with(group, providers=[provider])
+
+    @getattr(app, kind)
+    async def hook(failing: Failing) -> None:
+        raise RuntimeError("of the hook")
+
+    async with app.serve("127.0.0.1", 0) as server:
+        await come_and_go(server, kind)
+    first, second = [record.getMessage() for record in errors(caplog)]
+    assert first.startswith("finalisers of")
+    assert second.startswith(kind)
+
+
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("kind", ["on_handshake", "on_connect", "on_disconnect"])
 async def test_a_hook_that_waits_for_what_somebody_cancelled(
