@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator
-from typing_extensions import TypedDict
+from pydantic_core.core_schema import typed_dict_field, typed_dict_schema
 
 from websuckets.exc import ClientError
 from websuckets.protocol.messages import CACHED_STRINGS, problem
@@ -46,16 +46,14 @@ class PayloadValidator:
 
         Among the errors is a `NameError` for a model that names what is not defined yet.
         """
-        fields: Any = {"payload": payload_type}
-        frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
-        schema = complete_adapter(frame).core_schema
+        schema: Any = complete_adapter(payload_type).core_schema
         fast = fail_fast_schema(schema)
         self._fails_fast: bool = fast is not schema
         self._validate = _validator(fast, is_changed=self._fails_fast)
         self._validate_all = cache(partial(_validator, schema))  # made when it is needed
         self._validate_parsed: Callable[[Any], Any] | None = None
-        if reads_parsed(parsed := _payload_schema(fast)):
-            self._validate_parsed = _made(parsed, is_changed=self._fails_fast).validate_python
+        if reads_parsed(fast):
+            self._validate_parsed = _made(fast, is_changed=self._fails_fast).validate_python
 
     def __call__(self, frame: str | bytes, parsed: Any = None) -> Any:
         """Return the payload of a frame, of which ``parsed`` is the parsed JSON if that was kept.
@@ -103,9 +101,17 @@ MORE_PROBLEMS: Final = (
 
 
 def _validator(schema: Any, *, is_changed: bool = False) -> Any:
-    """Return the function that validates frames."""
+    """Return the function that validates frames whose payload has this core schema."""
     # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
-    return _made(schema, is_changed=is_changed).validate_json
+    return _made(_frame_schema(schema), is_changed=is_changed).validate_json
+
+
+def _frame_schema(schema: Any) -> Any:
+    """Return the core schema of frames whose payload has this core schema."""
+    if schema["type"] == "definitions":  # pydantic has these outermost
+        return {**schema, "schema": _frame_schema(schema["schema"])}
+    is_required = schema["type"] != "default"  # pydantic refuses a required field with a default
+    return typed_dict_schema({"payload": typed_dict_field(schema, required=is_required)})
 
 
 def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
@@ -121,13 +127,6 @@ def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
     else:
         validator = make()
     return validator
-
-
-def _payload_schema(frame_schema: Any) -> Any:
-    """Return the core schema of the payload in the core schema of a frame."""
-    if frame_schema["type"] == "definitions":
-        return {**frame_schema, "schema": _payload_schema(frame_schema["schema"])}
-    return frame_schema["fields"]["payload"]["schema"]
 
 
 def reads_parsed(schema: Any) -> bool:
