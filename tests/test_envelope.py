@@ -99,6 +99,41 @@ def test_numbers_too_large_for_a_float_are_found_at_any_depth() -> None:
     decode('{"event": "e", "payload": [1e308, "1e999", {"1e999": [null, true, []]}]}')
 
 
+exponents = st.integers(-400, 400) | st.integers(300, 310)
+written_numbers = st.builds(
+    lambda sign, digits, fraction, exponent: f"{sign}{digits}{fraction}{exponent}",
+    st.sampled_from(["", "-"]),
+    st.integers(0, 9).map(str) | st.integers(1, 330).map(lambda length: "9" * length),
+    st.sampled_from(["", ".0", ".5", "." + "3" * 40]),
+    st.just("") | st.builds("{}{}".format, st.sampled_from("eE"), exponents),
+)
+written_values = st.recursive(
+    written_numbers | st.sampled_from(["null", "true", '"1e999"', '"9E"', '"text"']),
+    lambda values: (
+        st.lists(values, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | values.map(lambda value: f'{{"1e999": "e", "a": {value}}}')
+    ),
+    max_leaves=6,
+)
+
+
+@given(payload=written_values, other=written_values, binary=st.booleans())
+def test_a_payload_is_refused_if_a_number_of_it_is_read_as_infinity(
+    payload: str, other: str, binary: bool
+) -> None:
+    """Expect what Python's own parser finds, with exponents and with hundreds of digits."""
+    frame = f'{{"event": "e", "payload": {payload}, "nobody reads it": {other}}}'
+    floats: list[float] = []
+    json.loads(payload, parse_float=lambda text: floats.append(float(text)))
+    try:
+        decode(frame.encode() if binary else frame)
+    except InvalidMessage as error:
+        assert [problem["type"] for problem in error.problems] == ["finite_number"]
+        assert math.inf in map(abs, floats)
+    else:
+        assert all(map(math.isfinite, floats))
+
+
 def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
     """Expect the event to survive copying and pickling; its repr shows the name alone."""
 
