@@ -129,30 +129,75 @@ def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
     return validator
 
 
-def reads_parsed(schema: Any) -> bool:
+CONVERTED: Final = {
+    "dataclass",
+    "date",
+    "datetime",
+    "definition-ref",
+    "enum",
+    "frozenset",
+    "set",
+    "time",
+    "tuple",
+    "typed-dict",
+    "uuid",
+}
+"""Types of core schemas that a union prefers for JSON text, and not for parsed JSON, where their
+values are other objects of Python; a reference may refer to one of these types."""
+
+
+def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
     """Tell whether a core schema gives the same for parsed JSON as for the JSON text.
 
-    True for models and lists of numbers, strings, booleans and ``null``. False for strict schemas,
-    for types that have no JSON of their own (a date, a set, bytes), and for validators of the
-    program, which may ask for the mode. False also where anything fits: the handler would get the
-    parsed objects themselves, and could change what a middleware that tries again passes on.
+    True for models, dataclasses, typed dicts, lists, tuples and sets of what JSON has, and for
+    dates, times, UUIDs, enums and literals. False for strict schemas, for types that JSON has a
+    form of its own for (bytes, decimals, time deltas), and for validators of the program, which may
+    ask for the mode. False for dicts: of a key that comes twice, the text has both values, and both
+    are validated. False also where anything fits: the handler would get the parsed objects
+    themselves, and could change what a middleware that tries again passes on.
     """
     match schema:
         case {"strict": True} | {"config": {"strict": True}} | {"custom_init": True}:
             return False
         case {"config": {"extra_fields_behavior": "allow"}} | {"extra_behavior": "allow"}:
             return False
-        case {"type": "str" | "int" | "float" | "bool" | "none" | "definition-ref"}:
+        case {"type": kind} if in_union and kind in CONVERTED:
+            return False
+        case {"type": "str" | "int" | "float" | "bool" | "none"}:
             return True
+        case {"type": "date" | "datetime" | "definition-ref" | "enum" | "time" | "uuid"}:
+            return True
+        case {"type": "literal", "expected": values}:
+            return {str, int, bool}.issuperset(map(type, values))
         case {"type": "definitions", "definitions": definitions, "schema": within}:
-            return all(map(reads_parsed, [*definitions, within]))
-        case {"type": "list" | "nullable" | "default" | "model-field" | "model"}:
-            within = schema.get("schema", schema.get("items_schema"))
-            return within is None or reads_parsed(within)
-        case {"type": "model-fields", "fields": fields}:
-            extras = [schema.get("extras_schema"), schema.get("extras_keys_schema")]
-            return extras == [None, None] and all(map(reads_parsed, fields.values()))
-    return False
+            parts = [*definitions, within]
+        case {"type": "union", "choices": choices}:
+            parts, in_union = choices, True
+        case {"type": "tagged-union", "choices": choices, "discriminator": str()}:
+            parts = choices.values()
+        case {"type": "model-fields" | "typed-dict", "fields": fields}:
+            parts = fields.values()
+        case {"type": "dataclass-args", "fields": parts} | {"type": "tuple", "items_schema": parts}:
+            pass
+        case {"type": "list" | "set" | "frozenset", "items_schema": within}:
+            parts = [within]
+        case {"type": kind, "schema": within} if kind in AROUND_ANOTHER:
+            parts = [within]
+        case _:
+            return False
+    return all(reads_parsed(part, in_union=in_union) for part in parts)
+
+
+AROUND_ANOTHER: Final = {
+    "dataclass",
+    "dataclass-field",
+    "default",
+    "model",
+    "model-field",
+    "nullable",
+    "typed-dict-field",
+}
+"""Types of core schemas around another schema that determines which input they take."""
 
 
 COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}
