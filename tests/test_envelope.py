@@ -517,6 +517,7 @@ class WithInit(BaseModel):
             set[int] | list[int],
             Tree | int,
         ),
+        Annotated[Cat, Tag("a")] | Dog,
         Annotated[
             Annotated[Cat, Tag("a")] | Annotated[Dog, Tag("b")], Discriminator(lambda value: "a")
         ],

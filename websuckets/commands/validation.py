@@ -1,6 +1,6 @@
 """Payloads of commands, validated by pydantic, and the problems that clients are told of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, Final
 
@@ -156,48 +156,54 @@ def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
     are validated. False also where anything fits: the handler would get the parsed objects
     themselves, and could change what a middleware that tries again passes on.
     """
-    match schema:
-        case {"strict": True} | {"config": {"strict": True}} | {"custom_init": True}:
-            return False
-        case {"config": {"extra_fields_behavior": "allow"}} | {"extra_behavior": "allow"}:
-            return False
-        case {"type": kind} if in_union and kind in CONVERTED:
-            return False
-        case {"type": "str" | "int" | "float" | "bool" | "none"}:
-            return True
-        case {"type": "date" | "datetime" | "definition-ref" | "enum" | "time" | "uuid"}:
-            return True
-        case {"type": "literal", "expected": values}:
-            return {str, int, bool}.issuperset(map(type, values))
-        case {"type": "definitions", "definitions": definitions, "schema": within}:
-            parts = [*definitions, within]
-        case {"type": "union", "choices": choices}:
-            parts, in_union = choices, True
-        case {"type": "tagged-union", "choices": choices, "discriminator": str()}:
-            parts = choices.values()
-        case {"type": "model-fields" | "typed-dict", "fields": fields}:
-            parts = fields.values()
-        case {"type": "dataclass-args", "fields": parts} | {"type": "tuple", "items_schema": parts}:
-            pass
-        case {"type": "list" | "set" | "frozenset", "items_schema": within}:
-            parts = [within]
-        case {"type": kind, "schema": within} if kind in AROUND_ANOTHER:
-            parts = [within]
-        case _:
-            return False
-    return all(reads_parsed(part, in_union=in_union) for part in parts)
+    if not isinstance(schema, dict):  # a choice of a union that has a label
+        return False
+    kind, config = schema["type"], schema.get("config", {})
+    if schema.get("strict") or config.get("strict") or schema.get("custom_init"):
+        return False
+    if "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior")):
+        return False
+    if kind == "literal":
+        return {str, int, bool}.issuperset(map(type, schema["expected"]))
+    if kind in CONVERTED and in_union:
+        return False
+    if kind in ALONE:
+        return True
+    parts = _parts_of(schema)
+    in_union = in_union or kind == "union"
+    return parts is not None and all(reads_parsed(part, in_union=in_union) for part in parts)
 
 
-AROUND_ANOTHER: Final = {
-    "dataclass",
-    "dataclass-field",
-    "default",
-    "model",
-    "model-field",
-    "nullable",
-    "typed-dict-field",
+ALONE: Final = {
+    *("bool", "date", "datetime", "definition-ref", "enum", "float", "int", "none", "str", "time"),
+    "uuid",
 }
-"""Types of core schemas around another schema that determines which input they take."""
+"""Types of core schemas with no schemas within."""
+
+
+def _parts_of(schema: Any) -> Iterable[Any] | None:
+    """Return the schemas on which it depends what `reads_parsed` tells; ``None`` if it is false."""
+    parts: Iterable[Any] | None = None
+    match schema["type"]:
+        case "model" | "model-field" | "dataclass" | "dataclass-field" | "typed-dict-field":
+            parts = [schema["schema"]]
+        case "nullable" | "default":
+            parts = [schema["schema"]]
+        case "list" | "set" | "frozenset" if "items_schema" in schema:
+            parts = [schema["items_schema"]]
+        case "tuple":
+            parts = schema["items_schema"]
+        case "model-fields" | "typed-dict":
+            parts = schema["fields"].values()
+        case "dataclass-args":
+            parts = schema["fields"]
+        case "union":
+            parts = schema["choices"]
+        case "tagged-union" if isinstance(schema["discriminator"], str):
+            parts = schema["choices"].values()
+        case "definitions":
+            parts = [*schema["definitions"], schema["schema"]]
+    return parts
 
 
 COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}
