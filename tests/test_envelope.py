@@ -1,16 +1,19 @@
 """Tests of encoding and decoding frames, without any connection."""
 
 import copy
+import enum
 import json
 import math
 import pickle
-from datetime import date
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal, NotRequired
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
@@ -19,8 +22,10 @@ from pydantic import (
     BaseModel,
     ByteSize,
     ConfigDict,
+    Discriminator,
     Field,
     ImportString,
+    Tag,
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
@@ -28,6 +33,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import PydanticCustomError, PydanticSerializationError, core_schema
+from typing_extensions import TypedDict
 
 from websuckets import ClientEvent, Message
 from websuckets.commands.validation import PayloadValidator
@@ -97,6 +103,41 @@ def test_numbers_too_large_for_a_float_are_found_at_any_depth() -> None:
         assert caught.value.problems[-1]["type"] == "finite_number"
     decode('{"event": "e", "nobody reads it": 1e999}')
     decode('{"event": "e", "payload": [1e308, "1e999", {"1e999": [null, true, []]}]}')
+
+
+exponents = st.integers(-400, 400) | st.integers(300, 310)
+written_numbers = st.builds(
+    lambda sign, digits, fraction, exponent: f"{sign}{digits}{fraction}{exponent}",
+    st.sampled_from(["", "-"]),
+    st.integers(0, 9).map(str) | st.integers(1, 330).map(lambda length: "9" * length),
+    st.sampled_from(["", ".0", ".5", "." + "3" * 40]),
+    st.just("") | st.builds("{}{}".format, st.sampled_from("eE"), exponents),
+)
+written_values = st.recursive(
+    written_numbers | st.sampled_from(["null", "true", '"1e999"', '"9E"', '"text"']),
+    lambda values: (
+        st.lists(values, max_size=3).map(lambda items: f"[{', '.join(items)}]")
+        | values.map(lambda value: f'{{"1e999": "e", "a": {value}}}')
+    ),
+    max_leaves=6,
+)
+
+
+@given(payload=written_values, other=written_values, binary=st.booleans())
+def test_a_payload_is_refused_if_a_number_of_it_is_read_as_infinity(
+    payload: str, other: str, binary: bool
+) -> None:
+    """Expect what Python's own parser finds, with exponents and with hundreds of digits."""
+    frame = f'{{"event": "e", "payload": {payload}, "nobody reads it": {other}}}'
+    floats: list[float] = []
+    json.loads(payload, parse_float=lambda text: floats.append(float(text)))
+    try:
+        decode(frame.encode() if binary else frame)
+    except InvalidMessage as error:
+        assert [problem["type"] for problem in error.problems] == ["finite_number"]
+        assert math.inf in map(abs, floats)
+    else:
+        assert all(map(math.isfinite, floats))
 
 
 def test_a_client_event_is_a_string_that_keeps_its_parts() -> None:
@@ -278,17 +319,153 @@ pages = st.fixed_dictionaries(
 )
 def test_parsed_json_is_validated_as_its_text_is(payload: Any, payload_type: Any) -> None:
     """Expect parsed JSON to be accepted with the same result, or refused with the same problems."""
-    validate = PayloadValidator(payload_type)
+    check_both_ways(payload_type, json.dumps(payload))
+
+
+def check_both_ways(payload_type: Any, payload: str) -> None:
+    validate = validators[payload_type]
     assert validate._validate_parsed is not None
-    frame = json.dumps({"event": "e", "payload": payload})
+    frame = f'{{"event": "e", "payload": {payload}}}'
     try:
         expected = validate(frame)
     except ClientError as error:
+        with pytest.raises(ValidationError):
+            validate._validate_parsed(decode(frame)[1])
         with pytest.raises(ClientError) as caught:
             validate(frame, decode(frame)[1])
         assert caught.value.details == error.details
     else:
-        assert repr(validate(frame, decode(frame)[1])) == repr(expected)
+        assert repr(validate._validate_parsed(decode(frame)[1])) == repr(expected)
+
+
+class Letter(enum.Enum):
+    A = "a"
+    B = "b"
+    ONE = 1
+
+
+class WithMissing(enum.Enum):
+    A = "a"
+
+    @classmethod
+    def _missing_(cls, value: object) -> "WithMissing | None":
+        return cls.A if value in (None, 2, "b") else None
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+    TWO = 2
+
+
+@dataclass
+class Point:
+    x: int
+    y: float | None = None
+
+
+class TypedPoint(TypedDict):
+    x: int
+    y: NotRequired[str]
+
+
+class Cat(BaseModel):
+    kind: Literal["a"]
+    x: int = 0
+
+
+class Dog(BaseModel):
+    kind: Literal["b"]
+    x: str = ""
+    y: list[int] = []
+
+
+class Tree(BaseModel):
+    x: int = 0
+    y: "list[Tree]" = []
+
+
+TAGGED: Any = Annotated[Cat | Dog, Field(discriminator="kind")]
+
+validators: Final[Any] = {
+    payload_type: PayloadValidator(payload_type)
+    for payload_type in [
+        *(
+            Page,
+            Line,
+            list[Line],
+            str,
+            Letter,
+            WithMissing,
+            Number,
+            UUID,
+            date,
+            datetime,
+            time,
+            Point,
+        ),
+        *(TypedPoint, Cat | Dog, TAGGED, Tree, Literal["a", 1, True], tuple[int, str], set[float]),
+        *(
+            tuple[UUID, ...],
+            frozenset[str],
+            int | str,
+            bool | float | str,
+            Cat | list[int],
+            Cat | int,
+        ),
+    ]
+}
+
+written_strings: Any = st.text(max_size=3) | st.sampled_from(
+    [
+        *("a", "b", "1", "1.0", "true", "on", " 1 ", "1_0", "inf", "10:00", "10:00:00.1+01:00"),
+        *("12345678-1234-4678-9234-567812345678", "12345678123446789234567812345678"),
+        *("2020-02-29", "2021-02-29", "2020-01-01T00:00:00", "2020-01-01 10:00Z", "1577836800"),
+    ]
+)
+written_scalars: Any = (
+    st.sampled_from(["null", "true", "false", "1e2", "-0", "1.5", "1e300", "1577836800", "1" * 25])
+    | st.integers(-2, 2).map(str)
+    | st.floats(allow_nan=False, allow_infinity=False).map(repr)
+    | written_strings.map(json.dumps)
+)
+
+
+def written_objects(values: Any) -> Any:
+    """Return a strategy of JSON objects, in which a key may come twice."""
+    members = st.builds('"{}": {}'.format, st.sampled_from(["x", "y", "kind", "other"]), values)
+    return st.lists(members, max_size=4).map(lambda some: f"{{{', '.join(some)}}}")
+
+
+written_payloads: Any = st.recursive(
+    written_scalars,
+    lambda values: (
+        st.lists(values, max_size=4).map(lambda items: f"[{', '.join(items)}]")
+        | written_objects(values)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=500)
+@given(
+    payload=written_scalars | written_objects(written_scalars) | written_payloads,
+    payload_type=st.sampled_from(list(validators)),
+)
+def test_parsed_json_of_any_type_is_validated_as_its_text_is(
+    payload: str, payload_type: Any
+) -> None:
+    """Expect parsed JSON not to be preferred where its objects of Python make a difference."""
+    check_both_ways(payload_type, payload)
+
+
+class StrictFields(BaseModel):
+    at: Annotated[date, Field(strict=True)]
+
+
+class Extended(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    x: int
 
 
 class Strict(BaseModel):
@@ -319,7 +496,32 @@ class WithInit(BaseModel):
 
 @pytest.mark.parametrize(
     "payload_type",
-    [Strict, Open, WithValidator, WithInit, Folder, date, set[str], bytes, Any, dict[str, str]],
+    [
+        *(Strict, Open, WithValidator, WithInit, Folder, StrictFields, Extended),
+        *(
+            bytes,
+            Decimal,
+            timedelta,
+            Any,
+            set,
+            list,
+            dict[str, str],
+            Literal[Letter.A],
+            Literal[None],
+        ),
+        *(
+            UUID | str,
+            date | int,
+            Letter | str,
+            Point | TypedPoint,
+            set[int] | list[int],
+            Tree | int,
+        ),
+        Annotated[Cat, Tag("a")] | Dog,
+        Annotated[
+            Annotated[Cat, Tag("a")] | Annotated[Dog, Tag("b")], Discriminator(lambda value: "a")
+        ],
+    ],
 )
 def test_a_payload_whose_text_says_more_is_read_from_the_text(payload_type: Any) -> None:
     """Expect validation of the text for such payloads, such as fields for any object."""

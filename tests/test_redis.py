@@ -20,7 +20,7 @@ from redis_server import Proxy, RedisServer
 from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
-from websuckets.redis import RedisProvider, broker
+from websuckets.redis import RedisProvider, unsent
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection
 from websuckets.redis.errors import Refusals
@@ -119,7 +119,7 @@ async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: R
         async with linked(broker_at(own_redis.url)) as one, linked(broker_at(proxy.url)) as two:
             for topic in ("a", "b"):
                 await one.link.subscribe(topic)
-            for most, told in ((1, [["a"]]), (broker.MOST_LOST + 1, [["a"], None])):
+            for most, told in ((1, [["a"]]), (unsent.MOST_LOST + 1, [["a"], None])):
                 two.gaps.clear()
                 with swallowing(proxy):
                     await two.link.subscribe(f"noticed {most}")
@@ -153,7 +153,7 @@ async def test_more_than_can_wait_is_lost_and_told(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Events beyond `MOST_WAITING` are lost like those published while Redis is away."""
-    monkeypatch.setattr(broker, "MOST_WAITING", 10)
+    monkeypatch.setattr(unsent, "MOST_WAITING", 10)
     async with (
         linked(broker_at(shared_redis.url)) as one,
         linked(broker_at(shared_redis.url)) as two,

@@ -3,13 +3,15 @@
 # ruff: noqa: B006, B008  # defaults as users write them
 
 import functools
+import gc
 import inspect
 import sys
 import types
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import anyio
 import fastapi
@@ -641,3 +643,103 @@ def test_markers_that_mean_nothing_here_are_refused() -> None:
 
     with pytest.raises(InvalidHandlerSignature, match="another framework"):
         WebSuckets().on_startup(hook)
+
+
+# Types that several commands have in common -------------------------------------------------------
+
+
+class Cat(BaseModel):
+    name: str
+
+
+class Dog(BaseModel):
+    name: str
+
+
+def payload_of(hint: Any) -> Callable[..., Any]:
+    async def tell(socket: Socket, payload: Any) -> str:
+        return repr(payload)
+
+    tell.__annotations__["payload"] = hint
+    return tell
+
+
+def result_of(hint: Any, value: Any) -> Callable[..., Any]:
+    async def give(socket: Socket) -> Any:
+        return value
+
+    give.__annotations__["return"] = hint
+    return give
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "sent", "replies"),
+    [
+        (Cat | Dog, Dog | Cat, {"name": "Rex"}, ["Cat(name='Rex')", "Dog(name='Rex')"]),
+        (Payload[Annotated[float, Field(gt=1)]], Payload[float], 0, [None, "0.0"]),
+        (Payload[tuple[Cat, ...]], Payload[tuple[Cat]], [], ["()", None]),
+        (Payload[tuple], Payload[tuple[()]], [1], ["(1,)", None]),
+        (Payload[Literal["a"]], Payload[Literal["b"]], "a", ["'a'", None]),
+        (Cat, Cat, {"name": "Tom"}, ["Cat(name='Tom')", "Cat(name='Tom')"]),
+    ],
+)
+async def test_commands_with_similar_payloads_keep_their_own(
+    one: Any, other: Any, sent: Any, replies: list[str | None]
+) -> None:
+    """Expect hints that are equal to Python, but not to pydantic, to be told apart."""
+    group = CommandGroup()
+    group.command("one")(payload_of(one))
+    group.command("other")(payload_of(other))
+    async with TestClient(app_with(group)) as client:
+        for name, reply in zip(("one", "other"), replies, strict=True):
+            if reply is None:
+                with pytest.raises(CommandError, match="validation error"):
+                    await client.call(name, sent)
+            else:
+                assert (await client.call(name, sent)).payload == reply
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "value", "replies"),
+    [
+        (Cat, Dog, Cat(name="Tom"), [{"name": "Tom"}, {"name": "Tom"}]),
+        (dict[str, float], dict[str, int], {"a": 1}, [{"a": 1.0}, {"a": 1}]),
+        (None, int, None, [None, "TypeError"]),
+        (tuple[()], tuple, (1,), ["TypeError", [1]]),
+        (list[str | bytes], list[bytes | str], [b"a"], [["a"], ["a"]]),
+        (Cat, Cat, Dog(name="Rex"), [{"name": "Rex"}, {"name": "Rex"}]),
+    ],
+)
+async def test_commands_with_similar_results_keep_their_own(
+    one: Any, other: Any, value: Any, replies: list[Any]
+) -> None:
+    """Expect each result to be held to the annotation of its own handler."""
+    group = CommandGroup()
+    group.command("one")(result_of(one, value))
+    group.command("other")(result_of(other, value))
+    async with TestClient(app_with(group)) as client:
+        for name, reply in zip(("one", "other"), replies, strict=True):
+            if reply == "TypeError":
+                with pytest.raises(CommandError, match="internal error"):
+                    await client.call(name)
+            else:
+                assert (await client.call(name)).payload == reply
+
+
+def test_types_are_let_go_with_the_commands_that_use_them() -> None:
+    """Expect what commands share for a type not to keep the type in memory."""
+
+    class Sent(BaseModel):
+        name: str
+
+    group = CommandGroup()
+    for name in ("one", "other"):
+        group.command(name)(payload_of(list[Sent] | Sent))
+        group.command(f"give {name}")(result_of(list[Sent], []))
+    kept = weakref.ref(Sent)
+    del Sent
+    gc.collect()
+    assert kept() is not None
+    del group
+    gc.collect()
+    assert kept() is None

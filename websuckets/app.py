@@ -215,8 +215,8 @@ class WebSuckets:
     def graph(self) -> str:
         """Return an HTML page that shows the dependencies, scope by scope.
 
-        The page is dishka's plot, drawn by Mermaid; it includes commands, guards and hooks. Raises
-        the errors with which the start of the app would fail.
+        The page is dishka's plot, drawn by Mermaid; it includes guards, and the commands and hooks
+        that depend on something. Raises the errors with which the start of the app would fail.
         """
         return render_mermaid(self._definition.ready(self._values(self._limits))[1])
 

@@ -252,7 +252,8 @@ class Session:
     def __init__(self) -> None:
         self._online: dict[UUID, User] = {}
         self._verified: dict[UserId, User] = {}
-        self._connections_of: dict[UserId, dict[User, None]] = {}  # in the order of verification
+        # In the order of verification; not of users with one connection, which nearly all have.
+        self._several: dict[UserId, dict[User, None]] = {}
         self._connecting: set[User] = set()  # may be verified, but are not in the indexes yet
         self._observers: list[SessionObserver] = []
         self._loop: EventLoop | None = None  # set while the app runs
@@ -346,7 +347,7 @@ class Session:
         if error is not None:
             raise error
 
-    def _revoke_here(self, user_id: UserId) -> list[User]:
+    def _revoke_here(self, user_id: UserId) -> tuple[User, ...]:
         """Take note of a revocation that another node made.
 
         Return the users whose connections the caller has to close.
@@ -355,9 +356,9 @@ class Session:
         self._revocations.add(user_id)
         return users
 
-    def _end_verification(self, user_id: UserId) -> list[User]:
+    def _end_verification(self, user_id: UserId) -> tuple[User, ...]:
         """Demote every connection of this user; return the records of connected clients."""
-        users = list(self._connections_of.get(user_id, ()))
+        users = connections_of(user_id, self)
         for user in (*users, *(user for user in self._connecting if user.id == user_id)):
             user.id = None
         return users
@@ -365,7 +366,7 @@ class Session:
     def _forget_here(self, id: UserId, key: str) -> None:
         """Demote every connection on this node whose token has this key."""
         self._revocations.add_forgotten()
-        for user in (*self._connections_of.get(id, ()), *self._connecting):
+        for user in (*connections_of(id, self), *self._connecting):
             if user._saved_as == key:
                 user.id = None
 
@@ -378,18 +379,20 @@ class Session:
         return f"Session(online={len(self._online)}, verified={len(self._verified)})"
 
     def _verify(self, user: User, id: UserId) -> None:
-        self._connections_of.setdefault(id, {})[user] = None
+        if (before := self._verified.get(id)) is not None:
+            self._several.setdefault(id, {before: None})[user] = None
         self._verified[id] = user
         for observer in self._observers:
             observer.verified(user, id)
 
     def _demote(self, user: User, id: UserId) -> None:
-        connections = self._connections_of[id]
-        del connections[user]
-        if connections:
-            self._verified[id] = next(reversed(connections))
+        if (connections := self._several.get(id)) is None:
+            del self._verified[id]
         else:
-            del self._connections_of[id], self._verified[id]
+            del connections[user]
+            self._verified[id] = next(reversed(connections))
+            if len(connections) == 1:
+                del self._several[id]
         for observer in self._observers:
             observer.demoted(user, id)
 
@@ -495,4 +498,6 @@ def watch(session: Session, observer: SessionObserver) -> None:
 
 def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:
     """Return every connection of this user, the one verified last at the end."""
-    return tuple(session._connections_of.get(user_id, ()))
+    if user_id in session._several:
+        return tuple(session._several[user_id])
+    return (session._verified[user_id],) if user_id in session._verified else ()

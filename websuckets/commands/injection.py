@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_origin
 
-from dishka import AsyncContainer, FromComponent, Has, Provider, Scope
+from dishka import DEFAULT_COMPONENT, AsyncContainer, FromComponent, Has, Provider, Scope, provide
+from dishka.dependency_source import Factory
 from dishka.exceptions import NoFactoryError
+from dishka.provider import BaseProvider
 
 from websuckets.commands.defaults import Default
 from websuckets.commands.signature import Dependency, Plan
@@ -32,11 +34,11 @@ class Injection:
     key: Any
     places: tuple[int, ...]
     """Place of each dependency among what the factory of ``key`` asks for."""
-    providers: tuple[Provider, ...]
+    providers: tuple[BaseProvider, ...]
     provided: frozenset[Any]
     """Types that ``providers`` provide: ``key``, and one for each dependency with a default."""
     needs_scope: bool
-    """True if there is anything to inject or to guard."""
+    """True if there is anything to inject or to guard; otherwise there are no providers either."""
     absent: Mapping[Any, str]
     """Types of which there is no object where the dependencies are injected, and the reasons."""
 
@@ -45,7 +47,8 @@ def injection_of(
     plan: Plan, guards: tuple[Any, ...] = (), absent: Mapping[Any, str] | None = None
 ) -> Injection:
     """Return the injection of a function with this plan, behind these guards."""
-
+    if not guards and not plan.dependencies:
+        return Injection(plan, guards, None, (), (), frozenset(), needs_scope=False, absent={})
     hints = list(guards)
     places: list[int] = []
     """Index of each dependency in ``hints``."""
@@ -53,7 +56,7 @@ def injection_of(
     key = _new_type(
         getattr(plan.function, "__qualname__", "function"), "hook" if plan.is_hook else "command"
     )
-    providers = [Provider(scope=Scope.REQUEST)]
+    providers: list[BaseProvider] = []
     provided = {key}
     for dependency in plan.dependencies:
         if dependency.hint in guards:  # the guard is among the hints already
@@ -72,12 +75,28 @@ def injection_of(
         for n, hint in enumerate(hints)
     )
     resolve = dressed(_picking(places), plan.function, parameters)
-    providers[0].provide(resolve, provides=key)
-    needs_scope = bool(guards or plan.dependencies)
     return Injection(
-        *(plan, guards, key, tuple(places), tuple(providers)),
-        *(frozenset(provided), needs_scope, absent or {}),
+        plan,
+        guards,
+        key,
+        tuple(places),
+        (_provider(resolve, key), *providers),
+        frozenset(provided),
+        needs_scope=True,
+        absent=absent or {},
     )
+
+
+def _provider(resolve: Callable[..., Any], key: Any) -> BaseProvider:
+    """Return a provider of ``key`` alone.
+
+    A `Provider` would look at each of its attributes for something to provide, which takes as long
+    as all else of an injection.
+    """
+    provider = BaseProvider(DEFAULT_COMPONENT)
+    made = provide(staticmethod(resolve), provides=key, scope=Scope.REQUEST)
+    provider.factories.extend(one for one in made.dependency_sources if isinstance(one, Factory))
+    return provider
 
 
 def _picking(places: list[int]) -> Callable[..., tuple[Any, ...]]:

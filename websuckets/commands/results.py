@@ -25,14 +25,16 @@ MAX_MISFITS: Final = 5
 """Parts of one result that do not fit and that the error names, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class ResultType:
     """Type of the values that a handler returns or yields, with their JSON writer."""
 
     write: Callable[[Any], bytes]
     """Function that writes a value as JSON; raises if the value does not fit or has no JSON."""
-    takes_events: bool = True
+    takes_events: bool
     """True if a `ClientEvent` fits."""
+    takes_none: bool
+    """True if ``None`` fits."""
 
     @classmethod
     def of(cls, hint: Any, *, takes_events: bool) -> Self:
@@ -57,7 +59,11 @@ class ResultType:
                 raise _misfit(value, error) from None
             return write(fitting, by_alias=True, warnings=False)
 
-        return cls(write_fitting, takes_events)
+        try:
+            write_fitting(None)
+        except Exception:
+            return cls(write_fitting, takes_events, takes_none=False)
+        return cls(write_fitting, takes_events, takes_none=True)
 
 
 def _check_of_container(schema: Any) -> Callable[[Any], bool] | None:
@@ -101,24 +107,20 @@ def _write_anything(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="null")
 
 
-ANYTHING: Final = ResultType(_write_anything)
+ANYTHING: Final = ResultType(_write_anything, takes_events=True, takes_none=True)
 """Result type that every value fits; each object determines how it is written."""
 
 
 class ResultEncoder:
     """Encoder of what the handler of one command returns or yields; made once for each command."""
 
-    __slots__ = ("_none_fits", "_opening", "_takes_events", "_write")
+    __slots__ = ("_opening", "_takes_events", "_takes_none", "_write")
 
     def __init__(self, event: str, result_type: ResultType) -> None:
         self._opening = opening(event)
         self._write = result_type.write
         self._takes_events = result_type.takes_events
-        try:
-            self._write(None)
-            self._none_fits = True
-        except Exception:
-            self._none_fits = False
+        self._takes_none = result_type.takes_none
 
     def reply(self, result: Any, id: CommandId) -> str | None:
         """Return the frame that answers a command; ``None`` for a command that needs no answer.
@@ -126,7 +128,7 @@ class ResultEncoder:
         Raises `TypeError` for a result that does not fit the annotation, and what pydantic raises
         for a result that has no JSON form.
         """
-        if result is None and id is None and self._none_fits:
+        if result is None and id is None and self._takes_none:
             return None
         if isinstance(result, ClientEvent):
             return self._event(result, id, more=False)
@@ -156,7 +158,7 @@ def _refuse(value: Any) -> NoReturn:
     raise TypeError(f"{_named(value)} does not fit its return annotation: it is no ClientEvent")
 
 
-EVENTS: Final = ResultType(_refuse)
+EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)
 """Result type that only a `ClientEvent` fits."""
 
 

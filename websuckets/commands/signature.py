@@ -38,6 +38,7 @@ from websuckets.introspection.hints import (
     name_of,
     open_variables,
     plain,
+    shared_by_hint,
 )
 from websuckets.protocol.messages import ClientEvent
 
@@ -449,6 +450,7 @@ def _result(
         ) from None
 
 
+@shared_by_hint
 def _result_type(hint: Any) -> ResultType:
     """Return the result type of a hint; raise pydantic's own errors for an unserialisable one."""
     members = [bare_type(member) for member in alternatives(bare_type(plain(hint)))]
@@ -473,6 +475,15 @@ def _is_socket(hint: Any) -> bool:
 
 def _marks_payload(hint: Any) -> bool:
     return any(isinstance(item, _PayloadMarker) for item in metadata_of(hint))
+
+
+def _unmarked(hint: Any) -> Any:
+    """Return the hint without the mark of a payload, which pydantic does not need."""
+    if get_origin(hint) is not Annotated:
+        return hint
+    inner, *metadata = get_args(hint)
+    rest = [item for item in metadata if not isinstance(item, _PayloadMarker)]
+    return Annotated[(inner, *rest)] if rest else inner
 
 
 def _payload_types(hint: Any) -> tuple[Any, ...]:
@@ -505,10 +516,13 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
     for item in metadata_of(hint):
         if default is None and (field := field_of(item)) is not None:
             default = Default.of_field(field)
-    validate = PayloadValidator(hint)
+    validate = _payload_validator(_unmarked(hint))
     if default is None and (NoneType in types or _takes_null(types, validate)):
         default = Default.of(None)  # in the protocol, null and absent are the same
     return PayloadParameter(parameter.name, types, marked, default, validate)
+
+
+_payload_validator = shared_by_hint(PayloadValidator)
 
 
 def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:

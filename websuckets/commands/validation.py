@@ -1,12 +1,12 @@
 """Payloads of commands, validated by pydantic, and the problems that clients are told of."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, ErrorDetails, SchemaValidator
-from typing_extensions import TypedDict
+from pydantic_core.core_schema import typed_dict_field, typed_dict_schema
 
 from websuckets.exc import ClientError
 from websuckets.protocol.messages import CACHED_STRINGS, problem
@@ -46,16 +46,14 @@ class PayloadValidator:
 
         Among the errors is a `NameError` for a model that names what is not defined yet.
         """
-        fields: Any = {"payload": payload_type}
-        frame: Any = TypedDict("frame", fields)  # type: ignore[misc]  # made here, not written
-        schema = complete_adapter(frame).core_schema
+        schema: Any = complete_adapter(payload_type).core_schema
         fast = fail_fast_schema(schema)
         self._fails_fast: bool = fast is not schema
         self._validate = _validator(fast, is_changed=self._fails_fast)
         self._validate_all = cache(partial(_validator, schema))  # made when it is needed
         self._validate_parsed: Callable[[Any], Any] | None = None
-        if reads_parsed(parsed := _payload_schema(fast)):
-            self._validate_parsed = _made(parsed, is_changed=self._fails_fast).validate_python
+        if reads_parsed(fast):
+            self._validate_parsed = _made(fast, is_changed=self._fails_fast).validate_python
 
     def __call__(self, frame: str | bytes, parsed: Any = None) -> Any:
         """Return the payload of a frame, of which ``parsed`` is the parsed JSON if that was kept.
@@ -103,9 +101,17 @@ MORE_PROBLEMS: Final = (
 
 
 def _validator(schema: Any, *, is_changed: bool = False) -> Any:
-    """Return the function that validates frames."""
+    """Return the function that validates frames whose payload has this core schema."""
     # The frame is read as JSON, so that strict models take UUIDs and dates from strings.
-    return _made(schema, is_changed=is_changed).validate_json
+    return _made(_frame_schema(schema), is_changed=is_changed).validate_json
+
+
+def _frame_schema(schema: Any) -> Any:
+    """Return the core schema of frames whose payload has this core schema."""
+    if schema["type"] == "definitions":  # pydantic has these outermost
+        return {**schema, "schema": _frame_schema(schema["schema"])}
+    is_required = schema["type"] != "default"  # pydantic refuses a required field with a default
+    return typed_dict_schema({"payload": typed_dict_field(schema, required=is_required)})
 
 
 def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
@@ -123,37 +129,81 @@ def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
     return validator
 
 
-def _payload_schema(frame_schema: Any) -> Any:
-    """Return the core schema of the payload in the core schema of a frame."""
-    if frame_schema["type"] == "definitions":
-        return {**frame_schema, "schema": _payload_schema(frame_schema["schema"])}
-    return frame_schema["fields"]["payload"]["schema"]
+CONVERTED: Final = {
+    "dataclass",
+    "date",
+    "datetime",
+    "definition-ref",
+    "enum",
+    "frozenset",
+    "set",
+    "time",
+    "tuple",
+    "typed-dict",
+    "uuid",
+}
+"""Types of core schemas that a union prefers for JSON text, and not for parsed JSON, where their
+values are other objects of Python; a reference may refer to one of these types."""
 
 
-def reads_parsed(schema: Any) -> bool:
+def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
     """Tell whether a core schema gives the same for parsed JSON as for the JSON text.
 
-    True for models and lists of numbers, strings, booleans and ``null``. False for strict schemas,
-    for types that have no JSON of their own (a date, a set, bytes), and for validators of the
-    program, which may ask for the mode. False also where anything fits: the handler would get the
-    parsed objects themselves, and could change what a middleware that tries again passes on.
+    True for models, dataclasses, typed dicts, lists, tuples and sets of what JSON has, and for
+    dates, times, UUIDs, enums and literals. False for strict schemas, for types that JSON has a
+    form of its own for (bytes, decimals, time deltas), and for validators of the program, which may
+    ask for the mode. False for dicts: of a key that comes twice, the text has both values, and both
+    are validated. False also where anything fits: the handler would get the parsed objects
+    themselves, and could change what a middleware that tries again passes on.
     """
-    match schema:
-        case {"strict": True} | {"config": {"strict": True}} | {"custom_init": True}:
-            return False
-        case {"config": {"extra_fields_behavior": "allow"}} | {"extra_behavior": "allow"}:
-            return False
-        case {"type": "str" | "int" | "float" | "bool" | "none" | "definition-ref"}:
-            return True
-        case {"type": "definitions", "definitions": definitions, "schema": within}:
-            return all(map(reads_parsed, [*definitions, within]))
-        case {"type": "list" | "nullable" | "default" | "model-field" | "model"}:
-            within = schema.get("schema", schema.get("items_schema"))
-            return within is None or reads_parsed(within)
-        case {"type": "model-fields", "fields": fields}:
-            extras = [schema.get("extras_schema"), schema.get("extras_keys_schema")]
-            return extras == [None, None] and all(map(reads_parsed, fields.values()))
-    return False
+    if not isinstance(schema, dict):  # a choice of a union that has a label
+        return False
+    kind, config = schema["type"], schema.get("config", {})
+    if schema.get("strict") or config.get("strict") or schema.get("custom_init"):
+        return False
+    if "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior")):
+        return False
+    if kind == "literal":
+        return {str, int, bool}.issuperset(map(type, schema["expected"]))
+    if kind in CONVERTED and in_union:
+        return False
+    if kind in ALONE:
+        return True
+    parts = _parts_of(schema)
+    in_union = in_union or kind == "union"
+    return parts is not None and all(reads_parsed(part, in_union=in_union) for part in parts)
+
+
+ALONE: Final = {
+    *("bool", "date", "datetime", "definition-ref", "enum", "float", "int", "none", "str", "time"),
+    "uuid",
+}
+"""Types of core schemas with no schemas within."""
+
+
+def _parts_of(schema: Any) -> Iterable[Any] | None:
+    """Return the schemas on which it depends what `reads_parsed` tells; ``None`` if it is false."""
+    parts: Iterable[Any] | None = None
+    match schema["type"]:
+        case "model" | "model-field" | "dataclass" | "dataclass-field" | "typed-dict-field":
+            parts = [schema["schema"]]
+        case "nullable" | "default":
+            parts = [schema["schema"]]
+        case "list" | "set" | "frozenset" if "items_schema" in schema:
+            parts = [schema["items_schema"]]
+        case "tuple":
+            parts = schema["items_schema"]
+        case "model-fields" | "typed-dict":
+            parts = schema["fields"].values()
+        case "dataclass-args":
+            parts = schema["fields"]
+        case "union":
+            parts = schema["choices"]
+        case "tagged-union" if isinstance(schema["discriminator"], str):
+            parts = schema["choices"].values()
+        case "definitions":
+            parts = [*schema["definitions"], schema["schema"]]
+    return parts
 
 
 COLLECTIONS: Final = {"dict", "frozenset", "list", "set", "tuple"}

@@ -1,9 +1,11 @@
 """Type hints without aliases, metadata and type variables."""
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
+from functools import wraps
 from types import UnionType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from weakref import WeakValueDictionary
 
 from dishka import FromComponent
 from typing_extensions import TypeAliasType
@@ -18,9 +20,12 @@ __all__ = [
     "name_of",
     "open_variables",
     "plain",
+    "shared_by_hint",
     "substituted",
     "variables_of",
 ]
+
+T = TypeVar("T")
 
 FromComponentMarker: Final = type(FromComponent())
 
@@ -151,3 +156,38 @@ def _parameters_of(hint: Any) -> tuple[Any, ...]:
 
 def _generic_model(hint: type) -> Mapping[str, Any]:
     return getattr(hint, "__pydantic_generic_metadata__", {})
+
+
+def shared_by_hint(make: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return the function that makes one object for all hints that mean the same, while it is used.
+
+    Thousands of commands have some dozens of types, and pydantic takes much longer to read a type
+    than we take for all else of a command. The objects must not depend on anything but the hint.
+    """
+    made: WeakValueDictionary[Hashable, T] = WeakValueDictionary()
+
+    @wraps(make)
+    def share(hint: Any) -> T:
+        key = _meaning_of(hint)
+        if key is None:
+            return make(hint)
+        found = made.get(key)
+        if found is None:
+            found = made[key] = make(hint)
+        return found
+
+    return share
+
+
+def _meaning_of(hint: Any) -> Hashable | None:
+    """Return a key that is equal only for hints that mean the same; ``None`` if there is no key.
+
+    Hints themselves are equal though the order of a union's members differs, which matters to
+    pydantic; metadata and literals have an equality of their own.
+    """
+    if isinstance(hint, type):
+        return hint
+    origin, parts = get_origin(hint), [_meaning_of(part) for part in get_args(hint)]
+    if not parts or None in parts:  # a bare alias, as `Tuple`, is not the alias of nothing
+        return None
+    return (origin, *parts) if isinstance(origin, type) or origin is Union else None

@@ -87,7 +87,7 @@ def build_container(
     for injection in proved:
         errors.extend(_misuses(injection, container, context))
     for hint in new:
-        if not needed_by(container, (i.key for i in proved), bare_type(hint)):
+        if not needed_by(container, (i.key for i in proved if i.needs_scope), bare_type(hint)):
             errors.append(
                 ConfigurationError(
                     f"override(values=...): nothing provides or asks for {name_of(hint)}, so its "
@@ -201,6 +201,14 @@ def _remedy(plan: Plan, dependency: Dependency) -> str:
 def _misuses(
     injection: Injection, container: AsyncContainer, context: ContextTypes
 ) -> Iterable[ConfigurationError]:
+    if injection.needs_scope:
+        yield from _unprovable(injection, container, context)
+    yield from _payloads_provided(injection.plan, container)
+
+
+def _unprovable(
+    injection: Injection, container: AsyncContainer, context: ContextTypes
+) -> Iterable[ConfigurationError]:
     plan = injection.plan
     for path, why in unprovable(container, injection.key, injection.absent, context):
         names = [name_of(type_) for type_ in path if type_ not in injection.provided]
@@ -213,6 +221,9 @@ def _misuses(
                 f"{plan.where}: its guard `{name_of(guard)}` has {scope}: it would be checked "
                 "once and remembered past a revocation; provide it with Scope.REQUEST"
             )
+
+
+def _payloads_provided(plan: Plan, container: AsyncContainer) -> Iterable[ConfigurationError]:
     payload = plan.payload
     if payload is None or payload.marked:
         return
