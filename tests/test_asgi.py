@@ -234,7 +234,7 @@ async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -
     process = await anyio.open_process(
         [sys.executable, "-m", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -798,7 +798,7 @@ async def test_a_client_that_does_not_take_its_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Expect the connection to be aborted when the client does not take its close frame."""
-    monkeypatch.setattr("websuckets.transports.asgi.ABORT_TIMEOUT", 0.01)
+    monkeypatch.setattr("websuckets.transports.asgi_connection.ABORT_TIMEOUT", 0.01)
     gate = Gate()
 
     @group.command("wait")
@@ -887,7 +887,7 @@ async def test_closing_a_client_that_does_not_read(
     new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str
 ) -> None:
     """Expect waiting senders to be released, and the close itself to be bounded."""
-    monkeypatch.setattr("websuckets.transports.asgi.CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr("websuckets.transports.asgi_connection.CLOSE_TIMEOUT", 0.01)
     waiting = anyio.Event()
 
     @group.command("stream")

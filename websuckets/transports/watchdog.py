@@ -78,8 +78,8 @@ class PeerWatchdog:
         "_silent",
         "_timeouts",
         "_timer",
-        "_waiting",
         "_was_reading",
+        "waiting",
     )
 
     def __init__(
@@ -91,7 +91,8 @@ class PeerWatchdog:
         self._timeouts = timeouts
         self._on_fault = on_fault
         self._is_reading = is_reading
-        self._waiting = 0
+        self.waiting: int = 0
+        """Number of senders that wait for the peer to read."""
         self._frames = 0
         self._bytes = 0
         self._timer = timeouts.clock.timer(self._check)
@@ -113,19 +114,19 @@ class PeerWatchdog:
     @property
     def is_blocked(self) -> bool:
         """True while anything waits for the peer to read."""
-        return self._waiting > 0
+        return self.waiting > 0
 
     def blocked(self) -> None:
         """Start the timeout, unless something else already waits for the peer to read."""
-        self._waiting += 1
-        if self._waiting == 1:
+        self.waiting += 1
+        if self.waiting == 1:
             self._wait_for_reading()
 
     def unblocked(self) -> None:
         """End one wait, as the peer has read; restart the timeout for the other waits, if any."""
-        self._waiting -= 1
+        self.waiting -= 1
         self._read_by = math.inf
-        if self._waiting:
+        if self.waiting:
             self._wait_for_reading()
 
     def _wait_for_reading(self) -> None:

@@ -114,11 +114,6 @@ class _Connection(WatchedConnection):
         if len(self._replies) >= ENOUGH:
             self._write_replies()
 
-    async def reply_beside(self: Any, text: str) -> None:
-        if self.paused:
-            await self._wait_until_read()
-        await self.send(text)
-
     async def _wait_until_read(self: Any) -> None:
         """Wait until the peer has read enough of what was sent to it, or is lost."""
         while self.paused:
