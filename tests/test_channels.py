@@ -281,6 +281,19 @@ async def test_a_frame_larger_than_the_outbox_costs_no_other_frame() -> None:
     assert reader.got == [b"0", b"1", b"2"]
 
 
+async def test_as_many_of_the_oldest_frames_are_lost_as_make_room() -> None:
+    """Expect the newest of the waiting frames to be sent still."""
+    reader: Any = Reader()
+    async with anyio.create_task_group() as tasks:
+        limits = Limits(outbox=(5, 5), overflow=Overflow.DROP_OLDEST)
+        box = Outbox(reader, Outboxes(limits, tasks.start_soon))
+        for frame in (b"0", b"1", b"2", b"3", b"4567"):
+            box.put(frame)
+            await reader.gate.reached.wait()
+        reader.gate.opened.set()
+    assert reader.got == [b"0", b"3", b"4567"]
+
+
 async def test_an_outbox_whose_connection_failed_has_room_again() -> None:
     """Expect frames that were lost by an error of the connection not to count any more."""
     reader: Any = Reader(OSError("broken"))
