@@ -21,7 +21,7 @@ from websuckets.connections.admission import Admission, client_of
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.socket import path_of
 from websuckets.testing import TestClient
-from websuckets.transports.asgi import path_within
+from websuckets.transports.asgi_events import path_within
 
 pytestmark = pytest.mark.anyio
 

@@ -234,7 +234,7 @@ async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -
     process = await anyio.open_process(
         [sys.executable, "-m", *arguments],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
@@ -798,7 +798,7 @@ async def test_a_client_that_does_not_take_its_close(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Expect the connection to be aborted when the client does not take its close frame."""
-    monkeypatch.setattr("websuckets.transports.asgi.ABORT_TIMEOUT", 0.01)
+    monkeypatch.setattr("websuckets.transports.asgi_connection.ABORT_TIMEOUT", 0.01)
     gate = Gate()
 
     @group.command("wait")
@@ -887,7 +887,7 @@ async def test_closing_a_client_that_does_not_read(
     new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str
 ) -> None:
     """Expect waiting senders to be released, and the close itself to be bounded."""
-    monkeypatch.setattr("websuckets.transports.asgi.CLOSE_TIMEOUT", 0.01)
+    monkeypatch.setattr("websuckets.transports.asgi_connection.CLOSE_TIMEOUT", 0.01)
     waiting = anyio.Event()
 
     @group.command("stream")
@@ -1247,6 +1247,110 @@ async def test_a_second_message_that_is_too_long(new_server: NewServer, app: Web
         await server.greet()
         server.says("x" * 51)
         assert (await server.next())["code"] == 1009
+
+
+async def test_a_second_message_that_is_binary(new_server: NewServer, app: WebSuckets) -> None:
+    """Expect the message to be read like a text."""
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app_with(CommandGroup()).asgi)
+        await server.greet()
+        message = {"type": "websocket.receive", "bytes": b'{"ping": 1}'}
+        server.from_client.send_nowait(message)
+        assert (await server.next())["text"] == '{"pong":1}'
+        server.leaves()
+
+
+async def test_a_server_that_fails_behind_the_first_message(
+    new_server: NewServer, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expect the end of the connection, without an incident."""
+    tell_of_the_end(app, journal)
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(server, app.asgi)
+        await server.greet()
+        await anyio.wait_all_tasks_blocked()
+        server.from_client.send_nowait(RuntimeError("lost"))
+    assert journal == ["disconnect 1006"]
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+async def test_replies_that_the_server_does_not_take_at_once(
+    new_server: NewServer, group: CommandGroup, concurrency: int
+) -> None:
+    """Expect all replies in the end, also those that come while another waits for the client."""
+    full = Gate()
+
+    async def send(event: Any) -> None:
+        if "text" in event:
+            await full()
+            await anyio.lowlevel.checkpoint()
+        await server.send(event)
+
+    server = new_server()
+    app = app_with(group, limits=Limits(concurrency=concurrency))
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, server.receive, send)
+        assert (await server.next())["type"] == "websocket.accept"
+        for number in range(4):
+            server.says(f'{{"event": "say", "payload": "{number}", "id": {number}}}')
+        await full.reached.wait()
+        await anyio.wait_all_tasks_blocked()
+        full.opened.set()
+        replies = [json.loads((await server.next())["text"]) for _ in range(4)]
+        server.leaves()
+    assert sorted(reply["id"] for reply in replies) == [0, 1, 2, 3]
+
+
+async def test_a_server_that_loses_a_client_while_a_reply_waits(
+    new_server: NewServer, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expect the end of the connection, without an incident."""
+    tell_of_the_end(app, journal)
+
+    async def send(event: Any) -> None:
+        await server.send(event)
+        if "text" in event:
+            await anyio.lowlevel.checkpoint()
+            raise OSError("gone")
+
+    server = new_server()
+    server.says('{"event": "say", "payload": "x"}')
+    await app.asgi(server.scope, server.receive, send)
+    assert journal == ["disconnect 1006"]
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_server_whose_send_is_not_a_coroutine_function(
+    new_server: NewServer, app: WebSuckets, journal: list[str], is_gone: bool
+) -> None:
+    """Expect replies to be sent, and an error that is raised at once to end the connection.
+
+    Granian's ``send`` returns an awaitable of its own, and raises errors before that.
+    """
+    tell_of_the_end(app, journal)
+
+    class Sending:
+        def __init__(self, event: Any) -> None:
+            if is_gone and "text" in event:
+                raise RuntimeError("gone")
+            self.event = event
+
+        def __await__(self) -> Any:
+            yield from server.send(self.event).__await__()
+
+    server = new_server()
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app.asgi, server.scope, server.receive, Sending)
+        assert (await server.next())["type"] == "websocket.accept"
+        server.says('{"event": "say", "payload": "x"}')
+        if not is_gone:
+            assert (await server.next())["text"] == '{"event":"say","payload":"x"}'
+            server.leaves()
+    assert journal == [f"disconnect {1006 if is_gone else 1000}"]
 
 
 async def test_a_reply_behind_what_waits_to_be_sent(

@@ -268,8 +268,8 @@ async def test_what_a_slow_reader_gets(
     assert not shared.writing
 
 
-async def test_a_frame_larger_than_the_outbox_does_not_enter_it() -> None:
-    """Expect the frame not to be queued, even where the oldest would make room."""
+async def test_a_frame_larger_than_the_outbox_costs_no_other_frame() -> None:
+    """Expect the frame alone to be lost, even where the oldest would make room."""
     reader: Any = Reader()
     async with anyio.create_task_group() as tasks:
         limits = Limits(outbox=(5, 5), overflow=Overflow.DROP_OLDEST)
@@ -278,7 +278,41 @@ async def test_a_frame_larger_than_the_outbox_does_not_enter_it() -> None:
             box.put(frame)
             await reader.gate.reached.wait()
         reader.gate.opened.set()
-    assert reader.got == [b"0", b"2"]
+    assert reader.got == [b"0", b"1", b"2"]
+
+
+async def test_as_many_of_the_oldest_frames_are_lost_as_make_room() -> None:
+    """Expect the newest of the waiting frames to be sent still."""
+    reader: Any = Reader()
+    async with anyio.create_task_group() as tasks:
+        limits = Limits(outbox=(5, 5), overflow=Overflow.DROP_OLDEST)
+        box = Outbox(reader, Outboxes(limits, tasks.start_soon))
+        for frame in (b"0", b"1", b"2", b"3", b"4567"):
+            box.put(frame)
+            await reader.gate.reached.wait()
+        reader.gate.opened.set()
+    assert reader.got == [b"0", b"3", b"4567"]
+
+
+async def test_an_outbox_whose_connection_failed_has_room_again() -> None:
+    """Expect frames that were lost by an error of the connection not to count any more."""
+    reader: Any = Reader(OSError("broken"))
+    shared: Outboxes
+    with pytest.RaisesGroup(OSError):
+        async with anyio.create_task_group() as tasks:
+            limits = Limits(outbox=(1000, 5), overflow=Overflow.DROP_NEWEST)
+            shared = Outboxes(limits, lambda write: tasks.start_soon(write))
+            box = Outbox(reader, shared)
+            for _ in range(6):
+                box.put(b"0")
+            reader.gate.opened.set()
+    reader.error, reader.gate = None, Gate()
+    async with anyio.create_task_group() as tasks:
+        box.put(b"1")
+        await reader.gate.reached.wait()
+        box.put(b"2345")
+        reader.gate.opened.set()
+    assert reader.got == [b"1", b"2345"]
 
 
 async def test_what_waits_for_who_is_gone_is_thrown_away() -> None:

@@ -38,7 +38,7 @@ from websuckets.serving.lifecycle import RunningApp, UntilTheLoopEnds, started, 
 from websuckets.serving.process import Program, console_logging
 from websuckets.session import Session
 from websuckets.transports import running_transport
-from websuckets.transports.asgi import AsgiReceive, AsgiScope, AsgiSend
+from websuckets.transports.asgi_events import AsgiReceive, AsgiScope, AsgiSend
 from websuckets.transports.listener import one_port
 
 __all__ = ["Server", "WebSuckets"]

@@ -80,7 +80,8 @@ class Limits:
 
     overflow: Overflow = Overflow.CLOSE
     """Action when more frames wait for one connection than its ``outbox`` holds. Frames are thrown
-    away silently, which suits values of which only some matter, such as prices."""
+    away silently, which suits values of which only some matter, such as prices. A frame that alone
+    is larger than the ``outbox`` is thrown away in the place of others."""
 
     channel_name: int | None = _count(128, least=1)
     """Bytes of UTF-8 in the name of a channel; for a longer name, subscribing and publishing raise
@@ -194,9 +195,43 @@ class OutboxBound(NamedTuple):
         """Return the bound that limits set; infinite where they set none."""
         return cls(math.inf, math.inf) if limits.outbox is None else cls(*limits.outbox)
 
-    def is_exceeded(self, frames: int, size: int) -> bool:
-        """Tell whether so many frames, with so many bytes together, are too much."""
-        return frames > self.frames or size > self.bytes
+
+class OutboxCount:
+    """Frames that wait to be sent to one connection, and their bytes, held to `Limits.outbox`.
+
+    Whatever queues frames for a peer counts them here, and is told here what is too much.
+    """
+
+    __slots__ = ("_bound", "_bytes", "_frames")
+
+    def __init__(self, bound: OutboxBound) -> None:
+        self._bound = bound
+        self._frames = 0
+        self._bytes = 0
+
+    def add(self, size: int, *, sender_waits: bool = False) -> bool:
+        """Count one more frame, of ``size`` bytes. Return whether all that wait may do so.
+
+        The first frame of senders that wait may be of any size: a sender that waits for each of its
+        frames has no more than one waiting.
+        """
+        self._frames += 1
+        self._bytes += size
+        return self._is_within or (sender_waits and self._frames == 1)
+
+    def remove(self, size: int) -> bool:
+        """Count one frame less. Return whether all that still wait may do so."""
+        self._frames -= 1
+        self._bytes -= size
+        return self._is_within
+
+    def can_hold(self, size: int) -> bool:
+        """Tell whether a frame of ``size`` bytes may wait, if no other does."""
+        return size <= self._bound.bytes
+
+    @property
+    def _is_within(self) -> bool:
+        return self._frames <= self._bound.frames and self._bytes <= self._bound.bytes
 
 
 def seconds(limit: float | None) -> float:

@@ -125,7 +125,7 @@ class MessageLoop:
         close_reason = self._count(route, answer)
         reply = answer.frame if isinstance(answer, Outcome) else answer
         if reply is not None:
-            await self._peer.transport.reply_beside(reply)
+            await self._peer.transport.reply(reply)
         self._close_if(close_reason)
 
     async def _answer_other(self, received: NotACommand) -> Answer:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
-from websuckets.limits import Limits, OutboxBound, Overflow
+from websuckets.limits import Limits, OutboxBound, OutboxCount, Overflow
 from websuckets.protocol.close_codes import SLOW
 from websuckets.socket import Socket
 
@@ -32,6 +32,8 @@ class Outboxes:
     def __init__(self, limits: Limits, start: Start) -> None:
         self.start = start
         self.bound: OutboxBound = OutboxBound.of(limits)
+        self.empty: OutboxCount = OutboxCount(self.bound)
+        """Count that stays 0, of outboxes where nothing waits."""
         self.overflow: Overflow = limits.overflow
         self.writing: set[Outbox] = set()
         """Outboxes for whose connection anything waits."""
@@ -44,14 +46,14 @@ class Outbox:
     wait, and ends when none is left: a connection to which nobody sends has no task.
     """
 
-    __slots__ = ("_bytes", "_frames", "_has_overflowed", "_is_over", "_offer", "_shared", "_socket")
+    __slots__ = ("_count", "_frames", "_has_overflowed", "_is_over", "_offer", "_shared", "_socket")
 
     def __init__(self, socket: Socket, shared: Outboxes) -> None:
         self._socket = socket
         self._shared = shared
         self._offer: Callable[[bytes], bool] | None = getattr(socket, "offer", None)
         self._frames = NOTHING
-        self._bytes = 0
+        self._count = shared.empty
         self._has_overflowed = False
         self._is_over = False
 
@@ -68,33 +70,34 @@ class Outbox:
                 return
             self._shared.writing.add(self)
             self._shared.start(self._write)
-            self._frames = deque()
-        elif self._is_full(frame) and not self._make_room(frame):
+            self._frames, self._count = deque(), OutboxCount(self._shared.bound)
+            self._count.add(len(frame))  # of any size, as it is sent without waiting for others
+        elif not self._count.add(len(frame)) and not self._make_room(frame):
             return
         self._frames.append(frame)
-        self._bytes += len(frame)
 
     def stop(self) -> None:
         """Discard the frames that wait, and all later frames."""
         self._is_over = True
-        self._frames = NOTHING
-        self._bytes = 0
+        self._clear()
 
-    def _is_full(self, frame: bytes) -> bool:
-        frames, size = len(self._frames) + 1, self._bytes + len(frame)
-        return self._shared.bound.is_exceeded(frames, size)
+    def _clear(self) -> None:
+        self._frames, self._count = NOTHING, self._shared.empty
 
     def _make_room(self, frame: bytes) -> bool:
-        """Apply `Limits.overflow`; return whether there is room for the frame now."""
+        """Apply `Limits.overflow` to a frame that is too much; return whether it is to wait."""
         self._log_overflow()
         match self._shared.overflow:
             case Overflow.CLOSE:
                 self.stop()
                 self._shared.start(self._close)
-            case Overflow.DROP_OLDEST:
-                while self._frames and self._is_full(frame):
-                    self._bytes -= len(self._frames.popleft())
-        return not self._is_over and not self._is_full(frame)
+                return False
+            case Overflow.DROP_OLDEST if self._count.can_hold(len(frame)):
+                while not self._count.remove(len(self._frames.popleft())):
+                    pass
+                return True
+        self._count.remove(len(frame))
+        return False
 
     def _log_overflow(self) -> None:
         if not self._has_overflowed:
@@ -106,13 +109,13 @@ class Outbox:
         try:
             while self._frames:
                 frame = self._frames.popleft()
-                self._bytes -= len(frame)
+                self._count.remove(len(frame))
                 await self._socket.send(frame, text=TEXT)
         except ConnectionClosed:
             self.stop()
         finally:
             self._shared.writing.discard(self)
-            self._frames = NOTHING
+            self._clear()
 
     async def _close(self) -> None:
         await self._socket.close(*SLOW)

@@ -48,15 +48,14 @@ class TransportConnection(Protocol):
         ...
 
     async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; receive the next after it.
+        """Send a reply, or an item of a stream. Raise one of `closed_errors`, see `receive`.
 
-        The reply waits for a client that is slow to read, whatever its length, and however many
-        replies wait: only programs can send more than may wait.
+        The task that serves sends the replies to the messages that it answers, and other tasks
+        those of commands that run beside; several tasks may call this method at once. The reply
+        waits for a client that is slow to read, whatever its length, and however many replies
+        wait: only programs can send more than may wait. Other tasks need not run meanwhile:
+        whoever sends replies in a loop lets them run.
         """
-        ...
-
-    async def reply_beside(self, text: str) -> None:
-        """Send the reply, or an item, of a command that runs beside the reading of messages."""
         ...
 
     async def abort(self) -> None:
@@ -71,8 +70,9 @@ class TransportConnection(Protocol):
 class ConnectionHandler(Protocol):
     """A handler that a transport drives for each client with an acceptable opening handshake.
 
-    The transport calls `opening` before it answers the handshake; then either `serve`, once the
-    connection is open, or `not_opened`, if no connection is opened.
+    `opening` is called before the handshake is answered; then either `serve`, once the connection
+    is open, or `not_opened`, if no connection is opened. `transports/opening.py` sees to that for
+    each transport. From the opening on, the transport calls `disconnected`.
     """
 
     async def opening(self) -> HandshakeRefused | None:
@@ -98,11 +98,16 @@ class ConnectionHandler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """An HTTP response to a request that does not open a connection."""
+    """An HTTP response to a request that does not open a connection, as each transport sends it."""
 
     status: int
     text: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, refusal: HandshakeRefused) -> "HttpResponse":
+        """Return the response that refuses a connection."""
+        return cls(refusal.status, refusal.text, refusal.headers)
 
     @property
     def body(self) -> bytes:

@@ -7,13 +7,13 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from websuckets.exc import ConfigurationError
 from websuckets.protocol.transport import HttpResponse
 from websuckets.serving.lifecycle import RunningApp
-from websuckets.transports.asgi import (
+from websuckets.transports.asgi import serve_asgi
+from websuckets.transports.asgi_events import (
     AsgiReceive,
     AsgiScope,
     AsgiSend,
     path_within,
     send_response,
-    serve_asgi,
 )
 
 __all__ = ["AsgiApplication"]

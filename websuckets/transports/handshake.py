@@ -8,11 +8,11 @@ from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
 from websuckets.connections.admission import join_cookies
-from websuckets.exc import HandshakeRefused
 from websuckets.limits import Limits
 from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.clock import Clock
 from websuckets.socket import path_of, sent_headers
+from websuckets.transports.opening import Opening
 from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -68,6 +68,7 @@ class Handshake:
         server_header: str | None = SERVER,
     ) -> None:
         original: Any = super()
+        opening = Opening(self.acceptor)
 
         async def answer_http(_: Any, request: Request) -> Any:
             if self.protocol.close_expected():  # the data after the request broke the protocol
@@ -85,35 +86,26 @@ class Handshake:
                     response.body = b""  # the headers keep the length: RFC 9110, section 9.3.2
                 return response
             self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
-            self.handler = self.acceptor.accept(self)
-            refusal = await self.handler.opening()
-            if refusal is None:
-                for name, value in sent_headers(self):
-                    response.headers[name] = value
-                return response
-            await self._abort_opening()  # first, as the client may delay the end of its connection
-            return self._response(refusal)
+            refusal = await opening.ask(self)
+            if refusal is not None:
+                return self._response(HttpResponse.of(refusal))
+            for name, value in sent_headers(self):
+                response.headers[name] = value
+            return response
 
-        try:
-            await original.handshake(answer_http, process, server_header)
-        except _CannotAnswer:
-            await self.abort()
-        except BaseException:
-            await self._abort_opening()
-            raise
-        if self.state is not State.OPEN:
-            await self._abort_opening()
+        async with opening:
+            try:
+                await original.handshake(answer_http, process, server_header)
+            except _CannotAnswer:
+                await self.abort()
+            if self.state is State.OPEN:
+                self.handler = opening.opened()
 
     def _peer_address(self) -> Any:
         try:
             return self.remote_address
         except OSError:  # the client has left already
             return None
-
-    async def _abort_opening(self: Any) -> None:
-        handler, self.handler = self.handler, None
-        if handler is not None:
-            await handler.not_opened()
 
     async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
@@ -128,9 +120,9 @@ class Handshake:
         if self.state is State.CONNECTING:
             raise RuntimeError(NOT_OPEN)
 
-    def _response(self: Any, answer: HandshakeRefused | HttpResponse) -> Response:
+    def _response(self: Any, answer: HttpResponse) -> Response:
         response: Response = self.respond(answer.status, answer.text)
-        for name, value in answer.headers.items():
+        for name, value in answer.all_headers().items():
             if name in response.headers:
                 del response.headers[name]
             response.headers[name] = value

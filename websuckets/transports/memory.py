@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Generator
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 from websockets import CloseCode
 from websockets.frames import Close
 from websockets.http11 import Request
@@ -12,7 +13,10 @@ from websuckets.connections.admission import join_cookies
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.transport import Acceptor
 from websuckets.socket import Socket, path_of, sent_headers
-from websuckets.transports.plain import Frames, PlainSocket, closed_error
+from websuckets.transports.close_state import closed_error
+from websuckets.transports.frame_queue import FrameQueue
+from websuckets.transports.opening import Opening
+from websuckets.transports.plain import PlainConnection
 from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["MemoryClient"]
@@ -36,9 +40,9 @@ class MemoryClient:
         self.has_closed: anyio.Event = anyio.Event()
         self.gone: anyio.Event = anyio.Event()
         """Event that is set when the server has finished with the connection."""
-        self._frames = Frames(CAPACITY)
+        self._frames = FrameQueue(CAPACITY)
         self._acceptor = acceptor
-        self._server = _MemorySocket(request, self, acceptor, max_size, timeouts)
+        self._server = _MemoryConnection(request, self, acceptor, max_size, timeouts)
         self._answered = anyio.Event()
         self._refusal: HandshakeRefused | None = None
         self._error: BaseException | None = None
@@ -46,7 +50,7 @@ class MemoryClient:
     @property
     def socket(self) -> Socket:
         """The server's end."""
-        return self._server
+        return self._server.socket
 
     async def wait_open(self) -> None:
         """Wait for the end of the opening handshake. Raise `HandshakeRefused` if it was refused."""
@@ -95,19 +99,13 @@ class MemoryClient:
     async def serve(self) -> None:
         """Run the connection handler of the acceptor until it returns. Raise nothing."""
         try:
-            self._server.on_failure = self.fail
-            handler = self._acceptor.accept(self._server)
-            try:
-                self._refusal = await handler.opening()
-            except BaseException:
-                await handler.not_opened()
-                raise
-            if self._refusal is not None:
-                await handler.not_opened()
-                return
-            sent_headers(self._server)
-            self._server.open()
-            self._server.ended = handler.disconnected
+            async with Opening(self._acceptor) as opening:
+                self._refusal = await opening.ask(self._server)
+                if self._refusal is not None:
+                    return
+                handler = opening.opened()
+            sent_headers(self._server.socket)
+            self._server.open(handler.disconnected)
             self._answered.set()
             await handler.serve()
         except BaseException as error:
@@ -134,7 +132,7 @@ class MemoryClient:
         return self._error or closed_error(received=close, sent=None)
 
 
-class _MemorySocket(PlainSocket):
+class _MemoryConnection(PlainConnection):
     transport = "memory"
 
     def __init__(
@@ -146,27 +144,43 @@ class _MemorySocket(PlainSocket):
         timeouts: PeerTimeouts,
     ) -> None:
         join_cookies(request.headers)
-        frames, path = Frames(CAPACITY), path_of(request)
         address = acceptor.address_of(REMOTE_ADDRESS, request.headers)
-        super().__init__(request, address, frames, max_size, timeouts, path)
         offered = ",".join(request.headers.get_all("Sec-WebSocket-Protocol")).split(",")
-        self.subprotocol = acceptor.subprotocol(name.strip() for name in offered)
+        subprotocol = acceptor.subprotocol(name.strip() for name in offered)
+        frames, path = FrameQueue(CAPACITY), path_of(request)
+        super().__init__(request, address, subprotocol, path, frames, max_size, timeouts)
         self._client = client
 
-    async def abort(self) -> None:
-        self._abort_and_log()
+    async def receive(self) -> str | bytes:
+        await self._take_turn()
+        return await self._receive_queued()
 
-    def abort_at_once(self) -> None:
+    async def reply(self, text: str) -> None:
+        await self.sender.reply(text)
+        # On asyncio, anyio cancels a task that waits. Were a stream to send as fast as its client
+        # takes the items, the client would not be seen to wait, and would miss its timeouts.
+        await anyio.lowlevel.checkpoint()
+
+    async def abort(self) -> None:
+        self.abort_at_once()
+
+    def lose(self) -> None:
         self._client.close(None)
 
-    async def _send(self, frame: str | bytes) -> None:
+    def failed(self, error: BaseException) -> None:
+        self._client.fail(error)
+
+    async def write(self, frame: str | bytes) -> None:
         await self._client.deliver(frame)
 
-    def _pong(self) -> Awaitable[float]:
+    def pong(self) -> Awaitable[float]:
         return _Pong()
 
-    async def _close(self, close: Close) -> None:
+    async def send_close(self, close: Close) -> None:
         self._client.close_with(close)
+
+    def interrupt(self) -> None:
+        """Do nothing: `MemoryClient.close_with` ends the queue for which senders wait."""
 
 
 class _Pong:

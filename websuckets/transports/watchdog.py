@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websuckets.limits import Limits, OutboxBound, seconds
+from websuckets.limits import Limits, OutboxBound, OutboxCount, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
 __all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
@@ -67,19 +67,18 @@ class PeerWatchdog:
     """
 
     __slots__ = (
-        "_bytes",
         "_checked_at",
-        "_frames",
         "_has_pong",
         "_is_reading",
         "_on_fault",
         "_ping_at",
+        "_queued",
         "_read_by",
         "_silent",
         "_timeouts",
         "_timer",
-        "_waiting",
         "_was_reading",
+        "waiting",
     )
 
     def __init__(
@@ -91,9 +90,9 @@ class PeerWatchdog:
         self._timeouts = timeouts
         self._on_fault = on_fault
         self._is_reading = is_reading
-        self._waiting = 0
-        self._frames = 0
-        self._bytes = 0
+        self.waiting: int = 0
+        """Number of senders that wait for the peer to read."""
+        self._queued: OutboxCount | None = None  # once a message has waited
         self._timer = timeouts.clock.timer(self._check)
         self._read_by = math.inf
         self._ping_at = math.inf
@@ -113,19 +112,19 @@ class PeerWatchdog:
     @property
     def is_blocked(self) -> bool:
         """True while anything waits for the peer to read."""
-        return self._waiting > 0
+        return self.waiting > 0
 
     def blocked(self) -> None:
         """Start the timeout, unless something else already waits for the peer to read."""
-        self._waiting += 1
-        if self._waiting == 1:
+        self.waiting += 1
+        if self.waiting == 1:
             self._wait_for_reading()
 
     def unblocked(self) -> None:
         """End one wait, as the peer has read; restart the timeout for the other waits, if any."""
-        self._waiting -= 1
+        self.waiting -= 1
         self._read_by = math.inf
-        if self._waiting:
+        if self.waiting:
             self._wait_for_reading()
 
     def _wait_for_reading(self) -> None:
@@ -136,20 +135,15 @@ class PeerWatchdog:
 
     @contextmanager
     def queued(self, message: Any) -> Iterator[bool]:
-        """Count a message that waits to be sent. Yield whether more waits than the outbox allows.
-
-        The first message that waits may be of any size: a sender that waits for each message has
-        no more than one message waiting.
-        """
-        size = _size(message)
-        self._frames += 1
-        self._bytes += size
+        """Count a message that waits to be sent. Yield whether the outbox allows no more."""
+        if self._queued is None:
+            self._queued = OutboxCount(self._timeouts.outbox)
+        queued, size = self._queued, _size(message)
+        may_wait = queued.add(size, sender_waits=True)
         try:
-            bound = self._timeouts.outbox
-            yield self._frames > 1 and bound.is_exceeded(self._frames, self._bytes)
+            yield not may_wait
         finally:
-            self._frames -= 1
-            self._bytes -= size
+            queued.remove(size)
 
     def pinged(self, has_pong: Callable[[], bool]) -> None:
         """Check later for the pong to a ping; ``has_pong`` returns whether the pong has come."""

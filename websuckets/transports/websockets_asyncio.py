@@ -13,7 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.streams import StreamReader
 
-from websuckets.limits import Limits
+from websuckets.limits import Limits, OutboxCount
 from websuckets.protocol.close_codes import NO_PONG
 from websuckets.protocol.transport import Acceptor
 from websuckets.runtime.clock import Clock
@@ -50,7 +50,7 @@ class _Connection(WatchedConnection):
     def _prepare(self: Any) -> None:
         super()._prepare()
         self._task = None  # task that sends a ping or a close frame
-        self._unsent = 0  # number of frames since the peer stopped reading
+        self._unsent = None  # count of the frames since the peer stopped reading, if any
         self._most = inf  # greatest size of a message, in bytes
         self._replies = None  # frames that are written together, in the next turn of the loop
         self._awaited = None  # future of the next text, while `_next_text` waits
@@ -113,11 +113,6 @@ class _Connection(WatchedConnection):
         self._replies += text_frame(text.encode())
         if len(self._replies) >= ENOUGH:
             self._write_replies()
-
-    async def reply_beside(self: Any, text: str) -> None:
-        if self.paused:
-            await self._wait_until_read()
-        await self.send(text)
 
     async def _wait_until_read(self: Any) -> None:
         """Wait until the peer has read enough of what was sent to it, or is lost."""
@@ -259,9 +254,9 @@ class _Connection(WatchedConnection):
         if not self.protocol.writes:  # the case after most reads
             return
         if self.paused:
-            self._unsent += 1
-            size = self.transport.get_write_buffer_size()
-            if self.timeouts.outbox.is_exceeded(self._unsent, size):
+            if self._unsent is None:
+                self._unsent = OutboxCount(self.timeouts.outbox)
+            if not self._unsent.add(sum(map(len, self.protocol.writes))):
                 self.protocol.data_to_send()
                 self._abort_slow_peer()
                 return
@@ -313,7 +308,7 @@ class _Connection(WatchedConnection):
 
     def resume_writing(self: Any) -> None:
         super().resume_writing()  # type: ignore[misc]  # of ServerConnection
-        self._unsent = 0
+        self._unsent = None
         self.watchdog.unblocked()
         self._read_or_not()
 

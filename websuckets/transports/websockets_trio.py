@@ -149,9 +149,6 @@ class _Connection(WatchedConnection):
         await _acquire(self._turn)
         await self._send_in_turn(text, None)
 
-    async def reply_beside(self: Any, text: str) -> None:
-        await self.reply(text)
-
     async def _send_in_turn(self: Any, message: Any, text: bool | None) -> None:
         """Send a message while holding the lock of the senders, and release the lock."""
         try:

@@ -1,0 +1,211 @@
+"""The connection of an ASGI server on asyncio, which costs a message as little as can be.
+
+The problem: a message needs two calls of the server, ``receive`` and ``send``. By the specification
+an application can do no more than that to learn of the client, so the safe way is that of
+`QueuedConnection`: a task that takes events at all times, a queue to the task that serves, and a
+cancel scope around each send. That is two switches of tasks and 20 microseconds for each message,
+as much as all else that is done for it.
+
+What was tried and rejected: without a reading task, a client that leaves during a command is
+noticed after the command, and `cancel_on_disconnect` does nothing. Cancel scopes only around waits
+that last need a timer for each wait. A coroutine for each duty (to take turns, to watch, to hold
+errors back, to be interrupted) is easy to read, and each costs 1 to 2 % of a command.
+
+The solution:
+
+- The task that serves calls the server itself, in `receive` and `reply`. The reading task sleeps,
+  until a command has taken `TIME_TO_READ_ON`, or another task than that which serves has sent
+  something. Then it reads on, and what it takes goes to the queue; it sleeps again when the task
+  that serves waits at the empty queue.
+- A wait for the server is ended by cancelling the task that waits, when another task closes the
+  connection. `_waiting` has the tasks that wait, each with its ``cancelling()`` from before: only
+  a task that nobody else cancels meanwhile is cancelled, and the cancellation is taken back. No
+  cancel scope is involved, and later hooks do not count as cancelled.
+- `reply` takes the first step of the server's ``send`` by hand. Nearly always that is the only
+  step, as servers write without waiting while the client reads. Then nothing has waited: no
+  watchdog was needed, and nobody could close the connection meanwhile. Only a ``send`` that waits
+  is watched.
+
+The fallback: where anything else waits for the client to read, replies go the way of all messages,
+by `Sender`; while the reading task reads, messages come from the queue. On trio there is
+`QueuedConnection`.
+
+Servers for asyncio write each frame as a whole, so sending may be cancelled.
+"""
+
+import asyncio
+import math
+from collections.abc import Awaitable, Coroutine, Generator
+from contextlib import suppress
+from types import coroutine
+from typing import Any, Final
+
+import anyio.lowlevel
+
+from websuckets.transports.asgi_connection import AsgiConnection, event_of
+from websuckets.transports.asgi_events import AsgiEvent
+from websuckets.transports.plain import TURN, is_longer
+
+__all__ = ["DirectConnection"]
+
+TIME_TO_READ_ON: Final = 0.05
+"""Seconds after which the reading task reads on, if a command then runs."""
+
+
+class DirectConnection(AsgiConnection):
+    """A connection on asyncio, whose messages the task that serves takes from the server."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._loop = asyncio.get_running_loop()
+        self._task: Any = asyncio.current_task()  # the task that serves
+        self._read_on: asyncio.Event | None = None
+        """Event that wakes the reading task; ``None`` unless that task sleeps."""
+        self._is_watched = False  # true while a timer runs that wakes the reading task
+        self._watchdog = self.sender.watchdog
+        self._waiting: dict[Any, int] = {}
+        """Tasks that wait for the server, each with its ``cancelling()`` from before."""
+        self._interrupted: set[Any] = set()
+        """Tasks among these that were cancelled because the connection was closed."""
+        # A character takes 4 bytes at most, so most texts need not be measured.
+        self._surely_short = math.inf if self._max_size is None else self._max_size // 4
+
+    async def read(self) -> None:
+        with self._reading:
+            while not self.state.is_closed:
+                await self._read_one()
+                if self._frames.are_awaited:
+                    self._read_on = asyncio.Event()
+                    await self._read_on.wait()
+
+    def _go_on_reading(self) -> None:
+        """Wake the reading task, unless a task receives already."""
+        if self._read_on is not None and not self._is_receiving:
+            self._read_on.set()
+            self._read_on = None
+
+    def _time_is_up(self) -> None:
+        self._is_watched = False
+        self._go_on_reading()
+
+    async def receive(self) -> str | bytes:
+        self._taken += 1
+        if self._taken % TURN == 0:
+            await anyio.lowlevel.checkpoint()
+        frame: str | bytes
+        if self._read_on is None or self._frames.frames:
+            frame = await self._receive_queued()
+        else:
+            task, waiting = self._task, self._waiting
+            waiting[task] = task.cancelling()
+            self._is_receiving = True
+            try:
+                event = await self._asgi_receive()
+            except asyncio.CancelledError:
+                if self._was_interrupted(task):
+                    raise self.state.error() from None
+                raise
+            except Exception as error:
+                self._log_loss(error)
+                event = {"type": "websocket.disconnect"}
+            finally:
+                self._is_receiving = False
+                if self.state.is_closed:
+                    self._has_received.set()
+                    self._take_back_interruption(task)
+                del waiting[task]
+            text = event.get("text")
+            if text is None or len(text) > self._surely_short or self.state.is_closed:
+                frame = await self._checked(event)
+            else:
+                frame = text
+        if not self._is_watched:
+            self._is_watched = True
+            self._loop.call_later(TIME_TO_READ_ON, self._time_is_up)
+        return frame
+
+    async def _checked(self, event: AsgiEvent) -> str | bytes:
+        """Return the frame of an event; raise `ConnectionClosed` if there is none to be handled."""
+        frame = self._frame_of(event)
+        if frame is not None and is_longer(frame, self._max_size):
+            await self._close_for_size()
+        if frame is None or self.state.is_closed:
+            raise self.state.error()
+        return frame
+
+    async def reply(self, text: str) -> None:
+        if self.state.is_closed:
+            raise self.state.error()
+        if self._watchdog.waiting:
+            await self.sender.reply(text)
+            return
+        if asyncio.current_task(self._loop) is not self._task:
+            self._go_on_reading()
+        sending: Any = self._asgi_send({"type": "websocket.send", "text": text})
+        try:
+            waits_for = sending.send(None)
+        except StopIteration:
+            return
+        except Exception as error:
+            self._log_loss(error)
+            self.lose()
+            raise self.state.error() from None
+        await self._finish(sending, waits_for)
+
+    async def _finish(self, sending: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        """Wait until the server has taken a frame that it has not taken at once."""
+        self._watchdog.blocked()
+        try:
+            await self._interruptible(self._lose_on_error(_resumed(sending, waits_for)))
+        finally:
+            self._watchdog.unblocked()
+        self.state.check_open()
+
+    async def write(self, frame: str | bytes) -> None:
+        self._go_on_reading()
+        await self._interruptible(self._send_event(event_of(frame)))
+
+    async def _interruptible(self, sending: Awaitable[None]) -> None:
+        """Wait for the server; raise `ConnectionClosed` when another task closes the connection."""
+        task: Any = asyncio.current_task()
+        self._waiting[task] = task.cancelling()
+        try:
+            await sending
+        except asyncio.CancelledError:
+            if self._was_interrupted(task):
+                raise self.state.error() from None
+            raise
+        finally:
+            self._take_back_interruption(task)
+            del self._waiting[task]
+
+    def interrupt(self) -> None:
+        self._read_on = None  # from now on, `receive` looks into the queue alone, which has ended
+        current = asyncio.current_task()
+        for task, before in self._waiting.items():
+            # A task that is cancelled already, perhaps by anyio, has to see that alone.
+            if task is not current and task.cancelling() == before:
+                self._interrupted.add(task)
+                task.cancel()
+
+    def _was_interrupted(self, task: Any) -> bool:
+        """Tell whether `interrupt`, and nothing else, has cancelled a task that waits."""
+        return task in self._interrupted and task.cancelling() == self._waiting[task] + 1
+
+    def _take_back_interruption(self, task: Any) -> None:
+        if task in self._interrupted:
+            self._interrupted.discard(task)
+            task.uncancel()
+
+
+@coroutine
+def _resumed(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine whose first step was taken by hand, and that waits for something."""
+    with suppress(StopIteration):
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                waits_for = sending.throw(error)
+            else:
+                waits_for = sending.send(value)
