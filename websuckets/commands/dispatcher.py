@@ -362,7 +362,7 @@ class _Stream:
         # A frame is sent whole or not at all; and a timeout that the handler holds around its
         # `yield` must not cancel the sending: such a timeout takes effect inside of the handler.
         with anyio.CancelScope(shield=True):
-            await self.transport.reply_beside(frame)
+            await self.transport.reply(frame)
             # Let other tasks run, even if neither the handler nor the connection ever waits.
             await anyio.lowlevel.checkpoint()
         if self.request_scope.is_cancelled:

@@ -393,7 +393,7 @@ class Connection:
         """Send the outcome of a command that ran beside the reading of messages."""
         close_reason = self._close_reason_for(received, outcome)
         if outcome.frame is not None:
-            await self._peer.transport.reply_beside(outcome.frame)
+            await self._peer.transport.reply(outcome.frame)
         if close_reason is not None:
             self._setup.background.start_soon(self._close_when_idle, close_reason)
 

@@ -48,15 +48,11 @@ class TransportConnection(Protocol):
         ...
 
     async def reply(self, text: str) -> None:
-        """Send the reply to a message, as `Socket.send` does; receive the next after it.
+        """Send the reply to a message, or an item of a stream, from any task of the connection.
 
         The reply waits for a client that is slow to read, whatever its length, and however many
-        replies wait: only programs can send more than may wait.
+        replies wait: only programs can send more than may wait. Several tasks may call it at once.
         """
-        ...
-
-    async def reply_beside(self, text: str) -> None:
-        """Send the reply, or an item, of a command that runs beside the reading of messages."""
         ...
 
     async def abort(self) -> None:
