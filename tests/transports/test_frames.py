@@ -7,9 +7,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
-from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, close, frame, text
+from chunks import HANDSHAKE, MOST, any_chunks
+from peers import BINARY, CLOSE, CONTINUATION, PING, PONG, frame, text
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConcurrencyError, ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -19,16 +18,10 @@ from websuckets.limits import Limits
 from websuckets.runtime.clock import Clock
 from websuckets.transports.frames import binary_frame, read_text, text_frame
 from websuckets.transports.handshake import options_with
-from websuckets.transports.websockets_asyncio import _Connection
+from websuckets.transports.websockets_asyncio import CONNECTION
 
 SIZES: Final = [0, 1, 125, 126, 300, 65_535, 65_536]
 """Bytes; the header of a frame is longer past each bound between two of the sizes."""
-MOST: Final = 300
-"""Bytes of the longest message in the tests below."""
-HANDSHAKE: Final = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -99,7 +92,7 @@ class Transport(asyncio.Transport):
 def ours() -> Any:
     """Return the connection class of websuckets."""
     limits = Limits(max_size=MOST)
-    made = options_with(Any, limits, Clock(), _Connection, ServerConnection, {})  # type: ignore[arg-type]  # no acceptor
+    made = options_with(Any, limits, Clock(), CONNECTION, ServerConnection, {})  # type: ignore[arg-type]  # no acceptor
     return made["create_connection"]
 
 
@@ -155,39 +148,13 @@ async def received(connection: Any, receive: Any, chunks: Sequence[bytes]) -> li
     return [*known, b"".join(connection.transport.written)]
 
 
-@st.composite
-def chunked(draw: st.DrawFn) -> list[bytes]:
-    """Draw the bytes of a client in chunks."""
-    sizes = st.sampled_from([0, 1, 20, 125, 126, MOST, MOST + 1])
-    texts = sizes.map(lambda size: text(b"x" * size))
-    others = st.one_of(
-        sizes.map(lambda size: text(b"x" * size, fin=False)),
-        sizes.map(lambda size: frame(CONTINUATION, b"x" * size)),
-        sizes.map(lambda size: frame(BINARY, b"x" * size)),
-        st.sampled_from([frame(PING, b"ping"), frame(PONG), close(1000), text(b"\xff")]),
-        st.sampled_from([text(b"x", rsv=4), text(b"x", masked=False), text(b"", length=2**62)]),
-        st.binary(max_size=20),
-    )
-    data = b"".join(draw(st.lists(texts | texts | texts | others, min_size=1, max_size=24)))
-    cuts = sorted(draw(st.sets(st.integers(1, max(1, len(data) - 1)), max_size=8)))
-    return [data[start:end] for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
-
-
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner() as runner:
         yield runner
 
 
-@given(chunks=chunked(), awaited=st.booleans(), debug=st.booleans())
-@example(chunks=[text(b"a", fin=False), text(b"b")], awaited=True, debug=False)
-@example(chunks=[text(b"a")[:3], text(b"a")[3:] + text(b"b")], awaited=True, debug=False)
-@example(chunks=[b"\x81\x87\0\0\0\0", text(b"a")], awaited=True, debug=False)  # a frame in a frame
-@example(chunks=[text(b"a") * 40], awaited=False, debug=False)
-@example(chunks=[text(b"a") * 40], awaited=True, debug=False)
-@example(chunks=[text(b"a"), frame(BINARY, b"b") + text(b"c")], awaited=True, debug=False)
-@example(chunks=[text(b"\xff"), text(b"a")], awaited=True, debug=False)
-@example(chunks=[close(1000), text(b"after")], awaited=True, debug=False)
+@any_chunks
 def test_a_connection_reads_as_one_of_websockets(
     runner: asyncio.Runner, chunks: list[bytes], awaited: bool, debug: bool
 ) -> None:

@@ -380,7 +380,7 @@ async def test_only_one_receives_at_a_time(group: CommandGroup) -> None:
 async def test_methods_take_what_those_of_websockets_take() -> None:
     """Methods take the same arguments, with the same defaults, as those of `websockets`."""
     transport: Any = running_transport()
-    ours, theirs = transport._Connection, transport.ServerConnection
+    ours, theirs = transport.CONNECTION, transport.ServerConnection
     shared = [
         name
         for name in dir(ours)

@@ -1,5 +1,6 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from typing import Any, Final
@@ -11,7 +12,8 @@ from websuckets.connections.admission import join_cookies
 from websuckets.limits import Limits
 from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.clock import Clock
-from websuckets.socket import path_of, sent_headers
+from websuckets.socket import ResponseHeaders, path_of, sent_headers
+from websuckets.transports.common_connection import CommonConnection
 from websuckets.transports.opening import Opening
 from websuckets.transports.watchdog import PeerTimeouts
 
@@ -23,7 +25,7 @@ NOT_OPEN: Final = (
 )
 
 
-class Handshake:
+class Handshake(CommonConnection):
     """A base class that gives a ``ServerConnection`` an opening handshake that an app may refuse.
 
     The app is asked once ``websockets`` itself finds the handshake acceptable, and the connection
@@ -33,41 +35,41 @@ class Handshake:
 
     __slots__ = ()
 
-    _attributes: tuple[str, ...] = (
-        *("_address", "_response_headers", "handler", "has_stopped_receiving"),
-    )
-    """Names of the attributes that an instance has besides those of a ``ServerConnection``."""
+    _attributes: tuple[str, ...] = ("_address", "_response_headers", "connection_handler")
+    """Names of the attributes that this class gives an instance, and each subclass names its own.
+
+    They are slots of the class that `_creating` makes.
+    """
 
     acceptor: Acceptor
     timeouts: PeerTimeouts
-    handler: ConnectionHandler | None
-    has_stopped_receiving: bool
+    connection_handler: ConnectionHandler | None
+    _address: tuple[Any] | None
+    _response_headers: ResponseHeaders | None
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        self._prepare()
         super().__init__(*arguments, **keywords)
+        self._prepare()
 
-    def _prepare(self: Any) -> None:
-        """Set the attributes of a new connection."""
-        self.handler = None
-        self.has_stopped_receiving = False
+    def _prepare(self) -> None:
+        """Set the attributes of a new connection, after those of ``websockets``."""
+        self.connection_handler = None
         self._address = None
         self._response_headers = None
 
     @property
-    def remote_address(self: Any) -> Any:
+    def remote_address(self) -> Any:
         """The client's address, also behind a trusted proxy, and also once the client has left."""
         if self._address is None:
-            return super().remote_address  # type: ignore[misc]  # of ServerConnection
+            return super().remote_address
         return self._address[0]
 
     async def handshake(
-        self: Any,
+        self,
         process_request: Any = None,
         process_response: Any = None,
         server_header: str | None = SERVER,
     ) -> None:
-        original: Any = super()
         opening = Opening(self.acceptor)
 
         async def answer_http(_: Any, request: Request) -> Any:
@@ -86,7 +88,8 @@ class Handshake:
                     response.body = b""  # the headers keep the length: RFC 9110, section 9.3.2
                 return response
             self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
-            refusal = await opening.ask(self)
+            transport: Any = self
+            refusal = await opening.ask(transport)
             if refusal is not None:
                 return self._response(HttpResponse.of(refusal))
             for name, value in sent_headers(self):
@@ -95,11 +98,11 @@ class Handshake:
 
         async with opening:
             try:
-                await original.handshake(answer_http, process, server_header)
+                await super().handshake(answer_http, process, server_header)
             except _CannotAnswer:
                 await self.abort()
             if self.state is State.OPEN:
-                self.handler = opening.opened()
+                self.connection_handler = opening.opened()
 
     def _peer_address(self) -> Any:
         try:
@@ -107,20 +110,24 @@ class Handshake:
         except OSError:  # the client has left already
             return None
 
-    async def send(self: Any, message: Any, *, text: bool | None = None) -> None:
-        self._check_open()
-        await super().send(message, text=text)  # type: ignore[misc]  # of ServerConnection
+    @abstractmethod
+    async def abort(self) -> None:
+        """Abort the connection, and wait until the connection is closed."""
 
-    async def pong(self: Any, data: str | bytes = b"") -> None:
+    async def send(self, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
-        await super().pong(data)  # type: ignore[misc]  # of ServerConnection
+        await super().send(message, text=text)
 
-    def _check_open(self: Any) -> None:
+    async def pong(self, data: Any = b"") -> None:
+        self._check_open()
+        await super().pong(data)
+
+    def _check_open(self) -> None:
         """Raise ``RuntimeError`` during the opening handshake, when sending would never end."""
         if self.state is State.CONNECTING:
             raise RuntimeError(NOT_OPEN)
 
-    def _response(self: Any, answer: HttpResponse) -> Response:
+    def _response(self, answer: HttpResponse) -> Response:
         response: Response = self.respond(answer.status, answer.text)
         for name, value in answer.all_headers().items():
             if name in response.headers:
@@ -192,7 +199,8 @@ def _creating(given: Any, mixin: type[Handshake], shared: dict[str, Any]) -> Cal
         # Besides its slots, ``ServerConnection`` has a ``__dict__``. With a few more names, the
         # ``__dict__`` would be too large for the keys that Python shares between the instances of
         # a class, and cost 1.5 KiB for each client.
-        return type(given.__name__, (mixin, given), {"__slots__": mixin._attributes, **shared})
+        slots = [name for cls in mixin.__mro__ for name in cls.__dict__.get("_attributes", ())]
+        return type(given.__name__, (mixin, given), {"__slots__": slots, **shared})
     classes: dict[type, type] = {}
 
     def create(*arguments: Any, **keywords: Any) -> Any:
@@ -223,5 +231,4 @@ def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) ->
 
 async def serve_connection(connection: Any) -> None:
     """Serve an open connection, as the handler for ``serve``."""
-    handler: ConnectionHandler = connection.handler
-    await handler.serve()
+    await connection.connection_handler.serve()
