@@ -528,6 +528,15 @@ def test_a_payload_whose_text_says_more_is_read_from_the_text(payload_type: Any)
     assert PayloadValidator(payload_type)._validate_parsed is None
 
 
+def test_a_model_whose_build_is_deferred_is_built_when_its_command_is_read() -> None:
+    """Expect the first message not to find a schema that is missing still."""
+
+    class Deferred(BaseModel, defer_build=True):
+        x: int
+
+    assert PayloadValidator(Deferred)('{"payload": {"x": "1"}}') == Deferred(x=1)
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_every_problem_of_a_small_payload_is_told(binary: bool) -> None:
     """Expect every problem in every item of a list, and of lists within lists."""
