@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -12,6 +12,16 @@ from websuckets.runtime import clock as module
 from websuckets.runtime.clock import FEW, LONGEST_STEP, SHORTEST_STEP, Clock, Timer
 
 pytestmark = pytest.mark.anyio
+
+
+class Ringing:
+    """An owner of a timer that calls a function."""
+
+    def __init__(self, ring: Callable[[], object]) -> None:
+        self._ring = ring
+
+    def ring(self) -> None:
+        self._ring()
 
 
 @asynccontextmanager
@@ -49,7 +59,7 @@ def test_a_timeout_takes_at_most_a_quarter_longer(seconds: float, due: float, st
 def test_no_timeout_never_passes() -> None:
     """Expect a timer without a timeout not to be set."""
     clock = Clock()
-    timer = clock.timer(lambda: None)
+    timer = clock.timer(Ringing(lambda: None))
     timer.start(clock.timeout(None))
     assert timer.moment == math.inf
 
@@ -58,7 +68,7 @@ def test_a_timer_rings_once_at_the_earliest_moment_that_it_was_set_to() -> None:
     """Expect a later moment to be ignored; once it has rung, the timer may be set again."""
     clock = Clock()
     rung: list[float] = []
-    timer = clock.timer(lambda: rung.append(clock.now))
+    timer = clock.timer(Ringing(lambda: rung.append(clock.now)))
     timer.by(5, 0.5)
     timer.by(3, 0.5)
     timer.by(4, 0.5)
@@ -76,8 +86,8 @@ def test_a_timer_that_was_stopped_does_not_ring_and_is_not_set_any_more() -> Non
     """Expect the timer not to ring, even if another stops it at the moment when both ring."""
     clock = Clock()
     rung: list[str] = []
-    first = clock.timer(lambda: second.stop())
-    second = clock.timer(lambda: rung.append("second"))
+    first = clock.timer(Ringing(lambda: second.stop()))
+    second = clock.timer(Ringing(lambda: rung.append("second")))
     for timer in (first, second):
         timer.by(1, 0.5)
     go_on(clock, 1)
@@ -96,7 +106,7 @@ def test_a_timer_may_be_set_to_a_moment_that_is_over() -> None:
         rung.append(clock.now)
         timer.by(0, 0.5)
 
-    timer: Timer = clock.timer(ring)
+    timer: Timer = clock.timer(Ringing(ring))
     timer.by(0, 0.5)
     for _ in range(3):
         go_on(clock, 1)
@@ -106,11 +116,11 @@ def test_a_timer_may_be_set_to_a_moment_that_is_over() -> None:
 def test_what_does_not_ring_any_more_is_cleared_away() -> None:
     """Expect entries bounded by connections and messages that exist, while others come and go."""
     clock = Clock()
-    lasting = [clock.timer(lambda: None) for _ in range(10)]
+    lasting = [clock.timer(Ringing(lambda: None)) for _ in range(10)]
     for timer in lasting:
         timer.by(1e6, 0.01)
     for number in range(10 * FEW):
-        timer = clock.timer(lambda: None)
+        timer = clock.timer(Ringing(lambda: None))
         timer.by(20 + number, 0.01)
         timer.by(10 + number, 0.5)
         timer.stop()
@@ -126,7 +136,7 @@ def test_what_does_not_ring_any_more_is_cleared_away() -> None:
 async def test_steps_are_as_short_as_what_runs_needs() -> None:
     """Expect long steps again afterwards, in which a long wait costs nothing."""
     clock = Clock()
-    patient, has_rung = clock.timer(lambda: None), anyio.Event()
+    patient, has_rung = clock.timer(Ringing(lambda: None)), anyio.Event()
     patient.start(clock.timeout(30))
     steps: list[float] = []
 
@@ -137,7 +147,7 @@ async def test_steps_are_as_short_as_what_runs_needs() -> None:
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         steps.append(clock._step)
-        clock.timer(ring).start(clock.timeout(0.04))
+        clock.timer(Ringing(ring)).start(clock.timeout(0.04))
         await has_rung.wait()
         await anyio.wait_all_tasks_blocked()
         steps.append(clock._step)
@@ -151,7 +161,7 @@ async def test_a_short_timeout_does_not_pass_while_the_event_loop_is_held_up() -
     rung: list[float] = []
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
-        clock.timer(lambda: rung.append(clock.now)).start(clock.timeout(0.04))
+        clock.timer(Ringing(lambda: rung.append(clock.now))).start(clock.timeout(0.04))
         time.sleep(0.1)  # blocks the event loop
         clock.read()
         clock.ring()
@@ -167,7 +177,7 @@ async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None
         last_step = clock.now
         timeout = clock.timeout(0.02)
         begun = time.monotonic()
-        clock.timer(rung.set).start(timeout)
+        clock.timer(Ringing(rung.set)).start(timeout)
         assert clock.now > last_step
         await rung.wait()
         assert time.monotonic() - begun >= 0.02
@@ -176,7 +186,7 @@ async def test_a_short_timeout_counts_from_now_also_within_a_long_step() -> None
 async def test_no_time_passes_while_the_event_loop_is_held_up() -> None:
     """Expect one step to pass, so that no timer is late because of others."""
     clock = Clock()
-    clock.timer(lambda: None).by(1, 0.01)
+    clock.timer(Ringing(lambda: None)).by(1, 0.01)
     async with running(clock):
         await anyio.wait_all_tasks_blocked()
         before = clock.read()
@@ -194,8 +204,8 @@ async def test_it_goes_on_when_a_timer_fails(caplog: pytest.LogCaptureFixture) -
     def fail() -> None:
         raise ValueError("bug")
 
-    clock.timer(fail).start(clock.timeout(0.01))
-    clock.timer(enough.set).start(clock.timeout(0.02))
+    clock.timer(Ringing(fail)).start(clock.timeout(0.01))
+    clock.timer(Ringing(enough.set)).start(clock.timeout(0.02))
     async with running(clock):
         await enough.wait()
     assert "a look at what is late failed" in caplog.text

@@ -446,7 +446,7 @@ written_payloads: Any = st.recursive(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(
     payload=written_scalars | written_objects(written_scalars) | written_payloads,
     payload_type=st.sampled_from(list(validators)),

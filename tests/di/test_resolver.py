@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import anyio
 import pytest
 from dishka import AsyncContainer, FromComponent, Has, Provider, Scope, make_async_container
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from websuckets.di import lock_factory
@@ -140,6 +140,7 @@ class Graph:
         return got
 
 
+@settings(deadline=None)
 @given(graphs(), st.data())
 def test_a_written_function_does_what_the_container_does(nodes: list[Node], data: Any) -> None:
     """Objects are built and finalised in the order of dishka, and as often."""

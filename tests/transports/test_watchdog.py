@@ -36,9 +36,15 @@ class Watched:
         self._faults: list[PeerFault] = []
         self.watchdog = PeerWatchdog(
             PeerTimeouts.of(self.clock, limits or Limits(), dict(options)),
-            self._faults.append,
-            (lambda: self.is_reading) if is_pinged else None,
+            self,
+            pings=is_pinged,
         )
+
+    def peer_fault(self, fault: PeerFault) -> None:
+        self._faults.append(fault)
+
+    def peer_is_read(self) -> bool:
+        return self.is_reading
 
     def after(self, seconds: float) -> list[PeerFault]:
         """Let time pass in steps, and return the faults that the watchdog has reported
@@ -126,18 +132,22 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
     looks = pings = 0
 
     class Counting(PeerWatchdog):
-        def _check(self) -> None:
+        def ring(self) -> None:
             nonlocal looks
             looks += 1
-            super()._check()
+            super().ring()
 
-    def ping(on_fault: PeerFault) -> None:
-        nonlocal pings
-        pings += 1
-        watchdog.pinged(lambda: True)
+    class Peer:
+        def peer_fault(self, fault: PeerFault) -> None:
+            nonlocal pings
+            pings += 1
+            watchdog.pinged(lambda: True)
+
+        def peer_is_read(self) -> bool:
+            return True
 
     clock = Clock()
-    watchdog = Counting(PeerTimeouts.of(clock, Limits(), {}), ping, lambda: True)
+    watchdog = Counting(PeerTimeouts.of(clock, Limits(), {}), Peer(), pings=True)
     while pings < 10 or looks < 20:
         clock.now += 0.01
         clock.ring()

@@ -26,9 +26,9 @@ once. See also `websuckets.runtime.request_scope`, and `websuckets.runtime.failu
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import anyio
 from websockets import CloseCode
 
 from websuckets.connections.deadlines import VerificationDeadlines
@@ -52,19 +52,26 @@ __all__ = ["Connection"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
+class Registry(Protocol):
+    """Registry of the connections of a running app."""
+
+    def gone(self, connection: "Connection") -> None:
+        """Take note that a connection is gone."""
+        ...
+
+
 class Connection:
     """A connection that answers the messages of one client, from its handshake until it is gone.
 
-    ``refused``, if there is one, is the answer to the handshake; ``gone`` is called when the
-    connection is gone.
+    ``refused``, if there is one, is the answer to the handshake.
     """
 
     __slots__ = (
         "_deadlines",
-        "_gone",
         "_has_connected",
         "_messages",
         "_refused",
+        "_registry",
         "_scope",
         "_setup",
         "_state",
@@ -76,11 +83,11 @@ class Connection:
         transport: TransportConnection,
         setup: Setup,
         refused: HandshakeRefused | None,
-        gone: Callable[["Connection"], None],
+        registry: "Registry",
     ) -> None:
         self._setup = setup
         self._refused = refused
-        self._gone = gone
+        self._registry = registry
         self.address: Any = transport.socket.remote_address
         """Address of the client."""
         self._state = ConnectionState()
@@ -122,13 +129,22 @@ class Connection:
 
     async def serve(self) -> None:
         """Answer messages until either side closes; then finalise what the connection held."""
-        self._state.opened()
+        scope, state, request_scopes = self._scope, self._state, self._setup.request_scopes
+        state.opened()
         try:
-            connected(self._scope.user, self._setup.session)
-            while self._state.present is not State.CLOSED:
-                await self._serve_in_request_scope()
+            connected(scope.user, self._setup.session)
+            while state.present is not State.CLOSED:
+                with anyio.CancelScope(shield=True) as scope.life:
+                    with request_scopes.begin(scope.life) as scope.peer.request_scope:
+                        error: BaseException | None = None
+                        try:
+                            if state.present is not State.ABORTING:
+                                await self._talk()
+                        except BaseException as raised:
+                            error = raised
+                        await self._finalise_unless_spent(error)
         finally:
-            disconnected(self._scope.user)
+            disconnected(scope.user)
             self._remove()
 
     def disconnected(self) -> None:
@@ -166,8 +182,12 @@ class Connection:
 
     def check(self) -> None:
         """Close the connection if the client may not stay."""
-        if self._state.close_reason is None:
-            self._deadlines.check()
+        self._deadlines.ring()
+
+    @property
+    def is_closing(self) -> bool:
+        """True once there is a reason to close the connection."""
+        return self._state.close_reason is not None
 
     @property
     def is_waiting(self) -> bool:
@@ -175,26 +195,6 @@ class Connection:
         return self._messages.handling_since is None
 
     # The steps:
-
-    async def _serve_in_request_scope(self) -> None:
-        """Take the steps in one request scope, until the last, or until the scope is spent."""
-        error: BaseException | None = None
-        with self._scope.request_scope(shield=True):
-            try:
-                if self._state.present is not State.ABORTING:
-                    await self._talk()
-            except BaseException as raised:
-                error = raised
-            at_once = error is not None or self._state.present is State.ABORTING
-            if at_once or not self._scope.peer.request_scope.is_spent:
-                self._state.ended()
-                await self._scope.finalise(
-                    *(error, self._messages.concurrent),
-                    was_connected=self._has_connected,
-                    at_once=at_once,
-                )
-                if error is not None:
-                    self._pass_on(error)
 
     async def _talk(self) -> None:
         """Answer messages, and close the connection once there is a reason to."""
@@ -235,6 +235,23 @@ class Connection:
             await self._messages.concurrent.drain()
         await socket.close(*reason)
 
+    async def _finalise_unless_spent(self, error: BaseException | None) -> None:
+        """Finalise what the connection held; if all is well, in a request scope that is not spent.
+
+        ``error`` has ended the connection, if it is not ``None``.
+        """
+        at_once = error is not None or self._state.present is State.ABORTING
+        if self._scope.peer.request_scope.is_spent and not at_once:
+            return  # the steps go on in another request scope
+        self._state.ended()
+        await self._scope.finalise(
+            *(error, self._messages.concurrent),
+            was_connected=self._has_connected,
+            at_once=at_once,
+        )
+        if error is not None:
+            self._pass_on(error)
+
     def _pass_on(self, error: BaseException) -> None:
         """Raise an error that concerns others, too; log any other, which ended this connection."""
         ends_others = not isinstance(
@@ -248,4 +265,4 @@ class Connection:
 
     def _remove(self) -> None:
         self._deadlines.stop()
-        self._gone(self)
+        self._registry.gone(self)

@@ -22,8 +22,9 @@ class Owner(Protocol):
         """False while a command runs, which may verify the client."""
         ...
 
-    def check(self) -> None:
-        """Call `VerificationDeadlines.check`, unless the connection is closing."""
+    @property
+    def is_closing(self) -> bool:
+        """True once there is a reason to close the connection."""
         ...
 
     def close(self, reason: CloseReason) -> None:
@@ -41,7 +42,7 @@ class VerificationDeadlines:
         self._clock = clock
         self._to_verify = to_verify
         self._owner = owner
-        self._timer = clock.timer(owner.check)
+        self._timer = clock.timer(self)
         self._verify_by = to_verify.due()
         self._timer.by(self._verify_by, to_verify.step)
 
@@ -49,8 +50,10 @@ class VerificationDeadlines:
         """Check nothing from now on, because the client is gone."""
         self._timer.stop()
 
-    def check(self) -> None:
+    def ring(self) -> None:
         """Close the connection if the client may not stay; else set the timer of the next check."""
+        if self._owner.is_closing:
+            return
         user = self._user
         if user.id is not None:
             self._verify_by = math.inf

@@ -100,14 +100,17 @@ class MessageLoop:
                 elif is_concurrent or received[1].is_stream:
                     answer = await self._start(received)
                 else:
-                    answering = dispatcher.answer(received, peer, request_scope)
-                    # Does what `OpenScope.run_apart` does: every message takes this path.
-                    answer = await in_context(peer.scope.context.copy().run, answering)
+                    answer = await in_context(  # as `OpenScope.run_apart` does
+                        peer.scope.context.copy().run,
+                        dispatcher.answer(received, peer, request_scope),
+                    )
                     if type(answer) is Outcome or not self._abuse.is_spotless:
                         self._close_if(self._count(received[1], answer))
                 self._reply = answer.frame if isinstance(answer, Outcome) else answer
                 if self._deadlines.is_overdue:  # the command that ran might have verified it
                     self._owner.close(NOT_VERIFIED)
+                # A connection that waits keeps nothing of the last message, such as its token.
+                del frame, received, answer
         finally:
             self.handling_since = self._revocations.count
 

@@ -56,7 +56,7 @@ class Connections:
         refusal = self._refusal(transport)
         if refusal is not None:
             logger.info("refused %s: HTTP %d", transport.socket.id, refusal.status)
-        connection = Connection(transport, self._setup, refusal, self._gone)
+        connection = Connection(transport, self._setup, refusal, self)
         self._open.add(connection)
         self._counts.add(connection.address)
         return connection
@@ -72,7 +72,8 @@ class Connections:
             return refusal
         return self._setup.admission.refusal(transport.request_path, request.headers)
 
-    def _gone(self, connection: Connection) -> None:
+    def gone(self, connection: Connection) -> None:
+        """Take note that a connection is gone."""
         self._open.discard(connection)
         self._counts.remove(connection.address)
         if not self._open:

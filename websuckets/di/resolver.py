@@ -8,8 +8,8 @@ cost, beside an application's own code.
 Most commands need none of that: their graph of factories is known when the app starts, nothing in
 the graph depends on a condition, and nothing asks for the container itself. For such a graph this
 module writes one function that calls the factories one after the other, in the order in which
-dishka would call them, and keeps the objects in local variables. Objects of wider scopes are found
-in the scope of the connection, which remembers what was asked for before (`OpenScope.found`).
+dishka would call them, and keeps the objects in local variables. Objects of the connection and of
+the app are found in their scopes, which remember what was asked for before (`OpenScope.found`).
 
 Tried and rejected:
 
@@ -29,7 +29,6 @@ from typing import Any, Final, TypeAlias
 
 from dishka import DependencyKey
 from dishka.entities.factory_type import FactoryType
-from dishka.registry import Registry
 
 from websuckets.protocol.messages import Message
 from websuckets.runtime.finalisers import Exit
@@ -72,7 +71,7 @@ class Resolver:
         self, scope: OpenScope, message: Message, exits: list[Exit]
     ) -> Coroutine[Any, Any, tuple[Any, ...]]:
         """Resolve for the first time, and choose how all later messages are resolved."""
-        writer = _Writer(scope.request_registry)
+        writer = _Writer(scope)
         self.resolve = writer.write(self._key, self._places) or self._by_container
         return self.resolve(scope, message, exits)
 
@@ -92,8 +91,9 @@ class _NotPlainError(Exception):
 class _Writer:
     """Writer of one function, for a graph whose factories are known to be complete."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, scope: OpenScope) -> None:
+        self._scope = scope
+        self._registry = scope.request_registry
         self._lines: list[str] = []
         self._names: dict[str, Any] = {"begin": _begin}  # of objects that the function uses
         self._built: dict[DependencyKey, str] = {}
@@ -109,7 +109,7 @@ class _Writer:
         result = ", ".join(values[place] for place in places)
         lines = [
             "async def resolve(scope, message, exits):",
-            "found = scope.found",
+            "values, found, found_in_app = scope.values, scope.found, scope.wider.found",
             *self._lines,
             f"return ({result},)" if result else "return ()",
         ]
@@ -134,9 +134,15 @@ class _Writer:
 
     def _found(self, key: DependencyKey) -> str:
         """Write the lines that get an object of a wider scope."""
-        name, result = self._name("k", key.as_compilation_key()), self._result()
+        compiled_key = key.as_compilation_key()
+        name, result = self._name("k", compiled_key), self._result()
+        if compiled_key in self._scope.values:  # as of every connection
+            self._lines.append(f"{result} = values[{name}]")
+            return result
+        is_of_connection = self._scope.container.registry.get_factory(key) is not None
+        found = "found" if is_of_connection else "found_in_app"
         self._lines.append(
-            f"{result} = found[{name}] if {name} in found else await scope.get({name})"
+            f"{result} = {found}[{name}] if {name} in {found} else await scope.get({name})"
         )
         return result
 

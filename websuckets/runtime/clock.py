@@ -21,7 +21,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from itertools import count
 from time import monotonic, time
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import anyio
 
@@ -74,9 +74,9 @@ class Clock:
         step = max(seconds / STEPS, SHORTEST_STEP)
         return Timeout(self, seconds, step, is_short=True)
 
-    def timer(self, ring: Callable[[], None]) -> "Timer":
-        """Return a timer that calls this function."""
-        return Timer(self, ring)
+    def timer(self, owner: "Ringing") -> "Timer":
+        """Return a timer that rings at its owner."""
+        return Timer(self, owner)
 
     def on_jump(self, listener: Callable[[], None]) -> None:
         """Call the listener when the wall clock was set, or went on while this clock did not."""
@@ -114,7 +114,8 @@ class Clock:
                 timer.moment, timer._entry = math.inf, None
                 ringing.append(timer)
         for timer in ringing:
-            _call(timer.ring)
+            if timer.owner is not None:
+                _call(timer.owner.ring)
         wall = time() - self.now
         if abs(wall - self._wall) > JUMP:
             self._wall = wall
@@ -178,19 +179,27 @@ class Timeout:
         return (self._clock.read() if self.is_short else self._clock.now) + self.length
 
 
+class Ringing(Protocol):
+    """An owner of a timer; not a function, as one of a method takes memory for each timer."""
+
+    def ring(self) -> None:
+        """React to a moment that has come."""
+        ...
+
+
 class Timer:
     """Timer that rings once, at a moment of its clock, and then may be set again.
 
     Its owner calls `stop` when the timer is not needed any more.
     """
 
-    __slots__ = ("_clock", "_entry", "moment", "ring")
+    __slots__ = ("_clock", "_entry", "moment", "owner")
 
-    def __init__(self, clock: Clock, ring: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, owner: "Ringing") -> None:
         self._clock = clock
         self._entry: _Entry | None = None
-        self.ring: Callable[[], None] = ring
-        """Function that is called when the moment has come."""
+        self.owner: Ringing | None = owner
+        """Owner of the timer, until it stops the timer."""
         self.moment: float = math.inf
         """Moment at which the timer rings at the latest; `by` does nothing for a later moment."""
 
@@ -206,15 +215,12 @@ class Timer:
         self.by(timeout.due(), timeout.step)
 
     def stop(self) -> None:
-        """Never ring again, and release the function; do nothing if stopped already."""
+        """Never ring again, and release the owner; do nothing if stopped already."""
         self._unset()
         self.moment = -math.inf
-        self.ring = _do_nothing
+        self.owner = None
 
     def _unset(self) -> None:
         if self._entry is not None:
             self._clock._leave(self._entry)
             self._entry = None
-
-
-def _do_nothing() -> None: ...

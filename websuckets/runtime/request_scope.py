@@ -95,7 +95,7 @@ class RequestScope:
         self._life = life
         self._scope = anyio.CancelScope()
         self._close_by = math.inf
-        self._timer = request_scopes.clock.timer(self._check)
+        self._timer = request_scopes.clock.timer(self)
         self._step: float = math.inf  # of the clock, while what is done has a deadline
         self.doing: str | None = None
         """Name of what is done, for the log."""
@@ -138,7 +138,7 @@ class RequestScope:
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
-    def _check(self) -> None:
+    def ring(self) -> None:
         """Cancel what takes too long, and set the timer for the next check."""
         self.check(self._clock.now)
         self._timer.by(self.due, self._step)

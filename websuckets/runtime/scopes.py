@@ -14,7 +14,7 @@ without a coroutine for each container on the way.
 This module reads and sets attributes of containers that dishka does not document.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from typing import Any, Final, TypeVar
@@ -40,7 +40,16 @@ _GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 class OpenScope:
     """A container of APP or SESSION scope, and the context of its objects."""
 
-    __slots__ = ("_given", "_is_entered", "_wider", "container", "context", "found", "is_closed")
+    __slots__ = (
+        "_given",
+        "_is_entered",
+        "container",
+        "context",
+        "found",
+        "is_closed",
+        "values",
+        "wider",
+    )
 
     def __init__(
         self,
@@ -53,13 +62,15 @@ class OpenScope:
         self.is_closed: bool = False
         """True once the objects have been finalised: from then on no object is built."""
         self.found: dict[Any, Any] = {}
-        """Objects of this and of wider scopes by key: given as values, or asked for before."""
-        self._wider = wider
+        """Objects of this scope, by key, that were built before: each is built once."""
+        self.values: Mapping[Any, Any] = {}
+        """Objects, by key, that were given to this scope when it was opened."""
+        self.wider: OpenScope | None = wider
         self._is_entered = False
         self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
         if wider is None:
             given = _from_context(container.registry)
-            self.found = _part_of(container._context or {}, given)
+            self.values = _part_of(container._context or {}, given)
 
     def session(
         self, values: dict[Any, Any], lock_factory: Callable[[], Lock] | None, context: Context
@@ -70,7 +81,7 @@ class OpenScope:
         if self._given is None:
             self._given = _from_context(container.registry)
         scope = OpenScope(container, context, self)
-        scope.found = _part_of(values, self._given)
+        scope.values = _part_of(values, self._given)
         return scope
 
     def request(self, values: dict[Any, Any], exits: list[Exit]) -> AsyncContainer:
@@ -98,7 +109,7 @@ class OpenScope:
     def close(self) -> None:
         """Take note that the objects have been finalised."""
         self.is_closed = True
-        self.found = {}
+        self.found.clear()
 
     async def get(self, key: Any) -> Any:
         """Return an object of this scope or a wider one, built in the context of its scope.
@@ -108,17 +119,16 @@ class OpenScope:
         """
         if key in self.found:
             return self.found[key]
+        if key in self.values:
+            return self.values[key]
         if self.is_closed:
             raise RuntimeError(
                 f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
                 "started by a command or a middleware, can get nothing more from its container"
             )
-        wider = self._wider
+        wider = self.wider
         if wider is not None and self.container.registry.get_compiled_async(key) is None:
-            found = await wider.get(key)
-            if key in wider.found:
-                self.found[key] = found
-            return found
+            return await wider.get(key)
         before = self.context.copy()
         new = await self.run(self.container._get(key))
         if key in self.container._cache:  # unless each dependant gets an object of its own
@@ -162,8 +172,10 @@ def _from_context(registry: Registry) -> frozenset[Any]:
     )
 
 
-def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> dict[Any, Any]:
+def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
     """Return the values under these keys: all but the values that the program provides."""
+    if values.keys() <= keys:
+        return values
     return {key: value for key, value in values.items() if key in keys}
 
 

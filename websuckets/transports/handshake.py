@@ -1,7 +1,7 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -229,6 +229,7 @@ def _class_for_instances_of(theirs: type, mixin: type, names: dict[str, Any]) ->
     return made
 
 
-async def serve_connection(connection: Any) -> None:
+def serve_connection(connection: Any) -> Awaitable[None]:
     """Serve an open connection, as the handler for ``serve``."""
-    await connection.connection_handler.serve()
+    handler: ConnectionHandler = connection.connection_handler
+    return handler.serve()

@@ -33,7 +33,7 @@ class Sender:
         self._state = state
         self._write = write
         self._abort = abort
-        self.watchdog = PeerWatchdog(timeouts, self._on_fault)
+        self.watchdog = PeerWatchdog(timeouts, self, pings=False)
 
     async def send(self, frame: str | bytes) -> None:
         """Send a frame; abort if more frames wait than the outbox allows.
@@ -69,7 +69,10 @@ class Sender:
         """Watch no more, as the connection is closed."""
         self.watchdog.stop()
 
-    def _on_fault(self, fault: PeerFault) -> None:
+    def peer_is_read(self) -> bool:
+        raise AssertionError("the server below pings, if at all")
+
+    def peer_fault(self, fault: PeerFault) -> None:
         assert fault is PeerFault.STALLED
         logger.info("%s does not read what is sent to it: aborted", self._socket.id)
         self._abort()

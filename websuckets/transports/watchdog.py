@@ -5,12 +5,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from websuckets.limits import Limits, OutboxBound, OutboxCount, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
-__all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
+__all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog", "WatchedPeer"]
 
 PING_INTERVAL: Final = 20
 PING_TIMEOUT: Final = 20
@@ -57,21 +57,32 @@ class PeerFault(enum.Enum):
     NOT_READ = "see whether it has left, for nothing is read from it"
 
 
+class WatchedPeer(Protocol):
+    """A connection to a peer that is watched."""
+
+    def peer_fault(self, fault: PeerFault) -> None:
+        """React to a fault of the peer."""
+        ...
+
+    def peer_is_read(self) -> bool:
+        """Tell whether the connection is open and reads what the peer sends; asked for pings."""
+        ...
+
+
 class PeerWatchdog:
     """Watches one peer, from the opening of its connection on.
 
-    The watchdog calls ``on_fault`` with each fault, until `stop`. It checks nothing before the peer
+    The watchdog tells ``peer`` of each fault, until `stop`. It checks nothing before the peer
     may be late: while the peer answers pings and reads what is sent, the watchdog costs two checks
-    for each ping. ``is_reading`` returns whether the connection is open and reads what the peer
-    sends; without ``is_reading``, the peer is not pinged.
+    for each ping. Without ``pings``, the peer is not pinged.
     """
 
     __slots__ = (
         "_checked_at",
         "_has_pong",
-        "_is_reading",
-        "_on_fault",
+        "_peer",
         "_ping_at",
+        "_pings",
         "_queued",
         "_read_by",
         "_silent",
@@ -84,30 +95,30 @@ class PeerWatchdog:
     def __init__(
         self,
         timeouts: PeerTimeouts,
-        on_fault: Callable[[PeerFault], None],
-        is_reading: Callable[[], bool] | None = None,
+        peer: "WatchedPeer",
+        *,
+        pings: bool,
     ) -> None:
         self._timeouts = timeouts
-        self._on_fault = on_fault
-        self._is_reading = is_reading
+        self._peer: WatchedPeer | None = peer
+        self._pings = pings
         self.waiting: int = 0
         """Number of senders that wait for the peer to read."""
         self._queued: OutboxCount | None = None  # once a message has waited
-        self._timer = timeouts.clock.timer(self._check)
+        self._timer = timeouts.clock.timer(self)
         self._read_by = math.inf
         self._ping_at = math.inf
         self._has_pong: Callable[[], bool] | None = None  # while a ping is unanswered
         self._silent = 0.0  # seconds of reading since the ping, without its pong
         self._checked_at = 0.0
         self._was_reading = False
-        if is_reading is not None:
+        if pings:
             self._ping_later()
 
     def stop(self) -> None:
-        """Report no more faults, and release the callbacks, because the connection is closed."""
+        """Report no more faults, and release the peer, because the connection is closed."""
         self._timer.stop()
-        self._on_fault = _ignore
-        self._is_reading = None
+        self._peer = None
 
     @property
     def is_blocked(self) -> bool:
@@ -161,17 +172,17 @@ class PeerWatchdog:
         step = self._timeouts.between_pings.step
         self._timer.by(self._timeouts.clock.now + step, step)
 
-    def _check(self) -> None:
+    def ring(self) -> None:
         if self._has_pong is not None:
             self._check_pong(self._has_pong)
         elif self._ping_at < math.inf:
             self._ping_if_due()
         if self._read_by <= self._timeouts.clock.now:
             self._read_by = math.inf  # report the fault once
-            self._on_fault(PeerFault.STALLED)
+            self._report(PeerFault.STALLED)
         self._timer.by(self._read_by, self._timeouts.to_read.step)
-        if self._is_reading is not None and not self._reads():
-            self._on_fault(PeerFault.NOT_READ)
+        if self._pings and self._peer is not None and not self._peer.peer_is_read():
+            self._report(PeerFault.NOT_READ)
             self._check_again_soon()
 
     def _ping_later(self) -> None:
@@ -184,7 +195,7 @@ class PeerWatchdog:
         now, step = self._timeouts.clock.now, self._timeouts.between_pings.step
         if self._ping_at <= now and self._reads():
             self._ping_at = math.inf  # until the ping is answered
-            self._on_fault(PeerFault.PING)
+            self._report(PeerFault.PING)
         else:
             self._timer.by(max(self._ping_at, now + step), step)
 
@@ -207,17 +218,18 @@ class PeerWatchdog:
             self._check_pong_later()
         else:
             self._has_pong = None  # report the fault once
-            self._on_fault(PeerFault.NO_PONG)
+            self._report(PeerFault.NO_PONG)
 
     def _check_pong_later(self) -> None:
         step = self._timeouts.for_pong.step
         self._timer.by(self._checked_at + step, step)
 
     def _reads(self) -> bool:
-        return self._is_reading is not None and self._is_reading()
+        return self._peer is not None and self._peer.peer_is_read()
 
-
-def _ignore(fault: PeerFault) -> None: ...
+    def _report(self, fault: PeerFault) -> None:
+        if self._peer is not None:
+            self._peer.peer_fault(fault)
 
 
 def _size(message: Any) -> int:

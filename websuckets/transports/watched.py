@@ -42,7 +42,7 @@ class WatchedConnection(ReceivingConnection):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self.watchdog = PeerWatchdog(self.timeouts, self._on_fault, self._can_be_pinged)
+        self.watchdog = PeerWatchdog(self.timeouts, self, pings=True)
 
     @property
     def socket(self) -> Any:
@@ -55,10 +55,10 @@ class WatchedConnection(ReceivingConnection):
 
     def failed(self, error: BaseException) -> None: ...
 
-    def _can_be_pinged(self) -> bool:
+    def peer_is_read(self) -> bool:
         return self.state is State.OPEN and self._is_reading
 
-    def _on_fault(self, fault: PeerFault) -> None:
+    def peer_fault(self, fault: PeerFault) -> None:
         match fault:
             case PeerFault.STALLED:
                 logger.info("%s does not read what is sent to it: aborted", self.id)
