@@ -9,8 +9,6 @@ queue, from which the task that serves receives; it needs nothing but anyio. On 
 
 import logging
 from abc import abstractmethod
-from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -77,8 +75,7 @@ class AsgiConnection(PlainConnection):
         frames, path = FrameQueue(READ_AHEAD), path_within(scope)
         super().__init__(request, address, subprotocol, path, frames, max_size, timeouts)
         self._asgi_receive = receive
-        # Errors of servers that raise at once are errors of sending, too.
-        self._asgi_send = send if iscoroutinefunction(send) else partial(_call, send)
+        self._asgi_send = send
         self._reading = anyio.CancelScope()
         self._is_receiving = False
         self._is_gone = False
@@ -236,7 +233,3 @@ class QueuedConnection(AsgiConnection):
 def event_of(frame: str | bytes) -> AsgiEvent:
     """Return the event that sends a frame."""
     return {"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame}
-
-
-async def _call(send: AsgiSend, event: AsgiEvent) -> None:
-    await send(event)
