@@ -9,9 +9,6 @@ queue, from which the task that serves receives; it needs nothing but anyio. On 
 
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable
-from functools import partial
-from inspect import iscoroutinefunction
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -33,7 +30,7 @@ from websuckets.transports.frame_queue import FrameQueue
 from websuckets.transports.plain import PlainConnection
 from websuckets.transports.watchdog import PeerTimeouts
 
-__all__ = ["AsgiConnection", "QueuedConnection", "event_of"]
+__all__ = ["DISCONNECT", "AsgiConnection", "QueuedConnection", "event_of"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -53,6 +50,9 @@ still come.
 
 ABORT_TIMEOUT: Final = 1
 """Seconds in which a client may take its close frame when its connection is aborted."""
+
+DISCONNECT: Final[AsgiEvent] = {"type": "websocket.disconnect"}
+"""Event that stands for an error of the server, which is not asked for more."""
 
 
 class AsgiConnection(PlainConnection):
@@ -75,8 +75,7 @@ class AsgiConnection(PlainConnection):
         frames, path = FrameQueue(READ_AHEAD), path_within(scope)
         super().__init__(request, address, subprotocol, path, frames, max_size, timeouts)
         self._asgi_receive = receive
-        # Errors of servers that raise at once are errors of sending, too.
-        self._asgi_send = send if iscoroutinefunction(send) else partial(_call, send)
+        self._asgi_send = send
         self._reading = anyio.CancelScope()
         self._is_receiving = False
         self._is_gone = False
@@ -157,8 +156,8 @@ class AsgiConnection(PlainConnection):
         try:
             event = await self._asgi_receive()
         except Exception as error:
-            self._log_loss(error)
-            event = {"type": "websocket.disconnect"}
+            self._lost(error)
+            event = DISCONNECT
         finally:
             self._is_receiving = False
             if self.state.is_closed:
@@ -183,21 +182,18 @@ class AsgiConnection(PlainConnection):
                 await self._has_received.wait()
 
     async def _send_event(self, event: AsgiEvent) -> None:
-        await self._lose_on_error(self._asgi_send(event))
+        try:
+            await self._asgi_send(event)
+        except Exception as error:
+            self._lost(error)
 
-    async def _lose_on_error(self, sending: Awaitable[None]) -> None:
-        """Wait for the server; take an error to mean that the client has left.
+    def _lost(self, error: Exception) -> None:
+        """Take an error of the server to mean that the client has left.
 
         By the specification the error is an `OSError`; uvicorn and hypercorn raise other errors for
         a client that broke the protocol.
         """
-        try:
-            await sending
-        except Exception as error:
-            self._log_loss(error)
-            self.lose()
-
-    def _log_loss(self, error: Exception) -> None:
+        self.lose()
         logger.debug("the ASGI server lost %s: %s", self.socket.id, type(error).__name__)
 
 
@@ -237,7 +233,3 @@ class QueuedConnection(AsgiConnection):
 def event_of(frame: str | bytes) -> AsgiEvent:
     """Return the event that sends a frame."""
     return {"type": "websocket.send", "text" if isinstance(frame, str) else "bytes": frame}
-
-
-async def _call(send: AsgiSend, event: AsgiEvent) -> None:
-    await send(event)
