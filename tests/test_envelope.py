@@ -314,6 +314,7 @@ pages = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     payload=pages | lines | payloads, payload_type=st.sampled_from([Page, Line, list[Line], str])
 )

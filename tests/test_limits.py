@@ -687,7 +687,7 @@ async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_aw
     def wall_clock() -> float:
         return time.time() + ahead
 
-    for module in ("runtime.clock", "connections.deadlines", "session"):
+    for module in ("runtime.clock", "connections.verification_deadlines", "session"):
         monkeypatch.setattr(f"websuckets.{module}.time", wall_clock)
     async with talk(app_with(group)) as client:
         await client.call("log in", payload="Ann", id=1)

@@ -37,7 +37,7 @@ class Watched:
         self.watchdog = PeerWatchdog(
             PeerTimeouts.of(self.clock, limits or Limits(), dict(options)),
             self,
-            pings=is_pinged,
+            self if is_pinged else None,
         )
 
     def peer_fault(self, fault: PeerFault) -> None:
@@ -146,12 +146,28 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
         def peer_is_read(self) -> bool:
             return True
 
-    clock = Clock()
-    watchdog = Counting(PeerTimeouts.of(clock, Limits(), {}), Peer(), pings=True)
+    clock, peer = Clock(), Peer()
+    watchdog = Counting(PeerTimeouts.of(clock, Limits(), {}), peer, peer)
     while pings < 10 or looks < 20:
         clock.now += 0.01
         clock.ring()
     assert (pings, looks) == (10, 20)
+
+
+def test_a_peer_that_is_gone_is_not_found_to_read_nothing() -> None:
+    """A connection that is aborted for one fault is not told of another."""
+
+    class Aborted(Watched):
+        def peer_fault(self, fault: PeerFault) -> None:
+            super().peer_fault(fault)
+            if fault is PeerFault.NO_PONG:
+                self.watchdog.stop()
+
+    peer = Aborted(Limits(send_timeout=8), **PINGS)
+    assert peer.after(9) == [PeerFault.PING]
+    peer.pinged()
+    peer.watchdog.blocked()
+    assert peer.after(60) == [PeerFault.NO_PONG]
 
 
 def test_a_peer_that_does_not_read() -> None:

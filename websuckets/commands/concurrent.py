@@ -170,7 +170,7 @@ class ConcurrentCommands:
                 await self._answer(running)
         except BaseException as error:  # an error that the dispatcher could not answer
             ended = Cancelled.ENDED if running.is_over else Cancelled.NOTHING
-            failure = judge(error, lambda: ended, self._peer.has_left)
+            failure = judge(error, lambda: ended, self._peer.is_of_its_end)
             match failure.meaning:
                 case Meaning.PROPAGATE:
                     raise

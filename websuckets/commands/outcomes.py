@@ -32,7 +32,7 @@ def explained(
     An ``incident`` that is given is already logged for this command. Raises the error again if it
     has to propagate.
     """
-    failure = judge(error, request_scope.cancelled, peer.has_left)
+    failure = judge(error, request_scope.cancelled, peer.is_of_its_end)
     match failure.meaning:
         case Meaning.PROPAGATE:
             raise error

@@ -27,6 +27,6 @@ class Peer:
         """True once either side has closed the connection."""
         return self.socket.close_code is not None
 
-    def has_left(self, error: BaseException) -> bool:
+    def is_of_its_end(self, error: BaseException) -> bool:
         """Tell whether the error comes of the end of this connection."""
         return isinstance(error, self.transport.closed_errors) and self.is_closed

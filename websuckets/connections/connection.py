@@ -12,13 +12,14 @@ for each message, which costs more than most handlers.
 
 The solution. One task serves the connection, `Connection.serve`; the others only tell it what has
 happened, by an event of the state machine in `websuckets.connections.state`, or by cancelling
-``_life``. The task goes through these steps:
+`ConnectionScope.life`. The task goes through these steps:
 
 1. ``on_connect`` hooks; one that refuses is a reason to close.
 2. Messages are answered, by `MessageLoop.run`, until there is a reason to close.
 3. Running commands finish, and the closing handshake is made.
-4. All that the connection held is finalised: streams end, ``on_disconnect`` hooks run, tasks of the
-   connection end, objects of its SESSION scope are finalised, in this order.
+4. All that the connection held is finalised: a connection that is still open is aborted, streams
+   end, ``on_disconnect`` hooks run, tasks of the connection end, objects of its SESSION scope are
+   finalised, in this order.
 
 All steps run in one request scope. When that is spent, because something took too long in it, the
 steps go on in another, from where they were. If the steps raise an error, the last one follows at
@@ -31,7 +32,6 @@ from typing import Any, Protocol
 import anyio
 from websockets import CloseCode
 
-from websuckets.connections.deadlines import VerificationDeadlines
 from websuckets.connections.hook_calls import (
     call_on_connect,
     call_on_handshake,
@@ -40,6 +40,7 @@ from websuckets.connections.message_loop import MessageLoop
 from websuckets.connections.scope import ConnectionScope
 from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
+from websuckets.connections.verification_deadlines import VerificationDeadlines
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.close_codes import RESTART, CloseReason
 from websuckets.protocol.transport import TransportConnection
@@ -155,7 +156,7 @@ class Connection:
             self._messages.concurrent.disconnected()
 
     def cancel(self) -> None:
-        """Cancel running commands; their scopes are finalised, then the connection is aborted."""
+        """Cancel running commands, whose scopes are finalised, and abort the connection."""
         was_served = self._state.cancel()
         self._scope.life.cancel()
         if self._messages.concurrent is not None:

@@ -28,9 +28,10 @@ async def call_on_handshake(hook: InjectedFunction, peer: Peer) -> HandshakeRefu
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
     except BaseException as error:
-        if judge(error, peer.request_scope.cancelled).meaning is Meaning.PROPAGATE:
+        failure = judge(error, peer.request_scope.cancelled)
+        if failure.meaning is Meaning.PROPAGATE:
             raise
-        refusal = _refusal_of(alone(error))
+        refusal = _refusal_of(alone(failure.error))
         if refusal is None:
             return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
         logger.info("%s refused %s: HTTP %d", hook.name, peer.socket.id, refusal.status)
@@ -57,7 +58,7 @@ async def call_on_connect(hook: InjectedFunction, peer: Peer) -> CloseReason | N
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
     except BaseException as error:
-        failure = judge(error, peer.request_scope.cancelled, peer.has_left)
+        failure = judge(error, peer.request_scope.cancelled, peer.is_of_its_end)
         match failure.meaning:
             case Meaning.PROPAGATE:
                 raise

@@ -7,9 +7,9 @@ from websuckets.commands.concurrent import ConcurrentCommands
 from websuckets.commands.dispatcher import Answer, NotACommand, ReceivedCommand, Route
 from websuckets.commands.peer import Peer
 from websuckets.connections.abuse import AbuseCounters
-from websuckets.connections.deadlines import Owner, VerificationDeadlines
 from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
+from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
 from websuckets.middleware import Outcome
 from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason

@@ -33,7 +33,7 @@ class ConnectionScope:
         self._setup = setup
         self._name = name
         self.user: User = User(transport.socket)
-        self.tasks: TaskSource = TaskSource(name, self._has_left, setup.background)
+        self.tasks: TaskSource = TaskSource(name, self._is_of_its_end, setup.background)
         # Messages that are answered one after the other need no lock.
         lock = lock_factory if setup.some_run_beside else None
         values = self._values(transport.socket)
@@ -110,5 +110,5 @@ class ConnectionScope:
             if failure is not None:
                 log_incident(f"finalisers of {self._name}", failure)
 
-    def _has_left(self, error: BaseException) -> bool:
-        return self.peer.has_left(error)
+    def _is_of_its_end(self, error: BaseException) -> bool:
+        return self.peer.is_of_its_end(error)

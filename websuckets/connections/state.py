@@ -2,8 +2,9 @@
 
 A connection is *opening* until its handshake is answered, then *open*; it is *closing* once there
 is a reason to close it: running commands finish, then the closing handshake begins. It is
-*aborting* once what runs is cancelled, and *closed* when all that it held is finalised. A handshake
-that is to be refused because the server stops is *refusing*::
+*aborting* once what runs is cancelled, and *closed* from when all that it held begins to be
+finalised. A handshake that is to be refused, because the server stops or the time of the user is
+over, is *refusing*::
 
                   opened              close                ended
       OPENING ──────────────► OPEN ───────────► CLOSING ───────────► CLOSED
@@ -38,8 +39,8 @@ class State(Enum):
     CLOSED = auto()
 
 
-_OPENED: Final = {State.OPENING: State.OPEN, State.REFUSING: State.CLOSING}
-_CLOSED: Final = {State.OPENING: State.REFUSING, State.OPEN: State.CLOSING}
+_ON_OPENED: Final = {State.OPENING: State.OPEN, State.REFUSING: State.CLOSING}
+_ON_CLOSE: Final = {State.OPENING: State.REFUSING, State.OPEN: State.CLOSING}
 _SERVED: Final = (State.OPEN, State.CLOSING)
 
 
@@ -55,12 +56,12 @@ class ConnectionState:
 
     def opened(self) -> None:
         """Take note that the opening handshake was answered, and the connection is served."""
-        self.present = _OPENED.get(self.present, self.present)
+        self.present = _ON_OPENED.get(self.present, self.present)
 
     def close(self, reason: CloseReason) -> None:
         """Take note of a reason to close, unless there is one already."""
-        if self.present in _CLOSED:
-            self.present = _CLOSED[self.present]
+        if self.present in _ON_CLOSE:
+            self.present = _ON_CLOSE[self.present]
             self.close_reason = reason
 
     def cancel(self) -> bool:
@@ -71,5 +72,5 @@ class ConnectionState:
         return was_served
 
     def ended(self) -> None:
-        """Take note that all that the connection held is finalised."""
+        """Take note that the connection is over, and all that it held is finalised from now on."""
         self.present = State.CLOSED

@@ -14,9 +14,9 @@ the app are found in their scopes, which remember what was asked for before (`Op
 Tried and rejected:
 
 - A list of steps that one coroutine interprets. It needs no generated code, and saves half as much.
-- To write such functions at start. 10,000 commands would start later by seconds, so each function
+- Writing such functions at start. 10,000 commands would start later by seconds, so each function
   is written when its command first runs.
-- To tell the event loop of asynchronous generators, as Python does when one begins. The loop closes
+- Telling the event loop of asynchronous generators, as Python does when one begins. The loop closes
   generators that nobody closes; ours are closed by their scope. That bookkeeping costs more than
   the rest of a generator.
 
@@ -136,7 +136,7 @@ class _Writer:
         """Write the lines that get an object of a wider scope."""
         compiled_key = key.as_compilation_key()
         name, result = self._name("k", compiled_key), self._result()
-        if compiled_key in self._scope.values:  # as of every connection
+        if compiled_key in self._scope.values:  # given to every connection
             self._lines.append(f"{result} = values[{name}]")
             return result
         is_of_connection = self._scope.container.registry.get_factory(key) is not None

@@ -11,8 +11,8 @@ also in a group
 ``GeneratorExit``                        any             propagate
 `ClientError`                            any             reply: the client gets this error
 an error of a closed connection          any             ignore: nobody is there to get an answer
-any other error                          any             incident: the log gets the error, the
-                                                         client the number of the incident
+any other `Exception`, and any           any             incident: the log gets the error, the
+`BaseException` of the program's own                     client the number of the incident
 a cancellation                           timed out       reply: the client gets `CommandTimeout`
 a cancellation                           ended           propagate
 a cancellation                           the task alone  ignore: the program itself has ended it
@@ -23,18 +23,22 @@ a group of nothing but ``GeneratorExit``  any            incident
 
 Of a group, cancellations and ``GeneratorExit`` count only if the group holds nothing else: they are
 how a task group ends its other tasks. A group that holds a single error, at any depth, means what
-that error means; a group of several is an incident. A `BaseException` of the program's own is an
-incident like any other error.
+that error means; a group of several is an incident.
 
 Who reacts, and how:
 
-- A command or a stream: a reply is sent to its client, and so is the number of an incident.
-- ``on_handshake``: a reply is HTTP 403 (or what the error says), an incident is HTTP 500.
+- A command or a stream, with its dependencies and their finalisers: a reply is sent to its client,
+  and so is the number of an incident.
+- ``on_handshake``: a `HandshakeRefused` is its own HTTP response; of a reply the status is 403, of
+  a header that came twice 400, of anything else 500.
 - ``on_connect``: a reply closes the connection with 1008, an incident with 1011.
-- ``on_disconnect``, finalisers and tasks: all but what is ignored is logged; nobody else ends.
+- ``on_disconnect`` and finalisers of a connection: each error is logged, that of a closed
+  connection, too; nobody else ends.
+- A task of `AppTasks` or `ConnectionTasks`: all but what is ignored is logged; nobody else ends.
 - ``on_startup``: the error is raised, and the app does not start.
-- What is outside of all these: an incident closes the connection with 1011.
-- What propagates ends the task, and is raised to the code that started the task.
+- Code of the framework or of a transport that serves a connection: an incident closes the
+  connection with 1011. ``GeneratorExit`` is an incident here, as it ends its own coroutine alone.
+- An error that propagates ends the task, and is raised to the code that started the task.
 """
 
 from collections.abc import Callable

@@ -7,8 +7,9 @@ scope has to be left in the task, and inside of the scope, in which it was enter
 message is answered in time, so all this may cost next to nothing until something goes wrong.
 
 Tried and rejected: a cancel scope for each message and another for its finalisers (3 to 7 us each
-on Python 3.11, a quarter of a command); a task for each message, or for its finalisers, which
-cannot leave a cancel scope that another task has entered; a timer for each message.
+on Python 3.11, a quarter of a command), but for messages that run beside others or behind
+middleware; a task for each message, or for its finalisers, which cannot leave a cancel scope that
+another task has entered; a timer for each message.
 
 The solution. A task enters one request scope, and handles one message after the other inside of it.
 There are two cancel scopes around each other. The outer one, ``life``, is cancelled to end what is
@@ -47,7 +48,7 @@ class Exits(Protocol):
 
 
 class RequestScopes:
-    """All open request scopes of a running app, and the time in which containers must close."""
+    """All open request scopes of a running app, and the time that finalisers may take."""
 
     def __init__(self, clock: Clock, finalize_timeout: float | None) -> None:
         self.clock = clock
@@ -106,7 +107,7 @@ class RequestScope:
         self.has_timed_out: bool = False
         """True once what is done has taken too long."""
         self.is_late: bool = False
-        """True once a container was not closed in time."""
+        """True once finalisers have taken too long."""
         self.is_spent: bool = False
         """True once nothing more can be done in the request scope: it is late, or has timed out."""
 

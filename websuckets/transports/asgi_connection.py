@@ -107,14 +107,17 @@ class AsgiConnection(PlainConnection):
         """
         await self._stop_receiving()
         end = anyio.current_time() + CLOSE_TIMEOUT
-        is_over = False
+        is_over = was_silent = False
         while not is_over and anyio.current_time() < end:
             was_gone = self._is_gone
             with anyio.move_on_after(self._silence) as waiting:
                 is_over = await self._next_frame() is None and was_gone
             if waiting.cancelled_caught:
                 # Silence says nothing while the event loop is held up: frames may be there already.
-                is_over = anyio.current_time() < waiting.deadline + self._silence
+                # So short a silence as that of a client that has left has to come twice.
+                is_silent = anyio.current_time() < waiting.deadline + self._silence
+                is_over = is_silent and (was_silent or not was_gone)
+                was_silent = is_silent
 
     @property
     def _silence(self) -> float:

@@ -101,8 +101,8 @@ class Handshake(CommonConnection):
                 await super().handshake(answer_http, process, server_header)
             except _CannotAnswer:
                 await self.abort()
-            if self.state is State.OPEN:
-                self.connection_handler = opening.opened()
+            is_open = self.state is State.OPEN
+            self.connection_handler = opening.opened() if is_open else None
 
     def _peer_address(self) -> Any:
         try:

@@ -33,7 +33,7 @@ class Sender:
         self._state = state
         self._write = write
         self._abort = abort
-        self.watchdog = PeerWatchdog(timeouts, self, pings=False)
+        self.watchdog = PeerWatchdog(timeouts, self)
 
     async def send(self, frame: str | bytes) -> None:
         """Send a frame; abort if more frames wait than the outbox allows.
@@ -68,9 +68,6 @@ class Sender:
     def stop(self) -> None:
         """Watch no more, as the connection is closed."""
         self.watchdog.stop()
-
-    def peer_is_read(self) -> bool:
-        raise AssertionError("the server below pings, if at all")
 
     def peer_fault(self, fault: PeerFault) -> None:
         assert fault is PeerFault.STALLED

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from websuckets.limits import Limits, OutboxBound, OutboxCount, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
-__all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog", "WatchedPeer"]
+__all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
 
 PING_INTERVAL: Final = 20
 PING_TIMEOUT: Final = 20
@@ -64,8 +64,12 @@ class WatchedPeer(Protocol):
         """React to a fault of the peer."""
         ...
 
+
+class PingedPeer(Protocol):
+    """A connection to a peer that is pinged."""
+
     def peer_is_read(self) -> bool:
-        """Tell whether the connection is open and reads what the peer sends; asked for pings."""
+        """Tell whether the connection is open and reads what the peer sends."""
         ...
 
 
@@ -74,7 +78,7 @@ class PeerWatchdog:
 
     The watchdog tells ``peer`` of each fault, until `stop`. It checks nothing before the peer
     may be late: while the peer answers pings and reads what is sent, the watchdog costs two checks
-    for each ping. Without ``pings``, the peer is not pinged.
+    for each ping. The peer is not pinged without ``pinged``, which is the same connection.
     """
 
     __slots__ = (
@@ -82,7 +86,7 @@ class PeerWatchdog:
         "_has_pong",
         "_peer",
         "_ping_at",
-        "_pings",
+        "_pinged",
         "_queued",
         "_read_by",
         "_silent",
@@ -95,13 +99,12 @@ class PeerWatchdog:
     def __init__(
         self,
         timeouts: PeerTimeouts,
-        peer: "WatchedPeer",
-        *,
-        pings: bool,
+        peer: WatchedPeer,
+        pinged: PingedPeer | None = None,
     ) -> None:
         self._timeouts = timeouts
         self._peer: WatchedPeer | None = peer
-        self._pings = pings
+        self._pinged = pinged
         self.waiting: int = 0
         """Number of senders that wait for the peer to read."""
         self._queued: OutboxCount | None = None  # once a message has waited
@@ -112,13 +115,14 @@ class PeerWatchdog:
         self._silent = 0.0  # seconds of reading since the ping, without its pong
         self._checked_at = 0.0
         self._was_reading = False
-        if pings:
+        if pinged is not None:
             self._ping_later()
 
     def stop(self) -> None:
         """Report no more faults, and release the peer, because the connection is closed."""
         self._timer.stop()
         self._peer = None
+        self._pinged = None
 
     @property
     def is_blocked(self) -> bool:
@@ -181,7 +185,7 @@ class PeerWatchdog:
             self._read_by = math.inf  # report the fault once
             self._report(PeerFault.STALLED)
         self._timer.by(self._read_by, self._timeouts.to_read.step)
-        if self._pings and self._peer is not None and not self._peer.peer_is_read():
+        if self._pinged is not None and not self._pinged.peer_is_read():
             self._report(PeerFault.NOT_READ)
             self._check_again_soon()
 
@@ -225,7 +229,7 @@ class PeerWatchdog:
         self._timer.by(self._checked_at + step, step)
 
     def _reads(self) -> bool:
-        return self._peer is not None and self._peer.peer_is_read()
+        return self._pinged is not None and self._pinged.peer_is_read()
 
     def _report(self, fault: PeerFault) -> None:
         if self._peer is not None:

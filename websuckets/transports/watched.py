@@ -42,7 +42,7 @@ class WatchedConnection(ReceivingConnection):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self.watchdog = PeerWatchdog(self.timeouts, self, pings=True)
+        self.watchdog = PeerWatchdog(self.timeouts, self, pinged=self)
 
     @property
     def socket(self) -> Any:
