@@ -14,10 +14,10 @@ then: 1.4 % of a command less, for 30 lines more.
 
 The solution:
 
-- The task that serves calls the server itself, in `receive` and `reply`. The reading task reads the first
-  message, and then sleeps, until a timer of `TIME_TO_READ_ON` ends while a command runs, or until
-  something is sent that is not the reply to a message. Then it reads on, and what it takes goes to the queue; it sleeps again when the task
-  that serves waits at the empty queue.
+- The task that serves calls the server itself, in `receive` and `reply`. The reading task reads the
+  first message, and then sleeps, until a timer of `TIME_TO_READ_ON` ends while a command runs, or
+  until something is sent that is not the reply to a message. Then it reads on, and what it takes
+  goes to the queue; it sleeps again when the task that serves waits at the empty queue.
 - A wait for the server is ended by cancelling the task that waits, when another task closes the
   connection. `_waiting` has the tasks that wait, each with its ``cancelling()`` from before: only
   a task that nobody else cancels meanwhile is cancelled, and the cancellation is taken back. No

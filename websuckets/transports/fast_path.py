@@ -16,18 +16,19 @@ or answer a ping while a command runs).
 The solution: received bytes are looked at before the parser sees them. Leading frames that are a
 whole text each (`frames.read_text`) are handed to the task that waits in `receive`, or, if none
 waits, are put in the queue of ``websockets``, as its parser would do. A text that is sent becomes a
-frame (`frames.text_frame`), and is written at once. The queue and the state belong to ``websockets``, so that any message may take
-either path; only what is on its way to the peer is kept here, until it has been written.
+frame (`frames.text_frame`), and is written at once. The queue and the state belong to
+``websockets``, so that any message may take either path; only what is on its way to the peer is
+kept here, until it has been written.
 
 The fallback: everything else goes to ``websockets``, as if this module did not exist: frames that
 are not a whole text, all frames while the parser is inside of a frame or a message, and anything
 unless the connection is open, without extensions (compression) and not debugged; and anything to
 send while something is to be written first, while the peer does not read, or while a message in
-fragments is being sent. The connections without the fast path (`asyncio_connection`, `trio_connection`) work by themselves:
-tests run both. `can_read` and `can_write` read the state of the protocol; besides them, the fast
-paths use the queue of received frames (``recv_messages``) and what waits to be written, which
-``websockets`` does not document either. A test compares what is read with ``websockets`` itself,
-for any bytes.
+fragments is being sent. The connections without the fast path (`asyncio_connection`,
+`trio_connection`) work by themselves: tests run both. `can_read` and `can_write` read the state of
+the protocol; besides them, the fast paths use the queue of received frames (``recv_messages``) and
+what waits to be written, which ``websockets`` does not document either. A test compares what is
+read with ``websockets`` itself, for any bytes.
 """
 
 from abc import abstractmethod
