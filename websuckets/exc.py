@@ -110,7 +110,10 @@ class Expired(NotAuthorized):
 
 
 class CommandTimeout(ClientError):
-    """Error of a command that took too long and was cancelled. Only middleware sees it."""
+    """Error of a command that took too long and was cancelled; the client gets ``timeout``.
+
+    Of the code of a program, middleware alone sees this error.
+    """
 
     def __init__(self) -> None:
         super().__init__("timeout")

@@ -16,7 +16,7 @@ import anyio
 from websuckets.commands.groups import UNSET, Command
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
-from websuckets.commands.streams import Stream
+from websuckets.commands.stream_items import Stream
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
@@ -203,7 +203,7 @@ class Dispatcher:
     async def _answer_around(self, attempt: "_Attempt") -> Answer:
         """Answer with the middleware around, and write a line to the access log if it is on."""
         started = perf_counter()
-        came_of_it = "cancelled"
+        result = "cancelled"
         try:
             answer: Answer
             if self._around is None:
@@ -211,12 +211,12 @@ class Dispatcher:
             else:
                 answer = await attempt.answer_around(self._around)
             error = answer.error if isinstance(answer, Outcome) else None
-            came_of_it = repr(error or "ok")[1:-1]  # the program's own text, in one line
+            result = repr(error or "ok")[1:-1]  # the program's own text, in one line
             return answer
         finally:
             milliseconds = (perf_counter() - started) * 1000
             event, connection = attempt.message.event, attempt.socket.id
-            access.debug("%.80r %.80s %.1f ms %s", event, came_of_it, milliseconds, connection)
+            access.debug("%.80r %.80s %.1f ms %s", event, result, milliseconds, connection)
 
 
 def _failed(

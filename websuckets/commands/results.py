@@ -12,9 +12,9 @@ from websuckets.commands.validation import complete_adapter, problem_text
 from websuckets.protocol.messages import (
     ClientEvent,
     CommandId,
-    closing,
     encode_result,
-    opening,
+    frame_head,
+    frame_tail,
     text_of,
     without_constants,
 )
@@ -114,10 +114,10 @@ ANYTHING: Final = ResultType(_write_anything, takes_events=True, takes_none=True
 class ResultEncoder:
     """Encoder of what the handler of one command returns or yields; made once for each command."""
 
-    __slots__ = ("_opening", "_takes_events", "_takes_none", "_write")
+    __slots__ = ("_head", "_takes_events", "_takes_none", "_write")
 
     def __init__(self, event: str, result_type: ResultType) -> None:
-        self._opening = opening(event)
+        self._head = frame_head(event)
         self._write = result_type.write
         self._takes_events = result_type.takes_events
         self._takes_none = result_type.takes_none
@@ -137,16 +137,16 @@ class ResultEncoder:
         if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
             payload = without_constants(payload)
         if id is None:
-            return f"{self._opening}{payload}}}"
+            return f"{self._head}{payload}}}"
         if type(id) is int:
-            return f'{self._opening}{payload},"id":{id}}}'
-        return f"{self._opening}{payload}{closing(id, more=False)}"
+            return f'{self._head}{payload},"id":{id}}}'
+        return f"{self._head}{payload}{frame_tail(id, more=False)}"
 
     def item(self, item: Any, id: CommandId) -> str:
         """Return the frame with an item of a stream; raise what `reply` raises."""
         if isinstance(item, ClientEvent):
             return self._event(item, id, more=True)
-        return f"{self._opening}{text_of(self._write(item))}{closing(id, more=True)}"
+        return f"{self._head}{text_of(self._write(item))}{frame_tail(id, more=True)}"
 
     def _event(self, event: ClientEvent, id: CommandId, *, more: bool) -> str:
         if not self._takes_events:

@@ -4,7 +4,12 @@ import time
 from typing import Final
 
 from websuckets.limits import Limits
-from websuckets.protocol.close_codes import NONSENSE, TOO_FAST, TOO_MANY_REFUSALS, CloseReason
+from websuckets.protocol.close_codes import (
+    TOO_FAST,
+    TOO_MANY_REFUSALS,
+    TOO_MANY_UNKNOWN,
+    CloseReason,
+)
 
 __all__ = ["AbuseCounters"]
 
@@ -32,7 +37,7 @@ class AbuseCounters:
         "_steady",
         "_unknown",
         "_window_begins",
-        "is_spotless",
+        "has_no_streak",
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -44,7 +49,7 @@ class AbuseCounters:
         self._over_rate = 0
         self._refused = 0
         self._unknown = 0
-        self.is_spotless: bool = True
+        self.has_no_streak: bool = True
         """True while neither a streak of refusals nor one of unknown commands has begun."""
 
     def retry_after(self) -> float:
@@ -76,23 +81,23 @@ class AbuseCounters:
     def unknown(self) -> CloseReason | None:
         """Count a message that was not a command; return the reason to close, if any."""
         self._unknown += 1
-        self.is_spotless = False
+        self.has_no_streak = False
         most = self._limits.unknown_streak
-        return NONSENSE if most is not None and self._unknown >= most else None
+        return TOO_MANY_UNKNOWN if most is not None and self._unknown >= most else None
 
     def known(self) -> None:
         """End the streak of unknown commands, after a message that was a command."""
         self._unknown = 0
-        self.is_spotless = not self._refused
+        self.has_no_streak = not self._refused
 
     def refused(self) -> CloseReason | None:
         """Count a refused protected command; return the reason to close, if any."""
         self._refused += 1
-        self.is_spotless = False
+        self.has_no_streak = False
         most = self._limits.auth_failures
         return TOO_MANY_REFUSALS if most is not None and self._refused >= most else None
 
     def authorized(self) -> None:
         """End the streak of refusals, after a protected command that was not refused."""
         self._refused = 0
-        self.is_spotless = not self._unknown
+        self.has_no_streak = not self._unknown

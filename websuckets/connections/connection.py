@@ -143,7 +143,9 @@ class Connection:
                                 await self._talk()
                         except BaseException as raised:
                             error = raised
-                        await self._finalise_unless_spent(error)
+                        at_once = error is not None or state.present is State.ABORTING
+                        if at_once or not scope.peer.request_scope.is_spent:
+                            await self._finalise(error, at_once=at_once)
         finally:
             disconnected(scope.user)
             self._remove()
@@ -236,14 +238,8 @@ class Connection:
             await self._messages.concurrent.drain()
         await socket.close(*reason)
 
-    async def _finalise_unless_spent(self, error: BaseException | None) -> None:
-        """Finalise what the connection held; if all is well, in a request scope that is not spent.
-
-        ``error`` has ended the connection, if it is not ``None``.
-        """
-        at_once = error is not None or self._state.present is State.ABORTING
-        if self._scope.peer.request_scope.is_spent and not at_once:
-            return  # the steps go on in another request scope
+    async def _finalise(self, error: BaseException | None, *, at_once: bool) -> None:
+        """Finalise what the connection held; ``error`` has ended it, if it is not ``None``."""
         self._state.ended()
         await self._scope.finalise(
             *(error, self._messages.concurrent),

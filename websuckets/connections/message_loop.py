@@ -3,9 +3,9 @@
 import logging
 import math
 
-from websuckets.commands.concurrent import ConcurrentCommands
 from websuckets.commands.dispatcher import Answer, NotACommand, ReceivedCommand, Route
 from websuckets.commands.peer import Peer
+from websuckets.commands.running_commands import ConcurrentCommands
 from websuckets.connections.abuse import AbuseCounters
 from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
@@ -104,7 +104,7 @@ class MessageLoop:
                         peer.scope.context.copy().run,
                         dispatcher.answer(received, peer, request_scope),
                     )
-                    if type(answer) is Outcome or not self._abuse.is_spotless:
+                    if type(answer) is Outcome or not self._abuse.has_no_streak:
                         self._close_if(self._count(received[1], answer))
                 self._reply = answer.frame if isinstance(answer, Outcome) else answer
                 if self._deadlines.is_overdue:  # the command that ran might have verified it

@@ -1,7 +1,9 @@
 """Codes and reasons with which websuckets closes connections.
 
 Codes are those of RFC 6455, section 7.4, and of the registry that this section sets up; codes from
-4000 on are this framework's.
+4000 on are this framework's. Where the reason is made for the occasion, the code stands there:
+1008 and 1011 for hooks that refuse or fail, 1009 for a message that is too big, 1011 for a failure
+of the server.
 """
 
 from typing import Final
@@ -11,7 +13,6 @@ from websockets import CloseCode
 __all__ = [
     "CUT_SHORT",
     "EXPIRED",
-    "NONSENSE",
     "NOT_VERIFIED",
     "NO_PONG",
     "RESTART",
@@ -19,6 +20,7 @@ __all__ = [
     "SLOW",
     "TOO_FAST",
     "TOO_MANY_REFUSALS",
+    "TOO_MANY_UNKNOWN",
     "UNSURE",
     "CloseReason",
 ]
@@ -35,7 +37,7 @@ SLOW: Final = (CloseCode.TRY_AGAIN_LATER, "reads too slowly")
 UNSURE: Final = (CloseCode.TRY_AGAIN_LATER, "sessions unavailable")
 """Close reason when it cannot be known whether the user is still verified."""
 
-NONSENSE: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
+TOO_MANY_UNKNOWN: Final = (CloseCode.POLICY_VIOLATION, "too many unknown commands")
 CUT_SHORT: Final = (CloseCode.INTERNAL_ERROR, "message cut short")
 """Close reason after a message in fragments that was not sent to its end."""
 

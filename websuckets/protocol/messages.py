@@ -18,13 +18,13 @@ __all__ = [
     "Control",
     "Message",
     "Ping",
-    "closing",
     "decode",
     "encode_error",
     "encode_event",
     "encode_pong",
     "encode_result",
-    "opening",
+    "frame_head",
+    "frame_tail",
     "problem",
     "text_of",
     "without_constants",
@@ -193,22 +193,22 @@ def encode_event(event: str, payload: Any, id: CommandId, *, more: bool = False)
 
     ``more`` says that the frame is not the last answer.
     """
-    return f"{opening(event)}{_to_text(payload)}{closing(id, more=more)}"
+    return f"{frame_head(event)}{_to_text(payload)}{frame_tail(id, more=more)}"
 
 
 def encode_result(event: str, result: Any, id: CommandId, *, more: bool = False) -> str:
     """Return a frame with a handler's result: a `ClientEvent`, or an event named ``event``."""
     if isinstance(result, ClientEvent):
-        return f"{result[:-1]}{closing(id, more=more)}"
+        return f"{result[:-1]}{frame_tail(id, more=more)}"
     return encode_event(event, result, id, more=more)
 
 
-def opening(event: str) -> str:
+def frame_head(event: str) -> str:
     """Return a frame up to its payload."""
     return f'{{"event":{_to_text(event)},"payload":'
 
 
-def closing(id: CommandId, *, more: bool) -> str:
+def frame_tail(id: CommandId, *, more: bool) -> str:
     """Return the rest of a frame behind its payload."""
     rest = "" if id is None else f',"id":{_to_text(id)}'
     return f'{rest},"more":true}}' if more else f"{rest}}}"

@@ -133,7 +133,7 @@ class AsgiConnection(PlainConnection):
         """Treat the connection as lost; the server may still wait, as ASGI cannot abort."""
         self.closed_by_peer(None)
 
-    def pong(self) -> NoReturn:
+    def ping(self) -> NoReturn:
         raise RuntimeError("ping(): an ASGI application cannot; its server sends pings by itself")
 
     async def send_close(self, close: Close) -> None:

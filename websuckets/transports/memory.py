@@ -173,7 +173,7 @@ class _MemoryConnection(PlainConnection):
     async def write(self, frame: str | bytes) -> None:
         await self._client.deliver(frame)
 
-    def pong(self) -> Awaitable[float]:
+    def ping(self) -> Awaitable[float]:
         return _Pong()
 
     async def send_close(self, close: Close) -> None:

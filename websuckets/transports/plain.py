@@ -62,7 +62,7 @@ class PlainSocket:
 
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
         self._connection.state.check_open()
-        return self._connection.pong()
+        return self._connection.ping()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         await self._connection.close(code, reason)
@@ -208,7 +208,7 @@ class PlainConnection(ABC):
         """Send the close frame of a connection that is closed from now on."""
 
     @abstractmethod
-    def pong(self) -> Awaitable[float]:
+    def ping(self) -> Awaitable[float]:
         """Send a ping. Return the wait for its pong, see `Socket.ping`."""
 
     @abstractmethod

@@ -1,4 +1,7 @@
-"""Streams: commands whose handlers yield, and whose items are sent as they come."""
+"""Items of a stream, each sent as its handler yields it.
+
+Streams are started, cancelled and waited for in `websuckets.commands.running_commands`.
+"""
 
 import math
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Commands that run beside the reading of messages: streams, and all where several may run."""
+"""Commands that run in tasks of their own, and how they are cancelled: streams, and concurrent ones."""
 
 import logging
 from collections.abc import Awaitable, Callable
