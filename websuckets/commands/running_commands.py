@@ -1,4 +1,4 @@
-"""Commands that run in tasks of their own, and how they are cancelled: streams, and concurrent ones."""
+"""Commands that run in tasks of their own, and their cancellation: streams, and concurrent ones."""
 
 import logging
 from collections.abc import Awaitable, Callable
