@@ -7,11 +7,20 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope
-from harness import app_with, dial, errors, on_trio
+from harness import Gate, app_with, dial, errors, on_trio
 from serving import Serving
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 
-from websuckets import AppTasks, CommandGroup, ConnectionTasks, Message, Socket, WebSuckets
+from websuckets import (
+    AppTasks,
+    CommandGroup,
+    ConnectionTasks,
+    Limits,
+    Message,
+    Socket,
+    WebSuckets,
+)
 from websuckets.middleware import CallNext
 
 pytestmark = pytest.mark.anyio
@@ -267,5 +276,48 @@ async def test_generator_exit_ends_the_connection_of_its_handler_alone(
             await client.send("exit")
             await client.closed()
         assert (await other.call("hello", id=1))["payload"] == "hello"
+    [error] = errors(caplog)
+    assert error.exc_info is not None and error.exc_info[0] is GeneratorExit
+
+
+@pytest.mark.parametrize("where", ["stream", "concurrent command", "task of a connection"])
+async def test_generator_exit_ends_no_task_of_others(
+    where: str, on_sockets: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What one client causes is logged; streams of others go on, and so does the app."""
+    group, gate = CommandGroup(), Gate()
+
+    @group.command("stream")
+    async def stream(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+        raise GeneratorExit
+
+    @group.command("concurrent command")
+    async def command(socket: Socket) -> None:
+        raise GeneratorExit
+
+    @group.command("task of a connection")
+    async def task(socket: Socket, *, tasks: ConnectionTasks) -> None:
+        async def fail() -> None:
+            raise GeneratorExit
+
+        tasks.start_soon(fail)
+
+    @group.command("good")
+    async def good(socket: Socket) -> AsyncIterator[str]:
+        yield "begun"
+        await gate()
+        yield "ended"
+
+    app = app_with(group, limits=Limits(concurrency=2))
+    async with on_sockets(app) as server, dial(server) as other:
+        assert (await other.call("good", id=1))["payload"] == "begun"
+        async with dial(server) as client:
+            await client.send(where)
+            with anyio.fail_after(TIMEOUT):
+                while not errors(caplog):
+                    await anyio.sleep(0.01)
+        gate.opened.set()
+        assert (await other.receive())["payload"] == "ended"
     [error] = errors(caplog)
     assert error.exc_info is not None and error.exc_info[0] is GeneratorExit

@@ -33,6 +33,8 @@ FACTORIES: Final = {
     ),
     "of the connection": "def make({parameters}): yield built({n}, [{arguments}]); ended({n})",
     "of the app": "async def make({parameters}): return built({n}, [{arguments}])",
+    "uncached, of the connection": "def make({parameters}): return built({n}, [{arguments}])",
+    "uncached, of the app": "def make({parameters}): return built({n}, [{arguments}])",
 }
 """Sources of factories, by the kind of node."""
 
@@ -58,23 +60,22 @@ class Node:
 def graphs(draw: st.DrawFn) -> list[Node]:
     nodes: list[Node] = []
     for place in range(draw(st.integers(1, 7))):
-        kind = draw(st.sampled_from([*FACTORIES, "alias" if place else "plain", "value"]))
+        aliases = ["alias", "uncached alias"] if place else []
+        kind = draw(st.sampled_from([*FACTORIES, *aliases, "value"]))
         among = [n for n in range(place) if _may_need(kind, nodes[n].kind)]
-        least, most = (1, 1) if kind == "alias" else (0, 3)
+        least, most = (1, 1) if "alias" in kind else (0, 3)
         needs = st.lists(st.sampled_from(among), min_size=least, max_size=most, unique=True)
         nodes.append(Node(kind, tuple(draw(needs) if among else ()), draw(st.booleans())))
     return nodes
 
 
 def _may_need(kind: str, other: str) -> bool:
-    wide = ("value", "of the app")
-    match kind:
-        case "value":
-            return False
-        case "of the app":
-            return other in wide
-        case "of the connection":
-            return other in (*wide, "of the connection")
+    if kind == "value":
+        return False
+    if kind.endswith("of the app"):
+        return other == "value" or other.endswith("of the app")
+    if kind.endswith("of the connection"):
+        return other == "value" or other.endswith(("of the app", "of the connection"))
     return True
 
 
@@ -83,7 +84,7 @@ class Graph:
 
     def __init__(self, nodes: list[Node], places: tuple[int, ...]) -> None:
         self.journal: list[Any] = []
-        self.types = [type(f"Type{n}", (), {}) for n in range(len(nodes))]
+        self.types: list[Any] = [type(f"Type{n}", (), {}) for n in range(len(nodes))]
         self.key = type("key", (), {})
         provider = Provider(scope=Scope.REQUEST)
         for n, node in enumerate(nodes):
@@ -100,10 +101,12 @@ class Graph:
 
     def _provide(self, provider: Provider, n: int, node: Node) -> None:
         type_ = self.types[n]
-        if node.kind == "alias":
-            provider.alias(source=self.types[node.needs[0]], provides=type_)
+        if "alias" in node.kind:
+            source = self.types[node.needs[0]]
+            provider.alias(source=source, provides=type_, cache=node.kind == "alias")
             return
         if node.kind == "value":
+            type_.number = 0
             provider.provide(lambda: type_(), provides=type_, scope=Scope.APP)
             return
         names = [f"d{need}" for need in node.needs]
@@ -113,8 +116,9 @@ class Graph:
         result = RETURNS[node.kind][type_] if node.kind in RETURNS else type_
         needs = {f"d{need}": self.types[need] for need in node.needs}
         function.__annotations__ = {**needs, "return": result}
-        scope = {"of the connection": Scope.SESSION, "of the app": Scope.APP}.get(node.kind)
-        provider.provide(function, scope=scope, cache=node.kind != "uncached")
+        whose = node.kind.removeprefix("uncached, ")
+        scope = {"of the connection": Scope.SESSION, "of the app": Scope.APP}.get(whose)
+        provider.provide(function, scope=scope, cache=not node.kind.startswith("uncached"))
 
     def _function(self, source: str, names: dict[str, Any]) -> Any:
         found = {**names, "pause": anyio.lowlevel.checkpoint}
@@ -123,18 +127,21 @@ class Graph:
 
     def _built(self, n: int, needs: list[Any]) -> Any:
         built = self.types[n]()
-        self.journal.append(("built", n, [self.types.index(type(need)) for need in needs]))
+        built.number = self.journal.count(("built", n))
+        self.journal.append(("built", n))
+        self.journal.append([(self.types.index(type(need)), need.number) for need in needs])
         return built
 
     def _ended(self, n: int) -> None:
         self.journal.append(("ended", n))
 
-    async def run(self, resolve: Any) -> list[list[str]]:
-        """Resolve for two messages; return the names of the types that each gets."""
+    async def run(self, resolve: Any) -> list[list[tuple[str, int]]]:
+        """Resolve for two messages; return the types and numbers of what each gets."""
         got = []
         for _ in range(2):
             exits: list[Exit] = []
-            got.append([type(one).__name__ for one in await resolve(self.session, MESSAGE, exits)])
+            objects = await resolve(self.session, MESSAGE, exits)
+            got.append([(type(one).__name__, one.number) for one in objects])
             while exits:
                 await finalise(exits.pop(), None)
         return got
@@ -278,3 +285,21 @@ async def test_the_event_loop_is_told_of_other_generators() -> None:
     await finalise(exits.pop(), None)
     assert hooks == [before]
     assert sys.get_asyncgen_hooks() == before
+
+
+async def test_a_container_forgets_its_objects_with_the_message() -> None:
+    """An object that is finalised is not given to what still has the container."""
+    provider = Provider(scope=Scope.REQUEST)
+    containers: list[AsyncContainer] = []
+
+    @provider.provide
+    async def thing(container: AsyncContainer) -> Thing:
+        containers.append(container)
+        return Thing()
+
+    resolver, exits = resolver_of(provider, Thing), list[Exit]()
+    (thing_of_message,) = await resolver.resolve(session_of(provider), MESSAGE, exits)
+    assert await containers[0].get(Thing) is thing_of_message
+    while exits:
+        await finalise(exits.pop(), None)
+    assert await containers[0].get(Thing) is not thing_of_message

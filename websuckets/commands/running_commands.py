@@ -12,7 +12,7 @@ from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, NotAuthorized
 from websuckets.limits import Limits
 from websuckets.protocol.messages import Message, encode_event
-from websuckets.runtime.failures import Cancelled, Meaning, judge
+from websuckets.runtime.failures import Cancelled, Meaning, judge_end
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.revocations import Revocations
@@ -170,7 +170,7 @@ class ConcurrentCommands:
                 await self._answer(running)
         except BaseException as error:  # an error that the dispatcher could not answer
             ended = Cancelled.ENDED if running.is_over else Cancelled.NOTHING
-            failure = judge(error, lambda: ended, self._peer.is_of_its_end)
+            failure = judge_end(error, lambda: ended, self._peer.is_of_its_end)
             match failure.meaning:
                 case Meaning.PROPAGATE:
                     raise

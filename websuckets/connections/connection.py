@@ -44,7 +44,7 @@ from websuckets.connections.verification_deadlines import VerificationDeadlines
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.close_codes import RESTART, CloseReason
 from websuckets.protocol.transport import TransportConnection
-from websuckets.runtime.failures import Cancelled, Meaning, judge
+from websuckets.runtime.failures import Cancelled, Meaning, judge_end
 from websuckets.runtime.incidents import log_incident
 from websuckets.session import connected, connecting, disconnected, not_connecting
 
@@ -95,7 +95,9 @@ class Connection:
         self._has_connected = False  # every `on_connect` hook has let the client in
         self._scope = ConnectionScope(transport, setup, self)
         user = self._scope.user
-        self._deadlines = VerificationDeadlines(user, setup.clock, setup.time_to_verify, self)
+        self._deadlines = VerificationDeadlines(
+            *(user, setup.clock, setup.time_to_verify, self._state, self)
+        )
         self._messages = MessageLoop(self._scope.peer, setup, self._state, self._deadlines, self)
 
     def __str__(self) -> str:
@@ -140,9 +142,11 @@ class Connection:
                         error: BaseException | None = None
                         try:
                             if state.present is not State.ABORTING:
-                                await self._talk()
+                                await self._connect()
+                                await self._messages.run()
+                                await self._close_if_to_be_closed()
                         except BaseException as raised:
-                            error = raised
+                            error = await self._handle(raised)
                         at_once = error is not None or state.present is State.ABORTING
                         if at_once or not scope.peer.request_scope.is_spent:
                             await self._finalise(error, at_once=at_once)
@@ -188,31 +192,11 @@ class Connection:
         self._deadlines.ring()
 
     @property
-    def is_closing(self) -> bool:
-        """True once there is a reason to close the connection."""
-        return self._state.close_reason is not None
-
-    @property
     def is_waiting(self) -> bool:
         """True while the connection waits for a message."""
         return self._messages.handling_since is None
 
     # The steps:
-
-    async def _talk(self) -> None:
-        """Answer messages, and close the connection once there is a reason to."""
-        peer = self._scope.peer
-        try:
-            await self._connect()
-            await self._messages.run()
-            if self._state.close_reason is not None and not peer.request_scope.is_spent:
-                await self._close(self._state.close_reason)
-        except peer.transport.closed_errors:
-            logger.debug("%s is gone", peer.socket.id)
-        except Exception as error:
-            log_incident(str(self), error)
-            peer.transport.failed(error)
-            await peer.socket.close(CloseCode.INTERNAL_ERROR)
 
     async def _connect(self) -> None:
         """Call the ``on_connect`` hooks, until one refuses."""
@@ -229,6 +213,28 @@ class Connection:
         """Close the connection; if a command runs, the task that serves closes it afterwards."""
         if self.is_waiting and self._state.close_reason is not None:
             await self._close(self._state.close_reason)
+
+    async def _close_if_to_be_closed(self) -> None:
+        """Close the connection if there is a reason to; not in a request scope that is spent."""
+        reason = self._state.close_reason
+        if reason is not None and not self._scope.peer.request_scope.is_spent:
+            await self._close(reason)
+
+    async def _handle(self, error: BaseException) -> BaseException | None:
+        """Handle an error of the steps; return an error that ends the connection at once."""
+        peer = self._scope.peer
+        if isinstance(error, peer.transport.closed_errors):
+            logger.debug("%s is gone", peer.socket.id)
+            return None
+        if not isinstance(error, Exception):
+            return error
+        log_incident(str(self), error)
+        peer.transport.failed(error)
+        try:
+            await peer.socket.close(CloseCode.INTERNAL_ERROR)
+        except BaseException as failure:
+            return failure
+        return None
 
     async def _close(self, reason: CloseReason) -> None:
         socket = self._scope.peer.socket
@@ -251,11 +257,7 @@ class Connection:
 
     def _pass_on(self, error: BaseException) -> None:
         """Raise an error that concerns others, too; log any other, which ended this connection."""
-        ends_others = not isinstance(
-            error, GeneratorExit
-        )  # which ends the coroutine that raises it
-        failure = judge(error, lambda: Cancelled.ENDED)
-        if ends_others and failure.meaning is Meaning.PROPAGATE:
+        if judge_end(error, lambda: Cancelled.ENDED).meaning is Meaning.PROPAGATE:
             raise error
         log_incident(str(self), error)
         self._scope.peer.transport.failed(error)

@@ -82,6 +82,7 @@ class MessageLoop:
                 if self._reply is not None:  # maybe of a request scope that is spent
                     text, self._reply = self._reply, None
                     await reply(text)
+                    del text
                 if state.present is not State.OPEN:
                     return
                 self.handling_since = None

@@ -4,6 +4,7 @@ import math
 from time import time
 from typing import Final, Protocol
 
+from websuckets.connections.state import ConnectionState
 from websuckets.protocol.close_codes import EXPIRED, NOT_VERIFIED, CloseReason
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.session import User
@@ -22,11 +23,6 @@ class Owner(Protocol):
         """False while a command runs, which may verify the client."""
         ...
 
-    @property
-    def is_closing(self) -> bool:
-        """True once there is a reason to close the connection."""
-        ...
-
     def close(self, reason: CloseReason) -> None:
         """Close the connection as soon as no command runs."""
         ...
@@ -35,12 +31,15 @@ class Owner(Protocol):
 class VerificationDeadlines:
     """Deadlines of the verification of one client, from its handshake until it is gone."""
 
-    __slots__ = ("_clock", "_owner", "_timer", "_to_verify", "_user", "_verify_by")
+    __slots__ = ("_clock", "_owner", "_state", "_timer", "_to_verify", "_user", "_verify_by")
 
-    def __init__(self, user: User, clock: Clock, to_verify: Timeout, owner: Owner) -> None:
+    def __init__(
+        self, user: User, clock: Clock, to_verify: Timeout, state: ConnectionState, owner: Owner
+    ) -> None:
         self._user = user
         self._clock = clock
         self._to_verify = to_verify
+        self._state = state
         self._owner = owner
         self._timer = clock.timer(self)
         self._verify_by = to_verify.due()
@@ -52,7 +51,7 @@ class VerificationDeadlines:
 
     def ring(self) -> None:
         """Close the connection if the client may not stay; else set the timer of the next check."""
-        if self._owner.is_closing:
+        if self._state.close_reason is not None:
             return
         user = self._user
         if user.id is not None:

@@ -27,7 +27,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequ
 from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any, Final, TypeAlias
 
-from dishka import DependencyKey
+from dishka import AsyncContainer, DependencyKey
 from dishka.entities.factory_type import FactoryType
 
 from websuckets.protocol.messages import Message
@@ -124,13 +124,22 @@ class _Writer:
             return self._name("c", key.get_const_value())
         if key == self._registry.container_key or key.type_hint is DependencyKey:
             raise _NotPlainError
-        if key not in self._built:
-            factory = self._registry.get_factory(key)
-            value = self._found(key) if factory is None else self._made(factory)
-            if factory is not None and not factory.cache and factory.type in PLAIN:
-                return value  # each dependant gets an object of its own
+        if key in self._built:
+            return self._built[key]
+        factory = self._registry.get_factory(key)
+        value = self._found(key) if factory is None else self._made(factory)
+        if self._is_shared(key):
             self._built[key] = value
-        return self._built[key]
+        return value
+
+    def _is_shared(self, key: DependencyKey) -> bool:
+        """Tell whether all dependants get one object, rather than each an object of its own."""
+        factory = self._registry.get_factory(key)
+        container: AsyncContainer | None = self._scope.container
+        while factory is None and container is not None:
+            factory = container.registry.get_factory(key)
+            container = container.parent_container
+        return factory is None or bool(factory.cache)
 
     def _found(self, key: DependencyKey) -> str:
         """Write the lines that get an object of a wider scope."""

@@ -37,8 +37,9 @@ Who reacts, and how:
 - A task of `AppTasks` or `ConnectionTasks`: all but what is ignored is logged; nobody else ends.
 - ``on_startup``: the error is raised, and the app does not start.
 - Code of the framework or of a transport that serves a connection: an incident closes the
-  connection with 1011. ``GeneratorExit`` is an incident here, as it ends its own coroutine alone.
-- An error that propagates ends the task, and is raised to the code that started the task.
+  connection with 1011.
+- An error that propagates ends the task, and is raised to the code that started the task. At the
+  end of a task of the framework, ``GeneratorExit`` is an incident: see `judge_end`.
 """
 
 from collections.abc import Callable
@@ -50,7 +51,15 @@ import anyio
 
 from websuckets.exc import ClientError, CommandTimeout, alone
 
-__all__ = ["Cancelled", "Failure", "Meaning", "ends_the_program", "is_failure", "judge"]
+__all__ = [
+    "Cancelled",
+    "Failure",
+    "Meaning",
+    "ends_the_program",
+    "is_failure",
+    "judge",
+    "judge_end",
+]
 
 ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
 
@@ -102,6 +111,21 @@ def judge(
     if is_of_closed_connection(error):
         return Failure(Meaning.IGNORE, error)
     return Failure(Meaning.INCIDENT, error)
+
+
+def judge_end(
+    error: BaseException,
+    cancelled: Callable[[], Cancelled],
+    is_of_closed_connection: Callable[[BaseException], bool] = lambda error: False,
+) -> Failure:
+    """Return the meaning of an error with which a task of the framework ends, as `judge` does.
+
+    ``GeneratorExit`` has ended the coroutine that raised it, and must not end other tasks: at the
+    end of a task it is an incident.
+    """
+    if isinstance(error, GeneratorExit):
+        return Failure(Meaning.INCIDENT, error)
+    return judge(error, cancelled, is_of_closed_connection)
 
 
 def _judge_group(

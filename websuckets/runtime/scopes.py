@@ -14,7 +14,7 @@ without a coroutine for each container on the way.
 This module reads and sets attributes of containers that dishka does not document.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
 from typing import Any, Final, TypeVar
@@ -91,11 +91,11 @@ class OpenScope:
         ``exits``: the caller finalises them.
         """
         container = outermost = self.container(values, scope=Scope.REQUEST)
-        container._exits = exits
+        _put_into(exits, container)
         while outermost.parent_container is not self.container:
             assert outermost.parent_container is not None
             outermost = outermost.parent_container
-            outermost._exits = exits
+            _put_into(exits, outermost)
         outermost.parent_getter = self.get
         return container
 
@@ -121,14 +121,14 @@ class OpenScope:
             return self.found[key]
         if key in self.values:
             return self.values[key]
+        wider = self.wider
+        if wider is not None and self.container.registry.get_compiled_async(key) is None:
+            return await wider.get(key)
         if self.is_closed:
             raise RuntimeError(
                 f"the {self.container.scope} has ended: whoever still runs in it, a task that was "
                 "started by a command or a middleware, can get nothing more from its container"
             )
-        wider = self.wider
-        if wider is not None and self.container.registry.get_compiled_async(key) is None:
-            return await wider.get(key)
         before = self.context.copy()
         new = await self.run(self.container._get(key))
         if key in self.container._cache:  # unless each dependant gets an object of its own
@@ -177,6 +177,20 @@ def _part_of(values: dict[Any, Any], keys: frozenset[Any]) -> Mapping[Any, Any]:
     if values.keys() <= keys:
         return values
     return {key: value for key, value in values.items() if key in keys}
+
+
+def _put_into(exits: list[Exit], container: AsyncContainer) -> None:
+    """Have a container add its generators to ``exits``, after which it forgets its objects."""
+    container._exits = exits
+    forgetting = _forgetting(container)
+    next(forgetting)
+    exits.append((forgetting, None))
+
+
+def _forgetting(container: AsyncContainer) -> Generator[None, None, None]:
+    """Forget the objects of a container at the end of its scope, as dishka does."""
+    yield
+    container._cache = {}
 
 
 class ExitsOf:

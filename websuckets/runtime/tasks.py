@@ -15,7 +15,7 @@ from websuckets.runtime.event_loop import (
     propagate,
     spawn,
 )
-from websuckets.runtime.failures import Cancelled, Meaning, judge
+from websuckets.runtime.failures import Cancelled, Meaning, judge_end
 from websuckets.runtime.incidents import log_incident
 
 __all__ = ["AppTasks", "Background", "ConnectionTasks", "TaskSource", "Tasks", "wait_through"]
@@ -138,7 +138,7 @@ def _failure_of(
         # Else asyncio's own Task.cancel() hit this one task, or a task for which it waited.
         return Cancelled.ALONE if cancellations() > 0 else Cancelled.NOTHING
 
-    failure = judge(error, cancelled, is_expected)
+    failure = judge_end(error, cancelled, is_expected)
     match failure.meaning:
         case Meaning.PROPAGATE:
             propagate(error)
