@@ -54,9 +54,9 @@ class ConnectionScope:
         }
 
     @contextmanager
-    def request_scope(self, *, shield: bool = False) -> Iterator[None]:
-        """Enter a request scope, which what is done from now on uses."""
-        with anyio.CancelScope(shield=shield) as self.life:
+    def request_scope(self) -> Iterator[None]:
+        """Enter a request scope for one step before the connection is served."""
+        with anyio.CancelScope() as self.life:
             with self._setup.request_scopes.begin(self.life) as self.peer.request_scope:
                 yield
 
