@@ -336,7 +336,7 @@ def check_both_ways(payload_type: Any, payload: str) -> None:
             validate(frame, decode(frame)[1])
         assert caught.value.details == error.details
     else:
-        assert repr(validate._validate_parsed(decode(frame)[1])) == repr(expected)
+        assert repr(validate(frame, decode(frame)[1])) == repr(expected)
 
 
 class Letter(enum.Enum):

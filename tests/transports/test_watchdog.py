@@ -154,20 +154,14 @@ def test_a_peer_that_is_idle_is_looked_at_twice_for_each_ping() -> None:
     assert (pings, looks) == (10, 20)
 
 
-def test_a_peer_that_is_gone_is_not_found_to_read_nothing() -> None:
+def test_a_watchdog_that_is_stopped_reports_nothing() -> None:
     """A connection that is aborted for one fault is not told of another."""
-
-    class Aborted(Watched):
-        def peer_fault(self, fault: PeerFault) -> None:
-            super().peer_fault(fault)
-            if fault is PeerFault.NO_PONG:
-                self.watchdog.stop()
-
-    peer = Aborted(Limits(send_timeout=8), **PINGS)
-    assert peer.after(9) == [PeerFault.PING]
-    peer.pinged()
+    peer = Watched(Limits(send_timeout=8))
     peer.watchdog.blocked()
-    assert peer.after(60) == [PeerFault.NO_PONG]
+    peer.watchdog.stop()
+    assert peer.after(60) == []
+    peer.watchdog.ring()  # as if the fault before had stopped the watchdog
+    assert peer.after(1) == []
 
 
 def test_a_peer_that_does_not_read() -> None:
