@@ -404,14 +404,10 @@ validators: Final[Any] = {
             time,
             Point,
         ),
-        *(TypedPoint, Cat | Dog, TAGGED, Tree, Literal["a", 1, True], tuple[int, str], set[float]),
+        *(TypedPoint, TAGGED, Tree, Literal["a", 1, True], tuple[int, str], set[float]),
         *(
             tuple[UUID, ...],
             frozenset[str],
-            int | str,
-            bool | float | str,
-            Cat | list[int],
-            Cat | int,
         ),
     ]
 }
@@ -512,6 +508,11 @@ class WithInit(BaseModel):
         ),
         *(
             UUID | str,
+            Cat | Dog,
+            int | str,
+            bool | float | str,
+            Cat | list[int],
+            Cat | int,
             date | int,
             Letter | str,
             Point | TypedPoint,

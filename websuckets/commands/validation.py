@@ -135,7 +135,9 @@ CONVERTED: Final = {
     "datetime",
     "definition-ref",
     "enum",
+    "float",
     "frozenset",
+    "int",
     "set",
     "time",
     "tuple",
@@ -143,7 +145,10 @@ CONVERTED: Final = {
     "uuid",
 }
 """Types of core schemas that a union prefers for JSON text, and not for parsed JSON, where their
-values are other objects of Python; a reference may refer to one of these types."""
+values are other objects of Python; a reference may refer to one of these types.
+
+Numbers are here for pydantic 2.10, which takes long integers of a union from parsed JSON alone.
+"""
 
 
 def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
