@@ -13,7 +13,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import (
     AfterValidator,
@@ -402,9 +402,8 @@ validators: Final[Any] = {
             date,
             datetime,
             time,
-            Point,
         ),
-        *(TypedPoint, TAGGED, Tree, Literal["a", 1, True], tuple[int, str], set[float]),
+        *(TAGGED, Tree, Literal["a", 1, True], tuple[int, str], set[float]),
         *(
             tuple[UUID, ...],
             frozenset[str],
@@ -452,7 +451,32 @@ def test_parsed_json_of_any_type_is_validated_as_its_text_is(
     payload: str, payload_type: Any
 ) -> None:
     """Expect parsed JSON not to be preferred where its objects of Python make a difference."""
+    assume(LAST_COUNTS or not has_a_key_twice(payload))
     check_both_ways(payload_type, payload)
+
+
+def has_a_key_twice(payload: str) -> bool:
+    """Tell whether any object in the JSON has two values of one key."""
+    found: list[bool] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        found.append(len({key for key, _ in pairs}) < len(pairs))
+
+    json.loads(payload, object_pairs_hook=look)
+    return any(found)
+
+
+def last_counts() -> bool:
+    """Tell whether pydantic validates the last value alone of a key that comes twice."""
+    try:
+        Tree.model_validate_json('{"x": null, "x": 1}')
+    except ValidationError:
+        return False
+    return True
+
+
+LAST_COUNTS: Final = last_counts()
+"""False for pydantic 2.10, which refuses a model for a value that another value replaces."""
 
 
 class StrictFields(BaseModel):
@@ -508,6 +532,8 @@ class WithInit(BaseModel):
         ),
         *(
             UUID | str,
+            Point,
+            TypedPoint,
             Cat | Dog,
             int | str,
             bool | float | str,

@@ -130,7 +130,6 @@ def _made(schema: Any, *, is_changed: bool) -> SchemaValidator:
 
 
 CONVERTED: Final = {
-    "dataclass",
     "date",
     "datetime",
     "definition-ref",
@@ -141,7 +140,6 @@ CONVERTED: Final = {
     "set",
     "time",
     "tuple",
-    "typed-dict",
     "uuid",
 }
 """Types of core schemas that a union prefers for JSON text, and not for parsed JSON, where their
@@ -154,12 +152,13 @@ Numbers are here for pydantic 2.10, which takes long integers of a union from pa
 def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
     """Tell whether a core schema gives the same for parsed JSON as for the JSON text.
 
-    True for models, dataclasses, typed dicts, lists, tuples and sets of what JSON has, and for
-    dates, times, UUIDs, enums and literals. False for strict schemas, for types that JSON has a
-    form of its own for (bytes, decimals, time deltas), and for validators of the program, which may
-    ask for the mode. False for dicts: of a key that comes twice, the text has both values, and both
-    are validated. False also where anything fits: the handler would get the parsed objects
-    themselves, and could change what a middleware that tries again passes on.
+    True for models, lists, tuples and sets of what JSON has, and for dates, times, UUIDs, enums and
+    literals. False for strict schemas, for types that JSON has a form of its own for (bytes,
+    decimals, time deltas), and for validators of the program, which may ask for the mode. False for
+    dicts, and because of pydantic 2.10 for dataclasses and typed dicts: of a key that comes twice,
+    the text has both values, and both are validated. False also where anything fits: the handler
+    would get the parsed objects themselves, and could change what a middleware that tries again
+    passes on.
     """
     if not isinstance(schema, dict):  # a choice of a union that has a label
         return False
@@ -190,7 +189,7 @@ def _parts_of(schema: Any) -> Iterable[Any] | None:
     """Return the schemas on which it depends what `reads_parsed` tells; ``None`` if it is false."""
     parts: Iterable[Any] | None = None
     match schema["type"]:
-        case "model" | "model-field" | "dataclass" | "dataclass-field" | "typed-dict-field":
+        case "model" | "model-field":
             parts = [schema["schema"]]
         case "nullable" | "default":
             parts = [schema["schema"]]
@@ -198,10 +197,8 @@ def _parts_of(schema: Any) -> Iterable[Any] | None:
             parts = [schema["items_schema"]]
         case "tuple":
             parts = schema["items_schema"]
-        case "model-fields" | "typed-dict":
+        case "model-fields":
             parts = schema["fields"].values()
-        case "dataclass-args":
-            parts = schema["fields"]
         case "union":
             parts = schema["choices"]
         case "tagged-union" if isinstance(schema["discriminator"], str):
