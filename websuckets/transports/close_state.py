@@ -20,9 +20,9 @@ class CloseState:
     __slots__ = ("is_closed", "is_open", "received", "sent")
 
     def __init__(self) -> None:
-        self.is_open = False
+        self.is_open: bool = False
         """True once the opening handshake was answered; also after the connection was closed."""
-        self.is_closed = False
+        self.is_closed: bool = False
         self.received: Close | None = None
         """Content of the close frame of the peer; ``None`` also for a connection that is lost."""
         self.sent: Close | None = None

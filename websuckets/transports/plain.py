@@ -100,11 +100,13 @@ class PlainConnection(ABC):
         max_size: int | None,
         timeouts: PeerTimeouts,
     ) -> None:
-        self.socket = PlainSocket(self, request, remote_address, subprotocol)
+        self.socket: PlainSocket = PlainSocket(self, request, remote_address, subprotocol)
         self.request_path: str = path
         self.has_stopped_receiving: bool = False
-        self.state = CloseState()
-        self.sender = Sender(self.socket, self.state, timeouts, self.write, self.abort_at_once)
+        self.state: CloseState = CloseState()
+        self.sender: Sender = Sender(
+            *(self.socket, self.state, timeouts, self.write, self.abort_at_once)
+        )
         self.ended: Callable[[], None] = lambda: None
         """Function that is called as soon as the connection is closed."""
         self._frames = frames

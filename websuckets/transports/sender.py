@@ -33,7 +33,7 @@ class Sender:
         self._state = state
         self._write = write
         self._abort = abort
-        self.watchdog = PeerWatchdog(timeouts, self)
+        self.watchdog: PeerWatchdog = PeerWatchdog(timeouts, self)
 
     async def send(self, frame: str | bytes) -> None:
         """Send a frame; abort if more frames wait than the outbox allows.

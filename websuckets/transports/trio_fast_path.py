@@ -46,6 +46,8 @@ class FastTrioConnection(FastPath, TrioConnection):
 
     _receiver: trio.lowlevel.Task | None
     """Task that waits in `_next_text`."""
+    stream: Any
+    """Stream of ``websockets``, or a `TextStream` around it."""
     _taken: int
     """Number of messages that were taken from the queue."""
 
