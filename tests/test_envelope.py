@@ -484,7 +484,7 @@ class StrictFields(BaseModel):
 
 
 class Extended(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]  # read by pydantic
 
     x: int
 

@@ -29,7 +29,7 @@ def group_of(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
     return BaseExceptionGroup("several", errors)
 
 
-# What `judge` says --------------------------------------------------------------------------------
+# Meanings by `judge` --------------------------------------------------------------------------------
 
 REFUSAL = ClientError("no")
 BUG = ValueError("bug")
@@ -97,7 +97,7 @@ async def test_an_error_means_what_the_table_says(number: int, cancelled: Cancel
         assert failure.error is error  # the log shows the whole
 
 
-# What clients, and the log, get -------------------------------------------------------------------
+# Replies, and lines in the log -------------------------------------------------------------------
 
 RAISED: dict[str, Callable[[], BaseException]] = {
     "refusal": lambda: ClientError("no", {"because": 1}),

@@ -284,7 +284,7 @@ async def test_generator_exit_ends_the_connection_of_its_handler_alone(
 async def test_generator_exit_ends_no_task_of_others(
     where: str, on_sockets: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What one client causes is logged; streams of others go on, and so does the app."""
+    """The error of one client is logged; streams of others go on, and so does the app."""
     group, gate = CommandGroup(), Gate()
 
     @group.command("stream")

@@ -375,7 +375,7 @@ async def test_a_file_that_has_changed_since_is_no_source(tmp_path: Path, now: s
     path = tmp_path / "shipped.py"
     path.write_text(now)
     namespace: dict[str, Any] = {"Thing": Thing, "seen": seen}
-    # What was read is remembered by code, and equal code is the same.
+    # Sources are remembered by code object, and equal code objects are one key.
     program = SHIPPED.strip().replace("    try:", f"    path = {str(path)!r}\n    try:")
     exec(compile(program, path, "exec"), namespace)
     await end(namespace["shipped"], ValueError())

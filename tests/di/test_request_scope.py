@@ -336,7 +336,7 @@ async def test_an_error_of_the_programs_own_is_a_failure_like_any_other() -> Non
     assert finalisers.errors == [caught.value.exceptions[0]] * 3
 
 
-# What had been cancelled
+# Cancellations that had happened before
 
 
 async def test_nothing_had_been_cancelled() -> None:
@@ -376,7 +376,7 @@ async def test_a_cancelled_task_has_ended_it() -> None:
 
 
 async def test_what_took_too_long_has_timed_out() -> None:
-    """A timeout cancels the `CancelScope` around, but is no end."""
+    """A timeout cancels the `CancelScope` around, but does not end the connection."""
     with anyio.CancelScope() as life:
         with RequestScopes(Clock(), 1).begin(life) as request_scope:
             request_scope.due = 1

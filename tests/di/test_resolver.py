@@ -227,7 +227,7 @@ async def test_a_value_that_is_passed_but_is_no_message_is_left_to_dishka() -> N
 
 
 async def test_the_message_literals_and_components_need_no_container() -> None:
-    """What has no factory of its own, or stands in a component, is found all the same."""
+    """Values without a factory, and types in a component, are found without a container."""
     provider = Provider(scope=Scope.REQUEST, component="X")
     provider.provide(Thing)
     ours = Provider(scope=Scope.REQUEST)

@@ -237,7 +237,7 @@ async def wait_closed(connection: Any, client: Any) -> Any:
     return connection.close_code, connection.close_reason
 
 
-# What the client does
+# The client's part
 
 
 def sends(*messages: Any, **options: Any) -> Act:
@@ -395,7 +395,7 @@ async def app(handler: Callable[[Any], Awaitable[None]]) -> AsyncIterator[str]:
     group = CommandGroup()
 
     @group.command("call")
-    async def call(socket: running_transport().ServerConnection) -> None:  # type: ignore[valid-type]
+    async def call(socket: running_transport().ServerConnection) -> None:  # type: ignore[valid-type]  # known at run time
         await handler(socket)
 
     served = app_with(group)

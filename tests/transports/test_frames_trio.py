@@ -354,7 +354,7 @@ async def test_a_message_does_not_get_between_the_fragments_of_another() -> None
 
 
 async def test_an_event_that_is_offered_is_written_at_once_or_by_another_task() -> None:
-    """What is offered while something else is being written is refused, and not sent."""
+    """A frame that is offered while another is being written is refused, and not sent."""
     size = 4 * 1024 * 1024
     expected = text_frame(b"a") + text_frame(b"b" * size)
     async with connected(ours()) as (connection, client):

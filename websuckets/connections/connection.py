@@ -103,7 +103,7 @@ class Connection:
     def __str__(self) -> str:
         return f"connection {self._scope.peer.socket.id}"
 
-    # What the transport drives:
+    # Methods that the transport drives:
 
     async def opening(self) -> HandshakeRefused | None:
         """Verify the user, and ask the ``on_handshake`` hooks, until one refuses."""
@@ -170,7 +170,7 @@ class Connection:
         if was_served:  # commands may wait for the client to read
             self.abort()
 
-    # What the rest of the app asks for:
+    # Methods for the rest of the app:
 
     async def drain(self) -> None:
         """Let running commands finish and their replies go out, then close with 1012."""

@@ -116,7 +116,7 @@ class MessageLoop:
             self.handling_since = self._revocations.count
 
     def verification_ended(self) -> None:
-        """End what runs for the user as which the client is no longer verified."""
+        """End the protected streams of the user that the client is no longer verified as."""
         if self.concurrent is not None:
             self.concurrent.verification_ended()
 

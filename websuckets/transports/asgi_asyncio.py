@@ -160,7 +160,10 @@ class DirectConnection(AsgiConnection):
         await self._interruptible(self._send_event(event_of(frame)))
 
     async def _interruptible(self, sending: Awaitable[None]) -> None:
-        """Wait for the server; raise `ConnectionClosed` when another task closes the connection."""
+        """Wait for the server; raise `ConnectionClosed` when another task closes the connection.
+
+        `receive` and `reply` do the same inline: each coroutine less makes a message cheaper.
+        """
         task: Any = asyncio.current_task()
         self._waiting[task] = task.cancelling()
         try:
