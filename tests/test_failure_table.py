@@ -29,7 +29,7 @@ def group_of(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
     return BaseExceptionGroup("several", errors)
 
 
-# Meanings by `judge` --------------------------------------------------------------------------------
+# Meanings by `judge` ------------------------------------------------------------------------------
 
 REFUSAL = ClientError("no")
 BUG = ValueError("bug")
