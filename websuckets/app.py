@@ -102,7 +102,7 @@ class WebSuckets:
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
         # ASGI servers ask whether this attribute is a coroutine function. They call the method of
-        # the class, which is not a coroutine function: uvicorn takes for an application what raises
+        # the class, which is not a coroutine function: uvicorn takes a callable that raises
         # TypeError at once when called without arguments, and for a factory anything else.
         self.__call__ = self._asgi.__call__  # type: ignore[method-assign, assignment]
 
@@ -122,7 +122,7 @@ class WebSuckets:
 
         The parameters of the hook are dependencies, found by their type hints, in a REQUEST scope
         of its own; objects of a connection or a message are not among them. An error that the hook
-        raises ends the start.
+        raises ends the start. Returns ``hook`` unchanged, as all of these decorators do.
 
         Hooks of each kind run in the order in which they were decorated. Each of these decorators
         raises `InvalidHandlerSignature` for a function that is not a hook, and `ConfigurationError`
@@ -137,16 +137,17 @@ class WebSuckets:
         opening handshake. Raising `HandshakeRefused` answers with an HTTP status, a `ClientError`
         with 403 and its name, any other error with 500 and an incident. Nothing can be sent yet,
         and the user is not in `Session.online`, but ``user: User`` may be verified by setting its
-        id.
+        id. Returns ``hook`` unchanged.
         """
         return self._add_hook("handshake", hook)
 
     def on_connect(self, hook: HookFunction) -> HookFunction:
         """Run the decorated ``async def`` for each new connection, before its first message.
 
-        The parameters of the hook are dependencies in a REQUEST scope of its own; there is no
-        `Message` and no `CurrentUser`. Raising closes the connection: with 1008 and the error's
-        name for a `ClientError`, with 1011 and an incident for any other error.
+        The parameters of the hook are dependencies in a REQUEST scope of its own; there is neither
+        a `Message` nor a `CurrentUser`. Raising closes the connection: with 1008 and the error's
+        name for a `ClientError`, with 1011 and an incident for any other error. Returns ``hook``
+        unchanged.
         """
         return self._add_hook("connect", hook)
 
@@ -156,7 +157,7 @@ class WebSuckets:
         The hook runs only for connections that every ``on_connect`` hook has accepted, after the
         last command and stream, with the user still in `Session`. It has the dependencies of
         `on_connect`. An error that it raises is logged with an incident. It may take
-        `Limits.finalize_timeout`.
+        `Limits.finalize_timeout`. Returns ``hook`` unchanged.
         """
         return self._add_hook("disconnect", hook)
 
@@ -164,12 +165,12 @@ class WebSuckets:
     def override(
         self, *providers: Provider, values: Mapping[Any, object] | None = None
     ) -> Iterator[None]:
-        """Replace providers of the app for as long as the context lasts.
+        """Return a context that replaces providers of the app for as long as it lasts.
 
-        The context is for tests, and is entered before the app starts. ``values`` are objects by
-        the type that they replace, in whatever scope the type is provided:
-        ``values={Clock: FrozenClock()}``. Everything that depends on a replaced type gets the
-        replacement, guards included. Overrides nest; the innermost wins.
+        The context is for tests, and is entered before the app starts. ``providers`` replace the
+        factories for their types. ``values`` are objects by the type that they replace, in whatever
+        scope the type is provided: ``values={Clock: FrozenClock()}``. Everything that depends on a
+        replaced type gets the replacement, guards included. Overrides nest; the innermost wins.
 
         Raises `ConfigurationError` while the app runs, for an object that is not a provider, and
         for an app with a container that was built by the program.
@@ -203,7 +204,7 @@ class WebSuckets:
 
     @asynccontextmanager
     async def lifespan(self, host: object = None) -> AsyncIterator[None]:
-        """Run the app for as long as the context lasts, while a host brings connections to `asgi`.
+        """Return a context in which the app runs, while a host brings connections to `asgi`.
 
         Starts and stops the app as `serve` does, and raises the same errors. This may be the
         lifespan of the host itself, ``FastAPI(lifespan=app.lifespan)``: the argument ``host``,
@@ -285,8 +286,9 @@ class WebSuckets:
         backend: Literal["asyncio", "trio"] = "asyncio",
         **options: Any,
     ) -> None:
-        """Serve in a new event loop, with the arguments and the errors of calling the app.
+        """Serve in a new event loop, until the program is told to end.
 
+        ``host``, ``port``, ``options`` and the errors are those of calling the app.
         ``backend="trio"`` needs the extra ``trio``. Raises `ConfigurationError` where an event loop
         runs already, as in a notebook: there, ``await app(host, port)`` serves.
         """
@@ -302,7 +304,7 @@ class WebSuckets:
     def serve(
         self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
     ) -> AbstractAsyncContextManager["Server"]:
-        """Serve for as long as the context lasts, beside the rest of the program.
+        """Return a context in which the app serves, beside the rest of the program.
 
         Port 0 picks a free port, the same on every address of the host:
         ``async with app.serve("localhost", 0) as server: server.port``.

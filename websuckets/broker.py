@@ -11,13 +11,13 @@ __all__ = ["Broker", "Link", "MemoryBroker", "Receiver"]
 
 
 class Receiver(Protocol):
-    """The part of a node that receives what other nodes publish and announce.
+    """The part of a node that receives the messages of other nodes.
 
     No method waits.
     """
 
     def receive(self, topic: str, message: bytes) -> None:
-        """Receive a message that another node has published; messages come in their order.
+        """Receive a message that another node has published to ``topic``, in the order of messages.
 
         Raises `ValueError` for a message that no node can have published; it is discarded.
         """
@@ -28,7 +28,7 @@ class Receiver(Protocol):
         ...
 
     def announced(self, announcement: bytes) -> None:
-        """Receive what another node has announced, now or while this node was away.
+        """Receive an announcement of another node, made now or while this node was away.
 
         Raises `ValueError` for an announcement that no node can have made; it is discarded.
         """
@@ -50,10 +50,12 @@ class Link(Protocol):
         """Receive messages for the topic: all that others publish once this has returned."""
         ...
 
-    def unsubscribe(self, topic: str) -> None: ...
+    def unsubscribe(self, topic: str) -> None:
+        """Receive no more messages for the topic."""
+        ...
 
     def publish(self, topic: str, message: bytes) -> None:
-        """Send a message to all other nodes that are subscribed: at most once, in order."""
+        """Send a message to other nodes that subscribed to the topic: at most once, in order."""
         ...
 
     async def announce(self, announcement: bytes) -> None:
@@ -65,10 +67,12 @@ class Link(Protocol):
         ...
 
     def enter(self, group: str, user_id: UserId) -> None:
-        """Add this user to the group, on this node."""
+        """Add the user ``user_id`` to the group, on this node."""
         ...
 
-    def leave(self, group: str, user_id: UserId) -> None: ...
+    def leave(self, group: str, user_id: UserId) -> None:
+        """Remove the user ``user_id`` from the group, on this node."""
+        ...
 
     async def members(self, group: str) -> set[UserId]:
         """Return the users in the group on other nodes, as far as this node can know them now."""
@@ -84,7 +88,7 @@ class Broker(Protocol):
     """
 
     async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        """Run the link of one node until cancelled.
+        """Run the link of one node, whose messages ``receiver`` gets, until cancelled.
 
         ``linked`` is called with the link soon, even while there is nothing to connect to.
         """

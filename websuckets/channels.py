@@ -59,10 +59,10 @@ class Channels:
         watch(session, self)
 
     async def subscribe(self, socket: Socket, name: str, *, public: bool = False) -> None:
-        """Subscribe a connection to a channel.
+        """Subscribe the connection ``socket`` to the channel ``name``.
 
         The subscription ends when the program unsubscribes the connection, when the connection
-        ends, or when its user is no longer verified: by the log-out, the revocation, or the next
+        ends, or when its user stops being verified: by the log-out, the revocation, or the next
         user of the connection. A ``public`` subscription outlives its user, and so does a
         subscription that was made while nobody was verified.
 
@@ -83,14 +83,14 @@ class Channels:
         await node.link.subscribe(CHANNEL + name)
 
     async def unsubscribe(self, socket: Socket, name: str) -> None:
-        """Unsubscribe a connection from a channel; do nothing if it is not subscribed."""
+        """Unsubscribe ``socket`` from the channel ``name``; do nothing if it is not subscribed."""
         node = self._running
         name = node.checked(name)
         if node.subscriptions.unsubscribe(socket.id, name):
             node.link.unsubscribe(CHANNEL + name)
 
     async def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
-        """Send an event to every subscriber of the channel but ``exclude``.
+        """Send an event to every subscriber of the channel ``name`` but ``exclude``.
 
         Raises `TypeError` for an event that is not a `ClientEvent`.
         """
@@ -102,7 +102,7 @@ class Channels:
         await node.yield_to_others()
 
     async def send_to(self, user_id: UserId, event: ClientEvent) -> None:
-        """Send an event to every connection of a verified user, if there is any.
+        """Send an event to every connection that is verified as ``user_id``, if there is any.
 
         Raises `TypeError` for an event that is not a `ClientEvent`.
         """
@@ -113,7 +113,10 @@ class Channels:
         await node.yield_to_others()
 
     async def members(self, name: str) -> set[UserId]:
-        """Return the ids of verified users who are subscribed to the channel."""
+        """Return the ids of verified users who are subscribed to the channel ``name``.
+
+        Users of other nodes are among them as far as this node knows them now.
+        """
         return await self._running.members(self._running.checked(name))
 
     async def online(self) -> set[UserId]:

@@ -73,7 +73,7 @@ class WebSucketsError(Exception):
 class ClientError(WebSucketsError):
     """An error for the client: raised anywhere below a handler, the error is sent as the reply.
 
-    ``error`` names what happened; ``details`` is anything that pydantic serialises, or ``None``.
+    ``error`` names the error; ``details`` is anything that pydantic serialises, or ``None``.
     ``str()`` and logs show the name alone: details are for the client only.
 
     Raises `TypeError` for an ``error`` that is not a ``str``.

@@ -9,7 +9,7 @@ __all__ = ["Limits", "OutboxBound", "Overflow", "seconds"]
 
 
 class Overflow(enum.Enum):
-    """Ways to treat a connection that reads too slowly what is published to it."""
+    """Ways to treat a connection that reads published events too slowly."""
 
     CLOSE = "close it with 1013"
     DROP_OLDEST = "throw away what has waited longest"
@@ -199,7 +199,7 @@ class OutboxBound(NamedTuple):
 class OutboxCount:
     """Frames that wait to be sent to one connection, and their bytes, held to `Limits.outbox`.
 
-    Whatever queues frames for a peer counts them here, and is told here what is too much.
+    Whatever queues frames for a peer counts them here, and learns here of too many.
     """
 
     __slots__ = ("_bound", "_bytes", "_frames")
@@ -235,5 +235,5 @@ class OutboxCount:
 
 
 def seconds(limit: float | None) -> float:
-    """Return the limit in seconds; infinity where there is no limit."""
+    """Return the limit in seconds; infinity without a limit."""
     return math.inf if limit is None else limit

@@ -57,11 +57,11 @@ class Attempt(Protocol):
     def message(self) -> Message: ...
 
     async def answer(self) -> Outcome:
-        """Run the command."""
+        """Run the command; return its outcome, also for a command that failed."""
         ...
 
     def outcome_of(self, result: Any) -> Outcome:
-        """Return the outcome for another value that a middleware returned."""
+        """Return the outcome for ``result``, a value of its own that a middleware returned."""
         ...
 
     def explain(self, error: BaseException) -> Outcome:

@@ -78,7 +78,7 @@ class Resuming:
         self._scope = anyio.CancelScope()
 
     async def save(self, user: User, data: dict[str, Any]) -> None:
-        """Save the user with these attributes.
+        """Save the user with the attributes ``data``.
 
         Raises `NotAuthorized` if the user is revoked meanwhile, and the errors of the store.
         """
@@ -180,6 +180,7 @@ class Resuming:
                 await anyio.sleep(self._between_looks)
 
     def stop(self) -> None:
+        """Stop checking for revocations, at the end of the app."""
         self._scope.cancel()
 
     async def _check(self) -> bool:

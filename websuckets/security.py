@@ -142,7 +142,7 @@ _authorised: ContextVar[CurrentUser | None] = ContextVar("websuckets.current_use
 
 
 def check_still_authorised(socket: Socket) -> None:
-    """Raise `NotAuthorized` in a message whose user is no longer verified on this connection.
+    """Raise `NotAuthorized` in a message whose user is not verified on ``socket`` any longer.
 
     Raises it also in tasks that the message started; does nothing in a message that was not
     authorised, or that came by another connection.
@@ -168,6 +168,7 @@ class SecurityProvider(Provider):
 async def resumed_user(message: Message, user: User, session: Session) -> CurrentUser:
     """Return the verified user, who may be a saved user that continues with its token.
 
+    ``message`` carries the token, and ``session`` looks up saved users.
     Raises `NotAuthorized`, and `Unavailable` while saved users cannot be looked up.
     """
     if user.id is None and message.token:
@@ -240,7 +241,7 @@ def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def identify(user: User, identity: Identity | None = None) -> None:
-    """Verify the user at its handshake, as a hook, if anything provides an `Identity`."""
+    """Verify the user at its handshake, as a hook, if anything provides an ``identity``."""
     if identity is not None:
         try:
             user.id = identity.id

@@ -37,7 +37,7 @@ class UserConnection(Protocol):
         ...
 
     def verification_ended(self) -> None:
-        """End the protected streams of the user that the connection is no longer verified as."""
+        """End the protected streams of a user as whom the connection is not verified any longer."""
         ...
 
     def expiry_was_set(self) -> None:
@@ -161,7 +161,7 @@ class User:
 
     @property
     def _is_over(self) -> bool:
-        """True if the connection is no longer verified as this user."""
+        """True if the connection is not verified as this user any longer."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -184,28 +184,36 @@ class SessionObserver(Protocol):
     """An observer of users who come and go; the observer lives as long as the session."""
 
     def verified(self, user: User, id: UserId) -> None:
-        """Take note that the connection is verified as this user from now on."""
+        """Take note that the connection of ``user`` is verified as ``id`` from now on."""
         ...
 
     def demoted(self, user: User, id: UserId) -> None:
-        """Take note that the connection is no longer verified as this user."""
+        """Take note that the connection of ``user`` is not verified as ``id`` any longer."""
         ...
 
     def left(self, user: User) -> None:
-        """Take note that the connection has ended; a verified user was demoted before."""
+        """Take note that the connection of ``user`` has ended; ``user`` was demoted before."""
         ...
 
 
 class SessionPersistence(Protocol):
     """Persistence of verified users beyond their connections; it lives as long as the app runs."""
 
-    async def save(self, user: User, data: dict[str, Any]) -> None: ...
+    async def save(self, user: User, data: dict[str, Any]) -> None:
+        """Save the user with the attributes ``data``; raise `NotAuthorized` for a revoked user."""
+        ...
 
-    async def forget(self, user: User) -> None: ...
+    async def forget(self, user: User) -> None:
+        """Log the user out and delete the record under its token, on every node."""
+        ...
 
-    async def revoke(self, id: UserId) -> None: ...
+    async def revoke(self, id: UserId) -> None:
+        """Delete all records of the user ``id``."""
+        ...
 
-    async def resume(self, user: User, token: str) -> None: ...
+    async def resume(self, user: User, token: str) -> None:
+        """Verify the user by the record under ``token``, if there is one; else do nothing."""
+        ...
 
 
 class OtherNodes(Protocol):
@@ -215,9 +223,13 @@ class OtherNodes(Protocol):
     may not hear of the change.
     """
 
-    async def revoke(self, id: UserId) -> None: ...
+    async def revoke(self, id: UserId) -> None:
+        """Tell that the user ``id`` was revoked."""
+        ...
 
-    async def forget(self, id: UserId, key: str) -> None: ...
+    async def forget(self, id: UserId, key: str) -> None:
+        """Tell that the record of ``key``, of the user ``id``, was deleted."""
+        ...
 
 
 class _Index(Generic[Key]):
@@ -268,7 +280,7 @@ class Session:
         saved before; they are set now, and again when the user continues. Their values are what
         JSON can hold.
 
-        If saving fails, a user who had not been saved before is no longer verified, and its client
+        If saving fails, a user who had not been saved before stops being verified, and the client
         gets the error.
 
         Raises `ValueError` for a user without id or token, for attributes that every `User` has and
@@ -318,7 +330,7 @@ class Session:
         return self._persistence
 
     async def revoke(self, user_id: UserId) -> None:
-        """Demote every connection of this user, on every node, and close it with 4401.
+        """Demote every connection of the user ``user_id``, on every node, and close it with 4401.
 
         Records of the user in the `SessionStore` are forgotten, too. Raises `Unavailable` if the
         records cannot be forgotten, or if other nodes may not hear of the revocation; on this node

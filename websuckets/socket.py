@@ -77,7 +77,7 @@ class ResponseHeaders(Headers):
 
 
 def response_headers(socket: Any) -> ResponseHeaders:
-    """Return the response headers of a connection; the first call creates them."""
+    """Return the response headers of the connection of ``socket``; the first call creates them."""
     if getattr(socket, "_response_headers", None) is None:  # a test's socket may lack the attribute
         socket._response_headers = ResponseHeaders()
     headers: ResponseHeaders = socket._response_headers
@@ -85,7 +85,7 @@ def response_headers(socket: Any) -> ResponseHeaders:
 
 
 def sent_headers(socket: Any) -> list[tuple[str, str]]:
-    """Return the response headers of a connection to be sent; no header can be added any more."""
+    """Return the headers to be sent for ``socket``; no header can be added any more."""
     if socket._response_headers is None:
         socket._response_headers = _NONE
     headers: ResponseHeaders = socket._response_headers
@@ -148,10 +148,16 @@ class Socket(Protocol):
     async def ping(self, data: str | bytes | None = None) -> Awaitable[float]:
         """Send a ping; awaiting the result waits for the pong and gives the seconds until it came.
 
+        ``data`` is the payload of the ping, at most 125 bytes; random bytes without it.
+
         Raises the errors of `send`, and `RuntimeError` under ASGI, where only servers can ping.
         """
         ...
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection and wait until it is closed; do nothing if it is closed already."""
+        """Close the connection and wait until it is closed; do nothing if it is closed already.
+
+        ``code`` is a close code of RFC 6455, section 7.4, or one from 3000 to 4999; ``reason`` is a
+        text of at most `MAX_REASON` bytes for the client.
+        """
         ...

@@ -78,7 +78,7 @@ class SessionStore(Protocol):
     """
 
     async def load(self, key: str) -> Record | None:
-        """Return the record, if there is one whose time is not over; its lifetime begins anew.
+        """Return the record of ``key``, if its time is not over; its lifetime begins anew.
 
         An entry that is not a record is removed.
         """
@@ -95,11 +95,17 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, key: str, user_id: UserId) -> None:
-        """Delete one record; remember for a record's lifetime that it was deleted."""
+        """Delete the record of ``key``, which belongs to the user ``user_id``.
+
+        The store remembers for a record's lifetime that the record was deleted.
+        """
         ...
 
     async def revoke(self, user_id: UserId) -> None:
-        """Delete all records of this user; remember for a record's lifetime that it was revoked."""
+        """Delete all records of the user ``user_id``.
+
+        The store remembers for a record's lifetime that the user was revoked.
+        """
         ...
 
     async def revocations(self) -> int:
@@ -107,7 +113,7 @@ class SessionStore(Protocol):
         ...
 
     async def revoked(self, users: Mapping[str, UserId]) -> set[str]:
-        """Return the keys without a record because it was deleted or its user revoked.
+        """Return the keys of ``users`` without a record because it was deleted or its user revoked.
 
         The keys of records that have only ended are not among them.
         """

@@ -79,7 +79,10 @@ class TestClient:
         self._ids = count(1)
 
     def connect(self, path: str = "/", headers: HeadersLike = ()) -> "TestClient":
-        """Return a client, to be entered as a context, with another connection to the app."""
+        """Return a client, to be entered as a context, with another connection to the app.
+
+        ``path`` and ``headers`` are those of its opening handshake.
+        """
         another = TestClient(self._app, path, headers)
         another._running = self._inbox.app
         return another
@@ -112,7 +115,10 @@ class TestClient:
         token: str | None = None,
         id: str | int | None = None,
     ) -> None:
-        """Send a command. The payload is anything that pydantic serialises."""
+        """Send the command ``event``, with a ``token`` and an ``id`` if they are not ``None``.
+
+        The payload is anything that pydantic serialises.
+        """
         await self.send_frame(_command(event, payload, token, id))
 
     async def send_frame(self, frame: str | bytes) -> None:
@@ -122,6 +128,7 @@ class TestClient:
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
         """Return the next event that is not a reply to a `call` or a `stream`.
 
+        Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
         Raises `CommandError` for an error, and `ValueError` for a frame that is neither an event
         nor an error, which stays for `receive_frame`.
         """
@@ -136,7 +143,10 @@ class TestClient:
         return frame.event()
 
     async def receive_frame(self, timeout: float | None = TIMEOUT) -> str | bytes:
-        """Return the next frame of any kind that is not a reply to a `call` or a `stream`."""
+        """Return the next frame of any kind that is not a reply to a `call` or a `stream`.
+
+        Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
+        """
         with _within(timeout, "no frame"):
             return (await self._here.take()).content
 
@@ -147,8 +157,9 @@ class TestClient:
         token: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> ReceivedEvent:
-        """Send a command with an id of its own and return the last reply to it.
+        """Send the command ``event`` with an id of its own and return the last reply to it.
 
+        ``payload`` and ``token`` are those of `send`; ``timeout``, in seconds, that of `receive`.
         Other events that come meanwhile are kept for `receive`. Raises `CommandError` if the last
         reply is an error.
         """
@@ -173,11 +184,12 @@ class TestClient:
         token: str | None = None,
         timeout: float | None = TIMEOUT,
     ) -> AsyncGenerator[ReceivedEvent, None]:
-        """Send a command with an id of its own, and return an async generator of its items.
+        """Send the command ``event`` with an id of its own; return an async generator of its items.
 
-        The command is sent at once; only if the queue of frames that the server has not read is
-        full, the command is sent when the first item is asked for. ``timeout`` is for each item. To
-        leave the stream early, close the generator, which cancels the stream on the server, too
+        ``payload`` and ``token`` are those of `send`; ``timeout`` is in seconds for each item. The
+        command is sent at once; only if the queue of frames that the server has not read is full,
+        the command is sent when the first item is asked for. To leave the stream early, close the
+        generator, which cancels the stream on the server, too
         (``async with contextlib.aclosing(client.stream(...)) as items``). Asking for an item raises
         `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
@@ -185,7 +197,7 @@ class TestClient:
         return _Stream(self._here, id, event, _command(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection, without waiting for the work of the server for it."""
+        """Close the connection with this code and reason; do not wait for the server."""
         self._here.client.close(code, reason)
 
     async def abort(self) -> None:
@@ -193,7 +205,10 @@ class TestClient:
         self._here.client.close(None)
 
     async def wait_closed(self, timeout: float | None = TIMEOUT) -> None:
-        """Wait until either side has closed the connection; received frames can still be read."""
+        """Wait until either side has closed the connection; received frames can still be read.
+
+        Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
+        """
         with _within(timeout, "the connection was not closed"):
             await self._here.client.has_closed.wait()
 

@@ -39,7 +39,7 @@ class Default:
         """Return the default that is this value, or a copy of a value that could be changed.
 
         Containers, whatever they hold, models, and dataclasses that stand for a payload are copied;
-        any other object may be meant to be shared. Raises what copying raises.
+        any other object may be meant to be shared. Raises the errors of copying.
         """
         if not _may_change(value, is_payload):
             return cls(lambda: value)
@@ -62,7 +62,7 @@ def field_of(default: Any) -> FieldInfo | None:
 
 
 def remedy_for_marker(value: Any) -> str | None:
-    """Return what to write instead of a marker that only another framework understands.
+    """Return the remedy for a marker that only another framework understands.
 
     Return ``None`` for any other value. Markers are recognised by the names of their classes and
     modules, so that no framework is imported.

@@ -123,8 +123,8 @@ class Dispatcher:
     ) -> Coroutine[Any, Any, Answer]:
         """Run a command and return its answer. Every error is answered, and logged if need be.
 
-        What a stream yields is sent meanwhile; ``begun`` is called right before its handler begins.
-        Only what has to propagate is raised: a cancellation, ``KeyboardInterrupt``.
+        Items of a stream are sent meanwhile; ``begun`` is called right before its handler begins.
+        Only errors that have to propagate are raised: a cancellation, ``KeyboardInterrupt``.
         """
         if self._around is None and not access.isEnabledFor(logging.DEBUG):
             return self._run(received, peer, request_scope, begun)

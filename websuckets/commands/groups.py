@@ -109,13 +109,15 @@ class CommandGroup:
         timeout: float | None = UNSET,
         cancel_on_disconnect: bool = False,
     ) -> Callable[[Handler], Handler]:
-        """Register the decorated ``async def`` as the handler of ``name``.
+        """Return a decorator that registers an ``async def`` as the handler of ``name``.
+
+        The decorator returns the function unchanged.
 
         A handler that yields, an async generator, is a stream: each value is sent as it comes,
         beside the commands that follow, until the stream ends or the client cancels the stream.
 
         ``protected=True`` admits verified users, ``protected=SomeType`` verified users for whom
-        that dependency (REQUEST scope) can be built; both add to what the group asks for. Only
+        that dependency (REQUEST scope) can be built; both add to the guards of the group. Only
         ``False`` opens a command of a protected group. A handler that asks for `CurrentUser` is
         protected.
 
@@ -171,7 +173,7 @@ class _Declaration(Declaration):
     command: Command | None = None
 
     def read(self, *, complete: bool = False) -> Command:
-        """Return the command; raise `NameError` while an annotation names what is not defined.
+        """Return the command; raise `NameError` while a name in an annotation is undefined.
 
         ``complete`` is passed on to `read_plan`.
         """
@@ -228,7 +230,7 @@ def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
 
 
 def check_groups(groups: Iterable[CommandGroup]) -> None:
-    """Check what `command_table` checks, as far as possible before all names are defined."""
+    """Check as `command_table` does, as far as possible before all names are defined."""
     _read(groups, complete=False)
 
 
@@ -236,7 +238,7 @@ def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
     """Return all commands by name.
 
     Raises one `ConfigurationError` for all names that are used twice (`DuplicateCommand`), and for
-    all handlers that are wrong or name what is not defined (`InvalidHandlerSignature`).
+    all handlers that are wrong or name something undefined (`InvalidHandlerSignature`).
     """
     return _read(groups, complete=True)
 

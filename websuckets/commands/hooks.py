@@ -37,7 +37,7 @@ class _Declaration(Declaration):
     plan: Plan | None = None
 
     def read(self) -> Plan:
-        """Return the plan; raise `NameError` while an annotation names what is not defined."""
+        """Return the plan; raise `NameError` while a name in an annotation is undefined."""
         if self.plan is None:
             self.plan = read_hook(self.function, self.names)
             self.frame = None

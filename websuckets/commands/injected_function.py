@@ -1,4 +1,4 @@
-"""Injected functions: async functions that are called with what they depend on, as hooks are."""
+"""Injected functions: async functions that are called with their dependencies, as hooks are."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class InjectedFunction:
     async def run(self, scope: OpenScope, request_scope: RequestScope) -> None:
         """Call the function in a REQUEST scope of its own inside of ``scope``.
 
-        Raises what the function or one of its dependencies raised, or else their finalisers.
+        Raises the error of the function or of a dependency, or else of their finalisers.
         """
         if not self.injection.needs_scope:
             await self.function()

@@ -33,14 +33,14 @@ class Injection:
     guards: tuple[Any, ...]
     key: Any
     places: tuple[int, ...]
-    """Place of each dependency among what the factory of ``key`` asks for."""
+    """Place of each dependency among the parameters of the factory of ``key``."""
     providers: tuple[BaseProvider, ...]
     provided: frozenset[Any]
     """Types that ``providers`` provide: ``key``, and one for each dependency with a default."""
     needs_scope: bool
     """True if there is anything to inject or to guard; otherwise there are no providers either."""
     absent: Mapping[Any, str]
-    """Types of which there is no object where the dependencies are injected, and the reasons."""
+    """Types without an object in the place of the injection, and the reasons."""
 
 
 def injection_of(

@@ -44,7 +44,7 @@ class ResultType:
 
         An instance of the type is taken as it is, and one of a subclass is written without what the
         subclass adds. Raises pydantic's own errors for a type that it cannot serialise, among them
-        a `NameError` for a model that names what is not defined yet.
+        a `NameError` for a model with a name that is not defined yet.
         """
         adapter = _adapter_for_results(hint)
         validate, write = adapter.validator.validate_python, adapter.serializer.to_json
@@ -112,7 +112,7 @@ ANYTHING: Final = ResultType(_write_anything, takes_events=True, takes_none=True
 
 
 class ResultEncoder:
-    """Encoder of what the handler of one command returns or yields; made once for each command."""
+    """Encoder of the results of one command's handler; made once for each command."""
 
     __slots__ = ("_head", "_takes_events", "_takes_none", "_write")
 
@@ -132,7 +132,7 @@ class ResultEncoder:
             return None
         if isinstance(result, ClientEvent):
             return self._event(result, id, more=False)
-        # Every reply takes this path: so no functions are called for what can be done inline.
+        # Every reply takes this path: so no functions are called where inline code does.
         payload = self._write(result).decode()
         if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
             payload = without_constants(payload)
@@ -143,7 +143,7 @@ class ResultEncoder:
         return f"{self._head}{payload}{frame_tail(id, more=False)}"
 
     def item(self, item: Any, id: CommandId) -> str:
-        """Return the frame with an item of a stream; raise what `reply` raises."""
+        """Return the frame with an item of a stream; raise the errors of `reply`."""
         if isinstance(item, ClientEvent):
             return self._event(item, id, more=True)
         return f"{self._head}{text_of(self._write(item))}{frame_tail(id, more=True)}"
@@ -163,7 +163,7 @@ EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)
 
 
 def _misfit(value: Any, error: ValidationError) -> TypeError:
-    """Return the error that names what does not fit, without any value: the error is logged."""
+    """Return the error that names the wrong part, without any value: the error is logged."""
     details = error.errors(include_url=False, include_input=False)
     problems = [
         f"{'.'.join(map(str, detail['loc'])) or 'it'}: {problem_text(detail)}"

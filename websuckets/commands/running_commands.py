@@ -91,7 +91,7 @@ class ConcurrentCommands:
                 running.life.cancel()
 
     def disconnected(self) -> None:
-        """Cancel what runs for the client alone, because the client is gone."""
+        """Cancel commands that run for the client alone, because the client is gone."""
         self._cancel_streams()
         for running in self._running:
             if running.request_scope is not None and running.request_scope.ends_on_disconnect:
@@ -117,7 +117,7 @@ class ConcurrentCommands:
             await self._next_all_gone().wait()
 
     async def stop(self, *, at_once: bool) -> None:
-        """Do what `drain` does, also when this is cancelled; ``at_once`` cancels commands, too."""
+        """Drain as `drain` does, also when this is cancelled; ``at_once`` cancels commands, too."""
         if at_once:
             self.cancel_all()
         else:

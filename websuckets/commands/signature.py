@@ -118,7 +118,7 @@ class Dependency:
 
     @property
     def type(self) -> Any:
-        """The hint without what ``Annotated`` adds."""
+        """The hint without the metadata of ``Annotated``."""
         return bare_type(self.hint)
 
     @property
@@ -144,7 +144,7 @@ class Plan:
     result: ResultType = ANYTHING
     """Type of the values that the function returns or, as a stream, yields."""
     undefined_result: str | None = None
-    """Reason why the return annotation is not used, if the annotation names what is not defined."""
+    """Reason why the return annotation is not used, if the annotation names something undefined."""
 
 
 @dataclass(slots=True)
@@ -201,7 +201,7 @@ def positional(plan: Plan) -> Callable[..., Any]:
 def read_plan(
     function: Callable[..., Any], names: Mapping[str, Any], *, complete: bool = False
 ) -> Plan:
-    """Return the plan of a handler; ``names`` are what annotations see besides globals.
+    """Return the plan of a handler; ``names`` are visible to annotations besides globals.
 
     Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
     names what is not defined (yet). ``complete`` says that nothing more will be defined: then a
@@ -300,7 +300,7 @@ def _dependencies(
 def _promised_kind(
     function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
 ) -> Kind | None:
-    """Return the kind of what a plain function returns, if its return annotation tells."""
+    """Return the kind of a plain function's result, if its return annotation tells."""
     if isinstance(target_of(function), type):
         return None
     try:
@@ -395,7 +395,7 @@ def _hints(
 def _return_hint(
     function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
 ) -> Any:
-    """Return the hint of what the function returns; `Any` without an annotation."""
+    """Return the hint of the function's result; `Any` without an annotation."""
     if signature.return_annotation is signature.empty:
         return Any
     return _evaluated(function, {"return": signature.return_annotation}, names)["return"]

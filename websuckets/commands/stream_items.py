@@ -34,7 +34,7 @@ class Stream:
     async def send(self, items: AsyncGenerator[Any, None]) -> str | None:
         """Send each item; return the last reply, or ``None`` where the command has no id.
 
-        Raises what the handler raises, after its generator was closed.
+        Raises the errors of the handler, after its generator was closed.
         """
         try:
             async for item in items:
@@ -64,7 +64,7 @@ class Stream:
 
 
 async def _close(items: AsyncGenerator[Any, None]) -> None:
-    """Close the generator of a stream where it stands; raise what its clean-up raises."""
+    """Close the generator of a stream where it stands; raise the errors of its clean-up."""
     try:
         await items.aclose()
     except BaseExceptionGroup as group:

@@ -32,7 +32,7 @@ MANY_VALUES: Final = 1000
 class PayloadValidator:
     """Validator of the payload of whole frames against one type; made once for each command.
 
-    Finding what is wrong costs far more than reading the frame: 64 KiB of ``{}`` where each should
+    Finding the errors costs far more than reading the frame: 64 KiB of ``{}`` where each should
     have six fields are 126,000 problems. So a list is validated until its first item that does not
     fit, and again as a whole only if the frame is small.
 
@@ -44,7 +44,7 @@ class PayloadValidator:
     def __init__(self, payload_type: Any) -> None:
         """Make the validator; raise pydantic's own errors for a type that it cannot validate.
 
-        Among the errors is a `NameError` for a model that names what is not defined yet.
+        Among the errors is a `NameError` for a model with a name that is not defined yet.
         """
         schema: Any = complete_adapter(payload_type).core_schema
         fast = fail_fast_schema(schema)
@@ -152,7 +152,7 @@ Numbers are here for pydantic 2.10, which takes long integers of a union from pa
 def reads_parsed(schema: Any, *, in_union: bool = False) -> bool:
     """Tell whether a core schema gives the same for parsed JSON as for the JSON text.
 
-    True for models, lists, tuples and sets of what JSON has, and for dates, times, UUIDs, enums and
+    True for models, lists, tuples and sets of JSON's types, and for dates, times, UUIDs, enums and
     literals. False for strict schemas, for types that JSON has a form of its own for (bytes,
     decimals, time deltas), and for validators of the program, which may ask for the mode. False for
     dicts, and because of pydantic 2.10 for dataclasses and typed dicts: of a key that comes twice,
@@ -186,7 +186,7 @@ ALONE: Final = {
 
 
 def _parts_of(schema: Any) -> Iterable[Any] | None:
-    """Return the schemas on which it depends what `reads_parsed` tells; ``None`` if it is false."""
+    """Return the schemas on which the result of `reads_parsed` depends; ``None`` if it is false."""
     parts: Iterable[Any] | None = None
     match schema["type"]:
         case "model" | "model-field":
@@ -261,7 +261,7 @@ def _number_of_values(frame: str | bytes) -> int:
 
 
 def _location(location: tuple[int | str, ...]) -> Iterator[int | str]:
-    """Yield the parts of the location within the payload, cut to what a reply should hold."""
+    """Yield the parts of the location within the payload, cut to a length that suits a reply."""
     for part in location[1 : MAX_LOCATION + 1]:
         yield part[:MAX_KEY] if isinstance(part, str) else part
 

@@ -78,7 +78,7 @@ class Admission:
         """Return the client's ``(host, port)``, which trusted proxies may state.
 
         The client is the last address in ``X-Forwarded-For`` that is not a trusted proxy itself:
-        what stands before that address may be the client's own invention, of any length, and is
+        text before that address may be the client's own invention, of any length, and is
         not read. The port of an address from the header is 0.
         """
         if not self.trusted_proxies or not self._trusts(_host_of(peer)):

@@ -1,4 +1,4 @@
-"""One connection: what its transport drives, from the opening handshake until it is gone.
+"""One connection, driven by its transport from the opening handshake until it is gone.
 
 The problem. A connection ends in many ways, and at any moment: its client leaves or breaks the
 protocol, a hook refuses it, its user expires or is revoked, a message takes too long, the server
@@ -131,7 +131,7 @@ class Connection:
             self._remove()
 
     async def serve(self) -> None:
-        """Answer messages until either side closes; then finalise what the connection held."""
+        """Answer messages until either side closes; then finalise the objects of the connection."""
         scope, state, request_scopes = self._scope, self._state, self._setup.request_scopes
         state.opened()
         try:
@@ -155,7 +155,7 @@ class Connection:
             self._remove()
 
     def disconnected(self) -> None:
-        """Cancel what runs for this client alone, which has left or whose connection is closed."""
+        """Cancel commands of this client alone, which has left or whose connection is closed."""
         if self._scope.peer.request_scope.ends_on_disconnect:
             self._scope.life.cancel()
         if self._messages.concurrent is not None:
@@ -245,7 +245,7 @@ class Connection:
         await socket.close(*reason)
 
     async def _finalise(self, error: BaseException | None, *, at_once: bool) -> None:
-        """Finalise what the connection held; ``error`` has ended it, if it is not ``None``."""
+        """Finalise the objects of the connection; ``error`` has ended it, if it is not ``None``."""
         self._state.ended()
         await self._scope.finalise(
             *(error, self._messages.concurrent),

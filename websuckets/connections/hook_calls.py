@@ -1,4 +1,4 @@
-"""Calls of the hooks of an app for one client, and what their errors mean for the client."""
+"""Calls of the hooks of an app for one client, and the meaning of their errors for the client."""
 
 import logging
 
@@ -21,9 +21,9 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 async def call_on_handshake(hook: InjectedFunction, peer: Peer) -> HandshakeRefused | None:
-    """Call what runs at the handshake; return the response if it refuses the client.
+    """Call the hooks of the handshake; return the response if it refuses the client.
 
-    Raises what ends the handshake without a response.
+    Raises errors that end the handshake without a response.
     """
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
@@ -53,7 +53,7 @@ def _refusal_of(error: BaseException) -> HandshakeRefused | None:
 async def call_on_connect(hook: InjectedFunction, peer: Peer) -> CloseReason | None:
     """Call an ``on_connect`` hook; return the close reason if the hook refuses the client.
 
-    Raises what ends the connection at once.
+    Raises errors that end the connection at once.
     """
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
@@ -76,7 +76,7 @@ async def call_on_disconnect(
 ) -> None:
     """Call an ``on_disconnect`` hook for so many seconds at most, and log its failure.
 
-    Raises what has to propagate.
+    Raises errors that have to propagate.
     """
     with anyio.move_on_after(timeout, shield=True) as life:
         with request_scopes.begin(life) as request_scope:

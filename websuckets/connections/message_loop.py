@@ -72,7 +72,7 @@ class MessageLoop:
     async def run(self) -> None:
         """Answer messages until the connection is to be closed, or the request scope is spent.
 
-        Raises what the transport raises once the connection is closed, and what has to propagate.
+        Raises the transport's errors once the connection is closed, and errors to be propagated.
         """
         peer, request_scope, state = self._peer, self._peer.request_scope, self._state
         receive, reply = peer.transport.receive, peer.transport.reply
@@ -116,7 +116,7 @@ class MessageLoop:
             self.handling_since = self._revocations.count
 
     def verification_ended(self) -> None:
-        """End the protected streams of the user that the client is no longer verified as."""
+        """End the protected streams of a user as whom the client is not verified any longer."""
         if self.concurrent is not None:
             self.concurrent.verification_ended()
 

@@ -44,8 +44,8 @@ def is_admitted(headers: Headers, origins: frozenset[str | None] | None) -> bool
 def origin_of(origin: Any) -> str | None:
     """Return an item of ``origins`` in lower case, in which a client's origin is compared.
 
-    Raises `ConfigurationError` for an item that no browser sends, with what a browser sends
-    instead.
+    Raises `ConfigurationError` for an item that no browser sends, with the form that a
+    browser sends instead.
     """
     if origin is None:
         return None

@@ -102,7 +102,7 @@ class Connections:
         await connection.drain()
 
     async def abort(self) -> None:
-        """Cancel what still runs, and wait until it has been finalised.
+        """Cancel connections that are left, and wait until they have been finalised.
 
         A handler that ignores its cancellation is left behind, and an error is logged.
         """

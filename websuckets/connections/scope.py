@@ -1,4 +1,4 @@
-"""The SESSION scope of one connection: what belongs to its client, and how that is finalised."""
+"""The SESSION scope of one connection: the objects of its client, and their finalisation."""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager
@@ -39,7 +39,7 @@ class ConnectionScope:
         values = self._values(transport.socket)
         scope = setup.scope.session(values, lock, context_of(setup.session))
         self.life: anyio.CancelScope = anyio.CancelScope()
-        """Scope around the request scope of the task that serves, which ends what runs there."""
+        """Scope around the request scope of the task that serves; it ends all that runs there."""
         request_scope = setup.request_scopes.begin(self.life)
         self.peer: Peer = Peer(transport, transport.socket, scope, request_scope)
 
@@ -68,11 +68,11 @@ class ConnectionScope:
         was_connected: bool,
         at_once: bool,
     ) -> None:
-        """Finalise what the connection held; every step is made, even if others fail.
+        """Finalise the objects of the connection; every step is made, even if others fail.
 
         ``error`` has ended the connection, if it is not ``None``. ``was_connected`` says that every
         ``on_connect`` hook has let the client in; ``at_once``, that running commands are cancelled.
-        Raises what has to propagate.
+        Raises errors that have to propagate.
         """
         setup, peer = self._setup, self.peer
         async with AsyncExitStack() as steps:

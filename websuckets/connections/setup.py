@@ -1,4 +1,4 @@
-"""Set-up of connections: what the connections of a running app have in common."""
+"""Set-up of connections: all that the connections of a running app have in common."""
 
 from dataclasses import dataclass
 

@@ -2,7 +2,7 @@
 
 A connection is *opening* until its handshake is answered, then *open*; it is *closing* once there
 is a reason to close it: running commands finish, then the closing handshake begins. It is
-*aborting* once what runs is cancelled, and *closed* from when all that it held begins to be
+*aborting* once running commands are cancelled, and *closed* from when all that it held begins to be
 finalised. A handshake that is to be refused, because the server stops or the time of the user is
 over, is *refusing*::
 
@@ -52,7 +52,7 @@ class ConnectionState:
     def __init__(self) -> None:
         self.present: State = State.OPENING
         self.close_reason: CloseReason | None = None
-        """Code and reason of the close frame; ``None`` while there is no reason to close."""
+        """Code and reason of the close frame; ``None`` while nothing asks for the close."""
 
     def opened(self) -> None:
         """Take note that the opening handshake was answered, and the connection is served."""
@@ -65,7 +65,7 @@ class ConnectionState:
             self.close_reason = reason
 
     def cancel(self) -> bool:
-        """Take note that what runs is cancelled. Return whether a connection was served."""
+        """Take note that running commands are cancelled. Return whether a connection was served."""
         was_served = self.present in _SERVED
         if self.present is not State.CLOSED:
             self.present = State.ABORTING

@@ -72,7 +72,7 @@ class RevocationAnnouncements:
 
 
 def user_id_of(text: bytes) -> UserId:
-    """Return the user id in this JSON. Raises `ValueError` for what is not a user id."""
+    """Return the user id in this JSON. Raises `ValueError` for anything but a user id."""
     id = from_json(text)
     if not is_user_id(id):
         raise ValueError("no user's id")

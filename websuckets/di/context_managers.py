@@ -38,15 +38,15 @@ def provide_context(
     back what did not. Suppressing the exception there has no effect.
 
     The factory's own parameters are dependencies, by their hints, except those with a default.
-    Without ``provides`` the factory's return hint says what is provided: the ``T`` of
+    Without ``provides`` the factory's return hint gives the type that is provided: the ``T`` of
     ``AbstractAsyncContextManager[T]``, or of the iterator of a function under
     ``@asynccontextmanager``.
 
     In the body of a `Provider` class the result is written as an attribute, like dishka's
     ``provide``, and then has the scope of the class if it has no scope of its own. Otherwise its
-    scope is REQUEST.
+    scope is REQUEST. ``component`` is dishka's component of the type, if it has one.
 
-    Raises `ConfigurationError` if neither ``provides`` nor the hint says what is provided, and for
+    Raises `ConfigurationError` if neither ``provides`` nor the hint gives a type, and for
     a factory that does not make a context manager.
     """
     if not callable(factory):
@@ -119,7 +119,7 @@ class _ContextProvider(Provider):
         self._number = self.provide(source, provides=provides).number
 
     def __get__(self, instance: object, owner: type) -> Any:
-        """Return what dishka collects from attributes, with the defaults of their provider."""
+        """Return the factories that dishka collects, with their provider's defaults."""
         if not isinstance(instance, Provider):
             return self
         if self._own_component not in (None, instance.component):

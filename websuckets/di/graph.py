@@ -78,9 +78,9 @@ _FINALISED: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 def unprovable(
     container: AsyncContainer, start: Any, absent: Mapping[Any, str], passed: ContextTypes
 ) -> list[tuple[list[Any], str]]:
-    """Return what keeps ``start`` from being built: paths to a type, and why it cannot be had.
+    """Return the obstacles to building ``start``: paths to a type, and why it cannot be had.
 
-    A path is a list of types, each needing the next. ``absent`` are types of which there is no
+    A path is a list of types, each needing the next. ``absent`` are types without an
     object, and the reasons.
     """
     return list(_Walk(container, absent, passed).problems(start))
@@ -188,7 +188,7 @@ def _is_narrower(one: Factory, other: Factory) -> bool:
 
 
 def _passed_at_start(container: AsyncContainer) -> dict[BaseScope, Container[Any]]:
-    """Return what was passed to a container and its parents when it was made."""
+    """Return the context that was passed to a container and its parents."""
     passed: dict[BaseScope, Container[Any]] = {}
     level: AsyncContainer | None = container
     while level is not None:

@@ -21,7 +21,7 @@ __all__ = ["WebSucketsProvider", "context_types", "values_provider"]
 
 
 class WebSucketsProvider(Provider):
-    """Provider of what every scope holds: the connection, its client, and the message.
+    """Provider of the objects of every scope: the connection, its client, and the message.
 
     It is among `WebSuckets.providers`. By itself it completes a container in which providers of
     scope SESSION and REQUEST are tested without an app.
@@ -58,7 +58,7 @@ class WebSucketsProvider(Provider):
 
 
 def context_types(providers: Iterable[BaseProvider]) -> ContextTypes:
-    """Return the types of what the framework passes to the scopes that it opens."""
+    """Return the types of the objects that the framework passes to its scopes."""
     types: dict[BaseScope, set[Any]] = {}
     for provider in providers:
         if isinstance(provider, WebSucketsProvider):

@@ -25,7 +25,7 @@ class Lock(AbstractAsyncContextManager[None]):
     """A lock between tasks; waiting tasks get the lock in the order in which they came.
 
     dishka's default, ``asyncio.Lock``, does not run on trio, and ``anyio.Lock`` costs several times
-    what the rest of a resolution does. Like ``asyncio.Lock``, it is not reentrant: an APP factory
+    the rest of a resolution. Like ``asyncio.Lock``, it is not reentrant: an APP factory
     that itself calls ``container.get()`` waits for ever.
     """
 

@@ -9,7 +9,7 @@ Most commands need none of that: their graph of factories is known when the app 
 the graph depends on a condition, and nothing asks for the container itself. For such a graph this
 module writes one function that calls the factories one after the other, in the order in which
 dishka would call them, and keeps the objects in local variables. Objects of the connection and of
-the app are found in their scopes, which remember what was asked for before (`OpenScope.found`).
+the app are found in their scopes, which remember earlier answers (`OpenScope.found`).
 
 Tried and rejected:
 
@@ -53,7 +53,7 @@ class Resolver:
     """Resolver of the dependencies of one command, for as long as an app runs.
 
     ``key`` is the type under which the container gives all dependencies, as a tuple; see
-    `Injection`. ``places`` are the places of the dependencies among what its factory asks for.
+    `Injection`. ``places`` are the places of the dependencies among the parameters of its factory.
     """
 
     __slots__ = ("_key", "_places", "resolve")
@@ -65,7 +65,7 @@ class Resolver:
         """Function that returns the dependencies for a message in a scope of a connection.
 
         The generators of objects that have to be finalised are added to the list ``exits`` at once,
-        so that they are known if a later factory fails. Raises what factories raise."""
+        so that they are known if a later factory fails. Raises the errors of factories."""
 
     def _choose(
         self, scope: OpenScope, message: Message, exits: list[Exit]

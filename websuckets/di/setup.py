@@ -22,7 +22,7 @@ def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
     ``make_async_container(SecurityProvider(), ..., *app.providers, lock_factory=lock_factory)``.
     The program that built the container closes it. A container of a later call takes its place.
 
-    Raises `ConfigurationError` for what is not a container of APP scope, for an app that runs
+    Raises `ConfigurationError` for anything but a container of APP scope, for an app that runs
     already, and for an app with providers or overrides of its own.
     """
     if not hasattr(app, "_use_container"):

@@ -104,9 +104,9 @@ def evaluated(
     """Return annotations, some of which may be strings, as the hints that they mean.
 
     Strings see the globals of the function ``of`` and ``names``. Type variables of a generic base
-    class are replaced by what they stand for in the class of the bound method that ``of`` is.
+    class are replaced by their values in the class of the bound method that ``of`` is.
 
-    Raises what evaluating them raises: a `NameError` for what is not defined.
+    Raises the errors of evaluating them: a `NameError` for an undefined name.
     """
 
     def annotated() -> None: ...
@@ -133,7 +133,7 @@ def dressed(
 
 
 def _layers(function: Any) -> Iterator[Any]:
-    """Yield a function and what it stands for: what it wraps, or binds, from the outside in."""
+    """Yield a function and all functions that it wraps or binds, from the outside in."""
     while True:
         yield function
         if isinstance(function, partial):
@@ -149,7 +149,7 @@ def _layers(function: Any) -> Iterator[Any]:
 
 
 def own_kind(function: Any) -> Kind | None:
-    """Return the kind of a function's result, without regard to what the function wraps."""
+    """Return the kind of a function's result, without regard to wrapped functions."""
     function = called(function)
     if inspect.iscoroutinefunction(function):
         return "async"
@@ -160,7 +160,7 @@ def own_kind(function: Any) -> Kind | None:
 
 
 def called(function: Any) -> Any:
-    """Return what runs when an object is called: its ``__call__``, or itself if a function."""
+    """Return the function that a call of an object runs: ``__call__``, or the function itself."""
     is_function = inspect.isroutine(function) or isinstance(function, type | partial)
     return function if is_function else type(function).__call__
 
@@ -177,7 +177,7 @@ def _globals_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _variables_of(function: Callable[..., Any]) -> Mapping[Any, Any]:
-    """Return what the type variables of the class that defines a bound method stand for."""
+    """Return the values of the type variables of the class that defines a bound method."""
     for layer in _layers(function):
         if isinstance(layer, MethodType):
             owner = layer.__self__

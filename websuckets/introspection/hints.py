@@ -34,7 +34,7 @@ _ALIASES: Final = (TypeAliasType, getattr(typing, "TypeAliasType", TypeAliasType
 
 
 def bare_type(hint: Any) -> Any:
-    """Return the hint without what ``Annotated`` adds."""
+    """Return the hint without the metadata of ``Annotated``."""
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
@@ -77,7 +77,7 @@ def is_alias_of_string(hint: Any) -> bool:
 
 
 def _value_of(alias: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return what a generic alias stands for with these arguments."""
+    """Return the hint that a generic alias stands for with these arguments."""
     return substituted(alias.__value__, dict(zip(alias.__type_params__, arguments, strict=True)))
 
 
@@ -90,7 +90,7 @@ def alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def metadata_of(hint: Any) -> tuple[Any, ...]:
-    """Return what ``Annotated`` adds to the hint, or to a member of the union that it is."""
+    """Return the metadata of ``Annotated`` in the hint, or in a member of the union that it is."""
     return tuple(
         item
         for member in alternatives(hint)
@@ -118,7 +118,7 @@ def open_variables(hint: Any) -> list[Any]:
 
 
 def variables_of(owner: Any, definer: type) -> dict[Any, Any]:
-    """Return what the type variables of a generic base class stand for in a class.
+    """Return the values of the type variables of a generic base class in a class.
 
     ``owner`` is the class, or a generic alias of it (``Crud[Item]``), and ``definer`` the base.
     Variables for which nothing is known are left out.
@@ -180,7 +180,7 @@ def shared_by_hint(make: Callable[[Any], T]) -> Callable[[Any], T]:
 
 
 def _meaning_of(hint: Any) -> Hashable | None:
-    """Return a key that is equal only for hints that mean the same; ``None`` if there is no key.
+    """Return a key that is equal only for hints that mean the same; ``None`` if none exists.
 
     Hints themselves are equal though the order of a union's members differs, which matters to
     pydantic; metadata and literals have an equality of their own.

@@ -34,7 +34,7 @@ MAX_ID_LENGTH: Final = 128
 """Greatest number of characters in a command's ``id`` that is a string."""
 
 MAX_ID_INTEGER: Final = 2**53
-"""The largest ``id`` that is a number: what a JavaScript client can count to exactly."""
+"""The largest ``id`` that is a number: JavaScript counts exactly up to it."""
 
 CACHED_STRINGS: Final = "keys"
 """Strings that the parser caches: keys alone, because passwords and tokens, which are values, would
@@ -232,13 +232,13 @@ def _to_text(value: Any) -> str:
 
 
 def text_of(data: bytes) -> str:
-    """Return what pydantic wrote as a text that is JSON whatever a model's config says."""
+    """Return pydantic's output as a text that is JSON whatever a model's config says."""
     text = data.decode()
     return without_constants(text) if "N" in text or "I" in text else text
 
 
 def without_constants(text: str) -> str:
-    """Return what pydantic wrote, with null for ``NaN`` and ``Infinity`` that are in no string.
+    """Return pydantic's output, with null for ``NaN`` and ``Infinity`` that are in no string.
 
     ``ser_json_inf_nan="constants"`` of a model is stronger than the argument of `to_json`.
     """

@@ -41,7 +41,7 @@ def value_of(frame: str | bytes, name: str, most: int) -> Any:
     """Return the value of the last member called ``name`` in front of the fault.
 
     The value is a string of at most ``most`` characters, or a number or word of as many; ``None``
-    if there is no such value. Not more than `MAX_MEMBERS` and `MAX_MARKS` are read.
+    if such a value is missing. Not more than `MAX_MEMBERS` and `MAX_MARKS` are read.
     """
     text = frame if isinstance(frame, str) else frame.decode(errors="surrogateescape")
     found = None

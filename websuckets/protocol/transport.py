@@ -1,4 +1,4 @@
-"""Contract between transports and the app: what each gives to the other for a connection."""
+"""Contract between transports and the app: the methods of each that the other calls."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -84,7 +84,7 @@ class ConnectionHandler(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Cancel what runs; scopes are finalised, then `serve` returns."""
+        """Cancel running commands; scopes are finalised, then `serve` returns."""
         ...
 
     def disconnected(self) -> None:
@@ -92,7 +92,7 @@ class ConnectionHandler(Protocol):
         ...
 
     async def not_opened(self) -> None:
-        """Finalise what belongs to a connection that was not opened."""
+        """Finalise the objects of a connection that was not opened."""
         ...
 
 

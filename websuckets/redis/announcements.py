@@ -6,7 +6,7 @@ bound: a counter numbers the announcements, and each node knows the number of th
 has read. A node reads new announcements when its connection is there again, when another node
 sends a hint, and with each heartbeat, so nothing depends on a message that may be lost.
 
-A node can also find that it cannot know what it missed: more was announced meanwhile than is kept,
+A node can also find that it cannot know its losses: more was announced meanwhile than is kept,
 Redis was restarted without its data, or a replica that lacks the last announcements took over. The
 list's epoch, a random text of its life, and the last announcement that the node has read, which
 has to be there still, show each of these.
@@ -115,7 +115,7 @@ class Announcements:
         await self._redis.ask(*self._script(ANNOUNCE, entry, *values))
 
     async def read(self, connection: BaseConnection) -> None:
-        """Hand on what other nodes have announced since the last call, or report a loss."""
+        """Hand on the announcements of other nodes since the last call, or report a loss."""
         while True:
             place = (self._epoch, self._known, self._last, AT_ONCE)
             ((outcome, *found),) = await asked(connection, [self._script(READ, *place)])

@@ -128,7 +128,7 @@ class _RedisLink:
             return set()
 
     async def drain(self) -> None:
-        """Send what waits, then remove the users of this node from Redis."""
+        """Send waiting messages, then remove the users of this node from Redis."""
         if self._connection is not None:
             self._drained = anyio.Event()
             self._something_to_do.set()

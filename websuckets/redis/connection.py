@@ -51,11 +51,11 @@ STEPS: Final = 4
 """Number of steps in which an answer is awaited: a blocked event loop uses up only one step."""
 
 ABOUT: Final[Command] = (b"HELLO", 3)
-"""Command that asks the server what it is; allowed to every user, and answered in every state."""
+"""Command that asks for the server's role; allowed to every user, and answered in every state."""
 
 
 class RedisConnectionUser(Protocol):
-    """An object that uses a `RedisConnection`, and is told what happens to the connection."""
+    """An object that uses a `RedisConnection`, and is told of changes of the connection."""
 
     key: str
     """A key of the app; in a cluster the connection goes to the server of this key."""
@@ -329,7 +329,7 @@ _marks = count()
 
 
 def _out_of_step(answers: Iterable[Any]) -> NotConnected:
-    """Return the error for an answer that is not to what was asked."""
+    """Return the error for an answer that does not fit the question."""
     refusals = [text_of(answer) for answer in answers if isinstance(answer, RedisError)]
     why = refusals[0] if refusals else "an answer is to something else than what was asked"
     return NotConnected(f"it refuses subscriptions: {why}")

@@ -1,4 +1,4 @@
-"""Errors with which Redis answers, and what each means for the node.
+"""Errors with which Redis answers, and the meaning of each for the node.
 
 Redis has one form of refusal, an error that begins with a code, for very different things: a server
 that cannot serve any more, a server that cannot serve for a moment, missing rights, a mistake of
@@ -84,7 +84,7 @@ TAKEN_OFF: Final[tuple[tuple[type[RedisError], str], ...]] = (
 """Codes that the client removes from the text, and shows by the class of the error instead."""
 
 QUOTED: Final = (", with args", " script: ")
-"""Start of the part of a text in which Redis quotes what was sent, or names our script."""
+"""Start of the part of a text in which Redis quotes the sent command, or names our script."""
 
 IN_A_SCRIPT: Final = re.compile(rf"(?:^|[\s:-])({'|'.join(CODES)})\b")
 """Pattern of a code, also in the text in which Redis 6 wraps the error of a script."""
@@ -164,7 +164,7 @@ def _code_of(error: Exception) -> str | None:
 
 
 class Refusals:
-    """A log of what Redis refuses, of each kind once in a heartbeat and ever more seldom.
+    """A log of refusals by Redis, of each kind once in a heartbeat and ever more seldom.
 
     An instance lives as long as its `RedisConnection`. A kind of refusal that did not come for a
     heartbeat is logged at once when it comes again.

@@ -25,13 +25,13 @@ class Envelope:
         self._node = secrets.token_hex(8).encode()
 
     def head(self, kind: bytes) -> bytes:
-        """Return what stands before the body of a message."""
+        """Return the header of a message."""
         return b" ".join((VERSION, self._node, kind)) + b"\n"
 
     def open(self, message: bytes) -> tuple[bytes, bytes] | None:
         """Return the kind and the body of a message; ``None`` for a message of this node itself.
 
-        Raises `ValueError` for what no node has written.
+        Raises `ValueError` for a text that no node has written.
         """
         head, _, body = message.partition(b"\n")
         version, _, rest = head.partition(b" ")

@@ -27,7 +27,7 @@ class Presence:
     """Users of this node and of all other nodes, by group; lives as long as the node's link.
 
     Each connection to Redis writes all users of this node anew, under a name of its own, before the
-    data of an earlier connection is removed: what Redis has lost is there again, and no user is
+    data of an earlier connection is removed: lost records are there again, and no user is
     missing in between. A name without a heartbeat for some time does not count any more, and other
     nodes remove it.
 

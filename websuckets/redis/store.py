@@ -51,7 +51,7 @@ if not is_of_kind(KEYS[1], 'hash') then return end
 if (redis.call('HGET', KEYS[1], 'record') or '') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
 )
-"""Script that deletes what is not a record, or is over, if it has not changed since it was read."""
+"""Script that deletes an invalid or expired record, unless it changed after it was read."""
 
 SAVE: Final = (
     OF_KIND

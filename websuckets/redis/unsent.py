@@ -43,7 +43,7 @@ class Change:
 
 
 class Unsent:
-    """Queue of what one node has to send, and topics whose messages did not reach other nodes."""
+    """Queue of messages of one node, and topics whose messages did not reach other nodes."""
 
     def __init__(
         self, redis: RedisConnection, topics: Topics, envelope: Envelope, presence: Presence
@@ -69,7 +69,7 @@ class Unsent:
         self._bytes += _size_of(item)
 
     async def send_some(self, connection: BaseConnection) -> None:
-        """Send the first items; raise what the connection raises, and errors that end its use."""
+        """Send the first items; raise the connection's errors, and errors that end its use."""
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(map(_size_of, batch))
         commands = [(item, command) for item in batch for command in self._commands_of(item)]
@@ -89,7 +89,7 @@ class Unsent:
                 raise error
 
     def lose(self, topic: str) -> None:
-        """Note a lost message; other nodes are told of what `take_lost` returns."""
+        """Note a lost message; other nodes are told of the result of `take_lost`."""
         if len(self._lost) >= MOST_LOST or topic == EVERY_NODE:
             self._lost = {EVERY_NODE}
         elif EVERY_NODE not in self._lost:

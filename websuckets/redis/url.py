@@ -1,4 +1,4 @@
-"""URL of a Redis, and what it may say."""
+"""URL of a Redis, and its allowed parts."""
 
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, urlsplit

@@ -175,7 +175,7 @@ class Timeout:
         """True if `Clock.now` may be too old to measure this timeout from."""
 
     def due(self) -> float:
-        """Return the moment at which the timeout has passed for what begins now."""
+        """Return the moment at which a timeout that begins now has passed."""
         return (self._clock.read() if self.is_short else self._clock.now) + self.length
 
 

@@ -20,7 +20,7 @@ def in_context(
     cancellations notice nothing. Tasks that the coroutine starts get a copy of the context. Between
     two steps other coroutines may run in the context, too.
 
-    Returns and raises what the coroutine returns and raises; raises `RuntimeError` if the
+    Returns the coroutine's result and raises its errors; raises `RuntimeError` if the
     context is entered.
     """
     step: Callable[[Any], Any]

@@ -130,7 +130,7 @@ def exit_scope() -> AbstractContextManager[Propagate]:
     """Return a context that ends with a `SystemExit` or `KeyboardInterrupt` of tasks below it.
 
     Such errors are given to the function that the context yields. On trio that function does not do
-    what `propagate` does, but cancels the block, after whose end the error is raised.
+    like `propagate`, but cancels the block, after whose end the error is raised.
     """
     return _ExitScope() if on_trio() else nullcontext(propagate)
 

@@ -1,4 +1,4 @@
-"""Failures: what an error means that comes out of code of the program, decided once.
+"""Failures: the meaning of an error that comes out of code of the program, decided once.
 
 Commands, hooks, streams, finalisers, tasks and connections all ask `judge`. The first line that
 fits decides:
@@ -34,7 +34,7 @@ Who reacts, and how:
 - ``on_connect``: a reply closes the connection with 1008, an incident with 1011.
 - ``on_disconnect`` and finalisers of a connection: each error is logged, that of a closed
   connection, too; nobody else ends.
-- A task of `AppTasks` or `ConnectionTasks`: all but what is ignored is logged; nobody else ends.
+- A task of `AppTasks` or `ConnectionTasks`: all but ignored errors are logged; nobody else ends.
 - ``on_startup``: the error is raised, and the app does not start.
 - Code of the framework or of a transport that serves a connection: an incident closes the
   connection with 1011.
@@ -88,7 +88,7 @@ class Failure:
 
     meaning: Meaning
     error: BaseException
-    """Error to reply with or to log, which may be part of what was raised, or its translation."""
+    """Error to reply with or to log, which may be part of the raised one, or its translation."""
 
 
 def judge(
@@ -142,7 +142,7 @@ def _judge_group(
             failure = judge(cause, cancelled, is_of_closed_connection)
             if failure.meaning is not Meaning.INCIDENT:
                 return failure
-        return Failure(Meaning.INCIDENT, group)  # the log shows what surrounds the error
+        return Failure(Meaning.INCIDENT, group)  # the log shows the group around the error
     if group.split(GeneratorExit)[1] is None:
         return Failure(Meaning.INCIDENT, group)
     return _judge_cancellation(group, cancelled())

@@ -2,10 +2,10 @@
 
 dishka sends the error, which becomes the value of the ``yield``. Whoever knows generators from
 ``contextlib`` or from FastAPI expects the error to be raised there, and writes ``except: rollback``
-and ``else: commit`` around the ``yield``, which then commits what failed. Only the generator's
-source tells the two kinds apart: the error is raised at a ``yield`` whose value nothing uses, and
-that stands where an error would be noticed, inside of a ``try`` or a ``with``. To any other
-``yield`` the error is sent.
+and ``else: commit`` around the ``yield``, which then commits in spite of the error. Only the
+generator's source tells the two kinds apart: the error is raised at a ``yield`` whose value nothing
+uses, and that stands where an error would be noticed, inside of a ``try`` or a ``with``. To any
+other ``yield`` the error is sent.
 
 Compiled code could be examined instead, without a source, but the form of compiled code changes
 with each version of Python.
@@ -68,7 +68,7 @@ def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
 async def finalise(exit: Exit, error: BaseException | None) -> None:
     """Resume a generator at its ``yield``, with the error that ended the scope, if one did.
 
-    Raises what the generator raises, except that error itself, and `RuntimeError` for a generator
+    Raises the errors of the generator, except that error itself, and `RuntimeError` for a generator
     that yields again.
     """
     generator: Any = exit[0]

@@ -1,4 +1,4 @@
-"""Incidents: numbers under which the log has what a client is not told."""
+"""Incidents: numbers under which the log has the details that clients are not told."""
 
 import logging
 import secrets

@@ -97,15 +97,15 @@ class RequestScope:
         self._scope = anyio.CancelScope()
         self._close_by = math.inf
         self._timer = request_scopes.clock.timer(self)
-        self._step: float = math.inf  # of the clock, while what is done has a deadline
+        self._step: float = math.inf  # of the clock, while the current step has a deadline
         self.doing: str | None = None
-        """Name of what is done, for the log."""
+        """Name of the current step, for the log."""
         self.due: float = math.inf
-        """Moment of the app's clock at which what is done takes too long; see `limit`."""
+        """Moment of the app's clock at which the current step takes too long; see `limit`."""
         self.ends_on_disconnect: bool = False
-        """True if what is done is cancelled when the client has left."""
+        """True if the current step is cancelled when the client has left."""
         self.has_timed_out: bool = False
-        """True once what is done has taken too long."""
+        """True once the current step has taken too long."""
         self.is_late: bool = False
         """True once finalisers have taken too long."""
         self.is_spent: bool = False
@@ -131,23 +131,23 @@ class RequestScope:
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
     def limit(self, timeout: Timeout) -> None:
-        """Cancel what is done if it takes longer than the timeout, from now on."""
+        """Cancel the current step if it takes longer than the timeout, from now on."""
         self._step = timeout.step
-        # Does what `Timeout.due` does, inlined: every message takes this path.
+        # As `Timeout.due`, inlined: every message takes this path.
         due = timeout.due() if timeout.is_short else self._clock.now + timeout.length
         self.due = due
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
     def ring(self) -> None:
-        """Cancel what takes too long, and set the timer for the next check."""
+        """Cancel a step that takes too long, and set the timer for the next check."""
         self.check(self._clock.now)
         self._timer.by(self.due, self._step)
         if not self.is_late:
             self._timer.by(self._close_by, self._request_scopes._time_to_close.step)
 
     def check(self, now: float) -> None:
-        """Cancel what takes too long."""
+        """Cancel the step that takes too long."""
         if self._close_by <= now:
             self.is_spent = self.is_late = True
             self._scope.cancel()
@@ -157,7 +157,7 @@ class RequestScope:
             self._life.cancel()
 
     def cancelled(self) -> Cancelled:
-        """Return what had been cancelled, for a cancellation that came out of what is done."""
+        """Return the cause of a cancellation that came out of the current step."""
         if self.has_timed_out:
             return Cancelled.TIMED_OUT
         if self._life.cancel_called or cancellations() > 0:
@@ -168,14 +168,14 @@ class RequestScope:
         return Cancelled.NOTHING
 
     def rest(self) -> None:
-        """Forget what was done, which is over, before the next message."""
+        """Forget the last step, which is over, before the next message."""
         self.doing = None
         self.due = math.inf
         self.ends_on_disconnect = False
 
     @property
     def is_cancelled(self) -> bool:
-        """True if what the request scope serves has to end."""
+        """True if the work of the request scope has to end."""
         return self._life.cancel_called
 
     @property
@@ -192,7 +192,7 @@ class RequestScope:
     ) -> BaseException | None:
         """Finalise the objects of an APP or SESSION scope, in the scope's context.
 
-        Returns and raises what `finalise` does.
+        Returns the result of `finalise` and raises its errors.
         """
         try:
             return await scope.run(self.finalise(ExitsOf(scope.container), error))
@@ -213,7 +213,7 @@ class RequestScope:
 
         Returns the failure to report, if any: dishka's ``ExitError`` with the errors of finalisers
         (a ``BaseExceptionGroup``, if an error is not an ``Exception``), a cancellation that nobody
-        meant, or a ``TimeoutError``. Raises what has to propagate; see `judge`.
+        meant, or a ``TimeoutError``. Raises errors that have to propagate; see `judge`.
         """
         failures: list[BaseException] = []
         interruption: BaseException | None = None

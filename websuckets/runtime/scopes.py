@@ -67,7 +67,7 @@ class OpenScope:
         """Objects, by key, that were given to this scope when it was opened."""
         self.wider: OpenScope | None = wider
         self._is_entered = False
-        self._given: frozenset[Any] | None = None  # what a SESSION scope gives from its values
+        self._given: frozenset[Any] | None = None  # types of a SESSION scope's values
         if wider is None:
             given = _from_context(container.registry)
             self.values = _part_of(container._context or {}, given)
@@ -114,7 +114,7 @@ class OpenScope:
     async def get(self, key: Any) -> Any:
         """Return an object of this scope or a wider one, built in the context of its scope.
 
-        ``key`` is a type, or what dishka has for types in components. Raises `RuntimeError` for an
+        ``key`` is a type, or dishka's key for types in components. Raises `RuntimeError` for an
         object that is not built yet and whose scope is closed.
         """
         if key in self.found:

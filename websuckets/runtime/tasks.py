@@ -101,7 +101,7 @@ class Background:
             self._ended.set()
 
     def start_soon(self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-        """Start a task, unless the group has ended; log what ``function`` raises."""
+        """Start a task, unless the group has ended; log errors of ``function``."""
         if not self.has_ended:
             self._group.start_soon(self._run, function, args)
 
@@ -128,8 +128,8 @@ def _failure_of(
 ) -> BaseException | None:
     """Return the error to log, with which a task of the group failed, if it was not just ended.
 
-    Raises what concerns other tasks: that the group is cancelled, and that the program ends, unless
-    ``propagate`` sees to that. Any other error that a task raised would end the other tasks.
+    Raises errors that concern other tasks: that the group is cancelled, and that the program ends,
+    unless ``propagate`` sees to that. Any other error that a task raised would end the other tasks.
     """
 
     def cancelled() -> Cancelled:
@@ -268,7 +268,7 @@ class Tasks(TaskGroup):
     async def start(
         self, func: Callable[..., Coroutine[Any, Any, Any]], *args: Any, **options: Any
     ) -> Any:
-        """Start a task as anyio does; raise what ``func`` raises before it has started."""
+        """Start a task as anyio does; raise errors of ``func`` from before it has started."""
         name = options["name"] = options.get("name") or _name_of(func)
         return await self._group.start(self._run_until_started, func, args, name, **options)
 

@@ -1,4 +1,4 @@
-"""A compiled app: its commands and hooks, read and ready, and what they need of a container."""
+"""A compiled app: its commands and hooks, read and ready, and their needs of a container."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class CompiledApp:
     ) -> AsyncContainer:
         """Build a container of the app's own, whose providers win over those of the framework.
 
-        Raises what the function `build_container` raises.
+        Raises the errors of the function `build_container`.
         """
         ours = (*self._ours(), SecurityProvider())
         return build_container((*ours, *providers), self.injections, overrides)

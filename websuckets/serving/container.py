@@ -54,10 +54,10 @@ def build_container(
     injections: Iterable[Injection],
     overrides: Iterable[Override] = (),
 ) -> AsyncContainer:
-    """Build a container (APP scope) in which every handler is known to find what it asks for.
+    """Build a container (APP scope) in which every handler is known to find its dependencies.
 
     Raises a `ConfigurationError` that holds everything that is wrong with the handlers, and
-    dishka's own errors for what is wrong among the providers.
+    dishka's own errors for faults of the providers.
     """
     providers, proved = tuple(providers), list(injections)
     new: list[Any] = []  # hints whose values take the place of nothing
@@ -78,7 +78,7 @@ def build_container(
             if culprit is not None:
                 errors.append(MissingProvider(_missing(error, culprit)))
                 missing.add(error.requested)
-                proved.remove(culprit)  # go on with what other handlers miss
+                proved.remove(culprit)  # go on with other handlers
                 continue
             if error.requested not in missing:
                 errors.append(MissingProvider(f"a provider misses something. {error}"))
@@ -113,11 +113,11 @@ def check_container(
     value: object,
     context: ContextTypes,
 ) -> None:
-    """Check what `build_container` proves, for a container that the program has built.
+    """Check as `build_container` does, for a container that the program has built.
 
-    ``value`` is what the container gives for ``key`` if it was built for the injections;
-    ``context`` are the types of what the framework passes to the container's scopes. Raises a
-    `ConfigurationError` that holds everything that is wrong.
+    ``value`` is the container's object for ``key`` if it was built for the injections;
+    ``context`` are the types of the objects that the framework passes to the container's scopes.
+    Raises a `ConfigurationError` that holds everything that is wrong.
     """
     try:
         found = container.get_sync(key)
@@ -163,7 +163,7 @@ def _in_place(
 
 
 def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) -> AsyncContainer:
-    # Handlers come first, so that the path to what is missing is drawn from a handler.
+    # Handlers come first, so that the path to the missing type is drawn from a handler.
     handlers = (provider for injection in injections for provider in injection.providers)
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
 
@@ -189,7 +189,7 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
 
 
 def _remedy(plan: Plan, dependency: Dependency) -> str:
-    """Return the remedy for a parameter that may have been meant for what the client sends."""
+    """Return the remedy for a parameter that may have been meant as the payload."""
     if plan.payload is None:
         place = "second, before the `*`" if dependency.keyword else "second"
         return f" (if it is what the client sends, put it {place}, as Payload[...])"

@@ -179,7 +179,7 @@ async def stop(
     timeout: float | None,
     close: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Wait for running commands and closing handshakes, then cancel what is left.
+    """Wait for running commands and closing handshakes, then cancel the rest.
 
     ``close`` is the last step of the transport, whose port says until then that the app stops.
     """
@@ -203,7 +203,7 @@ class UntilTheLoopEnds:
         self._error: Exception | None = None
 
     async def start(self) -> None:
-        """Start the app, or wait for a start under way; raise what the start raises."""
+        """Start the app, or wait for a start under way; raise the errors of the start."""
         if self._started is None:
             self._started, self._error = anyio.Event(), None
             self._task = spawn(self._live)

@@ -76,7 +76,7 @@ class Program:
     async def wait_for_signal(self, time_to_stop: float, what_runs: Callable[[], str]) -> None:
         """Wait for a signal, once the app has started.
 
-        If the process has to be ended, ``what_runs`` gives the log the names of what runs.
+        If the process has to be ended, ``what_runs`` gives the log the names of running commands.
         """
         self._time_to_stop, self._what_runs = time_to_stop, what_runs
         self._starting = None

@@ -6,12 +6,12 @@ of an event loop waits for as long as anything blocks the loop. But a process th
 has to end. So this module relies neither on the handler nor on the event loop:
 
 - The interpreter writes the number of each signal to its wake-up descriptor, from C. Here that
-  descriptor is a socket, which a thread of this module reads; the thread writes what it reads to
+  descriptor is a socket, which a thread of this module reads; the thread writes the bytes to
   the descriptor that the event loop had set. The thread also ends a process whose time is over.
 - The handler does the same as the thread, in case another part of the program sets a wake-up
-  descriptor of its own. Then the handler restores what the signals do by default: the next signal
-  ends the process, whatever the process does. As long as no handler can run, the thread ends the
-  process at the next signal.
+  descriptor of its own. Then the handler restores the default action of the signals: the next
+  signal ends the process, whatever the process does. As long as no handler can run, the thread
+  ends the process at the next signal.
 - A Python thread waits for code that does not release the interpreter, as a regular expression or
   the writing of a log may not. `faulthandler` has a thread that does not wait for such code; that
   thread ends the process a little later.
@@ -71,7 +71,7 @@ def listen(receiver: SignalReceiver) -> bool:
 
 
 def stop_listening(receiver: SignalReceiver) -> None:
-    """Remove a receiver; after the last receiver, signals do what they did before."""
+    """Remove a receiver; after the last receiver, signals have their earlier actions."""
     global _handler
     if _handler is not None and _handler.remove(receiver):
         _handler.close()
@@ -153,7 +153,7 @@ class _SignalHandler:
             self._writer.send(b"\0")
 
     def _run(self) -> None:
-        """Notify receivers and end what is late, in a separate thread."""
+        """Notify receivers and end a late program, in a separate thread."""
         numbers: list[int] = []
         with self._reader:
             while (data := self._next()) is None or data:
@@ -167,7 +167,7 @@ class _SignalHandler:
             self._exit_what_is_late()
 
     def _next(self) -> bytes | None:
-        """Return what was written, ``b""`` after the end of reception, ``None`` after a timeout."""
+        """Return the bytes, ``b""`` after the end of reception, ``None`` after a timeout."""
         self._reader.settimeout(self._until_next_end())
         try:
             data = self._reader.recv(64)

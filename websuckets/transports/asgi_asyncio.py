@@ -6,7 +6,7 @@ call of the server's ``receive``. So the plain way is that of `QueuedConnection`
 With it, a protected command costs 50 % more: 101 rather than 64 microseconds, 67 rather than
 45 with 16 at once.
 
-What was tried and rejected: no reading task at all, by which a client that leaves during a command
+Tried and rejected: no reading task at all, by which a client that leaves during a command
 is noticed after the command, and ``cancel_on_disconnect`` does nothing. A coroutine for each duty
 (to take turns, to watch, to be interrupted): 21 calls rather than 3 for a message, and 10 % of a
 command. The first step of ``send`` taken by hand, and the watchdog asked only if ``send`` waits
@@ -16,7 +16,7 @@ The solution:
 
 - The task that serves calls the server itself, in `receive` and `reply`. The reading task reads the
   first message, and then sleeps, until a timer of `TIME_TO_READ_ON` ends while a command runs, or
-  until something is sent that is not the reply to a message. Then it reads on, and what it takes
+  until something is sent that is not the reply to a message. Then it reads on, and each frame
   goes to the queue; it sleeps again when the task that serves waits at the empty queue.
 - A wait for the server is ended by cancelling the task that waits, when another task closes the
   connection. `_waiting` has the tasks that wait, each with its ``cancelling()`` from before: only

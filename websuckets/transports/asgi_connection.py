@@ -1,4 +1,4 @@
-"""A connection of an ASGI server: what is common to both kinds, and the kind for any event loop.
+"""A connection of an ASGI server: the base of both kinds, and the kind for any event loop.
 
 An ASGI server tells an application that the client has left by an event, behind all messages that
 the client sent before. So a task of the connection, `read`, takes events for as long as the
@@ -100,7 +100,7 @@ class AsgiConnection(PlainConnection):
         return event
 
     async def discard_frames(self) -> None:
-        """Discard what the client still sends, after the close.
+        """Discard frames that the client still sends, after the close.
 
         Until that is done, hypercorn 0.18 does not notice that the client has answered our close
         frame or has left.

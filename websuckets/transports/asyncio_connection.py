@@ -1,4 +1,4 @@
-"""A connection of ``websockets`` on asyncio, which bounds what waits for a slow reader."""
+"""A connection of ``websockets`` on asyncio, with a bound for frames that wait to be read."""
 
 import asyncio
 import socket
@@ -76,7 +76,7 @@ class AsyncioConnection(_Base):
         await self.close()
 
     async def send(self, message: Any, *, text: bool | None = None) -> None:
-        """Send once the peer has read what was sent before, so that the buffer does not grow."""
+        """Send once the peer has read earlier frames, so that the buffer does not grow."""
         if self.paused:
             with self.watchdog.queued(message) as is_too_much:
                 if is_too_much:
@@ -90,7 +90,7 @@ class AsyncioConnection(_Base):
         await self.send(text)
 
     async def _wait_until_read(self) -> None:
-        """Wait until the peer has read enough of what was sent to it, or is lost."""
+        """Wait until the peer has read enough of the sent frames, or is lost."""
         while self.paused:
             with suppress(OSError):  # sending raises the error later
                 await self.drain()
@@ -123,7 +123,7 @@ class AsyncioConnection(_Base):
         super().send_data()
 
     def _abort(self) -> None:
-        """Abort with a TCP reset, so that the kernel does not keep what the peer does not read."""
+        """Abort with a TCP reset, so that the kernel does not keep data for the peer."""
         self._stop_receiving()
         own = self.transport.get_extra_info("socket")
         with suppress(OSError, AttributeError):  # the socket may be closed already

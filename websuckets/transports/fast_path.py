@@ -6,7 +6,7 @@ two thirds on trio, whose memory channels, locks and streams each let other task
 that clients send are texts in a frame of their own, which arrived whole, at a moment when the
 connection has nothing else to do.
 
-What was tried and rejected: another library (``picows``: 5 to 13 % on asyncio, nothing on uvloop,
+Tried and rejected: another library (``picows``: 5 to 13 % on asyncio, nothing on uvloop,
 9 KiB more for each connection, and an interface that it does not export); a parser and a writer of
 our own for everything (fragments, control frames, extensions and the closing handshake are what
 ``websockets`` is for); waking the waiting task from the callback of the event loop that reads (no

@@ -12,7 +12,7 @@ __all__ = ["Opening"]
 class Opening:
     """An opening handshake, entered as a context while a transport answers it.
 
-    All transports drive a `ConnectionHandler` like this; there is no other caller of `opening` and
+    All transports drive a `ConnectionHandler` like this; nothing else calls `opening` and
     `not_opened`:
 
         async with Opening(acceptor) as opening:
@@ -22,7 +22,7 @@ class Opening:
                 handler = opening.opened()
         await handler.serve()
 
-    The handler is discarded, and finalises what it holds, as soon as the connection cannot be
+    The handler is discarded, and finalises its objects, as soon as the connection cannot be
     opened any more: when the app refuses, before the answer is sent, as the client may delay the
     rest; and when the context is left without a call of `opened`, whatever the reason.
     """

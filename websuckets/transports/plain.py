@@ -27,7 +27,7 @@ TURN: Final = 16
 
 
 class PlainSocket:
-    """The connection as handlers see it: exactly what `Socket` has."""
+    """The connection as handlers see it: exactly the members of `Socket`."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class PlainSocket:
         state.check_open()
         await self._connection.sender.send(_frame(message, text))
         # Without this checkpoint, a loop of sends would never learn that the client has left, and
-        # no other task would run: servers take what is sent to such a client without waiting.
+        # no other task would run: servers take frames for such a client without waiting.
         await anyio.lowlevel.checkpoint()
         state.check_open()
 

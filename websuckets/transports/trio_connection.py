@@ -122,7 +122,7 @@ class TrioConnection(WritingConnection):
         await super().aclose(code, reason)
 
     async def send(self, message: Any, *, text: bool | None = None) -> None:
-        """Send once the peer has read what was sent before, so that memory does not fill up."""
+        """Send once the peer has read earlier frames, so that memory does not fill up."""
         try:
             self._turn.acquire_nowait()
         except trio.WouldBlock:

@@ -153,7 +153,7 @@ class FastTrioConnection(FastPath, TrioConnection):
     def _write_at_once(self, frame: bytes) -> bool:
         """Write as much as the socket takes, and leave the rest. Return whether none is left.
 
-        What is left after an error meets that error again, and ``websockets`` tells of it.
+        The rest after an error meets that error again, and ``websockets`` tells of it.
         """
         assert self._socket is not None
         try:

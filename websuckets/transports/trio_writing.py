@@ -28,7 +28,7 @@ else:
 
 
 class WritingConnection(_Base):
-    """A connection that writes what ``websockets`` gives it to send."""
+    """A connection that writes the data that ``websockets`` gives it."""
 
     __slots__ = ()
 
@@ -44,7 +44,7 @@ class WritingConnection(_Base):
         self._unwritten = deque()
 
     async def send_data(self) -> None:
-        """Write what is to be sent, in a task of the connection if this call is cancelled."""
+        """Write the data, in a task of the connection if this call is cancelled."""
         self._stop_receiving_if_closed()
         self._unwritten.extend(self.protocol.data_to_send())
         if self._unwritten:

@@ -69,7 +69,7 @@ class PingedPeer(Protocol):
     """A connection to a peer that is pinged."""
 
     def peer_is_read(self) -> bool:
-        """Tell whether the connection is open and reads what the peer sends."""
+        """Tell whether the connection is open and reads from the peer."""
         ...
 
 
@@ -77,7 +77,7 @@ class PeerWatchdog:
     """Watches one peer, from the opening of its connection on.
 
     The watchdog tells ``peer`` of each fault, until `stop`. It checks nothing before the peer
-    may be late: while the peer answers pings and reads what is sent, the watchdog costs two checks
+    may be late: while the peer answers pings and reads, the watchdog costs two checks
     for each ping. The peer is not pinged without ``pinged``, which is the same connection.
     """
 
@@ -195,7 +195,7 @@ class PeerWatchdog:
         self._timer.by(self._ping_at, between_pings.step)
 
     def _ping_if_due(self) -> None:
-        """Ping the peer if a ping is due, and if what the peer sends is being read."""
+        """Ping the peer if a ping is due, and if the connection reads from the peer."""
         now, step = self._timeouts.clock.now, self._timeouts.between_pings.step
         if self._ping_at <= now and self._reads():
             self._ping_at = math.inf  # until the ping is answered

@@ -114,7 +114,7 @@ class WatchedConnection(ReceivingConnection):
     @property
     @abstractmethod
     def _is_reading(self) -> bool:
-        """True while what the peer sends is read."""
+        """True while the connection reads from the peer."""
 
     @abstractmethod
     def _abort(self) -> None:
