@@ -113,7 +113,7 @@ class WebSuckets:
         handlers that could not be read before, and `ConfigurationError` while the app runs.
         """
         if not isinstance(group, CommandGroup):
-            raise ConfigurationError(f"{group!r} is no CommandGroup")
+            raise ConfigurationError(f"{group!r} is not a CommandGroup")
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
         self._definition.include(group)
 
@@ -472,7 +472,7 @@ client as a context, so that it has one for all"""
 
 _NO_ORIGINS = """clients are verified at their handshake, by what browsers send from any page that \
 connects: say which pages may, WebSuckets(origins=["https://example.org"]); None among them lets \
-clients in that are no browsers"""
+clients in that are not browsers"""
 
 
 _SERVES_OTHERS = (

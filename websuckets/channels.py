@@ -75,7 +75,7 @@ class Channels:
         user = self._session.online.get(socket.id)
         if user is None:
             if socket.close_code is None:
-                raise ValueError(f"{socket!r} is no open connection of this app")
+                raise ValueError(f"{socket!r} is not an open connection of this app")
             return
         if not public:
             check_still_authorised(socket)

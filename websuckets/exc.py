@@ -61,7 +61,7 @@ def check_header(name: str, value: str, place: str) -> None:
     are not printable ASCII.
     """
     if not HEADER_NAME.fullmatch(name) or name.lower() in FRAMING:
-        raise ValueError(f"{place}: {name!r} is no header that can be set")
+        raise ValueError(f"{place}: {name!r} is not a header that can be set")
     if not (value.isascii() and value.isprintable()):
         raise ValueError(f"{place}: the header {name} is not printable ASCII")
 

@@ -217,7 +217,7 @@ class SessionPersistence(Protocol):
 
 
 class OtherNodes(Protocol):
-    """Protocol that tells all other nodes of users who are no longer verified.
+    """Protocol that tells all other nodes of users who are not verified any longer.
 
     An instance lives as long as the app runs. Each method raises `Unavailable` where some nodes
     may not hear of the change.
@@ -309,9 +309,9 @@ class Session:
         """Demote a user, who can no longer continue with its token.
 
         The token is invalid on this node at once, and other connections with this token, on every
-        node, are no longer verified. Raises `RuntimeError` in an app without a `SessionStore`, and
-        `Unavailable` if the store cannot forget the token for now, or if other nodes may not hear
-        of the change; the store then forgets the token as soon as it can.
+        node, are not verified any longer. Raises `RuntimeError` in an app without a `SessionStore`,
+        and `Unavailable` if the store cannot forget the token for now, or if other nodes may not
+        hear of the change; the store then forgets the token as soon as it can.
         """
         await self._kept.forget(user)
 

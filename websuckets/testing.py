@@ -138,7 +138,7 @@ class TestClient:
         if not frame.is_reply:
             inbox.put_back(frame)
             raise ValueError(
-                f"the next frame is no event: {frame.content!r:.80}; receive_frame() takes it"
+                f"the next frame is not an event: {frame.content!r:.80}; receive_frame() takes it"
             )
         return frame.event()
 
@@ -306,7 +306,7 @@ class _Stream(AsyncGenerator[ReceivedEvent, None]):
         if frame.more:
             return item
         if item.payload is not None:
-            raise ValueError(f"{self._event!r} is no stream; call() returns its reply")
+            raise ValueError(f"{self._event!r} is not a stream; call() returns its reply")
         raise StopAsyncIteration
 
     async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:

@@ -84,7 +84,7 @@ def remedy_for_marker(value: Any) -> str | None:
 def misfit_of(default: Any, *, is_payload: bool = False) -> str | None:
     """Return the reason why a parameter cannot have this default; ``None`` if it can."""
     if isinstance(default, FromComponentMarker):
-        return "FromDishka is no default; annotate the parameter with FromDishka[...]"
+        return "FromDishka is not a default; annotate the parameter with FromDishka[...]"
     if field_of(default) is not None:
         if is_payload:
             return None

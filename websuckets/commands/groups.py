@@ -223,8 +223,8 @@ def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
     is_type = isinstance(bare, type | NewType) or get_origin(bare) not in (None, Literal)
     if not is_type or bare in (bool, int, str):
         raise InvalidGuard(
-            f"{whose}: protected={name_of(guard)} is no guard; pass True, False or a type of your "
-            "own that a provider builds for those who may call"
+            f"{whose}: protected={name_of(guard)} is not a guard; pass True, False or a type of "
+            "your own that a provider builds for those who may call"
         )
     return (CurrentUser, guard)
 

@@ -155,7 +155,7 @@ class ResultEncoder:
 
 
 def _refuse(value: Any) -> NoReturn:
-    raise TypeError(f"{_named(value)} does not fit its return annotation: it is no ClientEvent")
+    raise TypeError(f"{_named(value)} does not fit its return annotation: it is not a ClientEvent")
 
 
 EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)

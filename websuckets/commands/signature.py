@@ -1,4 +1,19 @@
-"""Signature of a handler or a hook, read once into a plan."""
+"""Signature of a handler or a hook, read once into a plan.
+
+A handler is written for its readers, ``async def create(socket, model: Post, db: Connection)``; the
+framework has to know at the start of the app which parameter is the payload, which ones the
+container fills, and everything that is wrong, told with place and remedy. The rules:
+
+- The first parameter is the socket. The second one is the payload if it is positional and its hint
+  is a pydantic model, or any type in ``Payload[...]``. All others are dependencies.
+- Hints are evaluated in the function's own globals, and in the names around the decorator, since a
+  module may use names before it defines them: a `NameError` means that the signature is read again
+  when the app starts.
+- All problems of a function are collected, and raised as one `InvalidHandlerSignature`; checks that
+  need types come last.
+- Defaults are values: markers of other frameworks, such as ``Depends(...)``, are refused.
+- The return annotation decides how a result is written, see `commands.results`.
+"""
 
 import inspect
 import sys
@@ -86,7 +101,7 @@ _UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions
 """Return annotations under which the returned object determines how it is written."""
 
 _NOT_ASYNC: Final = (
-    "it is no async function; declare it with `async def` (a decorator around one needs "
+    "it is not an async function; declare it with `async def` (a decorator around one needs "
     "`@functools.wraps(function)`)"
 )
 
@@ -349,7 +364,9 @@ def _misfits_of_payload(parameter: inspect.Parameter, hint: Any) -> list[str]:
     for item in (parameter.default, *metadata_of(hint)):
         field = field_of(item)
         if field is not None and (field.alias or field.validation_alias):
-            problems.append(f"{what}: it is no field of a model that could have an alias; drop it")
+            problems.append(
+                f"{what}: it is not a field of a model that could have an alias; drop it"
+            )
     if (why := misfit_of(parameter.default, is_payload=True)) is not None:
         problems.append(f"{what}: {why}")
     return problems

@@ -68,8 +68,8 @@ def _remedy(origin: Any, sent: str | None) -> str:
     if origin == "*":
         return "to let every page connect, leave out origins="
     if isinstance(origin, str) and "*" in origin:
-        return "there are no patterns: list every origin"
-    return 'write "https://example.org"; None stands for clients that are no browsers'
+        return "patterns are not supported: list every origin"
+    return 'write "https://example.org"; None stands for clients that are not browsers'
 
 
 def _as_sent(text: str) -> str | None:

@@ -51,12 +51,12 @@ def provide_context(
     """
     if not callable(factory):
         raise ConfigurationError(
-            f"provide_context({factory!r}): it is no function; pass what makes the context, "
+            f"provide_context({factory!r}): it is not a function; pass what makes the context, "
             "without calling it"
         )
     if own_kind(factory) == "stream" or inspect.isgeneratorfunction(called(factory)):
         raise ConfigurationError(
-            f"provide_context({where(factory)}): a generator is no context manager; put "
+            f"provide_context({where(factory)}): a generator is not a context manager; put "
             "@asynccontextmanager or @contextmanager on it"
         )
     if own_kind(factory) == "async":

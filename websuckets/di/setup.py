@@ -27,7 +27,7 @@ def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
     """
     if not hasattr(app, "_use_container"):
         raise ConfigurationError(
-            f"setup_dishka(container, app): {type(app).__name__} is no WebSuckets; other "
+            f"setup_dishka(container, app): {type(app).__name__} is not a WebSuckets app; other "
             "frameworks have their own, in dishka.integrations"
         )
     if not isinstance(container, AsyncContainer) or container.scope is not Scope.APP:

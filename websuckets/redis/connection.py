@@ -1,4 +1,29 @@
-"""A connection to Redis that is watched, and made again when it is lost or leads nowhere."""
+"""A connection to Redis that is watched, and made again when it is lost or leads nowhere.
+
+The problem: a node has to know of every message of other nodes that it may have missed, and a
+connection to Redis can fail in ways that no error tells. A network may lose everything without a
+word; a primary may become a replica, which still answers but cannot write; the server may be a
+cluster, in which the node's channels belong to another server; and a refused subscription has no
+answer of its own, so that answers get out of step with their commands.
+
+Rejected: the client's methods for subscriptions, which subscribe again by
+themselves after a loss and do not report it. A connection for each purpose: two connections can be
+lost at different times, so that a node would be present but deaf, or the other way round.
+
+The solution:
+
+- One connection for commands, subscriptions and pushed messages (RESP3), used without the client's
+  own reconnecting. Whatever ends it ends the whole attempt: `RedisConnection.run` tells the user of
+  the loss, pauses, and makes a new one; pauses double up to a heartbeat, with jitter.
+- A heartbeat asks the server for its role (``HELLO``). No answer within a heartbeat, or the answer
+  of a replica, ends the connection. An answer to a command that shows the same, such as
+  ``READONLY``, ends the connection too (`redis.errors` reads these states).
+- The first redirection of a cluster is followed, with the key of the app.
+- After a batch of commands an ``ECHO`` with a number of its own is sent: only if its answer is that
+  number, the answers before it belong to their commands (`asked_each`).
+- A mistake of the program, such as a wrong password, is raised at the first attempt, before the
+  port opens; later it is logged once, and attempts go on, as the server may be mended.
+"""
 
 import logging
 import random

@@ -38,7 +38,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 class Meaning(enum.Enum):
     """Consequence of an error."""
 
-    LOST = "there is no connection any more"
+    LOST = "the connection is lost"
     ELSEWHERE = "this server cannot serve now: connect anew"
     NOT_NOW = "this cannot be done for a while; it heals by itself"
     MISCONFIGURED = "somebody has to change the URL, or the server's configuration"

@@ -40,8 +40,8 @@ def problem_with(url: object) -> str | None:
     parts = urlsplit(url)
     if not _leads_somewhere(parts):
         return (
-            "it has no host, a port that is no number up to 65535, or a password with characters "
-            "that have to be quoted (urllib.parse.quote)"
+            "it has no host, a port that is not a number up to 65535, or a password with "
+            "characters that have to be quoted (urllib.parse.quote)"
         )
     database = _database(parts)
     if database and not (database.isascii() and database.isdecimal()):

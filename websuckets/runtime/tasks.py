@@ -257,7 +257,7 @@ class Tasks(TaskGroup):
             )
         coroutine = func(*args)
         if not isinstance(coroutine, Coroutine):
-            raise TypeError(f"start_soon(): {_name_of(func)} is no async function")
+            raise TypeError(f"start_soon(): {_name_of(func)} is not an async function")
         name = name or _name_of(func)
         try:
             return self._group.start_soon(self._finish, coroutine, name, name=name)

@@ -156,7 +156,7 @@ def _provider(given: Any) -> BaseProvider:
         remedy = f"create it: {given.__name__}()"
     else:
         remedy = "pass a dishka.Provider(), or what provide_context(...) makes"
-    raise ConfigurationError(f"providers=[...]: {given!r} is no provider; {remedy}")
+    raise ConfigurationError(f"providers=[...]: {given!r} is not a provider; {remedy}")
 
 
 # The documented programs include their groups in one app and run another app, made later under the

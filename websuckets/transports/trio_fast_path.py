@@ -12,7 +12,7 @@ descriptor at once, if nothing waits to be written; the rest of a frame that the
 take goes the way of `trio_writing`, and so does an error, which is told as ever. So a reply takes
 no turn of the loop, and `receive` gives others one after `TURN` messages that wait already.
 
-TLS, and systems whose sockets are no file descriptors, keep to the plain path.
+TLS, and systems whose sockets are not file descriptors, keep to the plain path.
 """
 
 import os

@@ -1,4 +1,23 @@
-"""Detection of a peer that does not read, or that is not there any more."""
+"""Detection of a peer that does not read, or that is not there any more.
+
+The problem: a peer that vanished without a word looks like one that is silent, and a peer that does
+not read makes everybody wait who sends to it. Both have to be found within a time that `Limits` and
+the options of the server set, for tens of thousands of connections, of which nearly all are idle.
+
+Rejected: a task for each connection that sleeps until the next ping, as ``websockets`` has, for its
+memory; a deadline around each ``send``, which costs every message; one step of time for all
+connections, by which a short timeout of one command made all idle connections cost processor time.
+
+The solution: one timer per connection on the clock of the app (`runtime.clock`), set for the next
+moment at which the peer may be late, and for no other. The peer may be late in three ways:
+
+- it does not read: from when a sender begins to wait, `PeerTimeouts.to_read` runs; reading ends it;
+- it does not answer a ping. A pong stands behind the commands that the peer sent before it, so only
+  the time counts in which the connection reads from the peer;
+- it may have left while nothing is read from it, because commands wait: a check at each step.
+
+The watchdog decides, and tells its connection by `WatchedPeer.peer_fault`; the connection acts.
+"""
 
 import enum
 import math
