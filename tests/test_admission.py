@@ -484,8 +484,8 @@ async def test_clients_without_a_page_do_not_stand_for_pages_without_an_origin(
 @pytest.mark.parametrize(
     ("origin", "remedy"),
     [
-        ("https://*.example.org", "there are no patterns: list every origin"),
-        ("https://example.org:*", "there are no patterns: list every origin"),
+        ("https://*.example.org", "patterns are not supported: list every origin"),
+        ("https://example.org:*", "patterns are not supported: list every origin"),
         ("*", "to let every page connect, leave out origins="),
         ("https://example.org:443", 'write "https://example.org"'),
         ("http://example.org:80", 'write "http://example.org"'),

@@ -558,9 +558,9 @@ def test_all_that_is_wrong_with_a_handler_is_said_at_once() -> None:
 )
 def test_a_guard_that_is_no_type_is_refused(protected: Any) -> None:
     """Expect a string, a number, a list, an object or a function to be refused, and `bool`."""
-    with pytest.raises(InvalidGuard, match="is no guard; pass True, False or a type"):
+    with pytest.raises(InvalidGuard, match="is not a guard; pass True, False or a type"):
         CommandGroup("admin", protected=protected)
-    with pytest.raises(InvalidGuard, match=r"test_handlers.with_protocol`.* is no guard"):
+    with pytest.raises(InvalidGuard, match=r"test_handlers.with_protocol`.* is not a guard"):
         CommandGroup().command("run", protected=protected)(with_protocol)
 
 
@@ -641,7 +641,7 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
     ):
         app.include_command_group(first)
     for no_group in ("user", User, None):
-        with pytest.raises(ConfigurationError, match="is no CommandGroup"):
+        with pytest.raises(ConfigurationError, match="is not a CommandGroup"):
             app.include_command_group(no_group)
     second.command("user create")(with_union)
     second.command("other")(with_union)
@@ -873,7 +873,7 @@ async def test_a_report_at_start_holds_every_kind_of_error() -> None:
 )
 def test_what_is_no_provider_is_refused_at_once(given: Any, remedy: str) -> None:
     """Expect an error, most of all for a class that should have been called."""
-    with pytest.raises(ConfigurationError, match=f"is no provider; {remedy}"):
+    with pytest.raises(ConfigurationError, match=f"is not a provider; {remedy}"):
         WebSuckets(providers=[given])
 
 
@@ -924,7 +924,7 @@ def test_the_parameter_that_is_wrong_is_named() -> None:
     assert "`socket: websockets" in refusal_of(behind_the_star).replace('"', "")
     assert "parameter `model:" in refusal_of(payload_that_pydantic_cannot_read)
     for wrong in (3, ...):
-        with pytest.raises(InvalidGuard, match=rf"protected={wrong!r} is no guard"):
+        with pytest.raises(InvalidGuard, match=rf"protected={wrong!r} is not a guard"):
             CommandGroup(protected=wrong)
 
 

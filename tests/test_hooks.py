@@ -694,7 +694,7 @@ def test_what_is_no_hook_is_refused_when_decorated() -> None:
         def sync(unannotated, *many) -> None: ...
 
     problems = "\n".join(caught.value.problems)
-    assert "it is no async function; declare it with `async def`" in problems
+    assert "it is not an async function; declare it with `async def`" in problems
     assert "`unannotated` has no annotation" in problems
     assert "`*many`: nothing can fill it" in problems
     assert "test_hooks.py" in problems

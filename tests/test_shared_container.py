@@ -292,7 +292,7 @@ async def test_what_is_no_container_for_an_app(app: WebSuckets) -> None:
         for wrong in (of_a_request, of_the_runtime, make_container(thing_provider()), None):
             with pytest.raises(ConfigurationError, match="make_async_container"):
                 setup_dishka(wrong, app)
-    with pytest.raises(ConfigurationError, match=r"dict is no WebSuckets.*dishka\.integrations"):
+    with pytest.raises(ConfigurationError, match=r"dict is not a WebSuckets app.*integrations"):
         setup_dishka(container, {})
 
 

@@ -395,7 +395,7 @@ async def test_what_cannot_be_started_is_told_who_starts_it(
             tasks.start_soon(two(1, 2))
         with pytest.raises(TypeError, match="pass a function and its arguments"):
             tasks.start_soon("two")
-        with pytest.raises(TypeError, match="not_async is no async function"):
+        with pytest.raises(TypeError, match="not_async is not an async function"):
             tasks.start_soon(not_async)
         with pytest.raises(TypeError, match="unexpected keyword argument 'task_status'"):
             await tasks.start(two, 1, 2)

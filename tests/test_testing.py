@@ -306,7 +306,7 @@ async def test_streams(app: WebSuckets, journal: list[str]) -> None:
         items = [item async for item in client.stream("count", 3)]
         assert [item.payload for item in items] == [0, 1, 2] and items[0].more
         assert [item async for item in client.stream("count", 0)] == []
-        with pytest.raises(ValueError, match=r"'tell' is no stream; call"):
+        with pytest.raises(ValueError, match=r"'tell' is not a stream; call"):
             async for _ in client.stream("tell", 1):
                 pytest.fail("there is no item")
         await client.receive()
