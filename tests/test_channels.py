@@ -166,7 +166,7 @@ async def test_what_is_misused_is_told() -> None:
         for publish, where in ((channels.publish, "a"), (channels.send_to, "ann")):
             with pytest.raises(TypeError, match="not str"):
                 await publish(where, text)
-        with pytest.raises(ValueError, match="no open connection"):
+        with pytest.raises(ValueError, match="not an open connection"):
             await channels.subscribe(socket, "a")
         async with client.connect() as other:
             pass
