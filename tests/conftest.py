@@ -7,10 +7,14 @@ import pytest
 import redis_server
 from brokers import BROKERS, Make
 from dishka.code_tools import code_builder
+from hypothesis import settings
 from serving import HEAVY, SERVINGS, Serving
 from stores import STORES, Stores
 
 from websuckets import session
+
+settings.register_profile("quick", max_examples=30)
+settings.load_profile("quick")  # `.ci/run` tries more: --hypothesis-profile=default
 
 SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """A mark for a test that ends its Redis, and may leave a socket to be collected.

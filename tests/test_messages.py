@@ -449,7 +449,7 @@ frames = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(st.lists(frames, min_size=1, max_size=20))
 async def test_whatever_comes_the_next_command_is_answered(incoming: list[str | bytes]) -> None:
     """Arbitrary bytes and arbitrary JSON get one valid reply or none, and break nothing."""

@@ -287,7 +287,7 @@ def run(backend: str, serving: Serving, examples: int) -> None:
     run_state_machine_as_test(
         Here,
         settings=settings(
-            max_examples=examples,
+            max_examples=examples * settings.default.max_examples // 100,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -4,7 +4,6 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,14 @@ from websuckets.app import Server
 pytestmark = pytest.mark.anyio
 
 RESTART = (1012, "service restart")
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
+heavy = pytest.mark.heavy
+
+SIGNALS = [pytest.param(signal.SIGINT, marks=heavy), signal.SIGTERM]
 SOON = {"drain_timeout": 0.2, "finalize_timeout": 0.05}
 NEVER: dict[str, Any] = {"drain_timeout": None, "handler_timeout": None}
 
 
-@pytest.fixture(params=[pytest.param("the loop's run", marks=pytest.mark.heavy), "app.run"])
+@pytest.fixture(params=[pytest.param("the loop's run", marks=heavy), "app.run"])
 def start(request: pytest.FixtureRequest, anyio_backend: str) -> str:
     """Give both ways in which the documentation starts a program, on this backend."""
     if request.param == "app.run":
@@ -172,7 +173,10 @@ async def test_no_command_is_half_done(start: str) -> None:
 @pytest.mark.parametrize(
     ("way", "first", "second"),
     [
-        *product(["wait"], SIGNALS, SIGNALS),
+        ("wait", signal.SIGTERM, signal.SIGINT),
+        ("wait", signal.SIGINT, signal.SIGINT),
+        pytest.param("wait", signal.SIGINT, signal.SIGTERM, marks=heavy),
+        pytest.param("wait", signal.SIGTERM, signal.SIGTERM, marks=heavy),
         ("ignore", signal.SIGTERM, signal.SIGINT),
         ("thread", signal.SIGTERM, signal.SIGINT),
         ("block", signal.SIGTERM, signal.SIGINT),
@@ -195,7 +199,16 @@ async def test_a_second_signal_stops_at_once(
         assert await program.ended() != 0
 
 
-@pytest.mark.parametrize("way", ["ignore", "shield", "thread", "block", "compute"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "ignore",
+        pytest.param("shield", marks=heavy),
+        pytest.param("thread", marks=heavy),
+        "block",
+        "compute",
+    ],
+)
 async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
     start: str, way: str
 ) -> None:
@@ -231,7 +244,7 @@ async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(s
         assert "Timeout (" in "".join(program.log)
 
 
-@pytest.mark.heavy
+@heavy
 @pytest.mark.parametrize("way", ["ignore", "shield", "thread", "block"])
 async def test_nor_does_one_that_begins_to_while_it_stops(start: str, way: str) -> None:
     """The deadline does not depend on the event loop, which may be blocked for good."""
@@ -246,7 +259,7 @@ async def test_nor_does_one_that_begins_to_while_it_stops(start: str, way: str) 
             assert "'stay later' (1)" in "".join(program.log)
 
 
-@pytest.mark.heavy
+@heavy
 @pytest.mark.parametrize("way", ["ignore", "shield", "thread"])
 @pytest.mark.parametrize(
     "place", ["a stream", "a task of the app", "a task of the connection", "on_disconnect"]
@@ -260,7 +273,7 @@ async def test_nothing_else_keeps_the_program(start: str, place: str, way: str) 
         assert program.errors("CRITICAL")
 
 
-@pytest.mark.heavy
+@heavy
 @pytest.mark.parametrize("scope", ["message", "connection", "app"])
 async def test_finalisers_do_not_keep_the_program(start: str, scope: str) -> None:
     """A finaliser of any scope does not prevent the exit."""
