@@ -34,7 +34,9 @@ RUSSIAN = {
     README: RUSSIAN_README,
     **{page: page.parent / "ru" / page.name for page in RUN if page is not README},
 }
-"""Each page for users, and that page in Russian."""
+"""Pages of which there is a Russian one, and the Russian page."""
+
+RUN += [ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message")]  # English only
 
 ALL = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),

@@ -22,7 +22,9 @@ from websuckets.exc import MissingProvider
 pytestmark = pytest.mark.anyio
 
 NOT_RUN = {
+    "py": "two lines that a reader writes below the program, to start it",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
+    "txt": "diagrams",
 }
 """Languages of blocks that no test here runs, and the reasons."""
 
