@@ -12,9 +12,7 @@ from websockets.sync.client import connect
 
 signal.alarm(60)  # the end of this program, should anything hang
 
-server = subprocess.Popen(
-    sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-)
+server = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 try:
     assert server.stdout is not None
     log = []

@@ -62,8 +62,29 @@ def lay_out(pages: list[str]) -> list[str]:
             if not linked.is_file():
                 sys.exit(f"{path}: no file {link}")
             found += {linked.relative_to(ROOT).as_posix()} - set(found)
+        if lines := list(misread(text)):
+            sys.exit("\n".join(f"{path}: {line}" for line in lines))
         target.write_text(text)
     return [path for path in found if path.endswith(".md")]
+
+
+def misread(text: str) -> Iterator[str]:
+    """Yield the lines of a page that the builder reads otherwise than GitHub does."""
+    last, fence = "", False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fence = not fence
+        indent = len(line) - len(line.lstrip())
+        if not fence and line.strip():
+            if indent % 4:
+                yield f"indented by {indent} spaces, not by 4: {line}"
+            if ITEM.match(line) and last.strip() and not ITEM.match(last) and last[0] != " ":
+                yield f"no blank line before the list: {line}"
+        last = line
+
+
+ITEM = re.compile(r" *(?:[-*+]|\d+\.) ")
+"""Beginning of an item of a list."""
 
 
 def stub(name: str) -> str:
@@ -81,8 +102,9 @@ def stub(name: str) -> str:
             case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
                 if node.name == object_name:
                     return ast.unparse(without_code(node))
-            case ast.Assign(targets=[ast.Name(id=target)]) | ast.AnnAssign(
-                target=ast.Name(id=target)
+            case (
+                ast.Assign(targets=[ast.Name(id=target)])
+                | ast.AnnAssign(target=ast.Name(id=target))
             ):
                 if target == object_name:
                     return ast.unparse(node)
@@ -105,7 +127,8 @@ def is_public(part: ast.stmt) -> bool:
     """Return whether a part of a class is documented: no private name, no special method."""
     match part:
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            return name == "__init__" or not name.startswith("_")
+            is_setter = any(ast.unparse(by).endswith(".setter") for by in part.decorator_list)
+            return name == "__init__" or not (name.startswith("_") or is_setter)
         case ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]):
             return not name.startswith("_")
         case ast.Expr(ast.Constant(str())):
@@ -124,7 +147,7 @@ def summary(page: str) -> str:
     paragraphs = (ROOT / page).read_text().split("\n\n")
     first = next((part for part in paragraphs if part[0].isalpha() or part[0] in "`["), "")
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(first.split()))
-    return re.split(r"(?<=[.:]) ", text.replace("`", ""), maxsplit=1)[0].rstrip(":")
+    return re.split(r"(?<=[.:]) (?=[A-Z])", text.replace("`", ""), maxsplit=1)[0].rstrip(":")
 
 
 def main() -> None:
@@ -132,8 +155,10 @@ def main() -> None:
     pages = lay_out(list(nav))
 
     shutil.rmtree(SITE, ignore_errors=True)
-    command = [Path(sys.executable).parent / "zensical", "build", "--clean", "--strict"]
-    build = subprocess.run(command, cwd=ROOT, text=True, stdout=-1, stderr=subprocess.STDOUT)
+    command = [f"{Path(sys.executable).parent}/zensical", "build", "--clean", "--strict"]
+    build = subprocess.run(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     print(build.stdout, end="")
     if build.returncode or "warning" in build.stdout.lower():
         sys.exit("the builder is not content")

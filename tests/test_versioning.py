@@ -32,7 +32,7 @@ What ``websuckets`` itself exports is on the page of ``websuckets`` alone."""
 
 def reference() -> dict[str, set[str]]:
     """Return the public names of each module, as the pages of the reference list them."""
-    row = re.compile(r"^::: (websuckets[\w.]*)\.(\w+)$", re.M)
+    row = re.compile(r"^(?:::: |- `)(websuckets[\w.]*)\.(\w+)\b", re.M)
     names: dict[str, set[str]] = {}
     for page in sorted(REFERENCE.glob("*.md")):
         for module, name in row.findall(page.read_text()):
@@ -77,7 +77,7 @@ def test_the_reference_has_every_module_outside_of_internal_packages() -> None:
 
 
 def test_everything_that_the_documentation_imports_is_public() -> None:
-    imported = re.compile(r"^ *from (websuckets[\w.]*) import ([\w, ]+)", re.M)
+    imported = re.compile(r"^ *from (websuckets[\w.]*) import (\w+(?:, ?\w+)*)", re.M)
     pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
     for page in pages:
         for module, names in imported.findall(page.read_text()):

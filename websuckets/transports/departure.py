@@ -1,6 +1,7 @@
 """Detection of clients that have left, by the operating system, while nothing is read from them."""
 
 import select
+import sys
 from typing import Final
 
 __all__ = ["has_left"]
@@ -17,8 +18,8 @@ def has_left(file_descriptor: int) -> bool:
 
     Return ``False`` where the operating system cannot tell, and for a closed socket (-1).
     """
-    if not PEER_HAS_SHUT_DOWN or file_descriptor < 0:
-        return False
-    poll = select.poll()
-    poll.register(file_descriptor, PEER_HAS_SHUT_DOWN)
-    return bool(poll.poll(0))
+    if sys.platform != "win32" and PEER_HAS_SHUT_DOWN and file_descriptor >= 0:
+        poll = select.poll()
+        poll.register(file_descriptor, PEER_HAS_SHUT_DOWN)
+        return bool(poll.poll(0))
+    return False

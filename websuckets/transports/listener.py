@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Final, Protocol
@@ -119,7 +120,7 @@ def _prepare(own: socket.socket, options: dict[str, Any]) -> None:
     """Set the options that asyncio and trio set before binding."""
     if options.get("reuse_address", os.name == "posix"):
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if options.get("reuse_port"):
+    if options.get("reuse_port") and sys.platform != "win32":  # the server refuses it there
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if own.family == socket.AF_INET6:
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
