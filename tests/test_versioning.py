@@ -49,7 +49,8 @@ def test_version_is_that_of_the_installed_package() -> None:
 
 
 def test_version_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(vars(websuckets), "__version__", raising=False)
+    monkeypatch.setattr(websuckets, "__version__", "undone with what follows")
+    monkeypatch.delattr(websuckets, "__version__")
     monkeypatch.setattr("importlib.metadata.version", lambda name: f"version of {name}")
     assert websuckets.__version__ == "version of websuckets"
 
