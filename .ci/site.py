@@ -22,8 +22,14 @@ SITE = ROOT / CONFIG["site_dir"]
 LINK = re.compile(r"\]\((?!\w+:|#)([^)\s#]+)")
 """Target of a link to a file of the repository."""
 
+CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]*`", re.M | re.S)
+"""Code of a page, in which nothing is a link."""
+
 DIRECTIVE = re.compile(r"^::: ([\w.]+)$", re.M)
 """Line of a page that the builder replaces by what the docstrings of an object say."""
+
+ITEM = re.compile(r" *(?:[-*+]|\d+\.) ")
+"""Beginning of an item of a list."""
 
 LOADED = re.compile(r'<(?:script|img|iframe|link rel="(?!canonical|next|prev))[^>]*"(?:https?:)?//')
 """Element of a page that a browser loads from another host."""
@@ -54,7 +60,7 @@ def lay_out(pages: list[str]) -> list[str]:
             shutil.copyfile(source, target)
             continue
         text = source.read_text()
-        for link in set(LINK.findall(text)):
+        for link in set(LINK.findall(CODE.sub("", text))):
             linked = source.parent.joinpath(unquote(link)).resolve()
             if linked.is_dir():
                 text = text.replace(f"]({link})", f"]({link.rstrip('/')}/README.md)")
@@ -81,10 +87,6 @@ def misread(text: str) -> Iterator[str]:
             if ITEM.match(line) and last.strip() and not ITEM.match(last) and last[0] != " ":
                 yield f"no blank line before the list: {line}"
         last = line
-
-
-ITEM = re.compile(r" *(?:[-*+]|\d+\.) ")
-"""Beginning of an item of a list."""
 
 
 def stub(name: str) -> str:
@@ -153,6 +155,9 @@ def summary(page: str) -> str:
 def main() -> None:
     nav = dict((path, title) for title, path in listed(CONFIG["nav"]))
     pages = lay_out(list(nav))
+    written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    if lost := written - set(pages):
+        sys.exit(f"no page leads to {', '.join(sorted(lost))}")
 
     shutil.rmtree(SITE, ignore_errors=True)
     command = [f"{Path(sys.executable).parent}/zensical", "build", "--clean", "--strict"]
