@@ -1,34 +1,132 @@
-"""The version of the package, and deprecations as `docs/versioning.md` promises them."""
+"""Tests of what docs/versioning.md promises: a version, a public interface, and deprecation."""
 
-import tomllib
+import importlib
+import re
+import sys
 import warnings
+from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
+from typing import Final
 
 import pytest
 from typing_extensions import deprecated
 
 import websuckets
 
+ROOT: Final = Path(__file__).parent.parent
+REFERENCE: Final = ROOT / "docs" / "reference"
 
-def test_the_version_is_that_of_the_project() -> None:
-    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
-        assert websuckets.__version__ == tomllib.load(file)["project"]["version"]
+INTERNAL: Final = {
+    "websuckets.limits": {"OutboxBound", "seconds"},
+    "websuckets.middleware": {"Around", "Attempt", "checked", "composed"},
+    "websuckets.resuming": {"Resuming"},
+    "websuckets.security": {"check_still_authorised", "identify", "resumed_user"},
+    "websuckets.socket": {"MAX_REASON", "response_headers", "sent_headers"},
+    "websuckets.store": {"key_of"},
+}
+"""Names of public modules that are in ``__all__`` for other modules of the package alone.
+
+What ``websuckets`` itself exports is on the page of ``websuckets`` alone."""
 
 
-def test_a_name_that_the_package_does_not_have_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'websuckets' has no attribute 'nothing'"):
-        _ = websuckets.nothing  # type: ignore[attr-defined] # pyright: ignore
+def reference() -> dict[str, set[str]]:
+    """Return the public names of each module, as the pages of the reference list them."""
+    row = re.compile(r"^(?:::: |- `)(websuckets[\w.]*)\.(\w+)\b", re.M)
+    names: dict[str, set[str]] = {}
+    for page in sorted(REFERENCE.glob("*.md")):
+        for module, name in row.findall(page.read_text()):
+            names.setdefault(module, set()).add(name)
+    return names
 
 
-def test_a_deprecated_function_warns_where_it_is_called() -> None:
-    @deprecated("write `new()`")
-    def old() -> int:
-        return 1
+PUBLIC: Final = reference()
 
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert websuckets.__version__ == version("websuckets")
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", websuckets.__version__)
+
+
+def test_version_is_read_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websuckets, "__version__", "undone with what follows")
+    monkeypatch.delattr(websuckets, "__version__")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"version of {name}")
+    assert websuckets.__version__ == "version of websuckets"
+
+
+def test_other_names_are_no_attributes() -> None:
+    with pytest.raises(AttributeError, match=r"module 'websuckets' has no attribute 'nothing'"):
+        websuckets.nothing  # type: ignore[attr-defined]  # noqa: B018
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_the_reference_has_all_public_names_of_a_module(module: str) -> None:
+    """Expect a decision for every name: a page of the reference, or the list above."""
+    named = set(importlib.import_module(module).__all__) - INTERNAL.get(module, set())
+    assert PUBLIC[module] == named - (set(websuckets.__all__) if module != "websuckets" else set())
+
+
+def test_the_reference_has_every_module_outside_of_internal_packages() -> None:
+    text = (ROOT / "docs" / "versioning.md").read_text()
+    internal = set(re.findall(r"`(\w+)`", text.partition("Internal packages: ")[2].split("\n")[0]))
+    packages = {path.parent.name for path in (ROOT / "websuckets").glob("*/__init__.py")}
+    modules = {path.stem for path in (ROOT / "websuckets").glob("[!_]*.py")}
+    assert internal < packages
+    public = modules | (packages - internal)
+    assert set(PUBLIC) == {"websuckets", *(f"websuckets.{name}" for name in public)}
+
+
+def test_everything_that_the_documentation_imports_is_public() -> None:
+    imported = re.compile(r"^ *from (websuckets[\w.]*) import (\w+(?:, ?\w+)*)", re.M)
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.py")]
+    for page in pages:
+        for module, names in imported.findall(page.read_text()):
+            for name in re.split(r", ?", names):
+                assert name in PUBLIC.get(module, ()), f"{page.name}: {module}.{name}"
+
+
+@deprecated("use new() instead; old() goes with websuckets 0.4")
+def old() -> str:
+    """Return a result, as what goes does until then."""
+    return "result"
+
+
+@deprecated("use New instead; Old goes with websuckets 0.4")
+class Old:
+    """A class that goes."""
+
+
+@deprecated("use new() instead; old_async() goes with websuckets 0.4")
+async def old_async() -> str:
+    """Return a result, as what goes does until then."""
+    return "result"
+
+
+def test_a_deprecated_name_warns_at_the_line_that_uses_it() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert old() == 1  # type: ignore[deprecated, unused-ignore]
-    (warning,) = caught
-    assert warning.category is DeprecationWarning
-    assert str(warning.message) == "write `new()`"
-    assert warning.filename == __file__
+        line = sys._getframe().f_lineno + 1
+        assert old() == "result"
+        Old()
+        old_async().close()
+    assert [warning.category for warning in caught] == [DeprecationWarning] * 3
+    assert [warning.filename for warning in caught] == [__file__] * 3
+    assert [warning.lineno for warning in caught] == [line, line + 1, line + 2]
+    assert "use new() instead" in str(caught[0].message)
+
+
+def test_a_deprecated_name_warns_once_for_a_line() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            old()
+    assert len(caught) == 1
+
+
+def test_no_public_name_warns_when_it_is_imported() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for module, names in PUBLIC.items():
+            found: ModuleType = importlib.import_module(module)
+            assert all(hasattr(found, name) for name in names)

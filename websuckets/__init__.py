@@ -1,6 +1,6 @@
 """Real-time applications over WebSocket: commands, typed handlers, dependencies per message."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from websuckets.app import WebSuckets
 from websuckets.commands.groups import CommandGroup
@@ -21,18 +21,21 @@ __all__ = [
     "ResponseHeaders",
     "Socket",
     "WebSuckets",
-    "__version__",
 ]
 
-if TYPE_CHECKING:
-    __version__: str
-    """Version of the installed package."""
-else:
+__version__: str
+"""Version of the installed package, from its metadata; read when it is first asked for."""
 
-    def __getattr__(name: str) -> Any:
-        """Return ``__version__``, which is looked up when asked for: that takes milliseconds."""
-        if name == "__version__":
-            from importlib.metadata import version  # only here, as few programs need it
+if not TYPE_CHECKING:  # type checkers would take any other name for an attribute, too
 
-            return version("websuckets")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> str:
+        """Return ``__version__``, which few programs read, so that no import looks for metadata.
+
+        Raises ``importlib.metadata.PackageNotFoundError`` where the package is not installed.
+        """
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        globals()[name] = found = version(__name__)
+        return found

@@ -120,8 +120,7 @@ def _prepare(own: socket.socket, options: dict[str, Any]) -> None:
     """Set the options that asyncio and trio set before binding."""
     if options.get("reuse_address", os.name == "posix"):
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Windows does not have the option: there the server, which listens later, raises the error.
-    if options.get("reuse_port") and sys.platform != "win32":
+    if options.get("reuse_port") and sys.platform != "win32":  # the server refuses it there
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     if own.family == socket.AF_INET6:
         own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
