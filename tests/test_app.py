@@ -750,7 +750,7 @@ def test_a_program_serves_until_it_is_told_to_stop(
     assert replies == ANSWERED
     lines = capfd.readouterr().err.splitlines()
     assert "INFO websuckets: listening on ws://127.0.0.1:" in lines[0]
-    assert lines[0].endswith(", 1 commands")
+    assert lines[0].endswith(", commands: 1")
     assert lines[-1].endswith("INFO websuckets: stopping")
     assert logging.getLogger("websuckets").handlers == []
     assert logging.getLogger("websuckets").level == logging.NOTSET

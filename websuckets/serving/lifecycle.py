@@ -56,7 +56,7 @@ class RunningApp:
 
     def log(self, how: str, *arguments: object) -> None:
         """Log that the app runs, and which parameters of its functions are never filled."""
-        logger.info(f"{how}, %d commands", *arguments, len(self.compiled.commands))
+        logger.info(f"{how}, commands: %d", *arguments, len(self.compiled.commands))
         for injection in self.compiled.injections:
             if injection is not self.compiled.identification.injection:
                 log_defaults(injection, self.container)
