@@ -1,21 +1,23 @@
 """The programs of docs/coming-from.md run, and do the same."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pages
 import pytest
 from harness import Client, connect, talk
 from serving import uvicorn_running
 from timeouts import TIMEOUT
 
-PAGE = Path(__file__).parent.parent / "docs" / "coming-from.md"
-
-BLOCK = re.compile(r"^```python\n# (\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PROGRAMS = {
+    text.partition("\n")[0].removeprefix("# "): text
+    for language, text in pages.blocks(pages.ROOT / "docs" / "coming-from.md")
+    if language == "python"
+}
+"""Programs of the page, by the comment with which each begins."""
 
 pytestmark = [pytest.mark.anyio, pytest.mark.on_asyncio]
 
@@ -27,16 +29,13 @@ SAID = {"by": "ann", "text": "tea?"}
 def program(name: str) -> Any:
     """Return the app of the program that is marked with this name."""
     module = ModuleType(f"{name}_program")
-    exec(compile(dict(BLOCK.findall(PAGE.read_text()))[name], f"{name}.py", "exec"), vars(module))
+    exec(compile(PROGRAMS[name], f"{name}.py", "exec"), vars(module))
     return module.app
 
 
 def test_every_program_is_run() -> None:
     """The page has the programs that are tested here, and no others."""
-    blocks = PAGE.read_text().count("```python\n")
-    names = [name for name, _ in BLOCK.findall(PAGE.read_text())]
-    assert names == ["websuckets", "fastapi", "socketio", "channels"]
-    assert blocks == len(names)
+    assert list(PROGRAMS) == ["websuckets", "fastapi", "socketio", "channels"]
 
 
 async def test_websuckets() -> None:

@@ -166,4 +166,5 @@ def test_the_texts_of_the_troubleshooting_page_are_those_of_the_package() -> Non
     page = (pages.ROOT / "docs" / "troubleshooting.md").read_text().partition("## Clients")[0]
     texts = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
     assert len(texts) >= 20
-    assert [text for text in texts if text not in source()] == []
+    code = source()
+    assert [text for text in texts if text not in code] == []

@@ -102,8 +102,8 @@ class WebSuckets:
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
         self._asgi = AsgiApplication(self.lifespan, self._entered, self._answer)
         # ASGI servers ask whether this attribute is a coroutine function. They call the method of
-        # the class, which is not a coroutine function: uvicorn takes a callable that raises
-        # TypeError at once when called without arguments, and for a factory anything else.
+        # the class, which is not a coroutine function. To uvicorn, a callable that raises TypeError
+        # at once when called without arguments is an application, and anything else a factory.
         self.__call__ = self._asgi.__call__  # type: ignore[method-assign, assignment]
 
     def include_command_group(self, group: CommandGroup) -> None:

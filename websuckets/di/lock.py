@@ -25,8 +25,8 @@ class Lock(AbstractAsyncContextManager[None]):
     """A lock between tasks; waiting tasks get the lock in the order in which they came.
 
     dishka's default, ``asyncio.Lock``, does not run on trio, and ``anyio.Lock`` costs several times
-    the rest of a resolution. Like ``asyncio.Lock``, it is not reentrant: an APP factory
-    that itself calls ``container.get()`` waits for ever.
+    as much as the rest of a resolution. Like ``asyncio.Lock``, the lock is not reentrant: an APP
+    factory that itself calls ``container.get()`` waits for ever.
     """
 
     __slots__ = ("_locked", "_waiting")

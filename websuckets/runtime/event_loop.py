@@ -129,8 +129,8 @@ def propagate(error: BaseException) -> None:
 def exit_scope() -> AbstractContextManager[Propagate]:
     """Return a context that ends with a `SystemExit` or `KeyboardInterrupt` of tasks below it.
 
-    Such errors are given to the function that the context yields. On trio that function does not do
-    like `propagate`, but cancels the block, after whose end the error is raised.
+    Such errors are given to the function that the context yields. On trio that function cancels the
+    block, after whose end the error is raised; elsewhere the function is `propagate`.
     """
     return _ExitScope() if on_trio() else nullcontext(propagate)
 

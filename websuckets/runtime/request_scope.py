@@ -133,7 +133,7 @@ class RequestScope:
     def limit(self, timeout: Timeout) -> None:
         """Cancel the current step if it takes longer than the timeout, from now on."""
         self._step = timeout.step
-        # As `Timeout.due`, inlined: every message takes this path.
+        # Inlined from `Timeout.due`, because every message takes this path.
         due = timeout.due() if timeout.is_short else self._clock.now + timeout.length
         self.due = due
         if due < self._timer.moment:
