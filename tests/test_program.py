@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import re
 import signal
 import socket as sockets
 import subprocess
@@ -527,7 +528,7 @@ async def running(program: str, *arguments: str) -> AsyncIterator[tuple[Any, Ser
         try:
             log = b""
             with anyio.fail_after(3 * TIMEOUT):
-                while b" commands\n" not in log:
+                while not re.search(rb"listening on .*\n", log):
                     log += await process.stderr.receive()
             url = log.decode().split("listening on ")[1].split(",")[0]
             yield process, Server(int(url.rpartition(":")[2]), (url,))
