@@ -5,16 +5,15 @@ import re
 import sys
 import warnings
 from importlib.metadata import version
-from pathlib import Path
 from types import ModuleType
 from typing import Final
 
 import pytest
+from repository import ROOT
 from typing_extensions import deprecated
 
 import websuckets
 
-ROOT: Final = Path(__file__).parent.parent
 REFERENCE: Final = ROOT / "docs" / "reference"
 
 INTERNAL: Final = {

@@ -5,8 +5,9 @@ from typing import Any
 
 import anyio
 import pytest
-from harness import EXAMPLES, Client, load, talk
+from harness import Client, load, talk
 from redis_server import RedisServer
+from repository import EXAMPLES
 from timeouts import TIMEOUT
 
 from websuckets import WebSuckets

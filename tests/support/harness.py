@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from inspect import isawaitable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +17,12 @@ import pytest
 import trio
 import websockets.asyncio.client
 import websockets.trio.client
+from repository import EXAMPLES
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.app import Server
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 class Client:

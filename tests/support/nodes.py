@@ -5,13 +5,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from subprocess import DEVNULL, PIPE
 from typing import Any
 
 import anyio
 import rooms
 from anyio.streams.text import TextReceiveStream
+from repository import SUPPORT
 from timeouts import TIMEOUT
 
 from websuckets import Limits
@@ -39,7 +39,7 @@ async def node_process(
 ) -> AsyncIterator[NodeProcess]:
     """Run a node for as long as the context lasts, or until it is killed."""
     command = [sys.executable, __file__, redis_url, backend, str(heartbeat)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     process = await anyio.open_process(command, stdout=PIPE, stderr=DEVNULL, env=environment)
     async with process:
         try:

@@ -4,12 +4,11 @@ import ast
 import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
-from pathlib import Path
 from typing import Final
 
 import pytest
+from repository import ROOT
 
-ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "websuckets"
 MAP: Final = ROOT / "docs" / "architecture.md"
 

@@ -635,7 +635,7 @@ def test_markers_that_mean_nothing_here_are_refused() -> None:
         uncopyable: "its default cannot be copied",
         uncopyable_dependency: "would be shared by all messages",
     }.items():
-        text = refusal_of(function).replace("tests.test_", "test_")
+        text = refusal_of(function).replace(f"{__name__}.", "test_signatures.")
         assert says in text, text
         assert f"{function.__qualname__}` (" in text
 

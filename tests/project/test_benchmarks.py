@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from repository import ROOT
 
 from benchmarks import __main__ as program
 from benchmarks import against, audience, measure
@@ -147,7 +148,7 @@ def test_an_idle_server_that_computes_nothing_has_a_ratio() -> None:
 
 
 needs_history: Final = pytest.mark.skipif(
-    not (Path(__file__).parent.parent / ".git").exists(), reason="it needs the repository"
+    not (ROOT / ".git").exists(), reason="it needs the repository"
 )
 
 

@@ -1,4 +1,4 @@
-"""The servers that tests/reliability.py attacks: one program, on several libraries.
+"""The servers that tests/support/reliability.py attacks: one program, on several libraries.
 
 ``python reliability_servers.py NAME PORT OPTIONS`` runs one of `SERVERS`. The options, as JSON, are
 options of its library.

@@ -26,6 +26,7 @@ import trio
 from dishka import Scope
 from harness import Client, app_with, connect, dial, on_trio, talk, unix_client
 from ports import free_port
+from repository import SUPPORT
 from stubborn import STARTS
 from timeouts import TIMEOUT
 
@@ -522,7 +523,7 @@ else:
 @asynccontextmanager
 async def running(program: str, *arguments: str) -> AsyncIterator[tuple[Any, Server]]:
     """Run a program, and yield its process and its server once the program listens."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     command = [sys.executable, "-c", program, *arguments]
     async with await anyio.open_process(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment

@@ -1,7 +1,8 @@
 """Attack several servers in the same ways, for the table of docs/reliability.md.
 
-``python tests/reliability.py`` prints the table; ``--output docs/reliability.md`` writes the table
-into that file, between its markers. ``--help`` tells how to choose attacks, servers and the length.
+``python tests/support/reliability.py`` prints the table; ``--output docs/reliability.md`` writes
+the table into that file, between its markers. ``--help`` tells how to choose attacks, servers and
+the length.
 Every attack has a server of its own, in a process of its own, on loopback; the attacker runs on the
 same machine. Pytest does not collect this module, which measures without passing or failing.
 

@@ -8,13 +8,13 @@ import re
 import tokenize
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
 import pytest
+from repository import ROOT
 
-PACKAGE = Path(__file__).parent.parent / "websuckets"
+PACKAGE = ROOT / "websuckets"
 
 PUBLIC = [
     "websuckets",

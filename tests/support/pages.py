@@ -4,7 +4,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from repository import ROOT
+
 README = ROOT / "README.md"
 RUSSIAN_README = ROOT / "docs" / "README.ru.md"
 

@@ -4,13 +4,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import stubborn
 from harness import Client, app_with, dial, errors, get
+from repository import SUPPORT
 from stubborn import started
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -382,8 +382,7 @@ async def test_a_signal_that_comes_as_soon_as_the_port_is_open(
         "    transport.listen = signalled(transport.listen)\n"
         f"STARTS[{start!r}](WebSuckets())\n"
     )
-    here = str(Path(__file__).parent)
     with anyio.fail_after(TIMEOUT):
-        done = await anyio.run_process([sys.executable, "-c", program], check=False, cwd=here)
+        done = await anyio.run_process([sys.executable, "-c", program], check=False, cwd=SUPPORT)
     assert b"stopping" in done.stderr
     assert done.returncode == 0

@@ -6,8 +6,8 @@ compared case by case. Some depend on timing, so cases in which one of our echoe
 repeated until it is not. The exit code is 1 if one of ours is always worse in a case, or if a
 connection does not end. The run takes too long for pytest::
 
-    python tests/autobahn.py
-    python tests/autobahn.py --cases "7.*" "12.1.*"
+    python tests/support/autobahn.py
+    python tests/support/autobahn.py --cases "7.*" "12.1.*"
 
 The test suite needs Python 2.7 and, to be installed into a cache by the first run, a C compiler.
 """
