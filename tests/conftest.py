@@ -7,6 +7,7 @@ import pytest
 import redis_server
 from brokers import BROKERS, Make
 from dishka.code_tools import code_builder
+from harness import Gate
 from hypothesis import settings
 from serving import HEAVY, SERVINGS, Serving
 from stores import STORES, Stores
@@ -116,6 +117,12 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     """Yield stores of sessions that share their records."""
     async with STORES[request.param](request) as stores:
         yield stores
+
+
+@pytest.fixture
+def gate() -> Gate:
+    """A gate at which handlers wait until the test opens it."""
+    return Gate()
 
 
 @pytest.fixture
