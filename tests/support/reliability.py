@@ -57,7 +57,7 @@ from reliability_observers import (
 )
 from reliability_servers import HOST, KEY, LEFT_OUT, QUERY, SERVERS
 from target import MIB
-from test_hostile_peers import PLAIN
+from violations import PLAIN
 from websockets.exceptions import ConnectionClosed
 
 BEGIN: Final = "<!-- measured: begin -->"
