@@ -48,7 +48,9 @@ async def test_more_messages_than_the_rate_are_refused(
 @pytest.mark.parametrize(
     "frame", ["nonsense", '{"event": "unknown"}', '{"event": "ping"}', '{"cancel": 1}']
 )
-async def test_who_goes_on_regardless_is_sent_away(group: CommandGroup, frame: str) -> None:
+async def test_a_client_that_keeps_exceeding_the_rate_is_sent_away(
+    group: CommandGroup, frame: str
+) -> None:
     """A client that keeps exceeding the rate is closed with 4429, after its last answer."""
     app = app_with(group, limits=Limits(rate=0.001, burst=1, unknown_streak=None))
     async with talk(app) as client:
@@ -101,7 +103,9 @@ async def test_a_client_that_is_refused_too_often_is_sent_away(
         assert await client.closed() == (4401, "too many refused commands")
 
 
-async def test_with_several_commands_at_once_it_is_sent_away_as_well(group: CommandGroup) -> None:
+async def test_a_client_with_concurrent_commands_is_sent_away_after_too_many_refusals(
+    group: CommandGroup,
+) -> None:
     """The client is closed once the last of its concurrent commands is answered."""
     app = app_with(group, limits=Limits(auth_failures=3, concurrency=4))
     async with talk(app) as client:
@@ -110,7 +114,7 @@ async def test_with_several_commands_at_once_it_is_sent_away_as_well(group: Comm
         assert await client.closed() == (4401, "too many refused commands")
 
 
-async def test_what_has_expired_does_not_count_as_refused() -> None:
+async def test_commands_of_an_expired_user_do_not_count_as_refused() -> None:
     """`Expired` does not count: an expired user has an identity, and only comes too late."""
     group = CommandGroup()
     provider = Provider(scope=Scope.REQUEST)
@@ -128,7 +132,7 @@ async def test_what_has_expired_does_not_count_as_refused() -> None:
             assert (await client.call("whoami"))["error"] == "not authorized"
 
 
-async def test_pings_are_no_unknown_commands_but_count_for_the_rate(
+async def test_pings_are_not_unknown_commands_but_count_for_the_rate(
     serving: Serving, group: CommandGroup
 ) -> None:
     """Pings are limited by the rate like commands, and none counts as an unknown command."""

@@ -78,7 +78,9 @@ async def test_what_a_late_command_held_is_rolled_back(
         assert journal == ["rollback", "commit"]
 
 
-async def test_a_dependency_or_a_guard_that_takes_too_long_counts(journal: list[str]) -> None:
+async def test_the_time_of_a_dependency_counts_for_the_timeout_of_its_command(
+    journal: list[str],
+) -> None:
     """The time of a command begins before its dependencies and its guard."""
     provider = Provider(scope=Scope.REQUEST)
 
@@ -96,7 +98,7 @@ async def test_a_dependency_or_a_guard_that_takes_too_long_counts(journal: list[
         assert (await client.call("slow"))["error"] == "timeout"
 
 
-async def test_a_command_that_is_late_and_succeeds_all_the_same(
+async def test_a_command_that_is_late_and_succeeds_all_the_same_is_committed_and_answered(
     transactions: Provider, journal: list[str]
 ) -> None:
     """A late result is committed and sent: a success is never reported as a failure."""
@@ -204,7 +206,7 @@ async def test_a_short_time_does_not_make_the_clock_fine_for_those_who_are_idle(
 
 
 @pytest.mark.parametrize("timeout", [0, -1])
-def test_a_timeout_is_some_time(timeout: float) -> None:
+def test_a_timeout_that_is_not_positive_is_refused(timeout: float) -> None:
     """A timeout that is not positive is refused."""
     with pytest.raises(ConfigurationError, match="number of seconds, or None"):
         CommandGroup().command("x", timeout=timeout)
@@ -245,7 +247,7 @@ async def test_a_command_is_cancelled_when_its_client_leaves_if_it_says_so(
             await until(journal, "finished")
 
 
-async def test_it_does_not_begin_after_its_client_has_left(
+async def test_a_command_that_is_for_its_client_alone_does_not_begin_after_the_client_has_left(
     group: CommandGroup, gate: Gate, journal: list[str]
 ) -> None:
     """A command with `cancel_on_disconnect` is not begun, though it had been read by then."""
@@ -270,7 +272,9 @@ async def test_it_does_not_begin_after_its_client_has_left(
     assert journal == []
 
 
-async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) -> None:
+async def test_a_command_runs_to_its_end_for_a_later_client_after_one_has_left(
+    group: CommandGroup, gate: Gate
+) -> None:
     """A later client can run the same command to its end."""
     ended = anyio.Event()
 
@@ -293,7 +297,9 @@ async def test_it_ends_with_its_client_alone(group: CommandGroup, gate: Gate) ->
         assert (await other.call("ping"))["payload"] == "pong"
 
 
-async def test_one_of_several_ends_with_its_client(journal: list[str]) -> None:
+async def test_one_of_several_concurrent_commands_is_cancelled_when_the_client_leaves(
+    journal: list[str],
+) -> None:
     """Other concurrent commands are finished, like consecutive ones."""
     gate = Gate()
     group = CommandGroup()

@@ -53,7 +53,7 @@ async def test_several_commands_may_run_at_once(serving: Serving) -> None:
     assert most == 3
 
 
-async def test_they_are_all_answered_before_the_server_stops(
+async def test_concurrent_commands_are_all_answered_before_the_server_stops(
     group: CommandGroup, gate: Gate
 ) -> None:
     """Each reply is sent, then the connection is closed with 1012."""
@@ -83,7 +83,7 @@ async def test_they_are_all_answered_before_the_server_stops(
             assert (await client.closed())[0] == 1012
 
 
-async def test_one_of_several_takes_too_long_alone(group: CommandGroup) -> None:
+async def test_a_concurrent_command_that_takes_too_long_ends_alone(group: CommandGroup) -> None:
     """The timeout of one concurrent command does not end another."""
     app = app_with(group, limits=Limits(concurrency=4))
     async with talk(app) as client:
@@ -92,7 +92,9 @@ async def test_one_of_several_takes_too_long_alone(group: CommandGroup) -> None:
         assert await client.receive() == {"error": "timeout", "details": None, "id": 1}
 
 
-async def test_several_commands_share_what_the_connection_has(journal: list[str]) -> None:
+async def test_concurrent_commands_share_the_dependencies_of_the_connection(
+    journal: list[str],
+) -> None:
     """A dependency of the connection is built once and finalised after the last command."""
 
     class Shared: ...
@@ -128,7 +130,7 @@ async def test_several_commands_share_what_the_connection_has(journal: list[str]
 
 
 @pytest.mark.parametrize("number", [0, -1, 1764355573123, 2.5, "a"])
-async def test_a_ping_is_answered(
+async def test_a_ping_is_answered_while_commands_run(
     serving: Serving, group: CommandGroup, gate: Gate, number: Any
 ) -> None:
     """A pong carries the value of its ping, and is sent while concurrent commands run."""
@@ -214,7 +216,7 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
         {"compression": "gzip"},
     ],
 )
-def test_limits_are_limits(wrong: dict[str, Any]) -> None:
+def test_a_value_that_cannot_be_a_limit_is_refused(wrong: dict[str, Any]) -> None:
     """A value that has no meaning as a limit is refused."""
     with pytest.raises(ValueError, match="or None"):
         Limits(**wrong)

@@ -48,7 +48,7 @@ async def test_a_command_is_sent_with_what_is_given(app: WebSuckets) -> None:
         assert (await client.call("secret", token=token)).payload == "psst"
 
 
-async def test_an_error_is_raised(app: WebSuckets) -> None:
+async def test_an_error_is_raised_in_the_task_that_receives_it(app: WebSuckets) -> None:
     """An error reply is raised in the task that receives it, with name, details and id."""
     async with TestClient(app) as client:
         await client.send("refuse", id=7)
@@ -79,7 +79,7 @@ async def test_a_handler_that_fails_is_answered_as_in_production(
     assert len(errors(caplog)) == 1
 
 
-async def test_frames_that_are_no_events(app: WebSuckets) -> None:
+async def test_frames_that_are_not_events_are_received_as_frames(app: WebSuckets) -> None:
     """Frames that are not events are received as frames; `receive` leaves them in the queue."""
     async with TestClient(app) as client:
         for text in ("ok", "[]", '{"event": 1}', "{}", '{"error": null}'):
@@ -102,7 +102,7 @@ async def test_a_call_keeps_other_events(app: WebSuckets) -> None:
         ]
 
 
-async def test_calls_from_many_tasks(app: WebSuckets) -> None:
+async def test_calls_from_many_tasks_get_their_own_replies(app: WebSuckets) -> None:
     """Concurrent calls get their own replies."""
     replies: dict[int, Any] = {}
 
@@ -118,7 +118,7 @@ async def test_calls_from_many_tasks(app: WebSuckets) -> None:
         assert sorted(told) == list(range(50))
 
 
-async def test_a_call_beside_others_who_receive(app: WebSuckets) -> None:
+async def test_a_call_gets_its_reply_beside_others_who_receive(app: WebSuckets) -> None:
     """A call gets its reply even if another task reads the frame."""
     async with TestClient(app) as client:
         received: list[Any] = []
@@ -179,7 +179,9 @@ async def test_nothing_that_comes_is_a_timeout(app: WebSuckets) -> None:
                 await receive(timeout=0.001)
 
 
-async def test_streams(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_stream_is_read_to_its_end_or_closed_before(
+    app: WebSuckets, journal: list[str]
+) -> None:
     """A stream may be read to the end, or closed before, which cancels it on the server."""
     async with TestClient(app) as client:
         items = [item async for item in client.stream("count", 3)]
@@ -290,7 +292,9 @@ async def until_counted(journal: list[str]) -> None:
     assert journal[0].startswith("counted to")
 
 
-async def test_a_stream_that_was_called(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_stream_that_was_called_ends_with_its_call(
+    app: WebSuckets, journal: list[str]
+) -> None:
     """A stream ends with its call, even if the call fails by a timeout."""
     async with TestClient(app) as client:
         with pytest.raises(TimeoutError, match="no reply to 'count for good'"):

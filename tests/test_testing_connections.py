@@ -64,7 +64,7 @@ async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -
         await in_another_loop(lost.clear)  # nothing can be cancelled from there
 
 
-async def test_the_servers_side(app: WebSuckets) -> None:
+async def test_the_socket_is_the_object_that_handlers_get(app: WebSuckets) -> None:
     """The socket of a test client is the object that handlers get."""
     async with TestClient(app) as client, client.connect() as other:
         assert list(Session.online) == [client.socket.id, other.socket.id]
@@ -75,7 +75,7 @@ async def test_the_servers_side(app: WebSuckets) -> None:
         assert (await client.call("ping")).payload == 0
 
 
-async def test_only_what_a_socket_promises(app: WebSuckets) -> None:
+async def test_a_socket_has_only_the_attributes_that_it_promises(app: WebSuckets) -> None:
     """Other attributes than those of `Socket` raise an error that names the transport."""
     async with TestClient(app) as client:
         with pytest.raises(AttributeError, match="by memory has no 'transport_options'"):
@@ -93,7 +93,7 @@ async def test_only_what_a_socket_promises(app: WebSuckets) -> None:
         assert [await client.receive_frame() for _ in range(3)] == [b"a", "a", b"a"]
 
 
-async def test_closing_by_the_client(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_client_closes_with_a_code_or_aborts(app: WebSuckets, journal: list[str]) -> None:
     """A client may close with 1000 or another code, or abort the connection."""
     async with TestClient(app) as client:
         assert (client.close_code, client.close_reason) == (None, None)
@@ -117,7 +117,7 @@ async def test_closing_by_the_client(app: WebSuckets, journal: list[str]) -> Non
     ]
 
 
-async def test_closing_by_the_server(app: WebSuckets) -> None:
+async def test_events_before_a_close_by_the_server_are_received(app: WebSuckets) -> None:
     """Events that came before the close can still be received."""
     async with TestClient(app) as client:
         await client.send("tell", 1)
@@ -140,7 +140,9 @@ async def test_closing_by_the_server(app: WebSuckets) -> None:
     assert (client.close_code, client.close_reason) == (4000, "enough")
 
 
-async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_refused_handshake_raises_the_error_of_the_hook(
+    app: WebSuckets, journal: list[str]
+) -> None:
     """`connect` raises the error of the hook, without a connection; the app goes on or stops."""
     with pytest.raises(HandshakeRefused, match=r"^HTTP 404: nobody here$") as refused:
         async with TestClient(app, "/nowhere"):
@@ -154,7 +156,7 @@ async def test_a_handshake_that_is_refused(app: WebSuckets, journal: list[str]) 
     assert journal == ["disconnect 1000 "]
 
 
-async def test_a_connection_that_a_hook_refuses(app: WebSuckets) -> None:
+async def test_a_connection_whose_connect_hook_fails_is_closed(app: WebSuckets) -> None:
     """A connection whose connect hook fails is closed by the server."""
     async with TestClient(app, "/broken-later") as client:
         with pytest.raises(ConnectionClosedError, match=r"1011 .* incident"):
@@ -207,7 +209,7 @@ async def test_a_failure_during_the_handshake_reaches_the_test(
             pytest.fail("it is not open")
 
 
-async def test_leaving_while_a_handler_runs(
+async def test_a_client_that_leaves_gives_a_running_handler_some_seconds(
     app: WebSuckets, gate: Gate, journal: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A running handler has some seconds to finish before it is cancelled."""
@@ -273,7 +275,7 @@ async def test_what_is_wrong_with_the_app_is_told_at_once(app: WebSuckets) -> No
         TestClient(app.asgi)
 
 
-async def test_overridden(app: WebSuckets) -> None:
+async def test_overrides_of_an_app_hold_for_its_test_clients(app: WebSuckets) -> None:
     """Overrides of an app hold for its test clients."""
     group = CommandGroup()
 

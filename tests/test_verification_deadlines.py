@@ -36,7 +36,9 @@ async def test_a_user_whose_time_is_over_is_sent_away(
         assert "Ann" not in Session.verified
 
 
-async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_protected_command_of_an_expired_user_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A protected command of an expired user is refused before the connection is closed."""
     for step in ("LONGEST_STEP", "SHORTEST_STEP"):
         monkeypatch.setattr(f"websuckets.runtime.clock.{step}", 3600)  # no check runs at all
@@ -57,7 +59,9 @@ async def test_what_it_still_asks_for_is_refused(monkeypatch: pytest.MonkeyPatch
         assert reply == {"error": "not authorized", "details": None, "id": 2}
 
 
-async def test_its_running_command_is_finished(group: CommandGroup, gate: Gate) -> None:
+async def test_a_running_command_of_an_expired_user_is_finished(
+    group: CommandGroup, gate: Gate
+) -> None:
     """A running command of an expired user is answered before the connection is closed."""
     app = app_with(group, limits=Limits(handler_timeout=5, send_timeout=0.08))
     async with talk(app) as client:
@@ -133,7 +137,7 @@ async def test_a_user_whose_time_is_over_since_the_wall_clock_was_set_is_sent_aw
 
 
 @pytest.mark.parametrize("wrong", ["tomorrow", True])
-async def test_when_it_expires_is_a_time(wrong: Any) -> None:
+async def test_an_expiry_is_a_number_or_none(wrong: Any) -> None:
     """An expiry is a number of seconds, or None."""
     group = CommandGroup()
 
@@ -147,7 +151,7 @@ async def test_when_it_expires_is_a_time(wrong: Any) -> None:
         assert (await client.call("set"))["payload"] == "None"
 
 
-async def test_who_is_not_verified_in_time_is_sent_away(
+async def test_a_client_that_is_not_verified_in_time_is_sent_away(
     serving: Serving, group: CommandGroup
 ) -> None:
     """An unverified client is closed with 4408; logging out starts the same timeout again."""
@@ -161,7 +165,7 @@ async def test_who_is_not_verified_in_time_is_sent_away(
         assert await other.closed() == (4408, "not verified in time")
 
 
-async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
+async def test_a_client_that_is_always_busy_is_sent_away_too(group: CommandGroup) -> None:
     """A busy client is closed after its running command, which might have verified the client."""
 
     @group.command("work")
@@ -175,7 +179,9 @@ async def test_who_is_always_busy_is_not_spared(group: CommandGroup) -> None:
         assert await client.closed() == (4408, "not verified in time")
 
 
-async def test_who_is_late_while_a_hook_runs_is_sent_away_after_it(group: CommandGroup) -> None:
+async def test_a_client_that_is_late_while_a_hook_runs_is_sent_away_after_the_hook(
+    group: CommandGroup,
+) -> None:
     """The hook might have verified the client; after it, the client is closed without a message."""
     app = app_with(group, limits=Limits(auth_timeout=0.03))
 

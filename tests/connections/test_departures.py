@@ -40,7 +40,7 @@ ENDS = ["reset", "finish", "close"]
         pytest.param("wait and send", "finish", marks=heavy),
     ],
 )
-async def test_one_that_leaves_in_the_middle_of_a_command(
+async def test_a_peer_that_leaves_in_the_middle_of_a_command_causes_no_error(
     serving: Serving,
     app: WebSuckets,
     journal: list[str],
@@ -68,7 +68,7 @@ async def test_one_that_leaves_in_the_middle_of_a_command(
 
 
 @pytest.mark.parametrize("end", ["reset", "finish", "close"])
-async def test_one_that_leaves_behind_many_commands_is_noticed_while_a_command_runs(
+async def test_a_peer_that_leaves_behind_many_commands_is_noticed_while_a_command_runs(
     journal: list[str], gate: Gate, end: str
 ) -> None:
     """Expect what runs for this client alone to be cancelled, though nothing is read meanwhile."""
@@ -101,7 +101,7 @@ async def test_one_that_leaves_behind_many_commands_is_noticed_while_a_command_r
         assert journal[-1] == "disconnect"
 
 
-async def test_where_the_system_does_not_tell_who_has_left_the_next_read_does(
+async def test_a_peer_that_has_left_is_noticed_by_the_next_read_where_the_system_does_not_tell(
     journal: list[str], gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run without the poll event that macOS and Windows lack."""
@@ -116,7 +116,7 @@ async def test_where_the_system_does_not_tell_who_has_left_the_next_read_does(
 
 
 @pytest.mark.parametrize("end", ["reset", "finish", "close"])
-async def test_what_has_left_is_noticed_while_a_command_runs(
+async def test_a_handler_can_notice_that_its_peer_has_left(
     serving: Serving, app: WebSuckets, gate: Gate, end: str
 ) -> None:
     """Expect a handler to be able to check whether its client is still there."""
@@ -143,7 +143,7 @@ FROZEN = {"ping_interval": 0.1, "ping_timeout": 0.1, "close_timeout": 0.1}
 
 
 @pytest.mark.parametrize("frames", [[], ['{"event": "wait"}'], ['{"event": "stream"}']])
-async def test_one_whose_machine_hangs(
+async def test_a_peer_whose_machine_hangs_is_noticed_by_missing_pongs(
     app: WebSuckets,
     journal: list[str],
     gate: Gate,
@@ -186,7 +186,7 @@ async def test_nothing_is_left_of_connections_that_are_gone(
 
 @heavy
 @pytest.mark.parametrize("visit", LONG_VISITS, ids=lambda visit: visit.__name__)
-async def test_nothing_is_left_of(serving: Serving, visit: Visit) -> None:
+async def test_nothing_is_left_of_long_visits(serving: Serving, visit: Visit) -> None:
     """Expect nothing to be left by visits that take longer, either."""
     await assert_nothing_is_left(serving, [visit] * 3)
 

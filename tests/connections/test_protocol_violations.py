@@ -46,7 +46,7 @@ def serving(server: str) -> Serving:
 
 
 @pytest.mark.parametrize("count", [200])
-async def test_handshakes_that_come_byte_by_byte(
+async def test_handshakes_that_come_byte_by_byte_are_aborted_at_the_timeout(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int
 ) -> None:
     """Expect the handshakes to be aborted at ``open_timeout``, without hindering others."""
@@ -80,14 +80,16 @@ async def suppressed(function: Callable[..., Any], *arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("pause", [0, 0.001])
-async def test_a_slow_handshake_in_time(serving: Serving, app: WebSuckets, pause: float) -> None:
+async def test_a_slow_handshake_in_time_is_accepted(
+    serving: Serving, app: WebSuckets, pause: float
+) -> None:
     """Expect the same service as after any handshake."""
     async with serving(app) as server, tcp(server.port) as peer:
         assert " 101 " in await peer.open(pause=pause)
         assert (await peer.call("ping"))["payload"] == "pong"
 
 
-async def test_a_handshake_with_the_first_command(app: WebSuckets) -> None:
+async def test_a_command_that_comes_with_its_handshake_is_answered(app: WebSuckets) -> None:
     """Expect the command to be answered: a client need not wait for the answer to its handshake."""
     async with app.serve("127.0.0.1", 0) as server, tcp(server.port) as peer:
         await peer.write(handshake() + command("ping"))
@@ -115,7 +117,7 @@ REQUESTS = {
 
 @pytest.mark.parametrize("end", ["reset", "finish", "close"])
 @pytest.mark.parametrize("request_", REQUESTS)
-async def test_a_handshake_that_is_none(
+async def test_a_malformed_handshake_ends_the_connection_without_an_error(
     server: str,
     serving: Serving,
     app: WebSuckets,
@@ -159,7 +161,7 @@ async def test_what_is_pipelined_behind_a_request_ends_the_connection_without_an
 
 
 @pytest.mark.parametrize("what", PLAIN)
-async def test_what_breaks_the_protocol(
+async def test_frames_that_break_the_protocol_are_answered_with_their_close_code(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     """Expect the close code that says why, even while a command runs."""
@@ -175,7 +177,7 @@ async def test_what_breaks_the_protocol(
 
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("name", UNDER_ASGI)
-async def test_what_breaks_the_protocol_under_asgi(
+async def test_frames_that_break_the_protocol_under_asgi_cause_no_error_of_ours(
     name: str, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect no errors of ours, and nothing left; the rest is up to the server."""
@@ -193,7 +195,7 @@ async def test_what_breaks_the_protocol_under_asgi(
 
 
 @pytest.mark.parametrize("what", DEFLATED)
-async def test_what_breaks_compression(
+async def test_frames_that_break_compression_are_answered_with_their_close_code(
     journal: list[str], gate: Gate, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     """Expect the close code that says why."""
@@ -262,7 +264,9 @@ A read has at most 256 KiB, of which uvicorn makes about 9 MiB, which no app can
 
 @watched
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_frames_without_end(server: str, anyio_backend: str, what: str) -> None:
+async def test_frames_without_end_cost_little_and_do_not_hinder_others(
+    server: str, anyio_backend: str, what: str
+) -> None:
     """Expect no memory for the frames, and service for others; no answer is read."""
     first, rest = ENDLESS[what]
     seconds = 2

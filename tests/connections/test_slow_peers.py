@@ -50,7 +50,9 @@ ATTACKS = {**{how: pushed(how) for how in PUSHES}, "ping flood": flood_with_ping
 
 @watched
 @pytest.mark.parametrize("attack", ATTACKS)
-async def test_a_peer_that_does_not_read(server: str, anyio_backend: str, attack: str) -> None:
+async def test_a_peer_that_does_not_read_costs_little_and_is_aborted(
+    server: str, anyio_backend: str, attack: str
+) -> None:
     """Expect the peer to cost no memory or time, and to be aborted at `Limits.send_timeout`.
 
     The peer is aborted sooner if more is sent to it meanwhile than `Limits.outbox` allows.
@@ -101,7 +103,7 @@ async def observe(observer: Peer, count: int) -> float:
     return slowest
 
 
-async def test_what_it_has_not_read_is_thrown_away(anyio_backend: str) -> None:
+async def test_data_that_a_peer_has_not_read_is_thrown_away(anyio_backend: str) -> None:
     """Expect unread data to be thrown away with the connection: the system would keep megabytes."""
     async with (
         running_target("websockets", anyio_backend, {"send_timeout": 0.5}, {}) as target,
@@ -116,7 +118,9 @@ async def test_what_it_has_not_read_is_thrown_away(anyio_backend: str) -> None:
 
 @watched
 @pytest.mark.parametrize("how", PUSHES[3:])
-async def test_others_that_are_pushed_to(server: str, anyio_backend: str, how: str) -> None:
+async def test_others_get_everything_once_a_peer_that_does_not_read_is_aborted(
+    server: str, anyio_backend: str, how: str
+) -> None:
     """Expect the others to get everything that follows, once the peer is aborted."""
     skip_what_cannot_be(server, how)
     async with (
@@ -143,7 +147,7 @@ async def test_others_that_are_pushed_to(server: str, anyio_backend: str, how: s
         tasks.cancel_scope.cancel()
 
 
-async def test_one_that_reads_slowly(server: str, anyio_backend: str) -> None:
+async def test_a_peer_that_reads_slowly_is_served(server: str, anyio_backend: str) -> None:
     """Expect the peer to be served for as long as each frame gets through in time."""
     limits = {"send_timeout": 3}
     async with (
@@ -165,7 +169,7 @@ async def test_one_that_reads_slowly(server: str, anyio_backend: str) -> None:
     ("count", "each", "timeout"),
     [(100, 0.02, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
 )
-async def test_many_commands_at_once_to_a_slow_handler(
+async def test_many_commands_at_once_to_a_slow_handler_are_answered_in_order(
     app: WebSuckets,
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -193,7 +197,7 @@ async def send_all(client: Client, count: int, each: float) -> None:
     ("count", "each", "timeout"),
     [(100, 0.05, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
 )
-async def test_one_that_dies_with_many_commands_waiting(
+async def test_a_peer_that_dies_with_many_commands_waiting_is_noticed(
     app: WebSuckets,
     journal: list[str],
     caplog: pytest.LogCaptureFixture,

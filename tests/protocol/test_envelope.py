@@ -150,7 +150,7 @@ def test_what_has_no_json_form_cannot_become_an_event() -> None:
     }
 
 
-def test_errors_on_the_wire() -> None:
+def test_an_error_has_details_and_the_id_of_its_command() -> None:
     """Expect details in every error, and the id where the command had one."""
     assert encode_error("no", None, None) == '{"error":"no","details":null}'
     assert encode_error("no", [UUID(int=1)], "a") == (

@@ -246,7 +246,7 @@ def move_slot(key: str, source: RedisServer, target: RedisServer) -> None:
         server.command("CLUSTER", "SETSLOT", slot, "NODE", node)
 
 
-async def test_a_cluster_has_one_database() -> None:
+async def test_a_url_with_another_database_than_0_is_refused_by_a_cluster() -> None:
     """A URL with another database than 0 is refused."""
     with cluster() as (one, _):
         with pytest.raises(ConfigurationError, match="SELECT is not allowed in cluster mode"):
