@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Late:
-    """A provider of things that hang when they are finalised."""
+    """A thing that hangs when it is finalised."""
 
 
 def hanging(scope: Scope) -> Provider:
