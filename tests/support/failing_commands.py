@@ -100,6 +100,7 @@ class Unserialisable: ...
 
 
 def commands(journal: list[str]) -> CommandGroup:
+    """Return commands that succeed or fail; their handlers write to the journal."""
     group = CommandGroup()
 
     @group.command("fine")

@@ -1,5 +1,7 @@
 """Handlers of several tests, the types that handlers ask for, and their providers."""
 
+import functools
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, NewType, Optional, TypeVar
 
 import pytest
@@ -9,7 +11,7 @@ from harness import app_with
 from pydantic import BaseModel
 from websockets.asyncio.server import ServerConnection
 
-from websuckets import CommandGroup, Payload, Socket
+from websuckets import CommandGroup, Payload, Socket, WebSuckets
 from websuckets.di import FromDishka
 from websuckets.exc import InvalidHandlerSignature
 
@@ -18,6 +20,10 @@ T = TypeVar("T")
 
 class Model(BaseModel):
     value: int
+
+
+class Item(BaseModel):
+    price: int
 
 
 class Settings(BaseModel):
@@ -40,6 +46,7 @@ Name = NewType("Name", str)
 
 
 def everything() -> Provider:
+    """Return a provider of every type that the handlers ask for but ``Missing``."""
     provider = Provider(scope=Scope.REQUEST)
     provider.provide(Thing)
     provider.provide(lambda: Settings(), provides=Settings)
@@ -50,6 +57,7 @@ def everything() -> Provider:
 
 
 def billing() -> Provider:
+    """Return a provider of a component."""
     provider = Provider(scope=Scope.REQUEST, component="billing")
     provider.provide(lambda: Name("billed"), provides=Name)
     return provider
@@ -82,12 +90,31 @@ async def second_marked(socket: ServerConnection, model: Payload[Settings]) -> b
     return model.name == "sent"
 
 
+def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a function as user code often does: the wrapper itself is not async."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def app_of(handler: Any, **arguments: Any) -> WebSuckets:
+    """Return an app with one command, ``run``."""
+    group = CommandGroup()
+    group.command("run")(handler)
+    return app_with(group, **arguments)
+
+
 def refusal_of(handler: Any) -> str:
+    """Return the text of the error with which the decorator refuses the handler."""
     with pytest.raises(InvalidHandlerSignature) as refused:
         CommandGroup().command("run")(handler)
     return str(refused.value)
 
 
 async def start(*groups: CommandGroup, providers: Any = ()) -> None:
+    """Start an app with these groups; fail if the start raises no error."""
     async with app_with(*groups, providers=providers).serve("127.0.0.1", 0):
         raise AssertionError("it started")

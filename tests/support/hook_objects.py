@@ -47,6 +47,7 @@ class Journalling(Provider):
 
 
 def hooked_commands(journal: list[str]) -> CommandGroup:
+    """Return a command for verified users, and one that writes to the journal."""
     group = CommandGroup()
 
     @group.command("who", protected=True)
