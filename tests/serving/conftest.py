@@ -1,11 +1,18 @@
-"""Fixtures of the tests of `app.asgi`."""
+"""Fixtures of the tests of `app.asgi`, and of those of programs."""
 
-from collections.abc import Iterator
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from queue import Queue
 from typing import Any
 
+import programs
 import pytest
 from asgi_server import AsgiServer, NewServer
 from harness import app_with
+from timeouts import TIMEOUT
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
@@ -54,3 +61,39 @@ def new_server() -> Iterator[NewServer]:
     yield new_server
     for server in servers:
         server.close()
+
+
+@pytest.fixture
+def listening() -> Iterator["Queue[str]"]:
+    """Yield the queue of the URLs of apps that pick a port themselves, read from their log."""
+    logger = logging.getLogger("websuckets")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        with programs.listening() as urls:
+            yield urls
+    finally:
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def meanwhile() -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Yield a function that runs another in a thread; an error of that function fails the test."""
+    threads: list[threading.Thread] = []
+    errors: list[BaseException] = []
+
+    def start(function: Callable[[], Any]) -> None:
+        def run() -> None:
+            try:
+                function()
+            except BaseException as error:
+                errors.append(error)
+                os.kill(os.getpid(), signal.SIGTERM)  # so that the program ends
+
+        threads.append(threading.Thread(target=run, daemon=True))
+        threads[-1].start()
+
+    yield start
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert not errors
