@@ -11,11 +11,7 @@ import pytest
 from asgi_server import NewServer, tell_of_the_end, waiting
 from harness import Gate, app_with, errors
 from timeouts import TIMEOUT
-from websockets.exceptions import (
-    ConnectionClosed,
-    ConnectionClosedError,
-    ConnectionClosedOK,
-)
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 from websuckets import CommandGroup, Payload, Socket, WebSuckets
 from websuckets.session import Session

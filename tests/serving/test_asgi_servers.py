@@ -15,9 +15,7 @@ from harness import app_with, connect, dial, errors, until
 from ports import free_port
 from serving import SERVINGS, accepting
 from timeouts import TIMEOUT
-from websockets.exceptions import (
-    InvalidStatus,
-)
+from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
 from websuckets import CommandGroup, Socket, WebSuckets
@@ -26,7 +24,6 @@ from websuckets.exc import HandshakeRefused
 from websuckets.session import Session, User
 
 pytestmark = pytest.mark.anyio
-
 
 ASGI = {name: serving for name, serving in SERVINGS.items() if name not in ("websockets", "memory")}
 
@@ -200,7 +197,6 @@ app.include_command_group(group)
 async def startup(thing: Thing) -> None:
     print("started", flush=True)
 """
-
 
 COMMANDS = {
     "uvicorn": "uvicorn program:app --port {port}",
