@@ -108,7 +108,7 @@ async def test_later_providers_win() -> None:
         assert (await client.call("name"))["payload"] == "later"
 
 
-def test_reprs() -> None:
+def test_reprs_name_what_was_registered() -> None:
     """Expect a short repr that names what was registered."""
     group = echo_group("a")
     assert repr(group) == "CommandGroup('a', 1 commands)"
@@ -163,7 +163,7 @@ async def test_finalisers_of_the_app_see_its_session() -> None:
     ("arguments", "remedy"),
     [({"providers": Provider()}, "write a list"), ({"limits": {"streams": 1}}, "write Limits")],
 )
-def test_arguments_of_the_wrong_kind(arguments: dict[str, Any], remedy: str) -> None:
+def test_arguments_of_the_wrong_kind_are_refused(arguments: dict[str, Any], remedy: str) -> None:
     """Expect an error where the argument is given."""
     with pytest.raises(ConfigurationError, match=remedy):
         WebSuckets(**arguments)

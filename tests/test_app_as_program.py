@@ -86,7 +86,9 @@ def test_a_program_serves_until_it_is_told_to_stop(
     assert logging.getLogger("websuckets").level == logging.NOTSET
 
 
-def test_outside_the_main_thread_it_leaves_signals_alone(caplog: pytest.LogCaptureFixture) -> None:
+def test_outside_the_main_thread_a_program_leaves_signals_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Expect no signal handlers in another thread: the program is cancelled there."""
     caplog.set_level(logging.INFO, logger="websuckets")
     running: list[Any] = []

@@ -21,7 +21,7 @@ from websuckets import CommandGroup, Limits
 pytestmark = pytest.mark.anyio
 
 
-async def test_tls() -> None:
+async def test_an_app_may_be_served_over_tls() -> None:
     """Expect the option `ssl` to make the URL a wss one."""
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -35,7 +35,7 @@ async def test_tls() -> None:
             assert (await client.call("echo", id=1))["id"] == 1
 
 
-async def test_a_unix_socket(tmp_path: Path) -> None:
+async def test_an_app_may_be_served_on_a_unix_socket(tmp_path: Path) -> None:
     """Expect a unix socket, and no port, for the option `path`."""
     path = str(tmp_path / "s")
     async with app_with(echo_group()).serve(path=path) as server:
@@ -45,14 +45,14 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert (await client.call("echo", id=1))["id"] == 1
 
 
-async def test_ipv6() -> None:
+async def test_the_url_of_an_ipv6_address_has_brackets() -> None:
     """Expect the URL to have the address in brackets."""
     async with app_with(echo_group()).serve("::1", 0) as server, dial(server) as client:
         assert client.server.urls == (f"ws://[::1]:{client.server.port}",)
         assert (await client.call("echo", id=1))["id"] == 1
 
 
-async def test_subprotocols() -> None:
+async def test_handlers_see_the_subprotocol_that_was_agreed_on() -> None:
     """Expect the handler to see the subprotocol that the handshake agreed on."""
     app = app_with(echo_group())
     async with app.serve("127.0.0.1", 0, subprotocols=["chat"]) as server:
@@ -60,7 +60,7 @@ async def test_subprotocols() -> None:
             assert (await client.call("echo"))["payload"] == "chat"
 
 
-async def test_other_options_have_their_own_names() -> None:
+async def test_other_options_go_through_to_websockets() -> None:
     """Expect `process_request` to refuse, and handlers to get what `create_connection` makes."""
 
     ours: Any = websockets.trio.server.ServerConnection if on_trio() else ServerConnection
@@ -227,7 +227,7 @@ async def test_a_port_that_is_taken_is_an_error() -> None:
         {"drain_timeout": -1},
     ],
 )
-def test_limits_are_sane(wrong: dict[str, Any]) -> None:
+def test_limits_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     """Expect values to be checked; `None` turns a limit off."""
     with pytest.raises(ValueError, match="or None"):
         Limits(**wrong)

@@ -41,7 +41,7 @@ async def not_at_all(request: Request) -> None: ...
 
 @pytest.mark.parametrize("hook", [by_hook, by_name, by_bug, not_at_all])
 @pytest.mark.parametrize("when", ["handshake", "connect", "disconnect"])
-async def test_a_handshake_with_secrets(
+async def test_no_secret_of_a_handshake_shows(
     on_sockets: Serving, when: str, hook: Callable[[Request], Any]
 ) -> None:
     """Expect no secret of headers, cookies and query: accepted, refused, or failed."""
@@ -60,7 +60,9 @@ async def test_a_handshake_with_secrets(
         {"limits": Limits(max_connections_per_ip=0)},
     ],
 )
-async def test_a_handshake_that_is_refused(on_sockets: Serving, arguments: dict[str, Any]) -> None:
+async def test_no_secret_of_a_refused_handshake_shows(
+    on_sockets: Serving, arguments: dict[str, Any]
+) -> None:
     """Expect no secret when a handshake is refused for its path, its origin or a full server."""
     async with on_sockets(app(**arguments)) as server:
         headers = {**HEADERS, "Origin": f"https://{VALUE}.example.org"}
@@ -87,7 +89,7 @@ async def connected_to(server: Server, target: str, headers: dict[str, str]) -> 
 
 
 @pytest.mark.parametrize("target", ["/health", "/", f"/{VALUE}"])
-async def test_a_request_that_is_no_handshake(on_sockets: Serving, target: str) -> None:
+async def test_no_secret_of_a_plain_request_shows(on_sockets: Serving, target: str) -> None:
     """Expect no secret of the query, the cookies and the body."""
     async with on_sockets(app()) as server, httpx2.AsyncClient(trust_env=False) as http:
         url = f"http://127.0.0.1:{server.port}{target}"
@@ -122,7 +124,7 @@ async def test_a_request_that_is_no_handshake(on_sockets: Serving, target: str) 
         "cut off",
     ],
 )
-async def test_a_request_that_is_no_http(request_: str) -> None:
+async def test_a_request_that_is_not_http_is_not_quoted(request_: str) -> None:
     """Expect no quote of the request, neither to the client nor in the log."""
     async with app().serve("127.0.0.1", 0) as server:
         assert server.port is not None
@@ -149,7 +151,7 @@ async def test_a_request_that_is_no_http(request_: str) -> None:
     ],
     ids=lambda headers: next(iter(headers)),
 )
-async def test_a_handshake_that_is_wrong(headers: dict[str, str]) -> None:
+async def test_a_wrong_handshake_is_not_quoted_in_the_log(headers: dict[str, str]) -> None:
     """Expect no quote of the handshake in the log; the client, which wrote it, may be told."""
     async with app().serve("127.0.0.1", 0) as server:
         await connected_to(server, TARGET, headers)
@@ -167,7 +169,7 @@ async def authenticate(request: Request) -> Identity | None:
 
 
 @pytest.mark.parametrize("how", ["known", "unknown", "bug", "nobody"])
-async def test_users_who_are_verified_at_their_handshake(on_sockets: Serving, how: str) -> None:
+async def test_no_secret_by_which_a_user_is_verified_shows(on_sockets: Serving, how: str) -> None:
     """Expect no secret by which a user is verified at its handshake."""
     served = app(providers=[HandshakeSecurityProvider(authenticate)], origins=[None])
     async with on_sockets(served) as server:

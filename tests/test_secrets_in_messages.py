@@ -82,7 +82,7 @@ SENT: dict[str, list[str | bytes]] = {
 
 
 @pytest.mark.parametrize("what", SENT)
-async def test_whatever_becomes_of_a_message(serving: Serving, what: str) -> None:
+async def test_no_secret_shows_whatever_becomes_of_a_message(serving: Serving, what: str) -> None:
     """Expect no secret in the log or in an error, on every transport."""
     limits = Limits(streams=3, auth_failures=2, unknown_streak=2000, rate=None, burst=None)
     async with serving(app(limits=limits)) as server, dial(server) as client:
@@ -106,7 +106,7 @@ LIMITS: dict[str, tuple[dict[str, Any], list[str | bytes]]] = {
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-async def test_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
+async def test_no_secret_shows_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
     """Expect no secret in the error, the close reason and the log lines of each limit."""
     limits, frames = LIMITS[limit]
     async with serving(app(limits=Limits(**limits))) as server, dial(server) as client:
@@ -123,7 +123,7 @@ async def test_whatever_limit_is_exceeded(serving: Serving, limit: str) -> None:
         {"drain_timeout": 0.05, "send_timeout": None},
     ],
 )
-async def test_a_client_that_does_not_read(limits: dict[str, Any]) -> None:
+async def test_no_secret_shows_when_a_client_does_not_read(limits: dict[str, Any]) -> None:
     """Expect no secret in the log when a client does not read what it should get."""
     served = app(limits=Limits(rate=None, max_size=None, **limits))
     async with AsyncExitStack() as stack:
@@ -154,7 +154,7 @@ BROKEN: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("how", BROKEN)
-async def test_frames_that_break_the_protocol(how: str) -> None:
+async def test_frames_that_break_the_protocol_are_not_quoted(how: str) -> None:
     """Expect no quote of the frames in the log or the close reason."""
     async with app().serve("127.0.0.1", 0) as server:
         assert server.port is not None
@@ -167,7 +167,7 @@ async def test_frames_that_break_the_protocol(how: str) -> None:
                 assert CANARY.encode() not in said.data
 
 
-async def test_middleware(serving: Serving) -> None:
+async def test_no_secret_shows_in_middleware(serving: Serving) -> None:
     """Expect no secret, also where middleware fails, refuses, or shows its arguments."""
     shown: list[str] = []
 
@@ -200,7 +200,7 @@ async def test_middleware(serving: Serving) -> None:
     assert CANARY not in "".join(shown)
 
 
-async def test_a_test_client() -> None:
+async def test_no_secret_shows_in_a_test_client() -> None:
     """Expect no secret in its log and repr; its errors hold what the server sent."""
     async with TestClient(app(), TARGET, HEADERS) as client:
         await client.call("log in", {"token": TOKEN, "password": PASSWORD}, TOKEN)
@@ -215,7 +215,7 @@ async def test_a_test_client() -> None:
         assert CANARY not in "".join(map(repr, shown)) + str(late.value)
 
 
-async def test_what_is_shown_of_public_objects() -> None:
+async def test_public_objects_show_no_secret() -> None:
     """Expect no secret in `repr` and `str` of public objects, which logs and tracebacks show."""
     shown: list[object] = [
         Message("echo", TOKEN, 1),
@@ -262,7 +262,9 @@ class FakeSocket:
     id = uuid4()
 
 
-async def test_what_the_program_raises_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
+async def test_errors_of_the_program_are_shown_in_tracebacks_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Expect the program's and pydantic's errors in tracebacks; the client gets an incident."""
     group = CommandGroup()
 
@@ -293,7 +295,9 @@ class Guarded:
     """An object that stands for the result of a guard of the program."""
 
 
-async def test_a_guard_of_the_program(caplog: pytest.LogCaptureFixture) -> None:
+async def test_details_of_an_error_of_a_guard_reach_the_client_and_not_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Expect the details of an error of a guard at the client, and not in the log."""
 
     async def guarded(user: CurrentUser, message: Message) -> Guarded:

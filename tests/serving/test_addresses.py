@@ -83,7 +83,7 @@ async def test_a_port_that_is_taken_meanwhile_is_told_when_it_is_opened() -> Non
 
 
 @pytest.mark.anyio
-async def test_several_may_share_a_port_that_ask_for_it() -> None:
+async def test_several_apps_may_share_a_port_that_ask_for_it() -> None:
     """`reuse_port` is an option of asyncio."""
     if on_trio():
         pytest.skip("trio has no such option")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 class Thing: ...
 
 
-async def test_a_client_that_does_not_take_its_close(
+async def test_a_client_that_does_not_take_its_close_is_aborted(
     new_server: NewServer,
     group: CommandGroup,
     journal: list[str],
@@ -52,7 +52,7 @@ async def test_a_client_that_does_not_take_its_close(
 
 
 @pytest.mark.parametrize("command", ["send", "stream"])
-async def test_a_client_that_does_not_read(
+async def test_a_client_that_does_not_read_does_not_hold_up_the_stop(
     new_server: NewServer, group: CommandGroup, journal: list[str], command: str
 ) -> None:
     """Expect the app to stop; senders that wait for the client are told that it is closed."""
@@ -90,7 +90,7 @@ async def test_a_client_that_does_not_read(
 
 
 @pytest.mark.parametrize("is_slow", [False, True])
-async def test_a_client_that_does_not_read_its_second_reply(
+async def test_a_client_that_does_not_read_its_second_reply_is_aborted(
     new_server: NewServer, journal: list[str], is_slow: bool
 ) -> None:
     """Expect the connection to be aborted, with everything that waits for it."""
@@ -125,7 +125,7 @@ async def test_a_client_that_does_not_read_its_second_reply(
 
 
 @pytest.mark.parametrize("stuck", ["websocket.send", "websocket.close"])
-async def test_closing_a_client_that_does_not_read(
+async def test_closing_a_client_that_does_not_read_is_bounded(
     new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str
 ) -> None:
     """Expect waiting senders to be released, and the close itself to be bounded."""
@@ -154,7 +154,9 @@ async def test_closing_a_client_that_does_not_read(
                 await anyio.sleep(0.001)
 
 
-async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: WebSuckets) -> None:
+async def test_closing_in_a_scope_that_is_cancelled_sends_the_close_code(
+    new_server: NewServer, app: WebSuckets
+) -> None:
     """Expect the client to get its close code in a cancelled scope, too."""
     server = new_server()
     async with anyio.create_task_group() as connections:
@@ -168,7 +170,9 @@ async def test_closing_in_a_scope_that_is_cancelled(new_server: NewServer, app: 
         assert (await server.next())["code"] == 4401
 
 
-async def test_closing_from_elsewhere(new_server: NewServer, app: WebSuckets) -> None:
+async def test_a_close_from_elsewhere_is_sent_before_the_connection_is_over(
+    new_server: NewServer, app: WebSuckets
+) -> None:
     """Expect the close to be sent before the server is told that the connection is over."""
     server = new_server()
     sending = Gate()
@@ -194,7 +198,9 @@ async def test_closing_from_elsewhere(new_server: NewServer, app: WebSuckets) ->
     assert server.sent[1:] == [{"type": "websocket.close", "code": 4000, "reason": "enough"}]
 
 
-async def test_nobody_receives_when_it_is_closed(new_server: NewServer, app: WebSuckets) -> None:
+async def test_nobody_receives_when_a_connection_is_closed(
+    new_server: NewServer, app: WebSuckets
+) -> None:
     """Expect the receive to end, as granian requires, without an error for the connection."""
     server, endings, receiving = new_server(), list[object](), 0
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("how", ["error", "disconnect without a code"])
-async def test_a_server_that_loses_its_client(
+async def test_a_client_that_the_server_loses_is_disconnected_with_1006(
     new_server: NewServer, app: WebSuckets, journal: list[str], how: str
 ) -> None:
     """Expect the end of the connection, whatever the server says of it."""
@@ -43,7 +43,7 @@ async def test_a_server_that_loses_its_client(
 @pytest.mark.parametrize(
     ("code", "error"), [(1005, ConnectionClosedOK), (1006, ConnectionClosedError)]
 )
-async def test_how_the_client_has_closed(
+async def test_the_error_of_a_send_tells_how_the_client_has_closed(
     new_server: NewServer, group: CommandGroup, code: int, error: type[Exception]
 ) -> None:
     """Expect the errors of ``websockets`` to tell how the client has closed."""
@@ -67,7 +67,7 @@ async def test_how_the_client_has_closed(
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError])
 @pytest.mark.parametrize("command", ["say", "close", "stream"])
-async def test_a_client_that_is_gone_when_it_is_sent_to(
+async def test_sending_to_a_client_that_is_gone_is_not_an_incident(
     new_server: NewServer,
     group: CommandGroup,
     journal: list[str],
@@ -123,7 +123,7 @@ async def test_commands_that_came_before_the_client_left_are_run(
     assert journal == ["0", "1", "2"]
 
 
-async def test_a_client_that_leaves_during_a_command(
+async def test_a_client_that_leaves_cancels_what_runs_for_it_alone(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect the departure to be noticed; what runs for this client alone is cancelled."""
@@ -138,7 +138,7 @@ async def test_a_client_that_leaves_during_a_command(
     assert journal == ["wait ended"]
 
 
-async def test_a_server_that_fails_behind_the_first_message(
+async def test_a_server_that_fails_after_the_first_message_is_not_an_incident(
     new_server: NewServer, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect the end of the connection, without an incident."""
@@ -153,7 +153,7 @@ async def test_a_server_that_fails_behind_the_first_message(
     assert errors(caplog) == []
 
 
-async def test_a_server_that_loses_a_client_while_a_reply_waits(
+async def test_a_client_that_is_lost_while_a_reply_waits_is_not_an_incident(
     new_server: NewServer, app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect the end of the connection, without an incident."""
@@ -173,7 +173,7 @@ async def test_a_server_that_loses_a_client_while_a_reply_waits(
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError])
-async def test_commands_behind_a_reply_that_cannot_be_sent(
+async def test_commands_behind_a_reply_that_cannot_be_sent_do_not_begin(
     new_server: NewServer, group: CommandGroup, journal: list[str], error: type[Exception]
 ) -> None:
     """Expect the commands not to begin, without any cancellation: later endings are as usual."""
@@ -209,9 +209,10 @@ async def test_commands_behind_a_reply_that_cannot_be_sent(
     assert journal == ["disconnect 1006"]
 
 
-async def test_a_server_that_fails_when_it_is_asked_for_more(
+async def test_a_server_that_has_failed_is_not_asked_for_more(
     new_server: NewServer, app: WebSuckets
 ) -> None:
+    """Expect the rest to stay with the server when a receive fails after the client has left."""
     server = new_server()
     server.leaves()
     for _ in range(2):
@@ -223,7 +224,7 @@ async def test_a_server_that_fails_when_it_is_asked_for_more(
 # The server cancels
 
 
-async def test_a_server_that_cancels(
+async def test_a_cancellation_by_the_server_finalises_running_commands(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect running commands to be cancelled and finalised, with nothing left."""
@@ -244,7 +245,7 @@ async def test_a_server_that_cancels(
 
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("is_idle", [False, True])
-async def test_a_server_that_cancels_natively(
+async def test_a_native_cancellation_by_the_server_leaves_nothing(
     new_server: NewServer, group: CommandGroup, journal: list[str], is_idle: bool
 ) -> None:
     """Expect a cancellation as by uvicorn when clients do not leave in time to be handled."""
@@ -264,7 +265,7 @@ async def test_a_server_that_cancels_natively(
 
 
 @pytest.mark.parametrize("is_late", [False, True])
-async def test_a_server_that_cancels_who_waits_for_a_message(
+async def test_cancelling_a_connection_that_waits_for_a_message_leaves_nothing(
     new_server: NewServer, app: WebSuckets, is_late: bool
 ) -> None:
     """Expect nothing to be left, also when the server announces the end at the same moment."""
@@ -279,7 +280,7 @@ async def test_a_server_that_cancels_who_waits_for_a_message(
     assert Session.online == {}
 
 
-async def test_a_handler_that_ends_the_program(new_server: NewServer, group: CommandGroup) -> None:
+async def test_a_handler_may_end_the_program(new_server: NewServer, group: CommandGroup) -> None:
     """Expect the program to end, whatever runs the handler."""
 
     @group.command("exit")

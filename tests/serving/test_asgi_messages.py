@@ -46,7 +46,7 @@ async def test_commands_that_wait_are_bounded(new_server: NewServer, group: Comm
 # After its first message, a connection on asyncio receives without the task that reads
 
 
-async def test_commands_that_come_during_a_slow_one(
+async def test_commands_that_come_during_a_slow_one_run_in_order(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect commands to run in order, bounded by what is read ahead, again and again."""
@@ -79,7 +79,7 @@ async def test_commands_that_come_during_a_slow_one(
         server.leaves()
 
 
-async def test_commands_that_come_during_many_short_ones(
+async def test_commands_that_come_during_many_short_ones_are_read_ahead(
     new_server: NewServer, group: CommandGroup
 ) -> None:
     """Expect these commands to be read ahead, too: a pong may stand behind them."""
@@ -143,7 +143,10 @@ async def server_sends(server: AsgiServer, event: Any) -> None:
         server.leaves()
 
 
-async def test_a_second_message_that_is_too_long(new_server: NewServer, app: WebSuckets) -> None:
+async def test_a_second_message_that_is_too_long_closes_the_connection(
+    new_server: NewServer, app: WebSuckets
+) -> None:
+    """Expect 1009 past `max_size` where the reading task does not receive, too."""
     server = new_server()
     async with anyio.create_task_group() as connections:
         connections.start_soon(server, app_with(CommandGroup(), limits=Limits(max_size=50)).asgi)
@@ -152,7 +155,9 @@ async def test_a_second_message_that_is_too_long(new_server: NewServer, app: Web
         assert (await server.next())["code"] == 1009
 
 
-async def test_a_second_message_that_is_binary(new_server: NewServer, app: WebSuckets) -> None:
+async def test_a_second_message_that_is_binary_is_read_like_a_text(
+    new_server: NewServer, app: WebSuckets
+) -> None:
     """Expect the message to be read like a text."""
     server = new_server()
     async with anyio.create_task_group() as connections:
@@ -165,7 +170,7 @@ async def test_a_second_message_that_is_binary(new_server: NewServer, app: WebSu
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-async def test_replies_that_the_server_does_not_take_at_once(
+async def test_replies_that_the_server_does_not_take_at_once_are_sent_in_the_end(
     new_server: NewServer, group: CommandGroup, concurrency: int
 ) -> None:
     """Expect all replies in the end, also those that come while another waits for the client."""
@@ -193,7 +198,7 @@ async def test_replies_that_the_server_does_not_take_at_once(
 
 
 @pytest.mark.parametrize("is_gone", [False, True])
-async def test_a_server_whose_send_is_not_a_coroutine_function(
+async def test_a_send_that_is_not_a_coroutine_function_is_awaited(
     new_server: NewServer, app: WebSuckets, journal: list[str], is_gone: bool
 ) -> None:
     """Expect replies to be sent, and an error that is raised at once to end the connection.
@@ -222,7 +227,7 @@ async def test_a_server_whose_send_is_not_a_coroutine_function(
     assert journal == [f"disconnect {1006 if is_gone else 1000}"]
 
 
-async def test_a_reply_behind_what_waits_to_be_sent(
+async def test_a_reply_waits_behind_earlier_messages(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect the reply to wait for a client that does not read as long as earlier messages do."""

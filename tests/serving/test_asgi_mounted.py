@@ -53,7 +53,9 @@ def litestar(app: WebSuckets, lifespan: Any) -> Any:
 
 
 @pytest.mark.parametrize("host", [starlette, fastapi, litestar])
-def test_mounted(host: Callable[[WebSuckets, Any], Any], group: CommandGroup) -> None:
+def test_a_mounted_app_is_started_by_its_host(
+    host: Callable[[WebSuckets, Any], Any], group: CommandGroup
+) -> None:
     """Expect the app to work in any ASGI application, started by its host."""
     app = app_with(group, providers=[Things()])
 
@@ -145,7 +147,7 @@ def with_own_broker(app: WebSuckets) -> WebSuckets:
 @pytest.mark.parametrize(
     "having", [with_providers, with_startup, with_tasks, with_own_container, with_own_broker]
 )
-def test_one_with_something_to_start_has_to_be_started(
+def test_an_app_with_something_to_start_has_to_be_started(
     having: Callable[[WebSuckets], WebSuckets], app: WebSuckets
 ) -> None:
     """Expect an error that tells a host without lifespan what to write."""
@@ -156,7 +158,7 @@ def test_one_with_something_to_start_has_to_be_started(
                 pytest.fail("it is open")
 
 
-async def test_one_with_a_container_of_the_programs_starts_by_itself(app: WebSuckets) -> None:
+async def test_an_app_with_a_container_of_the_program_starts_by_itself(app: WebSuckets) -> None:
     """Expect the start if no object that the app needs is finalised, whatever HTTP needs."""
 
     @app.on_connect

@@ -73,7 +73,7 @@ async def test_a_start_that_fails_late_is_told_to_all_who_wait(
     assert server.sent == [{"type": "websocket.accept"}]
 
 
-async def test_a_server_that_can_refuse_by_403_alone(
+async def test_a_server_without_other_statuses_refuses_by_403(
     new_server: NewServer, app: WebSuckets
 ) -> None:
     """Expect a refusal by 403 on a server without other statuses."""
@@ -87,7 +87,7 @@ async def test_a_server_that_can_refuse_by_403_alone(
     assert server.sent == [{"type": "websocket.close"}]
 
 
-async def test_a_server_that_says_little_of_the_handshake(
+async def test_values_that_the_server_leaves_out_are_none_or_derived(
     new_server: NewServer, group: CommandGroup
 ) -> None:
     """Expect values that the server leaves out to be `None`, or derived from others."""
@@ -104,7 +104,7 @@ async def test_a_server_that_says_little_of_the_handshake(
     assert seen == [("/a%20b/%C3%A4?c=d", None, None)]
 
 
-async def test_a_client_that_is_gone_before_the_handshake_is_answered(
+async def test_a_client_that_is_gone_before_its_answer_opens_nothing(
     new_server: NewServer, app: WebSuckets
 ) -> None:
     """Expect nothing to be opened."""
@@ -135,7 +135,9 @@ async def test_the_app_itself_is_an_asgi_application(
     assert server.sent[-1]["body"] == b"ok\n"
 
 
-async def test_the_lifespan(group: CommandGroup, journal: list[str]) -> None:
+async def test_the_lifespan_tells_the_server_of_success_and_failure(
+    group: CommandGroup, journal: list[str]
+) -> None:
     """Expect a failure to be told to the server, with the remedy."""
 
     @asynccontextmanager
@@ -185,7 +187,7 @@ async def lives(app: Any) -> list[str]:
     return said
 
 
-async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) -> None:
+async def test_http_2_gets_no_upgrade_header(new_server: NewServer, app: WebSuckets) -> None:
     """Expect no such header for other versions of HTTP."""
     server = new_server()
     await app.asgi(
@@ -194,7 +196,7 @@ async def test_http_of_other_versions(new_server: NewServer, app: WebSuckets) ->
     assert b"upgrade" not in dict(server.sent[0]["headers"])
 
 
-async def test_what_asgi_has_besides(app: WebSuckets) -> None:
+async def test_other_types_of_scope_are_refused(app: WebSuckets) -> None:
     """Expect an error for other types of scope, as the specification has it."""
     with pytest.raises(RuntimeError, match="knows nothing of 'webtransport'"):
         await app.asgi({"type": "webtransport"}, None, None)

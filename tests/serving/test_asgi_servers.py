@@ -39,7 +39,9 @@ def serving(request: pytest.FixtureRequest, anyio_backend: str) -> Any:
 # By every server
 
 
-async def test_the_opening_handshake(serving: Any, app: WebSuckets) -> None:
+async def test_a_handshake_reaches_the_app_as_the_client_sent_it(
+    serving: Any, app: WebSuckets
+) -> None:
     """Expect the path, query, headers and address that the client sent."""
     async with serving(app) as server:
         url = f"{server.urls[0]}/a%20b/c?d=%20e&f"
@@ -49,7 +51,9 @@ async def test_the_opening_handshake(serving: Any, app: WebSuckets) -> None:
     assert reply == '{"event":"request","payload":["/a%20b/c?d=%20e&f","käse","tuple"]}'
 
 
-async def test_a_handshake_that_is_refused(serving: Any, app: WebSuckets) -> None:
+async def test_a_refusal_has_the_status_text_and_headers_that_a_hook_chose(
+    serving: Any, app: WebSuckets
+) -> None:
     """Expect the status, text and headers that a hook chose."""
 
     @app.on_handshake
@@ -77,7 +81,9 @@ async def refusal(url: str) -> Any:
     return refused.value.response
 
 
-async def test_a_message_that_is_too_long(serving: Any, app: WebSuckets) -> None:
+async def test_a_message_that_is_too_long_closes_its_connection_alone(
+    serving: Any, app: WebSuckets
+) -> None:
     """Expect the connection to be closed, as without ASGI."""
     async with serving(app) as server, dial(server) as client:
         assert (await client.call("length", payload="x" * 900))["payload"] == 900
@@ -88,7 +94,7 @@ async def test_a_message_that_is_too_long(serving: Any, app: WebSuckets) -> None
         assert (await client.call("length", payload="x" * 900))["payload"] == 900
 
 
-async def test_http_is_told_what_is_served_here(serving: Any, app: WebSuckets) -> None:
+async def test_http_is_told_to_upgrade_to_websocket(serving: Any, app: WebSuckets) -> None:
     """Expect 426, as RFC 9110 has it for clients that should speak another protocol."""
     async with serving(app) as server, httpx2.AsyncClient() as http:
         url = server.urls[0].replace("ws:", "http:")
@@ -100,7 +106,7 @@ async def test_http_is_told_what_is_served_here(serving: Any, app: WebSuckets) -
         assert (await http.head(url)).status_code == 426
 
 
-async def test_what_asgi_cannot_do(
+async def test_an_error_names_the_feature_that_asgi_lacks(
     serving: Any, app: WebSuckets, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect an error that says what ASGI cannot do."""
@@ -112,7 +118,7 @@ async def test_what_asgi_cannot_do(
     assert "an ASGI application cannot" in (errors(caplog)[0].exc_text or "")
 
 
-async def test_a_handler_that_raises_what_is_no_exception(
+async def test_an_error_that_is_not_an_exception_is_answered_like_any_other(
     serving: Any, group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Expect an answer like that to any failure; the connection, the server and others go on."""
@@ -132,7 +138,7 @@ async def test_a_handler_that_raises_what_is_no_exception(
     assert error.exc_info is not None and error.exc_info[0] is Surprise
 
 
-async def test_a_handler_that_sends_without_ever_waiting(
+async def test_a_handler_that_never_waits_is_told_that_its_client_has_left(
     serving: Any, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect the handler to be told that its client has left, and others to be served."""

@@ -108,7 +108,7 @@ def test_what_ends_the_program_ends_it_from_anywhere_on_trio(
 
 
 @pytest.mark.parametrize("place", ["handler", "task"])
-def test_beside_other_things_it_ends_them_all_on_trio(
+def test_beside_other_tasks_an_error_that_ends_the_program_ends_them_all_on_trio(
     place: str, listening: "Queue[str]", meanwhile: Any, journal: list[str]
 ) -> None:
     """trio reports the error as the cause of an error of its own."""
@@ -177,7 +177,7 @@ async def test_serving_nowhere_in_particular_is_refused() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_server_is_no_awaitable() -> None:
+async def test_awaiting_the_result_of_serve_is_refused() -> None:
     """Expect an error that says that the result of `serve` is a context."""
     app: Any = WebSuckets()
     with pytest.raises(ConfigurationError, match=r"async with app\.serve"):
