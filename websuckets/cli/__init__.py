@@ -18,10 +18,11 @@ def main() -> None:
     try:
         from websuckets.cli.program import program
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in EXTRA:
+        missing = str(error.name).partition(".")[0]
+        if missing not in EXTRA:
             raise
         sys.exit(
-            f"websuckets: {error.name} is missing, which the command line needs: install "
+            f"websuckets: {missing} is missing, which the command line needs: install "
             'websuckets with its extra "cli", from a checkout by: pip install ".[cli]"'
         )
     program(prog_name="websuckets")  # also for `python -m`, so that shell completion finds it
