@@ -33,6 +33,7 @@ from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.runtime.stop_times import time_to_undo_a_start
 from websuckets.serving.asgi import AsgiApplication
+from websuckets.serving.compiled_app import CompiledApp
 from websuckets.serving.definition import AppDefinition, groups_of_the_program
 from websuckets.serving.lifecycle import RunningApp, UntilTheLoopEnds, started, stop
 from websuckets.serving.process import Program, console_logging
@@ -219,7 +220,7 @@ class WebSuckets:
         The page is dishka's plot, drawn by Mermaid; it includes guards, and the commands and hooks
         that depend on something. Raises the errors with which the start of the app would fail.
         """
-        return render_mermaid(self._definition.ready(self._values(self._limits))[1])
+        return render_mermaid(self._proved()[1])
 
     @overload
     async def __call__(
@@ -378,9 +379,7 @@ class WebSuckets:
         self._check_not_running(_RUNS_ONCE)
         self._is_running = True
         try:
-            compiled, container = self._definition.ready(self._values(limits), groups)
-            if self._admission.origins is None and compiled.verifies_at_handshake(container):
-                raise ConfigurationError(_NO_ORIGINS)
+            compiled, container = self._proved(limits, groups)
             async with started(
                 compiled,
                 container,
@@ -396,6 +395,21 @@ class WebSuckets:
         finally:
             self._is_running = False
             self._running = None
+
+    def _proved(
+        self, limits: Limits | None = None, groups: tuple[CommandGroup, ...] | None = None
+    ) -> tuple[CompiledApp, AsyncContainer]:
+        """Return the compiled app and its container, once all is proved that a start proves.
+
+        Neither opens a scope nor runs a hook. ``groups`` take the place of the app's groups. The
+        command line calls this method, too. Raises `ConfigurationError`, or dishka's own errors
+        for faults of the providers.
+        """
+        limits = limits or self._limits
+        compiled, container = self._definition.ready(self._values(limits), groups)
+        if self._admission.origins is None and compiled.verifies_at_handshake(container):
+            raise ConfigurationError(_NO_ORIGINS)
+        return compiled, container
 
     def _values(self, limits: Limits) -> dict[Any, object]:
         """Return the objects of the app by the type that each is injected as."""

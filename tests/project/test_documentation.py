@@ -22,6 +22,7 @@ from websuckets.exc import MissingProvider
 pytestmark = pytest.mark.anyio
 
 NOT_RUN = {
+    "console": "`tests/cli/test_page.py` runs these",
     "py": "two lines that a reader writes below the program, to start it",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
     "txt": "diagrams",

@@ -23,6 +23,7 @@ RUN = [
             "hooks",
             "testing",
             "serving",
+            "command-line",
             "fastapi",
             "limits",
             "protocol",

@@ -158,6 +158,8 @@ class Plan:
     """True if the function is an async generator."""
     result: ResultType = ANYTHING
     """Type of the values that the function returns or, as a stream, yields."""
+    result_hint: Any = Any
+    """Hint that ``result`` was made of; `Any` where there is none that is used."""
     undefined_result: str | None = None
     """Reason why the return annotation is not used, if the annotation names something undefined."""
 
@@ -253,7 +255,8 @@ def read_plan(
     problems.extend(_misfits_of_dependencies(rest, hints))
     _refuse(here, problems)
 
-    result, undefined = ANYTHING, None
+    result: tuple[Any, ResultType] = (Any, ANYTHING)
+    undefined = None
     try:
         result = _result(function, signature, names, is_stream=kind == "stream")
     except NameError as error:
@@ -266,7 +269,8 @@ def read_plan(
         payload,
         _dependencies(rest, hints),
         is_stream=kind == "stream",
-        result=result,
+        result=result[1],
+        result_hint=result[0],
         undefined_result=undefined,
     )
 
@@ -441,8 +445,8 @@ def _result(
     names: Mapping[str, Any],
     *,
     is_stream: bool,
-) -> ResultType:
-    """Return the result type of the return annotation.
+) -> tuple[Any, ResultType]:
+    """Return the hint of a result, or of an item of a stream, and the result type made of it.
 
     Raises `InvalidHandlerSignature` for an annotation that cannot be serialised, and `NameError`
     for an annotation that is not defined (yet).
@@ -459,7 +463,7 @@ def _result(
     if problems := list(_open_variables(what, hint)):
         raise InvalidHandlerSignature(*problems)
     try:
-        return _result_type(hint)
+        return hint, _result_type(hint)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         raise InvalidHandlerSignature(
             f"{what}: {error.message.splitlines()[0]} Annotate what is sent, or write `-> object` "

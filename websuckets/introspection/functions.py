@@ -18,6 +18,7 @@ __all__ = [
     "evaluated",
     "kind_of",
     "own_kind",
+    "place_of",
     "target_of",
     "where",
 ]
@@ -42,8 +43,14 @@ def where(function: Callable[..., Any]) -> str:
     """Return the function's name, file and line, for errors."""
     target = target_of(function)
     name = f"`{getattr(target, '__module__', None)}.{name_of(target)}`"
-    code = getattr(target, "__code__", None)
-    return name if code is None else f"{name} ({code.co_filename}, line {code.co_firstlineno})"
+    place = place_of(function)
+    return name if place is None else f"{name} ({place[0]}, line {place[1]})"
+
+
+def place_of(function: Callable[..., Any]) -> tuple[str, int] | None:
+    """Return the function's file and first line; ``None`` for a compiled function."""
+    code = getattr(target_of(function), "__code__", None)
+    return None if code is None else (code.co_filename, code.co_firstlineno)
 
 
 def kind_of(function: Callable[..., Any]) -> Kind | None:

@@ -1,0 +1,54 @@
+"""The command ``websuckets check``: all that can be proved of an app without serving it."""
+
+import typer
+
+from websuckets.cli.arguments import AppDir, Factory, Target
+from websuckets.cli.failures import inspecting
+from websuckets.cli.loading import load
+from websuckets.security import CurrentUser
+from websuckets.serving.compiled_app import CompiledApp
+from websuckets.serving.definition import groups_of_the_program
+
+__all__ = ["check"]
+
+
+def check(target: Target = None, factory: Factory = False, app_dir: AppDir = None) -> None:
+    """Prove all that can be proved of an app without serving it.
+
+    Proved are the signatures of handlers and hooks, that everything that they ask for is provided,
+    in all scopes, guards, and limits. No hook runs, and nothing is opened.
+
+    The exit status is 0 if the app can start, and 1 with a report of all problems if it cannot.
+
+    \b
+    Examples:
+      websuckets check             the app of this directory
+      websuckets check main:app    the app named `app` in main.py
+      websuckets check --factory desk.server:make_app
+    """
+    with inspecting():
+        app = load(target, factory=factory, app_dir=app_dir)
+        compiled, _ = app._proved()
+    if not compiled.commands and (groups := groups_of_the_program()):
+        typer.echo(_SERVES_NOTHING.format(len(groups)), err=True)
+    typer.echo(f"ok: {_summary(compiled)}")
+
+
+_SERVES_NOTHING = (
+    "warning: this app includes no command group, and the program included {} in another one; "
+    "create WebSuckets() once"
+)
+
+
+def _summary(compiled: CompiledApp) -> str:
+    commands = compiled.commands.values()
+    protected = sum(CurrentUser in command.injection.guards for command in commands)
+    streams = sum(command.is_stream for command in commands)
+    return (
+        f"{_counted(len(commands), 'command')} ({protected} protected, "
+        f"{_counted(streams, 'stream')}), {_counted(len(compiled.hooks.injections), 'hook')}"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

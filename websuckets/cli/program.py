@@ -1,0 +1,49 @@
+"""The program of the command line, with all its commands."""
+
+from typing import Annotated, Final
+
+import typer
+
+import websuckets
+from websuckets.cli.check import check
+from websuckets.cli.commands import commands
+from websuckets.cli.graph import graph
+
+__all__ = ["program"]
+
+program: Final = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a fault of ours is reported as Python does
+    rich_markup_mode=None,  # texts and examples of the help are printed as they are written
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"websuckets {websuckets.__version__}")
+        raise typer.Exit
+
+
+@program.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version of websuckets and exit.",
+            callback=_show_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Inspect a websuckets app: commands over WebSocket, answered by typed handlers.
+
+    Each command takes the app as module:attribute, main:app for the `app` in main.py, and finds
+    it by itself where it usually is. `websuckets COMMAND --help` shows examples.
+    """
+
+
+program.command()(check)
+program.command()(commands)
+program.command()(graph)
