@@ -251,13 +251,25 @@ class WebSuckets:
             return self._asgi(**options)
         if host is None and port is None and not options:
             raise TypeError(_NOWHERE)
-        return self._run_as_program(host, port, *asgi, **options)
-
-    async def _run_as_program(
-        self, host: str | Sequence[str] | None, port: int | None, **options: Any
-    ) -> None:
         # An app without groups, started as the program, serves the groups included in other apps.
         theirs = () if self._definition.groups else groups_of_the_program()
+        return self._run_as_program(host, port, *asgi, theirs=theirs, **options)
+
+    async def _run_as_program(
+        self,
+        host: str | Sequence[str] | None,
+        port: int | None,
+        *,
+        theirs: tuple[CommandGroup, ...] = (),
+        beside: Callable[["RunningApp", "Server"], Coroutine[Any, Any, None]] | None = None,
+        **options: Any,
+    ) -> None:
+        """Serve as `__call__` does.
+
+        ``theirs`` are groups included in other apps, which take the place of the app's own.
+        ``beside`` runs in a task of its own from the time at which the app listens until the app
+        has stopped.
+        """
         with (
             console_logging(),
             anyio.CancelScope() as starting,
@@ -265,11 +277,14 @@ class WebSuckets:
             exit_scope() as propagate,
         ):
             try:
-                async with self._serve(theirs or None, host, port, options, propagate):
+                serving = self._serve(theirs or None, host, port, options, propagate)
+                async with serving as server:
                     if theirs:
                         logger.warning(_SERVES_OTHERS, len(theirs))
                     assert self._running is not None
                     running = self._running
+                    if beside is not None:
+                        running.background.start_soon(beside, running, server)
                     connections = running.connections
                     await program.wait_for_signal(connections.time_to_stop, connections.what_runs)
                 if not running.has_ended:
@@ -336,9 +351,9 @@ class WebSuckets:
         self._check_not_running(_RUNS_ONCE)
         if port is None and not options.keys() & PLACES:
             raise ConfigurationError(_NOWHERE)
-        # An option of websockets with the name of one of our limits sets that limit.
-        given = {name: options.pop(name) for name in ("compression", "max_size") if name in options}
-        limits = replace(self._limits, **given)
+        # An option with the name of one of these limits sets that limit; two are of websockets.
+        names = [name for name in ("compression", "max_size", "drain_timeout") if name in options]
+        limits = replace(self._limits, **{name: options.pop(name) for name in names})
         if port:  # a port that is taken raises before anything has started
             await one_port(host, port, options)
         async with self._started(limits, groups, propagate) as app:
@@ -451,8 +466,8 @@ class WebSuckets:
         return hook
 
 
-PLACES: Final = {"path", "sock", "listeners"}
-"""Options of ``websockets`` that say where to listen, instead of host and port."""
+PLACES: Final = {"path", "sock", "listeners", "shared_sockets"}
+"""Options that say where to listen, instead of host and port."""
 
 _RUNS_ONCE = "one app runs once at a time (another client of a TestClient is client.connect())"
 

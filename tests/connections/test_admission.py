@@ -317,7 +317,9 @@ async def test_a_header_that_should_come_once_is_the_clients_mistake(
     assert errors(caplog) == []
 
 
-async def test_the_first_subprotocol_of_the_app_that_is_offered_is_agreed_on(on_sockets: Serving, group: CommandGroup) -> None:
+async def test_the_first_subprotocol_of_the_app_that_is_offered_is_agreed_on(
+    on_sockets: Serving, group: CommandGroup
+) -> None:
     """Expect the first of the app's subprotocols that the client offers; none is accepted, too."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
     async with on_sockets(app) as server:

@@ -3,14 +3,19 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from typing import Final, NoReturn
 
-import typer
 from dishka.exception_base import DishkaError
 
 from websuckets.cli.loading import LoadError
+from websuckets.cli.tracebacks import is_raised_by_us, traceback_of_the_program
 from websuckets.exc import ConfigurationError
 
-__all__ = ["failures_told", "inspecting"]
+__all__ = ["FAILED", "failures_told", "inspecting", "serving"]
+
+FAILED: Final = 1
+"""Exit status of a command that failed; 2, of typer, is that of a command that is written wrongly.
+"""
 
 
 @contextmanager
@@ -23,8 +28,7 @@ def failures_told() -> Iterator[None]:
     try:
         yield
     except (LoadError, ConfigurationError, DishkaError) as error:
-        typer.echo("\n".join([str(error), *getattr(error, "__notes__", ())]), err=True)
-        raise typer.Exit(1) from None
+        _end_with("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 @contextmanager
@@ -35,3 +39,23 @@ def inspecting() -> Iterator[None]:
     """
     with failures_told(), redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def serving() -> Iterator[None]:
+    """Return a context like `failures_told`, in which the program runs.
+
+    A port or a file that cannot be opened is told without a traceback, too, and any other error by
+    the frames of the program, such as those of its hooks.
+    """
+    try:
+        with failures_told():
+            yield
+    except Exception as error:
+        told = isinstance(error, OSError) and is_raised_by_us(error)
+        _end_with(str(error) if told else traceback_of_the_program(error))
+
+
+def _end_with(text: str) -> NoReturn:
+    print(text, file=sys.stderr, flush=True)
+    raise SystemExit(FAILED)

@@ -8,6 +8,7 @@ import websuckets
 from websuckets.cli.check import check
 from websuckets.cli.commands import commands
 from websuckets.cli.graph import graph
+from websuckets.cli.run import run
 
 __all__ = ["program"]
 
@@ -37,13 +38,14 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """Inspect a websuckets app: commands over WebSocket, answered by typed handlers.
+    """Serve and inspect a websuckets app: commands over WebSocket, answered by typed handlers.
 
     Each command takes the app as module:attribute, main:app for the `app` in main.py, and finds
     it by itself where it usually is. `websuckets COMMAND --help` shows examples.
     """
 
 
+program.command()(run)
 program.command()(check)
 program.command()(commands)
 program.command()(graph)

@@ -6,7 +6,7 @@ from pathlib import Path
 from traceback import FrameSummary, TracebackException
 from typing import Final
 
-__all__ = ["has_frames_of_the_program", "traceback_of_the_program"]
+__all__ = ["has_frames_of_the_program", "is_raised_by_us", "traceback_of_the_program"]
 
 _LEFT_OUT: Final = (
     str(Path(__file__).parent.parent / "_").removesuffix("_"),
@@ -32,6 +32,12 @@ def traceback_of_the_program(error: BaseException) -> str:
 def has_frames_of_the_program(error: BaseException) -> bool:
     """Tell whether the error passed through code of the program on its way."""
     return any(map(_is_of_the_program, TracebackException.from_exception(error).stack))
+
+
+def is_raised_by_us(error: BaseException) -> bool:
+    """Tell whether this package raised the error, or a function in C that this package called."""
+    stack = TracebackException.from_exception(error).stack
+    return bool(stack) and not _is_of_the_program(stack[-1])
 
 
 def _strip(traceback: TracebackException) -> None:

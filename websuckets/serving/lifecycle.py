@@ -178,14 +178,19 @@ async def stop(
     connections: Connections,
     timeout: float | None,
     close: Callable[[], Awaitable[None]] | None = None,
+    hand_over: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Wait for running commands and closing handshakes, then cancel the rest.
 
-    ``close`` is the last step of the transport, whose port says until then that the app stops.
+    ``hand_over`` is the first step of a transport whose clients another process accepts from now
+    on. ``close`` is the last step of the transport, whose port says until then that the app stops.
+    ``timeout`` bounds all of it, in seconds.
     """
     with anyio.CancelScope(shield=True):
         try:
             with anyio.move_on_after(timeout):
+                if hand_over is not None:
+                    await hand_over()
                 await connections.drain()
                 if close is not None:
                     await close()

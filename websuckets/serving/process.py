@@ -26,14 +26,19 @@ PYTHON_ENDS: Final = getattr(threading, "_shutdown", ASYNCIO_ENDS)
 
 
 @contextmanager
-def console_logging() -> Iterator[None]:
-    """Show the server's log on stderr, in a program that has not set up logging."""
+def console_logging(*, shows_process: bool = False) -> Iterator[None]:
+    """Show the server's log on stderr, in a program that has not set up logging.
+
+    ``shows_process`` puts the number of the process into each line, where several processes log.
+    """
     logger = logging.getLogger("websuckets")
     if logger.hasHandlers():
         yield
         return
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    process = " [%(process)d]" if shows_process else ""
+    lines = f"%(asctime)s{process} %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(logging.Formatter(lines))
     level = logger.level
     logger.addHandler(handler)
     if level == logging.NOTSET:

@@ -29,7 +29,7 @@ import time
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
-__all__ = ["SignalReceiver", "listen", "stop_listening"]
+__all__ = ["SignalReceiver", "listen", "request_stop", "stop_listening"]
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,6 +76,19 @@ def stop_listening(receiver: SignalReceiver) -> None:
     if _handler is not None and _handler.remove(receiver):
         _handler.close()
         _handler = None
+
+
+def request_stop() -> bool:
+    """Notify every receiver as the first signal would; return whether any receives signals.
+
+    A signal that comes later is then the first one still, and not a second one, which would end
+    the process at once. May be called in any thread.
+    """
+    handler = _handler
+    if handler is None:
+        return False
+    handler.notify_all()
+    return True
 
 
 class _SignalHandler:
@@ -131,9 +144,9 @@ class _SignalHandler:
     def _handle(self, number: int, frame: object) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
-        self._notify_all()
+        self.notify_all()
 
-    def _notify_all(self) -> None:
+    def notify_all(self) -> None:
         if self._first.acquire(blocking=False):
             self._has_signal = True
             for receiver in list(self._apps):
@@ -159,7 +172,7 @@ class _SignalHandler:
             while (data := self._next()) is None or data:
                 numbers += [number for number in data or b"" if number in SIGNALS]
                 if numbers:
-                    self._notify_all()
+                    self.notify_all()
                 if len(numbers) > 1:  # and the main thread has not run `_handle`
                     os._exit(128 + numbers[-1])
         while self._ends:

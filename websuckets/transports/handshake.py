@@ -1,7 +1,7 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, MutableSet, Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from websuckets.runtime.clock import Clock
 from websuckets.socket import ResponseHeaders, path_of, sent_headers
 from websuckets.transports.common_connection import CommonConnection
 from websuckets.transports.opening import Opening
+from websuckets.transports.shared_sockets import SharedSockets
 from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
@@ -43,6 +44,8 @@ class Handshake(CommonConnection):
 
     acceptor: Acceptor
     timeouts: PeerTimeouts
+    handshakes: MutableSet[Any] | None = None
+    """Handshakes under way, where another process may take the place of this one."""
     connection_handler: ConnectionHandler | None
     _address: tuple[Any] | None
     _response_headers: ResponseHeaders | None
@@ -56,6 +59,8 @@ class Handshake(CommonConnection):
         self.connection_handler = None
         self._address = None
         self._response_headers = None
+        if self.handshakes is not None:
+            self.handshakes.add(self)
 
     @property
     def remote_address(self) -> Any:
@@ -96,13 +101,17 @@ class Handshake(CommonConnection):
                 response.headers[name] = value
             return response
 
-        async with opening:
-            try:
-                await super().handshake(answer_http, process, server_header)
-            except _CannotAnswer:
-                await self.abort()
-            is_open = self.state is State.OPEN
-            self.connection_handler = opening.opened() if is_open else None
+        try:
+            async with opening:
+                try:
+                    await super().handshake(answer_http, process, server_header)
+                except _CannotAnswer:
+                    await self.abort()
+                is_open = self.state is State.OPEN
+                self.connection_handler = opening.opened() if is_open else None
+        finally:
+            if self.handshakes is not None:
+                self.handshakes.discard(self)
 
     def _peer_address(self) -> Any:
         try:
@@ -165,11 +174,13 @@ def options_with(
 ) -> dict[str, Any]:
     """Return the ``options`` for ``serve``, with our limits and our connection class.
 
-    All connections share ``attributes``.
+    All connections share ``attributes``. The option ``shared_sockets`` is not among the result.
     """
     given = options.get("create_connection") or connection_type
     options = dict(options)
+    sockets: SharedSockets | None = options.pop("shared_sockets", None)
     shared = {
+        "handshakes": None if sockets is None else sockets.handshakes,
         "acceptor": acceptor,
         "timeouts": PeerTimeouts.of(clock, limits, options),
         **attributes,

@@ -5,19 +5,43 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Final, Protocol
 
 import anyio
 
-__all__ = ["Listener", "Named", "hosts_of", "keep_secrets_out_of_logs", "one_port"]
+__all__ = [
+    "Listener",
+    "Named",
+    "StopConnections",
+    "hosts_of",
+    "keep_secrets_out_of_logs",
+    "one_port",
+]
 
 TRIES: Final = 20
 """Number of ports that are tried until a port is free on every address."""
 
 Address = tuple[int, tuple[Any, ...]]
 """Address family, and an address of that family with a port."""
+
+
+class StopConnections(Protocol):
+    """Function that closes every connection of an app that stops, on behalf of a transport."""
+
+    async def __call__(
+        self,
+        close: Callable[[], Awaitable[None]],
+        hand_over: Callable[[], Awaitable[None]] | None = None,
+        /,
+    ) -> None:
+        """Close the connections.
+
+        ``close`` closes the port and waits until every connection is closed. ``hand_over``, where
+        another process takes the place of this one, is awaited first.
+        """
+        ...
 
 
 class Named(Protocol):

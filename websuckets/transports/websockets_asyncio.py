@@ -1,10 +1,14 @@
 """The server of ``websockets`` on asyncio."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from websockets.asyncio.server import ServerConnection, serve, unix_serve
+from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
 
 from websuckets.limits import Limits
 from websuckets.protocol.transport import Acceptor
@@ -12,7 +16,8 @@ from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import Propagate
 from websuckets.transports.asyncio_fast_path import FastAsyncioConnection
 from websuckets.transports.handshake import options_with, serve_connection
-from websuckets.transports.listener import Listener, keep_secrets_out_of_logs
+from websuckets.transports.listener import Listener, StopConnections, keep_secrets_out_of_logs
+from websuckets.transports.shared_sockets import BACKLOG, SharedSockets, hand_over
 
 __all__ = ["CONNECTION", "ServerConnection", "listen"]
 
@@ -23,7 +28,7 @@ CONNECTION = FastAsyncioConnection
 @asynccontextmanager
 async def listen(
     acceptor: Acceptor,
-    stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    stop: StopConnections,
     host: str | Sequence[str] | None,
     port: int | None,
     limits: Limits,
@@ -33,32 +38,88 @@ async def listen(
 ) -> AsyncIterator[Listener]:
     """Listen, and pass clients to the acceptor, until the context is left.
 
-    On leaving, ``stop`` is called with a function that closes the port and waits until every
-    connection is closed. ``options`` are the keyword arguments of ``serve`` or ``unix_serve`` of
-    ``websockets.asyncio.server``, except those that ``limits`` holds. ``propagate`` is not called:
-    the event loop itself raises an exception that ends the program.
+    On leaving, ``stop`` is called; see `StopConnections`. ``options`` are the keyword arguments of
+    ``serve`` or ``unix_serve`` of ``websockets.asyncio.server``, except those that ``limits``
+    holds, and ``shared_sockets``. ``propagate`` is not called: the event loop itself raises an
+    exception that ends the program.
     """
     keep_secrets_out_of_logs()
+    shared: SharedSockets | None = options.get("shared_sockets")
     options = options_with(acceptor, limits, clock, CONNECTION, ServerConnection, options)
     # asyncio awaits something after beginning to listen: a cancellation there would leave a server
     # to which nothing refers. So nothing is awaited between binding and the `try` below.
     starts = options.pop("start_serving", True)
-    if "path" in options:
-        server = await unix_serve(serve_connection, start_serving=False, **options)
+    options["start_serving"] = False
+    if shared is not None:
+        servers = [await _serve_shared(each, options) for each in shared.sockets]
+    elif "path" in options:
+        servers = [await unix_serve(serve_connection, **options)]
     else:
         where: Any = host  # asyncio takes several hosts, too
-        server = await serve(serve_connection, where, port, start_serving=False, **options)
-
-    async def close() -> None:
-        server.close(close_connections=False)
-        await server.wait_closed()
-
+        servers = [await serve(serve_connection, where, port, **options)]
     try:
         if starts:
-            await server.start_serving()
-        yield Listener(server.sockets, secure=options.get("ssl") is not None)
+            for server in servers:
+                await server.start_serving()
+        sockets = [each for server in servers for each in server.sockets]
+        yield Listener(sockets, secure=options.get("ssl") is not None)
     finally:
+        make_way = None
+        if shared is not None and shared.has_successor:
+            make_way = partial(_hand_over, servers, shared)
         try:
-            await stop(close)
+            await stop(partial(_close, servers), make_way)
         finally:
-            server.close(close_connections=False)
+            for server in servers:
+                server.close(close_connections=False)
+
+
+async def _close(servers: Sequence[Server]) -> None:
+    for server in servers:
+        server.close(close_connections=False)
+    for server in servers:
+        await server.wait_closed()
+
+
+async def _serve_shared(shared: socket.socket, options: dict[str, Any]) -> Server:
+    """Return a server that will accept clients from one shared socket."""
+    options = {**options, "sock": _Listening(fileno=shared.detach()), "backlog": BACKLOG}
+    is_asyncio = _is_asyncio(asyncio.get_running_loop())
+    if is_asyncio:
+        # asyncio accepts as many clients at a time as `backlog` says; one leaves some to others.
+        options["backlog"] = 1
+    if shared.family != getattr(socket, "AF_UNIX", None):
+        return await serve(serve_connection, **options)
+    if is_asyncio and sys.version_info >= (3, 13):
+        options["cleanup_socket"] = False  # the path is removed by whoever has bound the socket
+    return await unix_serve(serve_connection, **options)
+
+
+class _Listening(socket.socket):
+    """A socket that listens already."""
+
+    def listen(self, backlog: int = BACKLOG, /) -> None:
+        """Do nothing: asyncio would change the length of the queue for all processes."""
+
+
+async def _hand_over(servers: Sequence[Server], shared: SharedSockets) -> None:
+    """Stop accepting clients, without closing the servers, and await handshakes under way."""
+    loop = asyncio.get_running_loop()
+    for server in servers:
+        if _is_asyncio(loop):
+            # A server that is closed fails the clients that it has just accepted.
+            for each in server.sockets:
+                loop.remove_reader(each.fileno())
+        else:  # uvloop reads its sockets itself, and makes connections of clients at once
+            server.is_serving = _true  # type: ignore[method-assign]  # asked for the 503
+            server.server.close()
+    await hand_over(shared)
+
+
+def _is_asyncio(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether the event loop is asyncio's own, and not uvloop's."""
+    return isinstance(loop, asyncio.SelectorEventLoop)
+
+
+def _true() -> bool:
+    return True

@@ -1,6 +1,7 @@
 """The server of ``websockets`` on trio."""
 
 import os
+import socket
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -15,7 +16,13 @@ from websuckets.protocol.transport import Acceptor
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import Propagate, spawn
 from websuckets.transports.handshake import options_with
-from websuckets.transports.listener import Listener, hosts_of, keep_secrets_out_of_logs
+from websuckets.transports.listener import (
+    Listener,
+    StopConnections,
+    hosts_of,
+    keep_secrets_out_of_logs,
+)
+from websuckets.transports.shared_sockets import SharedSockets, hand_over
 from websuckets.transports.trio_fast_path import FastTrioConnection
 
 __all__ = ["CONNECTION", "ServerConnection", "listen"]
@@ -27,7 +34,7 @@ CONNECTION = FastTrioConnection
 @asynccontextmanager
 async def listen(
     acceptor: Acceptor,
-    stop: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]],
+    stop: StopConnections,
     host: str | Sequence[str] | None,
     port: int | None,
     limits: Limits,
@@ -37,17 +44,22 @@ async def listen(
 ) -> AsyncIterator[Listener]:
     """Listen, and pass clients to the acceptor, until the context is left.
 
-    On leaving, ``stop`` is called with a function that closes the port and waits until every
-    connection is closed. ``options`` are the keyword arguments of ``websockets.trio.server.serve``,
-    except those that ``limits`` holds, and ``path`` for a Unix socket. ``propagate`` is called with
-    an exception of a connection that ends the program.
+    On leaving, ``stop`` is called; see `StopConnections`. ``options`` are the keyword arguments of
+    ``websockets.trio.server.serve``, except those that ``limits`` holds, ``path`` for a Unix
+    socket, and ``shared_sockets``. ``propagate`` is called with an exception of a connection that
+    ends the program.
     """
     keep_secrets_out_of_logs()
+    shared: SharedSockets | None = options.get("shared_sockets")
     options = options_with(
         *(acceptor, limits, clock, CONNECTION, ServerConnection, options),
         propagate=staticmethod(propagate),
     )
-    if "listeners" not in options:
+    shared_listeners: list[_SharedListener] = []
+    if shared is not None:
+        shared_listeners += map(_SharedListener, shared.sockets)
+        options["listeners"] = shared_listeners
+    elif "listeners" not in options:
         options["listeners"] = await _open_listeners(host, port, options)
     elif host is not None or port is not None:
         raise ValueError("host and port are incompatible with listeners")
@@ -65,11 +77,45 @@ async def listen(
         try:
             with trio.CancelScope(shield=True):
                 if server.has_started:
-                    await stop(server.close)
+                    make_way = None
+                    if shared is not None and shared.has_successor:
+                        make_way = partial(_hand_over, shared_listeners, shared)
+                    await stop(server.close, make_way)
                 await server.stop(limits.finalize_timeout)
         finally:
             for listener in options["listeners"]:
                 listener.socket.close()
+
+
+async def _hand_over(listeners: Sequence["_SharedListener"], shared: SharedSockets) -> None:
+    """Stop accepting clients, without closing the server, and await handshakes under way."""
+    for listener in listeners:
+        listener.stop_accepting()
+    await hand_over(shared)
+
+
+class _SharedListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener that can stop to accept clients while the server goes on."""
+
+    def __init__(self, shared: socket.socket) -> None:
+        self.socket = trio.socket.from_stdlib_socket(shared)  # ``websockets`` logs its name
+        self._listener = trio.SocketListener(self.socket)
+        self._accepting = trio.CancelScope()
+        self._has_stopped = False
+
+    async def accept(self) -> trio.SocketStream:
+        with trio.CancelScope() as self._accepting:
+            if not self._has_stopped:
+                return await self._listener.accept()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+    def stop_accepting(self) -> None:
+        self._has_stopped = True
+        self._accepting.cancel()
 
 
 class _TrioServer:
