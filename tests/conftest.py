@@ -1,3 +1,4 @@
+import logging
 from collections.abc import AsyncIterator, Iterator
 from functools import cache
 from importlib.metadata import version
@@ -6,7 +7,9 @@ import postgres
 import pytest
 import redis_server
 from brokers import BROKERS, Make
+from canaries import told
 from dishka.code_tools import code_builder
+from harness import Gate
 from hypothesis import settings
 from serving import HEAVY, SERVINGS, Serving
 from stores import STORES, Stores
@@ -119,9 +122,28 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
 
 
 @pytest.fixture
+def gate() -> Gate:
+    """A gate at which handlers wait until the test opens it."""
+    return Gate()
+
+
+@pytest.fixture
 def journal() -> list[str]:
     """A list of what happened, in order."""
     return []
+
+
+@pytest.fixture
+def log_without_secrets(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Log at any level, and expect no secret of `canaries` in the log of our loggers."""
+    logger = logging.getLogger("websockets")
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]  # patching skips it
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert told(caplog) == []
 
 
 @pytest.fixture(autouse=True)

@@ -540,7 +540,7 @@ async def test_a_client_that_vanishes_while_a_handler_sends(
     assert errors(caplog) == []
 
 
-async def test_streams(serving: Serving, app: WebSuckets, journal: list[str], gate: Gate) -> None:
+async def test_streams_end_are_cancelled_or_left(serving: Serving, app: WebSuckets, journal: list[str], gate: Gate) -> None:
     """Test streams that end, are cancelled, or are left by their client."""
     async with serving(app) as server:
         async with dial(server) as client:

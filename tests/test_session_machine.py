@@ -295,12 +295,12 @@ def run(backend: str, serving: Serving, examples: int) -> None:
     )
 
 
-def test_in_memory(anyio_backend: str) -> None:
+def test_users_agree_with_a_model_in_memory(anyio_backend: str) -> None:
     """Run through the admission of the app, without a network."""
     run(anyio_backend, in_memory, 50)
 
 
-def test_over_websockets(anyio_backend: str) -> None:
+def test_users_agree_with_a_model_over_websockets(anyio_backend: str) -> None:
     """Run over real connections."""
     run(anyio_backend, by_websockets, 10)
 
@@ -308,6 +308,6 @@ def test_over_websockets(anyio_backend: str) -> None:
 @pytest.mark.heavy
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("served", [in_memory, by_websockets])
-def test_at_length(anyio_backend: str, served: Serving) -> None:
+def test_users_agree_with_a_model_for_longer(anyio_backend: str, served: Serving) -> None:
     """Run for longer, in memory and over real connections."""
     run(anyio_backend, served, 100)

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.heavy, pytest.mark.timeout(SECONDS 
 
 
 @pytest.mark.parametrize("name", ON_SOCKETS)
-async def test_soak(name: str, anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_is_left_of_clients_with_random_faults(name: str, anyio_backend: str, caplog: pytest.LogCaptureFixture) -> None:
     """A well-behaved client is served all the time, and no object is left of the others."""
     backends, serving = SERVINGS[name]
     if anyio_backend not in backends.split():

@@ -81,7 +81,7 @@ async def test_what_cannot_be_read_again_is_not_saved(stores: Stores, record: Re
     assert await store.load(ANN) == Record("ann")
 
 
-async def test_records_end(stores: Stores) -> None:
+async def test_records_end_at_their_time_or_unused(stores: Stores) -> None:
     """Records end at their own time, or when not used for their lifetime; their keys are free
     then."""
     store, short = stores.make(LONG, MANY), stores.make(0.05, MANY)

@@ -317,7 +317,7 @@ async def test_a_header_that_should_come_once_is_the_clients_mistake(
     assert errors(caplog) == []
 
 
-async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
+async def test_the_first_subprotocol_of_the_app_that_is_offered_is_agreed_on(on_sockets: Serving, group: CommandGroup) -> None:
     """Expect the first of the app's subprotocols that the client offers; none is accepted, too."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
     async with on_sockets(app) as server:
@@ -332,7 +332,7 @@ async def test_subprotocols(on_sockets: Serving, group: CommandGroup) -> None:
                 assert (await client.call("subprotocol", id=1))["payload"] == agreed
 
 
-async def test_subprotocols_in_memory(group: CommandGroup) -> None:
+async def test_a_test_client_offers_subprotocols_like_a_real_one(group: CommandGroup) -> None:
     """Expect a test client to offer subprotocols as a real client does."""
     app = app_with(group, subprotocols=["chat.v2", "chat.v1"])
     async with TestClient(app, headers={"Sec-WebSocket-Protocol": "chat.v1, x"}) as client:

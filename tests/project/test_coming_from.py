@@ -38,7 +38,7 @@ def test_every_program_is_run() -> None:
     assert list(PROGRAMS) == ["websuckets", "fastapi", "socketio", "channels"]
 
 
-async def test_websuckets() -> None:
+async def test_who_has_entered_is_heard_by_everybody() -> None:
     """Only who has entered may say something, and everybody hears it."""
     async with talk(program("websuckets")) as ann, ann.another() as bob:
         assert await ann.call("say", payload="tea?") == {"error": "not authorized", "details": None}
@@ -51,7 +51,7 @@ async def test_websuckets() -> None:
 
 
 @pytest.mark.parametrize("name", ["fastapi", "channels"])
-async def test_plain_websocket(name: str) -> None:
+async def test_plain_websocket_programs_do_the_same(name: str) -> None:
     """The programs for FastAPI and for Channels do the same, under uvicorn."""
     if name == "channels":
         configure_channels()
@@ -79,7 +79,7 @@ def configure_channels() -> None:
         settings.configure(CHANNEL_LAYERS={"default": layer})
 
 
-async def test_python_socketio() -> None:
+async def test_python_socketio_does_the_same() -> None:
     """The program for python-socketio does the same, under uvicorn and with its own client."""
     pytest.importorskip("socketio")
     pytest.importorskip("aiohttp")

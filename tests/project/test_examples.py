@@ -15,7 +15,7 @@ from websuckets import WebSuckets
 pytestmark = pytest.mark.anyio
 
 
-async def test_hello_greets() -> None:
+async def test_hello_greets_with_a_dependency() -> None:
     """Expect a reply made of a payload and a dependency."""
     async with talk(load("hello").app) as client:
         reply = await client.call("hello", payload={"name": "Ann"})

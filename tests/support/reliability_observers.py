@@ -25,10 +25,14 @@ from peers import (
     text,
 )
 from ports import free_port
-from target import Target
+from target import MIB, Target
 
+KIB: Final = 1024
 LONG_TIMEOUT: Final = 30
 """Seconds for what every server does at once."""
+
+Facts = list[str]
+"""Measurements of an attack, in a few words."""
 
 
 class Victim(Target):
@@ -206,3 +210,20 @@ class Departure:
             forgotten = f"forgotten after {self._forgotten:.1f} s"
             return f"{forgotten}, its TCP connection not closed {so_far}"
         return f"not aborted {so_far}"
+
+
+def grown(victim: Victim) -> str:
+    return f"+{max(victim.growth, 0) / MIB:.0f} MiB"
+
+
+def milliseconds(wait: Slowest) -> str:
+    return f"{wait.seconds * 1000:.0f} ms"
+
+
+async def until_online(client: Bystander, count: int) -> None:
+    while client.online != count:
+        await anyio.sleep(0.01)
+
+
+async def errors(victim: Victim) -> str:
+    return f"ERROR lines: {(await victim.seen())['errors']}"

@@ -25,7 +25,7 @@ SIZES: Final = [0, 1, 125, 126, 300, 65_535, 65_536]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_written(size: int) -> None:
+def test_written_frames_are_those_of_websockets(size: int) -> None:
     payload = b"x" * size
     text, binary = Frame(Opcode.TEXT, payload), Frame(Opcode.BINARY, payload)
     assert text_frame(payload) == text.serialize(mask=False)
@@ -33,7 +33,7 @@ def test_written(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_read(size: int) -> None:
+def test_a_text_is_read_from_its_offset(size: int) -> None:
     """A text is read from its offset to its end, unless its length has 64 bits."""
     data = b"before" + text(b"x" * size)
     expected = None if size > 65_535 else (b"x" * size, len(data))
@@ -41,7 +41,7 @@ def test_read(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 300])
-def test_not_read(size: int) -> None:
+def test_incomplete_long_and_other_frames_are_not_read(size: int) -> None:
     """A frame that is incomplete, too long, or not a single text is not read."""
     data = text(b"x" * size)
     for end in range(len(data)):
