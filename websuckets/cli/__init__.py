@@ -1,1 +1,1 @@
-"""Command line of websuckets."""
+"""The command line, ``websuckets``; needs the extra ``cli``."""

@@ -1,4 +1,4 @@
-"""Command `websuckets new`: a small project with tests, to begin with."""
+"""The command ``websuckets new``: a small project with tests, to begin with."""
 
 import re
 import sys
@@ -32,7 +32,7 @@ DEPENDENCIES: Final = {
     "sqlalchemy",
     "websuckets",
 }
-"""Packages that the project imports, and distributions that it installs."""
+"""Packages that the project imports, and distributions that it depends on."""
 
 DIRECTORIES: Final = {"deploy", "tests"}
 """Directories of the project, beside that of its package."""
@@ -68,13 +68,23 @@ def create_project(name: str, parent: Path) -> Path:
 def new(
     name: Annotated[
         str,
-        typer.Argument(help="Name of the project, and of the new directory: letters, digits, -, _"),
+        typer.Argument(
+            help="Name of the project and of its directory, as in desk or help-desk.",
+            metavar="NAME",
+            show_default=False,
+        ),
     ],
 ) -> None:
     """Create a small project: accounts, tickets, a database, tests, and files to deploy it.
 
-    The directory ``name`` is made in the current one. A wrong name, and files that cannot be
-    written, end the program with exit code 1.
+    The files are written into the directory NAME, which is made here, or is empty. The package has
+    the same name, with _ in the place of -. Nothing that exists is changed: a wrong name, and a
+    directory with files, end with exit status 1.
+
+    \b
+    Examples:
+      websuckets new desk
+      websuckets new help-desk    a project help-desk with a package help_desk
     """
     try:
         directory = create_project(name, Path())
