@@ -1,4 +1,4 @@
-"""Streams: async generators as handlers, beside the queue of commands."""
+"""Tests of the ends of streams, by an error, a cancellation, the client or the server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,116 +9,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 import trio
-from dishka import Provider, Scope, provide
+from dishka import Provider, Scope
 from harness import Client, Gate, app_with, dial, errors, on_trio, talk, until
-from pydantic import BaseModel
+from streams import Journalling, Transaction, streams, until_stuck
 from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from websuckets import ClientEvent, CommandGroup, Limits, Payload, WebSuckets
-from websuckets.exc import ClientError
-from websuckets.session import User
+from websuckets import CommandGroup, Limits, WebSuckets
 
 pytestmark = pytest.mark.anyio
-
-
-class Count(BaseModel):
-    to: int
-
-
-class Shared: ...
-
-
-class Transaction: ...
-
-
-class Journalling(Provider):
-    """A provider that records when its objects are opened and closed, and with what error."""
-
-    def __init__(self, journal: list[str]) -> None:
-        super().__init__()
-        self.journal = journal
-
-    @provide(scope=Scope.SESSION)
-    async def shared(self) -> AsyncIterator[Shared]:
-        self.journal.append("open shared")
-        await anyio.sleep(0.01)  # long enough for a second one to ask meanwhile
-        yield Shared()
-        self.journal.append("close shared")
-
-    @provide(scope=Scope.REQUEST)
-    async def transaction(self, shared: Shared) -> AsyncIterator[Transaction]:
-        self.journal.append("open")
-        error = yield Transaction()
-        await anyio.sleep(0)
-        self.journal.append("commit" if error is None else f"rollback {type(error).__name__}")
-
-
-def streams(journal: list[str], gate: Gate) -> CommandGroup:
-    group = CommandGroup()
-
-    @group.command("count")
-    async def count(
-        socket: ServerConnection, model: Count, transaction: Transaction
-    ) -> AsyncIterator[int]:
-        for number in range(model.to):
-            yield number
-
-    @group.command("no scope")
-    async def no_scope(socket: ServerConnection) -> AsyncIterator[Any]:
-        yield None
-        yield ClientEvent("other", [1])
-
-    @group.command("fail")
-    async def fail(
-        socket: ServerConnection, model: Payload[str], transaction: Transaction
-    ) -> AsyncIterator[int]:
-        for number in range(3):
-            yield number
-        raise ClientError(model) if model != "bug" else RuntimeError("canary")
-
-    @group.command("unserialisable")
-    async def unserialisable(
-        socket: ServerConnection, *, transaction: Transaction
-    ) -> AsyncIterator[Any]:
-        try:
-            yield object()
-        finally:
-            journal.append("left")
-
-    @group.command("never")
-    async def never(socket: ServerConnection, *, transaction: Transaction) -> AsyncIterator[int]:
-        try:
-            await gate()
-            yield 1
-        finally:
-            journal.append("left")
-
-    @group.command("endless")
-    async def endless(
-        socket: ServerConnection, size: Payload[int] = 1, *, transaction: Transaction
-    ) -> AsyncIterator[str]:
-        try:
-            while True:
-                yield "x" * size
-                journal.append("item")
-        finally:
-            journal.append("left")
-
-    @group.command("protected", protected=True)
-    async def protected(socket: ServerConnection) -> AsyncIterator[int]:
-        yield 1
-
-    @group.command("enter")
-    async def enter(socket: ServerConnection, *, user: User) -> None:
-        user.id, user.token = "ann", "secret"
-
-    @group.command("ping")
-    async def ping(socket: ServerConnection, *, shared: Shared) -> str:
-        return "pong"
-
-    return group
 
 
 @pytest.fixture
@@ -131,66 +31,8 @@ def app(journal: list[str], gate: Gate) -> WebSuckets:
     return app_with(streams(journal, gate), providers=[Journalling(journal)])
 
 
-async def test_items_come_with_more_and_then_the_acknowledgement(
-    app: WebSuckets, journal: list[str]
-) -> None:
-    """Each item is sent within the scope, and the last reply after the scope is closed."""
-    async with talk(app) as client:
-        await client.send("count", payload={"to": 3}, id="a")
-        for number in range(3):
-            item = {"event": "count", "payload": number, "id": "a", "more": True}
-            assert await client.receive() == item
-        assert await client.receive() == {"event": "count", "payload": None, "id": "a"}
-        assert journal == ["open shared", "open", "commit"]
-
-
-async def test_without_an_id_there_is_no_acknowledgement(app: WebSuckets) -> None:
-    """Items have `more` without an id, too; events keep their own names."""
-    async with talk(app) as client:
-        await client.send("no scope")
-        assert await client.receive() == {"event": "no scope", "payload": None, "more": True}
-        assert await client.receive() == {"event": "other", "payload": [1], "more": True}
-        await client.send("no scope", id=1)
-        assert (await client.receive())["id"] == 1
-        other = {"event": "other", "payload": [1], "id": 1, "more": True}
-        assert await client.receive() == other
-        assert await client.receive() == {"event": "no scope", "payload": None, "id": 1}
-
-
-async def test_a_stream_without_items_is_acknowledged(app: WebSuckets) -> None:
-    """A stream without items is acknowledged like any command."""
-    async with talk(app) as client:
-        reply = await client.call("count", payload={"to": 0}, id=1)
-        assert reply == {"event": "count", "payload": None, "id": 1}
-
-
-@pytest.mark.parametrize(
-    ("sent", "error"),
-    [
-        ({"event": "count"}, "payload required"),
-        ({"event": "count", "payload": {"to": "x"}}, "validation error"),
-        ({"event": "protected"}, "not authorized"),
-    ],
-)
-async def test_what_is_refused_before_the_first_item(
-    app: WebSuckets, sent: dict[str, Any], error: str
-) -> None:
-    """A stream is refused like a command, with one error and nothing else."""
-    async with talk(app) as client:
-        reply = await client.call(**sent, id=1)
-        assert (reply["error"], reply["id"]) == (error, 1)
-        assert (await client.call("ping"))["payload"] == "pong"
-
-
-async def test_a_protected_stream(app: WebSuckets) -> None:
-    """The guard is called when the stream starts."""
-    async with talk(app) as client:
-        await client.call("enter", id=0)
-        assert (await client.call("protected", token="secret"))["payload"] == 1
-
-
 @pytest.mark.parametrize(("payload", "error"), [("no more", "no more"), ("bug", "internal error")])
-async def test_one_that_raises_after_its_third_item(
+async def test_a_stream_that_raises_ends_with_the_error_and_is_rolled_back(
     app: WebSuckets,
     journal: list[str],
     caplog: pytest.LogCaptureFixture,
@@ -209,7 +51,7 @@ async def test_one_that_raises_after_its_third_item(
     assert len(errors(caplog)) == (payload == "bug")
 
 
-async def test_an_item_that_cannot_be_encoded(
+async def test_an_item_that_cannot_be_encoded_ends_its_stream(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The generator is closed after the item, then its scope is rolled back."""
@@ -220,23 +62,8 @@ async def test_an_item_that_cannot_be_encoded(
     assert "yielded" in record.exc_info[1].__notes__[0]
 
 
-async def test_while_it_runs_other_commands_are_answered(
-    app: WebSuckets, journal: list[str], gate: Gate
-) -> None:
-    """Commands are answered beside a stream that never waits, and one that never yields."""
-    async with talk(app) as client:
-        await client.send("never", id="never")
-        await gate.reached.wait()
-        await client.send("endless", id="endless")
-        seen = set()
-        await client.send("ping", id="ping")
-        while "ping" not in seen:
-            seen.add((await client.receive())["id"])
-        assert "endless" in seen or (await client.receive())["id"] == "endless"
-
-
 @pytest.mark.parametrize("name", ["never", "endless"])
-async def test_the_client_may_cancel_it(
+async def test_the_client_may_cancel_a_stream(
     app: WebSuckets,
     journal: list[str],
     gate: Gate,
@@ -265,25 +92,8 @@ async def test_the_client_may_cancel_it(
     assert errors(caplog) == []
 
 
-async def test_one_that_nobody_reads_waits(app: WebSuckets, journal: list[str]) -> None:
-    """A stream is ahead of its client by no more than the network buffers; then it can go on."""
-    async with app.serve("127.0.0.1", 0) as server:
-        async with dial(server, max_queue=1) as client:
-            await client.send("endless", payload=50_000, id=1)
-            await until(journal, "item")
-            before = await until_stuck(journal)
-            assert before * 50_000 < 2**24
-            for _ in range(before + 10):
-                await client.receive()
-            assert journal.count("item") > before
-            await client.vanish()
-        await until(journal, "close shared")
-    assert journal[-4] == "item" and journal[-3] == "left"
-    assert journal[-2].startswith(("rollback ConnectionClosed", "rollback Cancel"))
-
-
 @pytest.mark.parametrize("name", ["never", "endless"])
-async def test_one_whose_client_vanishes(
+async def test_a_stream_whose_client_vanishes_ends_at_once(
     app: WebSuckets,
     journal: list[str],
     gate: Gate,
@@ -306,7 +116,7 @@ async def test_one_whose_client_vanishes(
 
 
 @pytest.mark.parametrize("name", ["never", "endless"])
-async def test_one_that_runs_when_the_server_stops(
+async def test_a_stream_that_runs_when_the_server_stops_gets_no_last_reply(
     app: WebSuckets, journal: list[str], gate: Gate, name: str
 ) -> None:
     """The stream ends without a last reply, which would say that it was complete; then 1012."""
@@ -332,7 +142,9 @@ async def read_to_the_end(client: Client, replies: list[Any]) -> None:
             replies.append(await client.receive())
 
 
-async def test_one_that_is_stuck_when_the_server_stops(journal: list[str], gate: Gate) -> None:
+async def test_a_stream_that_is_stuck_when_the_server_stops_is_aborted(
+    journal: list[str], gate: Gate
+) -> None:
     """A stream whose client does not read is aborted at the deadline, and finalised."""
     app = app_with(
         streams(journal, gate),
@@ -347,66 +159,6 @@ async def test_one_that_is_stuck_when_the_server_stops(journal: list[str], gate:
             await until_stuck(journal)
         await client.vanish()
     assert journal[-3] == "left" and journal[-1] == "close shared"
-
-
-async def until_stuck(journal: list[str]) -> int:
-    """Return how many items the stream yielded before it had to wait."""
-    before = -1
-    with anyio.fail_after(TIMEOUT):
-        while journal.count("item") != before:
-            before = journal.count("item")
-            await anyio.sleep(0.05)
-    return before
-
-
-async def test_how_many_may_run_is_bounded(journal: list[str], gate: Gate) -> None:
-    """A stream over the limit is an error until another stream has ended."""
-    app = app_with(
-        streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=2)
-    )
-    async with talk(app) as client:
-        for id in (1, 2):
-            await client.send("never", id=id)
-        refused = {"error": "too many streams", "details": None, "id": 3}
-        assert await client.call("never", id=3) == refused
-        await client.connection.send('{"cancel": 1}')
-        assert (await client.receive())["id"] == 1
-        assert (await client.call("count", payload={"to": 0}, id=3))["event"] == "count"
-        async with client.another() as other:
-            assert (await other.call("count", payload={"to": 0}, id=3))["event"] == "count"
-
-
-async def test_the_bound_may_be_off(journal: list[str], gate: Gate) -> None:
-    """Without a limit, a client may run any number of streams."""
-    app = app_with(
-        streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=None)
-    )
-    async with talk(app) as client:
-        for id in range(20):
-            await client.send("never", id=id)
-        assert (await client.call("ping", id="x"))["id"] == "x"
-
-
-async def test_an_id_stands_for_one_stream(app: WebSuckets, gate: Gate) -> None:
-    """A second stream with an id in use is refused, as a cancellation would be ambiguous."""
-    async with talk(app) as client:
-        await client.send("never", id=1)
-        again = await client.call("never", id=1)
-        assert again == {"error": "id in use", "details": None, "id": 1}
-        for _ in range(2):  # without an id, there may be several
-            await client.send("never")
-        assert (await client.call("ping"))["payload"] == "pong"
-
-
-async def test_what_the_connection_has_is_built_once(app: WebSuckets, journal: list[str]) -> None:
-    """Streams and commands that ask for an object at the same moment share it."""
-    async with talk(app) as client:
-        for id in range(3):
-            await client.send("count", payload={"to": 1}, id=id)
-        await client.send("ping", id="ping")
-        for _ in range(7):
-            await client.receive()
-        assert journal.count("open shared") == 1
 
 
 async def test_finalisers_of_a_stream_are_bounded(
@@ -436,7 +188,7 @@ async def test_finalisers_of_a_stream_are_bounded(
     assert len(errors(caplog)) == 2
 
 
-async def test_its_last_reply_may_find_nobody(
+async def test_a_client_that_leaves_before_the_last_reply_is_not_an_incident(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, gate: Gate
 ) -> None:
     """A client that leaves while the scope is closed causes no incident."""
@@ -477,7 +229,9 @@ async def test_its_last_reply_may_find_nobody(
 
 
 @pytest.mark.on_asyncio
-async def test_asyncios_own_cancellation_of_a_stream(app: WebSuckets, journal: list[str]) -> None:
+async def test_asyncios_own_cancellation_of_a_stream_closes_its_connection(
+    app: WebSuckets, journal: list[str]
+) -> None:
     """The connection is closed with 1011, without a last reply, and the scope is closed."""
 
     group = CommandGroup()
@@ -501,7 +255,7 @@ async def test_asyncios_own_cancellation_of_a_stream(app: WebSuckets, journal: l
 class Fatal(BaseException): ...
 
 
-async def test_one_that_ends_with_what_is_no_exception(
+async def test_a_stream_that_ends_with_a_base_exception_disturbs_no_other(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     """An error that is not an `Exception` is an incident; its connection and other streams go
@@ -574,7 +328,7 @@ class Holding:
 
 @pytest.mark.parametrize("how", ["cancel", "vanish"])
 @pytest.mark.parametrize("kind", ["group", "busy group", "child fails", "fatal"])
-async def test_one_that_makes_trouble_when_it_ends(
+async def test_a_stream_that_makes_trouble_when_it_ends_disturbs_no_other(
     app: WebSuckets, journal: list[str], caplog: pytest.LogCaptureFixture, kind: str, how: str
 ) -> None:
     """The streams of other connections go on, however the generator ends."""
@@ -632,7 +386,7 @@ async def test_one_that_makes_trouble_when_it_ends(
         assert errors(caplog) == []
 
 
-async def test_one_with_a_nursery_of_its_own_is_cancelled(app: WebSuckets) -> None:
+async def test_a_stream_with_a_nursery_of_its_own_can_be_cancelled(app: WebSuckets) -> None:
     """A cancellation in a nursery, of which trio makes a group, is recognised."""
     group = CommandGroup()
 
@@ -652,7 +406,9 @@ async def test_one_with_a_nursery_of_its_own_is_cancelled(app: WebSuckets) -> No
         assert await client.receive() == {"event": "nursery", "payload": None, "id": 1}
 
 
-async def test_a_timeout_around_its_items(app: WebSuckets, journal: list[str]) -> None:
+async def test_a_timeout_around_the_items_of_a_stream_ends_it_normally(
+    app: WebSuckets, journal: list[str]
+) -> None:
     """A cancel scope around `yield` ends where the handler has it, wherever the timeout occurs."""
     group = CommandGroup()
 
@@ -673,51 +429,3 @@ async def test_a_timeout_around_its_items(app: WebSuckets, journal: list[str]) -
             pass
         assert last == {"event": "for a while", "payload": None, "id": 1}
     assert journal[:-1] == ["open shared", "open", "after", "commit"]
-
-
-async def test_what_it_does_first_comes_before_the_next_command(app: WebSuckets) -> None:
-    """A stream runs to its first wait before the next command, so that it misses no event."""
-    watchers: list[anyio.Event] = []
-    group = CommandGroup()
-
-    @group.command("watch")
-    async def watch(socket: ServerConnection, *, transaction: Transaction) -> AsyncIterator[str]:
-        said = anyio.Event()
-        watchers.append(said)
-        await said.wait()
-        yield "heard"
-
-    @group.command("say")
-    async def say(socket: ServerConnection) -> int:
-        for event in watchers:
-            event.set()
-        count = len(watchers)
-        watchers.clear()
-        return count
-
-    app.include_command_group(group)
-    async with talk(app) as client:
-        for id in range(20):
-            await client.send("watch", id=id)
-            await client.send("say")
-            replies = [await client.receive() for _ in range(3)]
-            assert [reply["payload"] for reply in replies if reply["event"] == "say"] == [1]
-
-
-async def test_a_client_that_does_not_read_has_no_more_than_it_may(
-    journal: list[str], gate: Gate
-) -> None:
-    """Streams whose last reply is not read yet count for the limit, too."""
-    app = app_with(
-        streams(journal, gate), providers=[Journalling(journal)], limits=Limits(streams=3)
-    )
-    async with app.serve("127.0.0.1", 0) as server, dial(server, max_queue=1) as client:
-        await client.send("endless", payload=50_000, id="endless")
-        await until(journal, "item")
-        await until_stuck(journal)
-        journal.clear()
-        for id in range(30):
-            await client.send("count", payload={"to": 0}, id=id)
-        await anyio.sleep(0.05)
-        assert journal.count("open") <= 2
-        await client.vanish()
