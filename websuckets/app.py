@@ -337,7 +337,7 @@ class WebSuckets:
         return _Serving(self._serve(None, host, port, options))
 
     def __repr__(self) -> str:
-        return f"WebSuckets({len(self._definition.groups)} groups)"
+        return f"WebSuckets(groups={len(self._definition.groups)})"
 
     @asynccontextmanager
     async def _serve(
