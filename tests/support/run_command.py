@@ -17,7 +17,7 @@ from anyio.abc import Process
 from harness import connect
 from timeouts import TIMEOUT
 
-LONG: Final = 4 * TIMEOUT
+LONG: Final = 3 * TIMEOUT
 """Seconds for steps in which processes start, on a machine that does other work."""
 
 PROGRAM: Final = """
