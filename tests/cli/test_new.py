@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-import typer
 from new_project import FILES, environment, files
 from typer.testing import CliRunner
 
 import websuckets
-from websuckets.cli.new import DEPENDENCIES, DIRECTORIES, create_project, new
+from websuckets.cli.new import DEPENDENCIES, DIRECTORIES, create_project
+from websuckets.cli.program import program
 
 WRONG_NAMES: Final = [
     ("", "cannot be the name of a package: write"),
@@ -44,15 +44,6 @@ WRONG_NAMES: Final = [
 ]
 
 PLACEHOLDER: Final = re.compile(r"\{\{\w+\}\}")
-
-
-@pytest.fixture
-def program() -> typer.Typer:
-    """Return a program with two commands, so that `new` has its name."""
-    program = typer.Typer()
-    program.command()(new)
-    program.command("other")(lambda: None)
-    return program
 
 
 @pytest.fixture
@@ -104,7 +95,7 @@ def test_an_empty_directory_is_filled(tmp_path: Path) -> None:
     assert set(files(create_project("help-desk", tmp_path))) == FILES
 
 
-def test_the_command_tells_the_next_steps(program: typer.Typer, here: Path) -> None:
+def test_the_command_tells_the_next_steps(here: Path) -> None:
     result = CliRunner().invoke(program, ["new", "help-desk"])
     assert result.exit_code == 0
     assert set(files(here / "help-desk")) == FILES
@@ -118,9 +109,7 @@ def test_the_command_tells_the_next_steps(program: typer.Typer, here: Path) -> N
 
 
 @pytest.mark.parametrize(("name", "problem"), WRONG_NAMES)
-def test_a_wrong_name_is_refused_in_one_line(
-    program: typer.Typer, here: Path, name: str, problem: str
-) -> None:
+def test_a_wrong_name_is_refused_in_one_line(here: Path, name: str, problem: str) -> None:
     result = CliRunner().invoke(program, ["new", "--", name])
     assert result.exit_code == 1
     assert result.stdout == ""
@@ -130,7 +119,7 @@ def test_a_wrong_name_is_refused_in_one_line(
     assert files(here) == {}
 
 
-def test_a_directory_that_is_not_empty_is_left_alone(program: typer.Typer, here: Path) -> None:
+def test_a_directory_that_is_not_empty_is_left_alone(here: Path) -> None:
     (here / "desk").mkdir()
     (here / "desk" / "mine").write_text("mine")
     result = CliRunner().invoke(program, ["new", "desk"])
@@ -139,9 +128,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(program: typer.Typer, here:
     assert files(here) == {"desk/mine": "mine"}
 
 
-def test_a_file_in_the_place_of_the_directory_is_left_alone(
-    program: typer.Typer, here: Path
-) -> None:
+def test_a_file_in_the_place_of_the_directory_is_left_alone(here: Path) -> None:
     (here / "desk").write_text("mine")
     result = CliRunner().invoke(program, ["new", "desk"])
     assert result.exit_code == 1
@@ -151,9 +138,8 @@ def test_a_file_in_the_place_of_the_directory_is_left_alone(
 
 
 def test_a_process_ends_with_the_exit_code(tmp_path: Path) -> None:
-    command = "import typer; from websuckets.cli.new import new; typer.run(new)"
     ran = subprocess.run(
-        [sys.executable, "-c", command, "json"],
+        [sys.executable, "-m", "websuckets", "new", "json"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import socket as sockets
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 from urllib.request import ProxyHandler, build_opener
@@ -23,7 +22,6 @@ from websuckets import Limits
 from websuckets.cli.new import create_project
 
 PROBE: Final = """
-import sys
 from websuckets import CommandGroup, Socket
 from help_desk.main import app
 
@@ -34,9 +32,8 @@ async def address(socket: Socket) -> str:
     return socket.remote_address[0]
 
 app.include_command_group(probe)
-app.run("127.0.0.1", int(sys.argv[1]))
 """
-"""Program that serves a project with one more command, which tells the address of its client."""
+"""Module that adds a command to the app, which tells the address of its client."""
 
 NGINX: Final = """
 daemon off;
@@ -132,9 +129,7 @@ def test_a_project_works_in_an_environment_of_its_own(tmp_path: Path) -> None:
     python = env / "bin" / "python"
     run(sys.executable, "-m", "venv", env, cwd=tmp_path)
     run(python, "-m", "pip", "install", "--quiet", f"{ROOT}[cli]", cwd=tmp_path, PYTHONPATH="")
-    run(python, "-m", "pip", "install", "--quiet", "typer", cwd=tmp_path, PYTHONPATH="")
-    made = "import typer; from websuckets.cli.new import new; typer.run(new)"
-    run(python, "-I", "-c", made, "help-desk", cwd=tmp_path, PYTHONPATH="")
+    run(env / "bin" / "websuckets", "new", "help-desk", cwd=tmp_path, PYTHONPATH="")
     project = tmp_path / "help-desk"
     assert set(files(project)) == FILES
     run(python, "-m", "pip", "install", "--quiet", "-e", ".[test]", cwd=project, PYTHONPATH="")
@@ -178,13 +173,9 @@ def test_a_redis_connects_the_processes_of_a_project(project: Path) -> None:
 
 def test_the_dialogue_in_the_readme_takes_place(project: Path) -> None:
     port = free_port()
-    with running(*served(project, port), cwd=project, until="listening on"):
+    command = (sys.executable, "-m", "websuckets", "run", "--port", str(port))
+    with running(*command, cwd=project, until="listening on"):
         hold_the_dialogue(project, port)
-
-
-def served(project: Path, port: int) -> tuple[str, ...]:
-    program = f"from help_desk.main import app; app.run('127.0.0.1', {port})"
-    return (sys.executable, "-c", program)
 
 
 def hold_the_dialogue(project: Path, port: int) -> None:
@@ -225,11 +216,12 @@ def test_clients_talk_to_a_project_through_nginx(nginx: str, project: Path, tmp_
     port, backend = free_port(), free_port()
     (project / "probe.py").write_text(PROBE)
     config = site(project, tmp_path, port, backend)
+    run(sys.executable, "-m", "help_desk.database", cwd=project)  # as the unit does
+    arguments = f"run probe:app --port {backend} --workers 2".split()
     with (
         running(
             sys.executable,
-            "probe.py",
-            str(backend),
+            *("-m", "websuckets", *arguments),
             cwd=project,
             until="listening on",
             HELP_DESK_TRUSTED_PROXIES="127.0.0.1",
@@ -328,8 +320,6 @@ def test_the_unit_runs_the_command_of_the_image_with_workers(project: Path) -> N
 
 
 def test_the_image_and_the_unit_give_options_that_exist(project: Path) -> None:
-    if find_spec("websuckets.cli.run") is None:
-        pytest.skip("there is no websuckets run")
     image = json.loads(dict(instructions(project))["CMD"])
     unit = shlex.split(directives(project, "ExecStart")[0])
     for _, *arguments in (image, unit):
