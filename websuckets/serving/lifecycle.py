@@ -21,6 +21,7 @@ from websuckets.resuming import Resuming
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import EventLoop, Propagate, propagate, spawn
 from websuckets.runtime.finalisers import read_generators
+from websuckets.runtime.loop_monitor import report_blocked_loop
 from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.scopes import OpenScope, sources_of_generators
 from websuckets.runtime.tasks import Background
@@ -107,6 +108,7 @@ async def started(
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
+            background.start_soon(report_blocked_loop, setup.dispatcher.command_of)
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
             steps.push_async_callback(channels._stop)
