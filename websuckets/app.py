@@ -76,15 +76,16 @@ class WebSuckets:
     stops; ``None`` turns this answer off. Where the app is mounted, both paths are relative to the
     place where the app is mounted.
 
-    ``ready`` is an ``async def`` that decides about the answer at ``health``. Its parameters are
-    dependencies, as those of an `on_startup` hook are. If ``ready`` returns ``None`` or something
-    true, the answer is 200. It is 503, with a fixed text, if ``ready`` returns ``False``, raises,
-    or takes more than `Limits.ready_timeout`. A `ClientError` says, as ``False`` does, that the app
-    is not ready, and is logged as that; any other error, and a time that is over, is an incident.
-    Nothing is logged again until the app is ready: one line when that begins, and one when it ends.
-    One run at a time answers all who ask meanwhile, and goes on when they have left. While the app
+    ``ready`` is an ``async def`` that decides about the answer at ``health``. The parameters of
+    ``ready`` are dependencies, like those of an `on_startup` hook. If ``ready`` returns ``None`` or
+    something true, the answer is 200. If ``ready`` returns ``False``, raises an error, or takes
+    more than `Limits.ready_timeout`, the answer is 503, with a text that tells nothing of an error.
+    A `ClientError` says, like ``False``, that the app is not ready; any other error is an incident,
+    and so is a run that takes too long. A failure is logged when ``ready`` begins to fail, and not
+    again until the app is ready, which is logged once, too. One run of ``ready`` at a time answers
+    all who ask while the run lasts, also if the client that asked first has left. While the app
     stops, ``ready`` is not called. Under ASGI, an app that starts by itself is started by the first
-    question; one that waits for its host answers 503 until its host has started it.
+    request for its health, and an app that its host has not started answers 503.
 
     Raises `InvalidHandlerSignature` for a ``ready`` that is not an async function of dependencies,
     and `ConfigurationError` for other values that are not valid.
