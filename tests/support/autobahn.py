@@ -96,7 +96,7 @@ class OpenAcceptor:
 
     def subprotocol(self, offered: Iterable[str]) -> None: ...
 
-    def answer(self, path: str) -> HttpResponse:
+    async def answer(self, path: str) -> HttpResponse:
         return HttpResponse(426, "")
 
 

@@ -12,6 +12,7 @@ from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.connections.admission import Admission
+from websuckets.connections.readiness import Readiness, ReadinessLog
 from websuckets.connections.registry import Connections
 from websuckets.connections.setup import Setup
 from websuckets.di.graph import scopes_of
@@ -73,14 +74,15 @@ async def started(
     admission: Admission,
     middleware: Iterable[Middleware] = (),
     *,
+    readiness_log: ReadinessLog,
     finalise: bool,
     propagate: Propagate = propagate,
 ) -> AsyncIterator[RunningApp]:
     """Run an app for as long as the context lasts: its hooks have run, its tasks are running.
 
-    ``finalise`` says that the container is the app's own: its objects are finalised at the end.
-    ``propagate`` is called with an error by which a task of the app ends the program. Raises what
-    an ``on_startup`` hook raises.
+    ``readiness_log`` lives as long as the app. ``finalise`` says that the container is the app's
+    own: its objects are finalised at the end. ``propagate`` is called with an error by which a task
+    of the app ends the program. Raises what an ``on_startup`` hook raises.
     """
     read_generators(sources_of_generators(container))
     clock = Clock()
@@ -118,10 +120,12 @@ async def started(
             steps.push_async_callback(compiled.tasks.stop)
             with as_current(session):
                 await _run_startup_hooks(setup)
+            readiness = Readiness(setup, readiness_log)
+            steps.push_async_callback(readiness.stop)
             yield RunningApp(
                 compiled,
                 container,
-                Connections(setup),
+                Connections(setup, readiness),
                 background,
                 limits,
                 clock,
