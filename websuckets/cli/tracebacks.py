@@ -1,12 +1,14 @@
 """Tracebacks of errors in a program, without the frames that are not the program's."""
 
+import os
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
-from traceback import FrameSummary, TracebackException
+from traceback import FrameSummary, TracebackException, walk_tb
+from types import FrameType
 from typing import Final
 
-__all__ = ["has_frames_of_the_program", "is_raised_by_us", "traceback_of_the_program"]
+__all__ = ["has_frames_of_the_program", "is_raised_by_the_server", "traceback_of_the_program"]
 
 _LEFT_OUT: Final = (
     str(Path(__file__).parent.parent / "_").removesuffix("_"),
@@ -16,6 +18,12 @@ _LEFT_OUT: Final = (
 
 _FROZEN: Final = "<frozen importlib"
 """Beginning of the file names that the parts of `importlib` have which are in the interpreter."""
+
+_SERVER: Final = ("anyio", "trio", "uvloop", "websockets", "websuckets")
+"""Packages of a server."""
+
+_PYTHON: Final = os.path.dirname(os.__file__)
+"""Folder of Python's own modules; installed packages may stand in a folder within it."""
 
 
 def traceback_of_the_program(error: BaseException) -> str:
@@ -34,10 +42,9 @@ def has_frames_of_the_program(error: BaseException) -> bool:
     return any(map(_is_of_the_program, TracebackException.from_exception(error).stack))
 
 
-def is_raised_by_us(error: BaseException) -> bool:
-    """Tell whether this package raised the error, or a function in C that this package called."""
-    stack = TracebackException.from_exception(error).stack
-    return bool(stack) and not _is_of_the_program(stack[-1])
+def is_raised_by_the_server(error: BaseException) -> bool:
+    """Tell whether the error passed through a server alone: ours, and the libraries below it."""
+    return all(map(_is_of_the_server, [frame for frame, _ in walk_tb(error.__traceback__)]))
 
 
 def _strip(traceback: TracebackException) -> None:
@@ -57,6 +64,14 @@ def _parts(traceback: TracebackException) -> Iterable[TracebackException]:
         others = (part.__cause__, part.__context__, *(part.exceptions or ()))
         parts.extend(other for other in others if other is not None)
     return parts
+
+
+def _is_of_the_server(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    if package in _SERVER:
+        return True
+    file = frame.f_code.co_filename  # a program may have a module with the name of one of Python's
+    return file.startswith(_PYTHON) and "-packages" not in file.removeprefix(_PYTHON)
 
 
 def _is_of_the_program(frame: FrameSummary) -> bool:

@@ -62,8 +62,8 @@ def main(descriptor: int) -> None:
         name="websuckets supervisor",
         daemon=True,
     ).start()
-    configure_logging(options)
     with serving():
+        configure_logging(options)
         app_dir = None if options.app_dir is None else Path(options.app_dir)
         app = load(options.target, factory=options.factory, app_dir=app_dir)
         control.send("loaded", files=_files_of_the_program())
