@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from harness import connect
-from run_command import LONG, RunningProgram, run
+from run_command import LONG, LOOPS, RunningProgram, run
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 pytestmark = [
@@ -19,12 +19,6 @@ pytestmark = [
     pytest.mark.on_asyncio,  # as the clients; servers run on both
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc"),
 ]
-
-LOOPS = pytest.mark.parametrize(
-    "loop",
-    [("--loop", "asyncio"), ("--loop", "uvloop"), ("--backend", "trio")],
-    ids=["asyncio", "uvloop", "trio"],
-)
 
 
 class Load:
