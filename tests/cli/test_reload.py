@@ -21,6 +21,7 @@ from run_command import (
     memory_of,
     run,
     tasks_of,
+    until_file,
     until_gone,
 )
 from websockets.exceptions import ConnectionClosed
@@ -93,12 +94,6 @@ async def version_of(url: str) -> int:
 async def until_started(program: RunningProgram, times: int) -> str:
     """Wait until the app has started so many times, and return the URL."""
     return (await program.until(r"listening on (\S+),", times))[-1]
-
-
-async def until_file(path: Path) -> None:
-    with anyio.fail_after(LONG):
-        while not path.exists():
-            await anyio.sleep(0.01)
 
 
 async def test_a_change_is_served_and_clients_are_told_to_connect_again(tmp_path: Path) -> None:

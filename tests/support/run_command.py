@@ -49,6 +49,7 @@ async def record(socket: Socket, number: Payload[int]) -> int:
 
 @group.command("wait")
 async def wait(socket: Socket, seconds: Payload[float]) -> int:
+    open("waits", "w").close()
     await anyio.sleep(seconds)
     return os.getpid()
 
@@ -141,6 +142,13 @@ def memory_of(pid: int) -> int:
     """Return the resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def until_file(path: Path) -> None:
+    """Wait until a program has made a file."""
+    with anyio.fail_after(LONG):
+        while not path.exists():
+            await anyio.sleep(0.01)
 
 
 async def until_gone(*pids: int) -> None:

@@ -54,8 +54,10 @@ def _apply(path: Path) -> None:
     if path.suffix == ".json":
         _apply_dictionary(json.loads(text))
     elif path.suffix in (".yaml", ".yml"):
-        import yaml  # of the program's own choice
-
+        try:
+            import yaml  # of the program's own choice
+        except ImportError:
+            raise TypeError("YAML needs the package PyYAML, which is not installed") from None
         _apply_dictionary(yaml.safe_load(text))
     else:
         logging.config.fileConfig(str(path), disable_existing_loggers=False, encoding="utf-8")

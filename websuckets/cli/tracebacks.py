@@ -1,11 +1,12 @@
 """Tracebacks of errors in a program, without the frames that are not the program's."""
 
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from itertools import dropwhile
 from pathlib import Path
-from traceback import FrameSummary, TracebackException, walk_tb
-from types import FrameType
+from traceback import FrameSummary, TracebackException
 from typing import Final
 
 __all__ = ["has_frames_of_the_program", "is_raised_by_the_server", "traceback_of_the_program"]
@@ -19,17 +20,21 @@ _LEFT_OUT: Final = (
 _FROZEN: Final = "<frozen importlib"
 """Beginning of the file names that the parts of `importlib` have which are in the interpreter."""
 
-_SERVER: Final = ("anyio", "trio", "uvloop", "websockets", "websuckets")
-"""Packages of a server."""
+_PYTHON: Final = os.path.join(os.path.dirname(os.__file__), "")
+"""Folder of Python's own modules."""
 
-_PYTHON: Final = os.path.dirname(os.__file__)
-"""Folder of Python's own modules; installed packages may stand in a folder within it."""
+_LIBRARIES: Final = ("anyio", "trio", "websockets")
+"""Packages below our server; trio may not be installed."""
+
+_UVLOOP: Final = "uvloop/"
+"""Beginning of the names of files in uvloop, which is compiled."""
 
 
 def traceback_of_the_program(error: BaseException) -> str:
     """Return the traceback of an error as Python prints it, without our frames and `importlib`'s.
 
-    The result has the errors that led to the error, too, and ends without a line break.
+    The frames of an event loop that lead to the program are left out, too. The result has the
+    errors that led to the error, and ends without a line break.
     """
     traceback = TracebackException.from_exception(error)
     _strip(traceback)
@@ -44,12 +49,15 @@ def has_frames_of_the_program(error: BaseException) -> bool:
 
 def is_raised_by_the_server(error: BaseException) -> bool:
     """Tell whether the error passed through a server alone: ours, and the libraries below it."""
-    return all(map(_is_of_the_server, [frame for frame, _ in walk_tb(error.__traceback__)]))
+    stack = TracebackException.from_exception(error).stack
+    return all(_is_of_the_server(frame) or not _is_of_the_program(frame) for frame in stack)
 
 
 def _strip(traceback: TracebackException) -> None:
     for part in _parts(traceback):
-        part.stack[:] = filter(_is_of_the_program, part.stack)
+        frames = list(filter(_is_of_the_program, part.stack))
+        # Without any frame of the program, those of the server are all that tells of the place.
+        part.stack[:] = list(dropwhile(_is_of_the_server, frames)) or frames
 
 
 def _shows_places(traceback: TracebackException) -> bool:
@@ -66,12 +74,19 @@ def _parts(traceback: TracebackException) -> Iterable[TracebackException]:
     return parts
 
 
-def _is_of_the_server(frame: FrameType) -> bool:
-    package = str(frame.f_globals.get("__name__")).partition(".")[0]
-    if package in _SERVER:
-        return True
-    file = frame.f_code.co_filename  # a program may have a module with the name of one of Python's
-    return file.startswith(_PYTHON) and "-packages" not in file.removeprefix(_PYTHON)
+def _is_of_the_server(frame: FrameSummary) -> bool:
+    """Tell whether a frame is Python's own, or that of a library below our server."""
+    file = frame.filename
+    if file.startswith(_PYTHON):  # where installed packages have a folder, too
+        return "-packages" not in file.removeprefix(_PYTHON)
+    return file.startswith(_UVLOOP) or any(map(file.startswith, _folders_of_the_libraries()))
+
+
+def _folders_of_the_libraries() -> Iterator[str]:
+    for name in _LIBRARIES:
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None:
+            yield os.path.join(os.path.dirname(file), "")
 
 
 def _is_of_the_program(frame: FrameSummary) -> bool:
