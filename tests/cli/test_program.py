@@ -64,6 +64,7 @@ def test_the_module_is_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["websuckets", "--version"])
+    monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("websuckets", run_name="__main__")
     assert not caught.value.code

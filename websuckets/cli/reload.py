@@ -100,6 +100,7 @@ class Reloader:
             with suppress(TimeoutError):
                 await asyncio.wait_for(old.ended.wait(), TIME_TO_STOP)
             old.kill()
+            await old.ended.wait()
         self._worker = new
         self._tasks.create_task(self._report_end(new))
         await self._unless_changed(new.begin())

@@ -15,6 +15,9 @@ from websuckets.cli.run_options import RunOptions
 
 __all__ = ["Bounds", "WorkerProcess"]
 
+PROGRAM: Final = "websuckets.cli.worker"
+"""Module that a worker process runs."""
+
 LONGEST_LINE: Final = 2**24
 """Bytes of a message, at most: the files of a large program are one line."""
 
@@ -80,7 +83,7 @@ class WorkerProcess:
             # With -P no file of the current directory takes the place of a module of Python while
             # the worker itself is imported.
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "websuckets.cli.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())),
                 pass_fds=[theirs.fileno(), *descriptors],
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
