@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from command_line import Project
+from run_in_process import PROGRAM
 
 
 @pytest.fixture
@@ -19,3 +20,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
         places = [getattr(module, "__file__", None), *getattr(module, "__path__", ())]
         if any(str(place).startswith(str(tmp_path)) for place in places):
             del sys.modules[name]
+
+
+@pytest.fixture
+def app(project: Project) -> Project:
+    """Return a project whose app, that of `run_in_process`, is in ``main.py``."""
+    project.write(main=PROGRAM)
+    return project

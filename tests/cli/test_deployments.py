@@ -13,7 +13,7 @@ from typing import Final
 import anyio
 import pytest
 from harness import connect
-from run_command import LONG, RunningProgram, run
+from run_command import LONG, LOOPS, RunningProgram, run
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 pytestmark = [
@@ -23,12 +23,6 @@ pytestmark = [
 ]
 
 DEPLOYMENTS: Final = int(os.environ.get("WEBSUCKETS_DEPLOYMENTS", "3"))
-
-LOOPS = pytest.mark.parametrize(
-    "loop",
-    [("--loop", "asyncio"), ("--loop", "uvloop"), ("--backend", "trio")],
-    ids=["asyncio", "uvloop", "trio"],
-)
 
 
 class Load:

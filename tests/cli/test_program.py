@@ -65,6 +65,7 @@ def test_the_module_is_the_program(
 ) -> None:
     monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     monkeypatch.setattr(sys, "argv", ["websuckets", "--version"])
+    monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("websuckets", run_name="__main__")
     assert not caught.value.code

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from harness import connect
-from run_command import PROGRAM, ask, process_of, run, until_gone
+from run_command import PROGRAM, ask, process_of, run, until_file, until_gone
 from websockets.exceptions import ConnectionClosed
 
 pytestmark = [
@@ -18,7 +18,9 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc"),
 ]
 
-BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+BACKENDS = pytest.mark.parametrize(
+    "backend", ["asyncio", pytest.param("trio", marks=pytest.mark.heavy)]
+)
 
 
 @BACKENDS
@@ -61,6 +63,7 @@ async def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_notice
             await connection.close()
 
 
+@pytest.mark.heavy
 @BACKENDS
 async def test_sighup_replaces_each_worker_while_commands_are_answered(
     tmp_path: Path, backend: str
@@ -91,6 +94,7 @@ async def test_sighup_replaces_each_worker_while_commands_are_answered(
         assert await process_of(url) in after
 
 
+@pytest.mark.heavy
 async def test_new_code_that_fails_leaves_the_old_workers_as_they_are(tmp_path: Path) -> None:
     async with run(tmp_path, "--workers", "2") as program:
         url = await program.url()
@@ -118,6 +122,7 @@ async def test_a_worker_that_cannot_start_ends_the_program_with_its_traceback(
         assert "a worker did not start: ending the program" in program.log
 
 
+@pytest.mark.heavy
 async def test_workers_that_keep_dying_end_the_program(tmp_path: Path) -> None:
     dies = PROGRAM + (
         "\n@app.on_startup\nasync def die() -> None:\n"
@@ -131,6 +136,7 @@ async def test_workers_that_keep_dying_end_the_program(tmp_path: Path) -> None:
         assert "workers die as soon as they are started: ending the program" in program.log
 
 
+@pytest.mark.heavy
 async def test_a_worker_whose_event_loop_is_blocked_is_aborted_and_replaced(
     tmp_path: Path,
 ) -> None:
@@ -143,6 +149,7 @@ async def test_a_worker_whose_event_loop_is_blocked_is_aborted_and_replaced(
             assert "time.sleep(seconds)" in program.log or "in block" in program.log
 
 
+@pytest.mark.heavy
 async def test_a_worker_that_is_stopped_by_a_signal_is_replaced(tmp_path: Path) -> None:
     async with run(tmp_path, "--workers", "1", "--worker-timeout", "5") as program:
         await program.until("workers: 1")
@@ -152,6 +159,7 @@ async def test_a_worker_that_is_stopped_by_a_signal_is_replaced(tmp_path: Path) 
         await until_gone(child)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "bound",
     [
@@ -177,6 +185,7 @@ async def test_a_worker_past_a_bound_is_replaced_before_it_stops(
         assert len(await program.until_children(1)) == 1
 
 
+@pytest.mark.heavy
 async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
     async with run(tmp_path, "--workers", "2") as program:
         await program.until("workers: 2")
@@ -185,20 +194,21 @@ async def test_a_supervisor_that_is_killed_leaves_no_worker_behind(tmp_path: Pat
         await until_gone(*workers)
 
 
+@pytest.mark.heavy
 async def test_a_supervisor_that_is_killed_during_the_import_leaves_no_worker_behind(
     tmp_path: Path,
 ) -> None:
     slow = "import time\nopen('importing', 'w').close()\ntime.sleep(1000)\n"
     async with run(tmp_path, "--workers", "1", program=slow) as program:
         (worker,) = await program.until_children(1)
-        with anyio.fail_after(30):
-            while not (tmp_path / "importing").exists():
-                await anyio.sleep(0.01)
+        await until_file(tmp_path / "importing")
         program.signal(signal.SIGKILL)
         await until_gone(worker)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.heavy)]
+)
 async def test_a_signal_stops_all_workers_after_their_commands(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -207,13 +217,14 @@ async def test_a_signal_stops_all_workers_after_their_commands(
             await program.until("workers: 2")
             pid = await ask(connection, "process")
             await connection.send('{"event": "wait", "payload": 0.5, "id": 2}')
-            await ask(connection, "process") if False else None
+            await until_file(tmp_path / "waits")
             program.signal(number)
             reply = await connection.recv()
             assert str(pid) in reply
         assert await program.ended() == 0
 
 
+@pytest.mark.heavy
 async def test_a_second_signal_kills_the_workers(tmp_path: Path) -> None:
     async with run(tmp_path, "--workers", "1") as program:
         async with connect(await program.url()) as connection:
@@ -227,19 +238,19 @@ async def test_a_second_signal_kills_the_workers(tmp_path: Path) -> None:
             await until_gone(pid)
 
 
+@pytest.mark.heavy
 async def test_a_signal_during_the_first_import_ends_the_program_without_an_error(
     tmp_path: Path,
 ) -> None:
     slow = "import time\nopen('importing', 'w').close()\ntime.sleep(1000)\n"
     async with run(tmp_path, "--workers", "2", program=slow) as program:
-        with anyio.fail_after(30):
-            while not (tmp_path / "importing").exists():
-                await anyio.sleep(0.01)
+        await until_file(tmp_path / "importing")
         program.signal(signal.SIGTERM)
         assert await program.ended() == 0
         assert "CRITICAL" not in program.log
 
 
+@pytest.mark.heavy
 async def test_the_start_says_once_which_features_do_not_cross_workers(tmp_path: Path) -> None:
     async with run(tmp_path, "--workers", "2") as program:
         await program.until("workers: 2")

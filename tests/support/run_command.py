@@ -13,12 +13,21 @@ from subprocess import PIPE
 from typing import Any, Final
 
 import anyio
+import pytest
 from anyio.abc import Process
 from harness import connect
 from timeouts import TIMEOUT
+from websockets.exceptions import ConnectionClosed
 
 LONG: Final = 3 * TIMEOUT
 """Seconds for steps in which processes start, on a machine that does other work."""
+
+LOOPS: Final = pytest.mark.parametrize(
+    "loop",
+    [("--loop", "asyncio"), ("--loop", "uvloop"), ("--backend", "trio")],
+    ids=["asyncio", "uvloop", "trio"],
+)
+"""A mark for tests that run a program on every event loop."""
 
 PROGRAM: Final = """
 import os, time
@@ -40,6 +49,7 @@ async def record(socket: Socket, number: Payload[int]) -> int:
 
 @group.command("wait")
 async def wait(socket: Socket, seconds: Payload[float]) -> int:
+    open("waits", "w").close()
     await anyio.sleep(seconds)
     return os.getpid()
 
@@ -118,6 +128,29 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
+def descriptors_of(pid: int) -> int:
+    """Return the number of file descriptors that a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def tasks_of(pid: int) -> int:
+    """Return the number of threads of a process."""
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident memory of a process in bytes."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def until_file(path: Path) -> None:
+    """Wait until a program has made a file."""
+    with anyio.fail_after(LONG):
+        while not path.exists():
+            await anyio.sleep(0.01)
+
+
 async def until_gone(*pids: int) -> None:
     """Wait until processes have ended, whoever has started them."""
     with anyio.fail_after(LONG):
@@ -174,6 +207,14 @@ async def ask(connection: Any, event: str, payload: object = None, **fields: Any
         reply = json.loads(await connection.recv())
     assert reply.get("event") == event, reply
     return reply["payload"]
+
+
+async def close_code(connection: Any) -> int | None:
+    """Wait until the server has closed a connection, and return its close code, if it sent one."""
+    with anyio.fail_after(LONG), pytest.raises(ConnectionClosed) as closed:
+        while True:
+            await connection.recv()
+    return None if closed.value.rcvd is None else closed.value.rcvd.code
 
 
 async def process_of(url: str) -> int:

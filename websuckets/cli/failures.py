@@ -8,7 +8,7 @@ from typing import Final, NoReturn
 from dishka.exception_base import DishkaError
 
 from websuckets.cli.loading import LoadError
-from websuckets.cli.tracebacks import is_raised_by_us, traceback_of_the_program
+from websuckets.cli.tracebacks import is_raised_by_the_server, traceback_of_the_program
 from websuckets.exc import ConfigurationError
 
 __all__ = ["FAILED", "failures_told", "inspecting", "serving"]
@@ -52,7 +52,7 @@ def serving() -> Iterator[None]:
         with failures_told():
             yield
     except Exception as error:
-        told = isinstance(error, OSError) and is_raised_by_us(error)
+        told = isinstance(error, OSError) and is_raised_by_the_server(error)
         _end_with(str(error) if told else traceback_of_the_program(error))
 
 

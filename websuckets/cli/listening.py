@@ -37,21 +37,29 @@ def listening_on(host: str, port: int, uds: str | None) -> Iterator[Sequence[soc
 
 
 def _listen_on(host: str, port: int, opened: ExitStack) -> list[socket.socket]:
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    how: dict[str, Any] = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+    try:
+        infos = socket.getaddrinfo(host or None, port, **how)
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"{host}: {str(error.strerror).lower()}") from None
     addresses = dict.fromkeys((info[0], info[4]) for info in infos)
-    for tries in range(TRIES):
-        with ExitStack() as stack:
-            try:
-                sockets = list(_bind(addresses, port, stack))
-            except OSError:
-                if port or tries == TRIES - 1:
-                    raise
-                continue
-            for each in sockets:
-                each.listen(BACKLOG)
-            opened.push(stack.pop_all())
-            return sockets
-    raise AssertionError
+    for _ in range(TRIES - 1):
+        try:
+            return _listen_together(addresses, port, opened)
+        except OSError:
+            if port:
+                raise
+    return _listen_together(addresses, port, opened)
+
+
+def _listen_together(addresses: Any, port: int, opened: ExitStack) -> list[socket.socket]:
+    """Listen on each address that this machine has, or raise and leave no socket open."""
+    with ExitStack() as stack:
+        sockets = list(_bind(addresses, port, stack))
+        for each in sockets:
+            each.listen(BACKLOG)
+        opened.push(stack.pop_all())
+    return sockets
 
 
 def _bind(addresses: Any, port: int, opened: ExitStack) -> Iterator[socket.socket]:
@@ -65,11 +73,12 @@ def _bind(addresses: Any, port: int, opened: ExitStack) -> Iterator[socket.socke
                 own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             own.bind((host, port, *more))
         except OSError as error:
-            if error.errno in NOT_HERE:
-                missing = error
-                continue
             text = f"{host}, port {port}: {os.strerror(error.errno or 0).lower()}"
-            raise OSError(error.errno, text) from None
+            told = OSError(error.errno, text)
+            if error.errno not in NOT_HERE:
+                raise told from None
+            missing = told
+            continue
         port = own.getsockname()[1]
         has_any = True
         yield own
@@ -86,7 +95,8 @@ def _listen_at(path: str, opened: ExitStack) -> socket.socket:
     try:
         own.bind(path)
     except OSError as error:
-        raise OSError(error.errno, f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+        why = str(error.strerror or error).lower()  # Python itself refuses a path that is too long
+        raise OSError(error.errno or errno.ENAMETOOLONG, f"{path}: {why}") from None
     opened.callback(_remove, path, os.stat(path).st_ino)
     own.listen(BACKLOG)
     return own
@@ -94,11 +104,8 @@ def _listen_at(path: str, opened: ExitStack) -> socket.socket:
 
 def _is_served(path: str) -> bool:
     with socket.socket(AF_UNIX, socket.SOCK_STREAM) as client:
-        try:
-            client.connect(path)
-        except OSError:
-            return False
-    return True
+        client.setblocking(False)  # the queue of its server may be full
+        return client.connect_ex(path) != errno.ECONNREFUSED
 
 
 def _remove(path: str, inode: int) -> None:

@@ -6,19 +6,22 @@ serves is that of the app's start alone; until then clients who connect wait in 
 socket, which this process keeps open. The two never run the app at the same time: it may hold what
 only one can hold, such as a lock in a database.
 
-A program that cannot be imported, as with a syntax error, is reported, and the old one goes on.
+A program that cannot be imported, as with a syntax error, is reported, and the old one goes on. A
+new process that has not started yet when the source changes again, as one that waits for something
+forever, is left behind.
 """
 
 import asyncio
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from watchfiles import Change, DefaultFilter, awatch
 
+from websuckets.cli.loading import LoadError
 from websuckets.cli.run_options import RunOptions
 from websuckets.cli.worker_group import WorkerGroup
 from websuckets.cli.worker_process import Bounds, WorkerProcess
@@ -34,6 +37,9 @@ DEBOUNCE: Final = 300
 """Milliseconds that changes are gathered at most; they end sooner after `STEP` without one."""
 
 STEP: Final = 50
+
+TIME_TO_GO_ON: Final = 1.0
+"""Seconds that a process which has not started yet has left once the source has changed again."""
 
 TIME_TO_STOP: Final = 3.0
 """Seconds after which a process with the old source is killed: it is a matter of development."""
@@ -52,15 +58,21 @@ class Reloader:
         self._root = Path(options.app_dir or ".").resolve()
         self._includes = includes
         self._worker: WorkerProcess | None = None
-        self._files: frozenset[str] = frozenset()
-        """Files of the program as it was last imported."""
+        """The worker whose app was told to start last, unless it has ended."""
+        self._loaded: WorkerProcess | None = None
+        """The worker that has imported the present source; ``None`` if none has."""
         self._changed = asyncio.Event()
         self._watched: set[Path] = set()
 
     async def run(self) -> int:
-        """Serve until a signal; return the exit status."""
+        """Serve until a signal; return the exit status.
+
+        Raises `LoadError` if the directory of the program does not exist.
+        """
+        if not self._root.is_dir():
+            raise LoadError(f"the directory {self._root} does not exist")
         async with self._group.running() as self._tasks:
-            self._watch(self._root, recursive=True)
+            self._tasks.create_task(self._notice_changes([self._root], recursive=True))
             stopped = self._tasks.create_task(self._group.is_stopping.wait())
             while not stopped.done():
                 self._changed.clear()
@@ -72,61 +84,93 @@ class Reloader:
 
     async def _reload(self) -> None:
         """Put a worker with the present source in place of the one before, if it can be loaded."""
+        self._loaded = None
         new = await self._group.start()
-        if not await new.until(new.loaded):
-            self._report_failure("the app cannot be loaded")
+        is_loaded = await self._unless_changed(new.until(new.loaded))
+        if not is_loaded:
+            new.kill()
+            if is_loaded is False:
+                self._report_failure("the app cannot be loaded")
             return
-        if self._worker is not None:
-            self._worker.make_way()
+        self._loaded = new
+        self._tasks.create_task(self._watch_files_of(new))
+        old, self._worker = self._worker, None
+        if old is not None:
+            old.make_way()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._worker.ended.wait(), TIME_TO_STOP)
-            self._worker.kill()
-            self._worker = None
-        if not await new.begin():
-            self._report_failure("the app cannot start")
-            return
+                await asyncio.wait_for(old.ended.wait(), TIME_TO_STOP)
+            old.kill()
+            await old.ended.wait()
         self._worker = new
-        self._tasks.create_task(self._follow(new))
+        self._tasks.create_task(self._report_end(new))
+        await self._unless_changed(new.begin())
+
+    async def _unless_changed(self, step: Coroutine[Any, Any, bool]) -> bool | None:
+        """Return the result of a step of a start; ``None`` if a change came long before its end."""
+        taken = asyncio.create_task(step)
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            await asyncio.wait([taken, changed], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([taken], timeout=TIME_TO_GO_ON)
+            return taken.result() if taken.done() else None
+        finally:
+            taken.cancel()
+            changed.cancel()
 
     def _report_failure(self, what: str) -> None:
         if not self._group.is_stopping.is_set():
-            self._files = frozenset()
+            self._loaded = None
             then = "waiting for a change" if self._worker is None else "the one before goes on"
             logger.error("%s: %s", what, then)
 
-    async def _follow(self, worker: WorkerProcess) -> None:
-        """Watch the files of a worker, and report its end."""
+    async def _report_end(self, worker: WorkerProcess) -> None:
+        await worker.ended.wait()
+        if worker is self._worker:
+            self._worker = None
+            if worker.listening.is_set():
+                self._report_failure(f"process {worker.pid} has ended ({worker.end})")
+            else:
+                self._report_failure("the app cannot start")
+
+    async def _watch_files_of(self, worker: WorkerProcess) -> None:
+        """Watch the files of a worker that are elsewhere, also those that are imported later."""
         while not worker.ended.is_set():
             worker.has_files.clear()
-            self._files = worker.files
-            for file in worker.files:
-                if not Path(file).is_relative_to(self._root):
-                    self._watch(Path(file).parent, recursive=False)
+            self._watch({Path(file).parent for file in worker.files})
             await worker.until(worker.has_files)
-        if worker is self._worker and not self._group.is_stopping.is_set():
-            self._worker = None
-            self._report_failure(f"process {worker.pid} has ended ({worker.end})")
 
-    def _watch(self, directory: Path, *, recursive: bool) -> None:
-        if directory not in self._watched:
-            self._watched.add(directory)
-            self._tasks.create_task(self._notice_changes(directory, recursive))
+    def _watch(self, directories: set[Path]) -> None:
+        """Watch those directories that are not below that of the program."""
+        new = {
+            each
+            for each in directories - self._watched
+            if not each.is_relative_to(self._root) and each.is_dir()  # it may be an archive
+        }
+        self._watched |= new
+        if new:
+            self._tasks.create_task(self._notice_changes(new, recursive=False))
 
-    async def _notice_changes(self, directory: Path, recursive: bool) -> None:
+    async def _notice_changes(self, directories: Iterable[Path], *, recursive: bool) -> None:
         changes = awatch(
-            directory,
+            *directories,
             watch_filter=_Filter(self),
             debounce=DEBOUNCE,
             step=STEP,
             stop_event=self._group.is_stopping,
             recursive=recursive,
+            ignore_permission_denied=True,
         )
-        async for found in changes:
-            paths = sorted({Path(path) for _, path in found})
-            logger.info("changed: %s", ", ".join(map(self._short, paths)))
-            self._changed.set()
+        try:
+            async for found in changes:
+                paths = sorted({Path(path) for _, path in found})
+                logger.info("changed: %s", ", ".join(map(self.short, paths)))
+                self._changed.set()
+        except OSError as error:  # as where the system watches no more directories
+            places = ", ".join(map(str, sorted(directories)))
+            logger.error("changes in %s are not noticed: %s", places, error)
 
-    def _short(self, path: Path) -> str:
+    def short(self, path: Path) -> str:
+        """Return the path within the directory of the program, if it is there."""
         return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
 
     def concerns(self, path: Path) -> bool:
@@ -136,7 +180,7 @@ class Reloader:
         imported, when it is not known which files it would import.
         """
         if path.suffix == ".py":
-            own = not self._files or str(path) in self._files
+            own = self._loaded is None or str(path) in self._loaded.files
         else:
             own = path.suffix in TEMPLATES
         return own or any(map(path.match, self._includes))
@@ -150,4 +194,5 @@ class _Filter(DefaultFilter):
         self._reloader = reloader
 
     def __call__(self, change: Change, path: str) -> bool:
-        return super().__call__(change, path) and self._reloader.concerns(Path(path))
+        own = self._reloader.short(Path(path))  # the program itself may be in such a folder
+        return super().__call__(change, own) and self._reloader.concerns(Path(path))

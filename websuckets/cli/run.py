@@ -17,6 +17,7 @@ from websuckets.cli.run_options import PASSWORD, RunOptions
 from websuckets.cli.serving import serve_app
 from websuckets.cli.worker_process import Bounds
 from websuckets.serving.process import console_logging
+from websuckets.transports.shared_sockets import SharedSockets
 
 __all__ = ["run"]
 
@@ -174,12 +175,15 @@ def run(
         drain_timeout=RELOADS_WITHIN if reload else None,
     )
     _check(options, reload=reload, workers=workers)
+    if reload_include and not reload:
+        raise typer.BadParameter("--reload-include needs --reload")
+    if workers is None and (max_memory is not None or lifetime is not None):
+        raise typer.BadParameter("--max-memory and --lifetime need --workers")
     with serving():
         configure_logging(options)
         options.ssl_context()  # a file that cannot be read is told once, and not by each worker
         if sys.platform == "win32":
-            if reload or workers is not None:
-                raise typer.BadParameter("--reload and --workers need a system like Unix")
+            pass  # `_check` has refused all but one process
         elif reload:
             from websuckets.cli.reload import Reloader
 
@@ -190,7 +194,12 @@ def run(
             memory = None if max_memory is None else max_memory * 2**20
             bounds = Bounds(silence=worker_timeout, memory=memory, lifetime=lifetime)
             _supervise(options, lambda sockets: Supervisor(options, sockets, workers, bounds))
-        serve_app(load(target, factory=factory, app_dir=app_dir), options)
+        app = load(target, factory=factory, app_dir=app_dir)
+        if uds is None:
+            serve_app(app, options)
+        else:
+            with listening_on(host, port, uds) as sockets:
+                serve_app(app, options, shared=SharedSockets(sockets))
 
 
 class _Supervised(Protocol):
@@ -213,7 +222,7 @@ def _supervise(
 
 
 def _check(options: RunOptions, *, reload: bool, workers: int | None) -> None:
-    """Refuse options that do not go together."""
+    """Refuse options that do not go together, or not with this system."""
     if reload and workers is not None:
         raise typer.BadParameter(
             "--reload serves by one process; leave --workers out while you write the app"
@@ -225,3 +234,6 @@ def _check(options: RunOptions, *, reload: bool, workers: int | None) -> None:
     missing = options.missing_package()
     if missing is not None:
         raise typer.BadParameter(f"{missing} is not installed")
+    if sys.platform == "win32":
+        if reload or workers is not None or options.uds is not None:
+            raise typer.BadParameter("--reload, --workers and --uds need a system like Unix")

@@ -2,9 +2,13 @@
 
 import os
 import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final, Literal
+
+from websuckets.exc import ConfigurationError
 
 __all__ = ["RunOptions"]
 
@@ -42,17 +46,16 @@ class RunOptions:
     def ssl_context(self) -> ssl.SSLContext | None:
         """Return the context for TLS; ``None`` where no certificate is given.
 
-        Raises ``OSError`` for files that cannot be read or used (``ssl.SSLError`` is one).
+        Raises `ConfigurationError` for files that cannot be read or used.
         """
         if self.ssl_certfile is None:
             return None
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # A function, because OpenSSL would ask for a password on the terminal.
-        context.load_cert_chain(
-            self.ssl_certfile, self.ssl_keyfile, lambda: os.environ.get(PASSWORD, "")
-        )
+        with _naming(self.ssl_certfile, self.ssl_keyfile) as password:
+            context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile, password)
         if self.ssl_ca_certs is not None:
-            context.load_verify_locations(self.ssl_ca_certs)
+            with _naming(self.ssl_ca_certs):
+                context.load_verify_locations(self.ssl_ca_certs)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
@@ -70,6 +73,35 @@ class RunOptions:
         if self.backend == "asyncio" and self.loop == "uvloop" and not _has_uvloop():
             return "uvloop"
         return None
+
+
+@contextmanager
+def _naming(*files: str | None) -> Iterator[Callable[[], str]]:
+    """Return a context whose errors name the files, which errors of ``ssl`` do not.
+
+    The context has a function that returns the password of a key; without a function, OpenSSL would
+    ask on the terminal.
+    """
+    asked = False
+
+    def password() -> str:
+        nonlocal asked
+        asked = True
+        return os.environ.get(PASSWORD, "")
+
+    names = [file for file in files if file is not None]
+    try:
+        for name in names:
+            with open(name, "rb"):
+                pass
+        yield password
+    except ssl.SSLError as error:
+        why = f"cannot be used: {error.reason or error}"
+        if asked:
+            why = f"the key needs a password, and {PASSWORD} does not have the right one"
+        raise ConfigurationError(f"{', '.join(names)}: {why}") from error
+    except OSError as error:
+        raise ConfigurationError(str(error)) from error
 
 
 def _has_uvloop() -> bool:

@@ -26,9 +26,9 @@ def serve_app(
 ) -> None:
     """Serve the app in a new event loop until a signal or a request ends it.
 
-    Serves on the ``shared`` sockets, or else where the options say. ``beside`` runs in a task of
-    its own while the app listens. Raises what `WebSuckets.serve` raises, and ``OSError`` for
-    certificates that cannot be used.
+    Serves on the ``shared`` sockets, or else on the host and port of the options. ``beside`` runs
+    in a task of its own while the app listens; only workers have one. Raises what
+    `WebSuckets.serve` raises, and `ConfigurationError` for certificates that cannot be used.
     """
     given: dict[str, Any] = {"beside": beside}
     context = options.ssl_context()
@@ -40,13 +40,11 @@ def serve_app(
     port: int | None = None
     if shared is not None:
         given["shared_sockets"] = shared
-    elif options.uds is not None:
-        given["path"] = options.uds
     else:
         host, port = options.host, options.port
 
     async def main() -> None:
         await app._run_as_program(host, port, **given)
 
-    with console_logging(shows_process=shared is not None):
+    with console_logging(shows_process=beside is not None):
         anyio.run(main, **options.event_loop())

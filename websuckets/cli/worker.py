@@ -41,6 +41,9 @@ INSTALLED: Final = tuple(
 )
 """Folders of modules that do not belong to the program: Python's, installed ones, and ours."""
 
+STATM: Final = "/proc/self/statm"
+"""File of Linux with the pages of memory of this process."""
+
 
 def main(descriptor: int) -> None:
     # Until the app has started, the first signal ends the process without a word; the supervisor,
@@ -62,8 +65,8 @@ def main(descriptor: int) -> None:
         name="websuckets supervisor",
         daemon=True,
     ).start()
-    configure_logging(options)
     with serving():
+        configure_logging(options)
         app_dir = None if options.app_dir is None else Path(options.app_dir)
         app = load(options.target, factory=options.factory, app_dir=app_dir)
         control.send("loaded", files=_files_of_the_program())
@@ -117,7 +120,7 @@ def _files_of_the_program() -> list[str]:
 def _memory() -> int:
     """Return the resident memory of this process in bytes: its peak where Linux does not tell."""
     try:
-        with open("/proc/self/statm", "rb") as file:
+        with open(STATM, "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         import resource  # missing on Windows

@@ -15,6 +15,9 @@ from websuckets.cli.run_options import RunOptions
 
 __all__ = ["Bounds", "WorkerProcess"]
 
+PROGRAM: Final = "websuckets.cli.worker"
+"""Module that a worker process runs."""
+
 LONGEST_LINE: Final = 2**24
 """Bytes of a message, at most: the files of a large program are one line."""
 
@@ -59,7 +62,6 @@ class WorkerProcess:
         self._heard_at = self._time()
         self._expires_at = self._time() + _lifetime(bounds)
         self._memory = 0
-        self._has_begun = False
         self.files: frozenset[str] = frozenset()
         """Source files of the program that the worker has imported; see `has_files`."""
         self.has_broker = False
@@ -81,7 +83,7 @@ class WorkerProcess:
             # With -P no file of the current directory takes the place of a module of Python while
             # the worker itself is imported.
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "websuckets.cli.worker", str(theirs.fileno())),
+                *(sys.executable, "-P", "-m", PROGRAM, str(theirs.fileno())),
                 pass_fds=[theirs.fileno(), *descriptors],
             )
         reader, writer = await asyncio.open_connection(sock=ours, limit=LONGEST_LINE)
@@ -131,14 +133,17 @@ class WorkerProcess:
         """Let the app start once it is loaded; return whether it listens, or has ended before."""
         if not await self.until(self.loaded):
             return False
-        self._has_begun = True
         self._send("start")
         return await self.until(self.listening)
 
     @property
     def ended_at_its_start(self) -> bool:
-        """True if `stop` has ended the process while the program was still being imported."""
-        return not self._has_begun and self.status == -signal.SIGTERM
+        """True if a stop has ended the process before the app could receive signals itself.
+
+        A terminal sends SIGINT to this process, too.
+        """
+        by_signal = self.status in (-signal.SIGTERM, -signal.SIGINT)
+        return by_signal and not self.listening.is_set()
 
     def stop(self) -> None:
         """Tell the worker to drain and end; nothing takes its place."""

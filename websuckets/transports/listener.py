@@ -118,9 +118,17 @@ async def _addresses(host: str | Sequence[str] | None, port: int, family: int) -
                 each, port, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST, **how
             )
         except socket.gaierror:
-            infos = await anyio.getaddrinfo(each, port, flags=socket.AI_PASSIVE, **how)
+            infos = await _looked_up(each, port, how)
         found |= {(info[0], info[4]): None for info in infos}
     return list(found)
+
+
+async def _looked_up(host: str | None, port: int, how: dict[str, Any]) -> Iterable[Any]:
+    try:
+        return await anyio.getaddrinfo(host, port, flags=socket.AI_PASSIVE, **how)
+    except socket.gaierror as error:
+        text = f"{host}: {str(error.strerror).lower()}"
+        raise socket.gaierror(error.errno, text) from None
 
 
 def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> int:

@@ -108,7 +108,6 @@ class _SharedListener(trio.abc.Listener[trio.SocketStream]):
             if not self._has_stopped:
                 return await self._listener.accept()
         await trio.sleep_forever()
-        raise AssertionError
 
     async def aclose(self) -> None:
         await self._listener.aclose()
