@@ -60,7 +60,7 @@ SUMMARY = "ok: 3 commands (1 protected, 1 stream), 2 hooks\n"
 def test_an_app_that_can_start_is_counted(project: Project) -> None:
     """Expect neither an open scope nor a hook that has run: both would raise."""
     project.write(main=CHECKED)
-    result = project.run("check", "main:app")
+    result = project.call("check", "main:app")
     assert (result.returncode, result.stdout, result.stderr) == (0, SUMMARY, "")
 
 
@@ -71,17 +71,17 @@ def test_a_readiness_check_is_proved_and_counted(project: Project) -> None:
     )
     ready = CHECKED.replace("app = WebSuckets(", f"{check}app = WebSuckets(ready=my_check, ")
     project.write(main=ready)
-    result = project.run("check")
+    result = project.call("check")
     assert (result.returncode, result.stdout) == (0, f"{SUMMARY.rstrip()}, a readiness check\n")
-    project.write(main=ready.replace("providers=[provider]", ""))
-    result = project.run("check")
+    project.write(other=ready.replace("providers=[provider]", ""))
+    result = project.call("check", "other")
     assert result.returncode == 1
-    assert "`main.my_check` (" in result.stderr and "Traceback" not in result.stderr
+    assert "`other.my_check` (" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_an_app_that_cannot_start_has_all_its_problems_reported(project: Project) -> None:
     project.write(main=BROKEN)
-    result = project.run("check")
+    result = project.call("check")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("2 problems:\n1. `main.hello` (")
     assert "\n2. `main.start` (" in result.stderr
@@ -90,7 +90,7 @@ def test_an_app_that_cannot_start_has_all_its_problems_reported(project: Project
 
 def test_an_error_of_the_program_has_its_own_traceback(project: Project) -> None:
     project.write(main="1 / 0\n")
-    result = project.run("check", "main:app")
+    result = project.call("check", "main:app")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Traceback")
     assert result.stderr.count('  File "') == 1
@@ -99,14 +99,14 @@ def test_an_error_of_the_program_has_its_own_traceback(project: Project) -> None
 
 def test_a_syntax_error_has_no_frames(project: Project) -> None:
     project.write(main="def\n")
-    result = project.run("check", "main:app")
+    result = project.call("check", "main:app")
     assert result.returncode == 1
     assert result.stderr.startswith(f'  File "{project.directory / "main.py"}", line 1\n')
 
 
 def test_it_tells_what_a_wrong_target_could_have_been(project: Project) -> None:
     project.write(server=CHECKED)
-    result = project.run("check", "sever:app")
+    result = project.call("check", "sever:app")
     assert result.returncode == 1
     assert "did you mean `server`?" in result.stderr
 
@@ -114,13 +114,13 @@ def test_it_tells_what_a_wrong_target_could_have_been(project: Project) -> None:
 def test_options_choose_the_directory_and_a_factory(project: Project) -> None:
     made = CHECKED.replace("import AssertionError", "") + "\n\ndef make_app():\n    return app\n"
     project.write(**{"src/desk/server": made})
-    result = project.run("check", "desk.server:make_app", "--factory", "--app-dir", "src")
+    result = project.call("check", "desk.server:make_app", "--factory", "--app-dir", "src")
     assert (result.returncode, result.stdout) == (0, SUMMARY)
 
 
 def test_an_app_whose_groups_are_in_another_app_is_noticed(project: Project) -> None:
     project.write(main=f"{CHECKED}\n\napp = WebSuckets()\n")
-    result = project.run("check")
+    result = project.call("check")
     assert (result.returncode, result.stdout) == (
         0,
         "ok: 0 commands (0 protected, 0 streams), 0 hooks\n",

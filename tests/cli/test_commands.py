@@ -103,7 +103,7 @@ def test_commands_are_lines_of_whole_values_where_nobody_looks(project: Project)
 
 def test_a_program_gets_json(project: Project) -> None:
     project.write(main=POSTS)
-    result = project.run("commands", "--json")
+    result = project.call("commands", "--json")
     assert result.returncode == 0
     rows = json.loads(result.stdout)
     assert [row["name"] for row in rows][:2] == ["bad\nname", "later"]
@@ -113,20 +113,20 @@ def test_a_program_gets_json(project: Project) -> None:
 
 def test_a_program_that_prints_does_not_disturb_the_json(project: Project) -> None:
     project.write(main=f"print('imported')\n{POSTS}")
-    result = project.run("commands", "--json")
+    result = project.call("commands", "--json")
     assert len(json.loads(result.stdout)) == 6
     assert result.stderr == "imported\n"
 
 
 def test_an_app_without_commands_has_a_heading_alone(project: Project) -> None:
     project.write(main="from websuckets import WebSuckets\n\napp = WebSuckets()\n")
-    result = project.run("commands")
+    result = project.call("commands")
     assert (result.returncode, len(result.stdout.splitlines())) == (0, 1)
 
 
 def test_an_app_that_cannot_start_is_not_listed(project: Project) -> None:
     project.write(main=POSTS.replace("compiled.provide(Admin)\n", ""))
-    result = project.run("commands")
+    result = project.call("commands")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("`main.delete` (")
 

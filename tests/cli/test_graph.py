@@ -23,7 +23,7 @@ app.include_command_group(group)
 
 def test_the_page_goes_to_standard_output(project: Project) -> None:
     project.write(main=f"print('imported')\n{APP}")
-    result = project.run("graph", "main:app")
+    result = project.call("graph", "main:app")
     assert (result.returncode, result.stderr) == (0, "imported\n")
     assert result.stdout.startswith("<html>") and "hello()" in result.stdout
 
@@ -31,21 +31,21 @@ def test_the_page_goes_to_standard_output(project: Project) -> None:
 def test_the_page_goes_to_a_file(project: Project) -> None:
     project.write(main=APP)
     file = project.write_file("graph.html", "an older one, which is replaced")
-    result = project.run("graph", "-o", "graph.html")
+    result = project.call("graph", "-o", "graph.html")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert file.read_text("utf-8").startswith("<html>")
 
 
 def test_a_file_that_cannot_be_written_is_told(project: Project) -> None:
     project.write(main=APP)
-    result = project.run("graph", "-o", "none/graph.html")
+    result = project.call("graph", "-o", "none/graph.html")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "none/graph.html cannot be written: No such file or directory\n"
 
 
 def test_an_app_that_cannot_start_has_no_page(project: Project) -> None:
     project.write(main=APP.replace("user: User", "user: CommandGroup"))
-    result = project.run("graph", "-o", "graph.html")
+    result = project.call("graph", "-o", "graph.html")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("`main.hello` (")
     assert not (project.directory / "graph.html").exists()

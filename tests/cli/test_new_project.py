@@ -99,6 +99,7 @@ def instructions(project: Path) -> list[tuple[str, str]]:
     return [(instruction, arguments.strip()) for instruction, _, arguments in parts]
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(300)  # on a machine that does much else
 def test_the_tests_of_a_project_pass(project: Path) -> None:
     output = run(sys.executable, "-m", "pytest", "-q", cwd=project)
@@ -165,12 +166,14 @@ print(settings.login_days)
     ]
 
 
+@pytest.mark.heavy
 def test_a_redis_connects_the_processes_of_a_project(project: Path) -> None:
     program = "from help_desk.main import app; print(app.graph())"
     redis = {"HELP_DESK_REDIS_URL": "redis://localhost"}
     assert "RedisBroker" in run(sys.executable, "-c", program, cwd=project, **redis)
 
 
+@pytest.mark.heavy
 def test_the_dialogue_in_the_readme_takes_place(project: Path) -> None:
     port = free_port()
     command = (sys.executable, "-m", "websuckets", "run", "--port", str(port))
@@ -319,6 +322,7 @@ def test_the_unit_runs_the_command_of_the_image_with_workers(project: Path) -> N
     assert arguments == expected.split()
 
 
+@pytest.mark.heavy
 def test_the_image_and_the_unit_give_options_that_exist(project: Path) -> None:
     image = json.loads(dict(instructions(project))["CMD"])
     unit = shlex.split(directives(project, "ExecStart")[0])

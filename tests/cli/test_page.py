@@ -31,7 +31,7 @@ def test_a_command_prints_what_the_page_says(project: Project, program: str, tex
     project.write(main=program)
     command, _, printed = text.partition("\n")
     assert command.startswith("$ websuckets ")
-    result = project.run(*command.split()[2:])
+    result = project.call(*command.split()[2:])
     output = (result.stdout + result.stderr).replace(str(project.directory), HERE)
     assert output.split() == printed.split()  # spaces in drawings are dishka's
 

@@ -79,7 +79,7 @@ def test_importing_the_module_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_version_and_help_are_printed(project: Project) -> None:
     assert project.run("--version").stdout == f"websuckets {websuckets.__version__}\n"
-    alone, helped = project.run(), project.run("--help")
+    alone, helped = project.call(), project.call("--help")
     assert helped.returncode == 0
     assert helped.stdout.startswith("Usage: websuckets [OPTIONS] COMMAND")
     assert all(f"\n  {name} " in helped.stdout for name in COMMANDS)
@@ -93,7 +93,8 @@ def test_the_help_of_a_command_has_an_example(project: Project, name: str) -> No
     assert result.stdout.startswith(f"Usage: websuckets {name} ")
     examples = result.stdout.partition("Examples:\n")[2].partition("\n\n")[0]
     assert f"websuckets {name}" in examples
-    assert result.stdout == project.run(name, "-h").stdout
+    short = project.call(name, "-h").stdout  # of another width
+    assert "".join(short.split()) == "".join(result.stdout.split())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -103,7 +104,7 @@ def test_the_help_fits_a_terminal_of_80_columns(name: str) -> None:
 
 
 def test_a_wrong_command_is_a_wrong_use(project: Project) -> None:
-    result = project.run("chek")
+    result = project.call("chek")
     assert (result.returncode, result.stdout) == (2, "")
     assert "No such command 'chek'" in result.stderr
 

@@ -113,6 +113,7 @@ async def test_a_change_is_served_and_clients_are_told_to_connect_again(tmp_path
         assert "ERROR" not in program.log
 
 
+@pytest.mark.heavy
 async def test_the_version_before_a_syntax_error_goes_on_until_the_error_is_repaired(
     tmp_path: Path,
 ) -> None:

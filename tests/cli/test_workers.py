@@ -23,6 +23,7 @@ BACKENDS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.heavy
 @BACKENDS
 async def test_each_worker_serves_on_the_same_port(tmp_path: Path, backend: str) -> None:
     async with run(tmp_path, "--workers", "2", "--backend", backend) as program:
