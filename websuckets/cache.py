@@ -61,7 +61,7 @@ class Cache(Protocol):
         ...
 
     async def set(self, key: str, value: object, seconds: float, *, type: Any = None) -> None:
-        """Keep a value for ``seconds``, in place of the one that was kept.
+        """Keep ``value`` by the key for ``seconds``, in place of any other.
 
         The value is written as its ``type`` says: the class of the value, unless given. A result
         that `get_or_set` computes at this moment is not kept. Raises `ValueError`, which quotes

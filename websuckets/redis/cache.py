@@ -90,9 +90,9 @@ redis.call('DEL', KEYS[2])
 class RedisCache(JsonCache):
     """A cache with a key of Redis for each value, by the connection of the broker.
 
-    While Redis is away, or refuses, there is no value, and values are computed by each node. Keys
-    whose values could not be replaced or removed then are remembered, the last 10,000 of them:
-    before anything else is asked of Redis by this cache, their values are removed.
+    While Redis is away, or refuses, nothing is found, and each node computes for itself. The cache
+    remembers the keys of the last 10,000 values that could not be replaced or removed then; these
+    values are removed before the cache asks Redis for anything else.
 
     With ``strict``, each method raises `Unavailable` instead, before it computes anything. The
     cache lives as long as the container.
