@@ -87,9 +87,9 @@ class Cache(Protocol):
     ) -> Value:
         """Return the value of the key, or else the result of ``factory``, kept for ``seconds``.
 
-        The factory is called without arguments. It runs once for all who ask for the key at the
-        same time, and never outlives the call that it was given to; so it may use what its caller
-        may use. Its error reaches those who wait on this node; those who wait on other nodes
+        The factory is called without arguments, in a task of its own with the context variables of
+        its caller. It runs once for all who ask for the key at the same time, and never outlives
+        the call that it was given to; so it may use objects of its caller's scope. Its error reaches those who wait on this node; those who wait on other nodes
         try themselves. A caller that is cancelled stays for others who wait for its factory, for
         three seconds at most: then one of these begins anew.
 
@@ -106,7 +106,7 @@ class JsonCache(Cache):
     """A cache whose implementation keeps only JSON by key; base of the caches of the package."""
 
     def __init__(self) -> None:
-        self.misfits = 0
+        self.misfits: int = 0
         """Number of values that could not be read as the type that was asked for."""
         self._computations: Computations[bytes] = Computations()
 
@@ -204,7 +204,7 @@ class JsonCache(Cache):
 
 
 class MemoryCache(JsonCache):
-    """A cache in this process, whose apps may share it; a restart loses all values.
+    """A cache in this process; apps that run in one event loop may share it.
 
     At most ``entries`` values are kept: one more replaces the value that was not used for longest.
     Values end by the monotonic clock.

@@ -24,9 +24,9 @@ HEARTBEAT: Final = 2.0
 
 
 class RedisProvider(Provider):
-    """A provider of the `Broker` and the `Cache` of all processes with the same Redis: one app.
+    """A provider of the `Broker` that makes one app of all processes with the same Redis.
 
-    ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
+    Their `Cache` is provided, too. ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
     ``unix:///path/of.sock``. Apps with another database or ``prefix`` know nothing of each other.
 
     Every ``heartbeat`` (in seconds) Redis has to answer within as long, or the connection is closed
