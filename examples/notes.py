@@ -5,6 +5,7 @@ connect with ``python -m websockets ws://localhost:9000`` and type::
 
     {"event": "user register", "payload": {"login": "ann", "password": "correct horse"}, "id": 1}
     {"event": "user enter", "payload": {"login": "ann", "password": "correct horse"}}
+    {"event": "user count"}
     {"event": "note add", "payload": "Buy milk", "token": "<the token of the reply>"}
     {"event": "note list", "token": "<the token of the reply>"}
     {"event": "note delete", "payload": 1, "token": "<the token of the reply>", "id": 2}
@@ -24,7 +25,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 from dishka import Provider, Scope, provide
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
-from sqlalchemy import URL, ForeignKey, delete, make_url, select
+from sqlalchemy import URL, ForeignKey, delete, func, make_url, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -36,10 +37,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup, Payload, WebSuckets
+from websuckets.cache import Cache
 from websuckets.di import provide_context
 from websuckets.exc import ClientError, NotAuthorized
 from websuckets.security import CurrentUser, Token
 from websuckets.session import User
+
+SECONDS_BETWEEN_COUNTS = 10
 
 # Models: what the database keeps, and what clients send and get.
 
@@ -177,6 +181,14 @@ async def enter(
         user.token = Token.generate()
         return user.token
     raise ClientError("wrong login or password")
+
+
+@users.command("count")
+async def count_users(socket: ServerConnection, *, session: AsyncSession, cache: Cache) -> int:
+    async def count() -> int:  # which reads the whole table, so once in a while is enough
+        return await session.scalar(select(func.count()).select_from(Account)) or 0
+
+    return await cache.get_or_set("user count", count, SECONDS_BETWEEN_COUNTS)
 
 
 @notes.command("add")

@@ -7,6 +7,7 @@ import postgres
 import pytest
 import redis_server
 from brokers import BROKERS, Make
+from caches import CACHES, Caches
 from canaries import told
 from dishka.code_tools import code_builder
 from harness import Gate
@@ -119,6 +120,13 @@ async def stores(request: pytest.FixtureRequest) -> AsyncIterator[Stores]:
     """Yield stores of sessions that share their records."""
     async with STORES[request.param](request) as stores:
         yield stores
+
+
+@pytest.fixture(params=CACHES)
+async def caches(request: pytest.FixtureRequest) -> AsyncIterator[Caches]:
+    """Yield the caches of two nodes that share their values."""
+    async with CACHES[request.param](request) as caches:
+        yield caches
 
 
 @pytest.fixture

@@ -75,6 +75,18 @@ async def test_notes_are_added_listed_and_deleted() -> None:
 
 
 @on_each_database
+async def test_users_are_counted_once_in_a_while() -> None:
+    """A count is good for some seconds, for everybody."""
+    notes = load("notes")
+    async with talk(notes.app) as ann, ann.another() as bob:
+        await register(ann, ANN)
+        counted = {"event": "user count", "payload": 1}
+        assert await ann.call("user count") == counted
+        await register(bob, BOB)
+        assert await bob.call("user count") == counted
+
+
+@on_each_database
 async def test_notes_are_for_who_has_entered() -> None:
     """Notes need a token, and a token needs the right password."""
     async with talk(load("notes").app) as client:

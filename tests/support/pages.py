@@ -20,6 +20,7 @@ RUN = [
             "security",
             "sessions",
             "channels",
+            "cache",
             "hooks",
             "testing",
             "serving",

@@ -29,6 +29,7 @@ from websuckets import (
     WebSuckets,
 )
 from websuckets.app import Server
+from websuckets.cache import Cache, MemoryCache
 from websuckets.di import (
     FromDishka,
     WebSucketsProvider,
@@ -321,3 +322,17 @@ async def tested() -> None:
         assert_type(client.close_code, int | None)
         assert_type(client.close_reason, str | None)
     assert_type(CommandError("name").details, Any)
+
+
+async def use_cache(cache: Cache) -> None:
+    async def load() -> list[Model]:
+        return []
+
+    assert_type(await cache.get("key", Model), Model | None)
+    assert_type(await cache.get("key", list[Model]), list[Model] | None)
+    assert_type(await cache.get_or_set("key", load, 60), list[Model])
+    assert_type(await cache.get_or_set("key", lambda: load(), 60, type=list[Model]), list[Model])
+    await cache.set("key", Model(text="text"), 60)
+
+
+cache: Cache = MemoryCache(entries=10)

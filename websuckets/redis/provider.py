@@ -7,9 +7,11 @@ from typing import Final
 from dishka import Provider, Scope
 
 from websuckets.broker import Broker
+from websuckets.cache import Cache
 from websuckets.exc import ConfigurationError
 from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
+from websuckets.redis.cache import RedisCache
 from websuckets.redis.connection import RedisConnection
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
@@ -24,7 +26,7 @@ HEARTBEAT: Final = 2.0
 class RedisProvider(Provider):
     """A provider of the `Broker` that makes one app of all processes with the same Redis.
 
-    ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
+    Their `Cache` is provided, too. ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
     ``unix:///path/of.sock``. Apps with another database or ``prefix`` know nothing of each other.
 
     Every ``heartbeat`` (in seconds) Redis has to answer within as long, or the connection is closed
@@ -35,6 +37,9 @@ class RedisProvider(Provider):
     for ``lifetime`` seconds after it was last saved or resumed. Of one user at most
     ``records_per_user`` records are kept; another one replaces the record that was not used for
     longest.
+
+    While Redis is away, the cache is empty, and values that were set or deleted are removed when
+    Redis is back; with ``strict_cache`` each method of the cache raises `Unavailable` instead.
 
     The app also starts while Redis is away, and serves only its own clients until Redis is back.
     The app does not start, but raises `ConfigurationError`, where Redis answers that the URL is
@@ -52,6 +57,7 @@ class RedisProvider(Provider):
         records_per_user: int = RECORDS_PER_USER,
         prefix: str = "websuckets",
         heartbeat: float = HEARTBEAT,
+        strict_cache: bool = False,
     ) -> None:
         super().__init__(scope=Scope.APP)
         problem = problem_with(url)
@@ -74,6 +80,11 @@ class RedisProvider(Provider):
             lambda: RedisBroker(RedisConnection(url, heartbeat), prefix), provides=RedisBroker
         )
         self.alias(RedisBroker, provides=Broker)
+
+        def cache(broker: RedisBroker) -> Cache:
+            return RedisCache(broker, strict=strict_cache)
+
+        self.provide(cache)
         if resume:
 
             def store(broker: RedisBroker) -> SessionStore:

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import Context
 from functools import partial
 from typing import Any, Final
 
@@ -74,14 +75,15 @@ class EventLoop:
             raise RuntimeError(error)
 
 
-def spawn(main: Callable[[], Coroutine[Any, Any, None]]) -> object:
+def spawn(main: Callable[[], Coroutine[Any, Any, None]], context: Context | None = None) -> object:
     """Run ``main`` in a task without a parent, which no cancellation of other tasks reaches.
 
-    The task lives at least as long as the returned object. ``main`` must not raise.
+    The task lives at least as long as the returned object. ``main`` must not raise. ``context`` is
+    the context (`contextvars`) of the task, which the event loop chooses unless it is given.
     """
     if on_trio():
-        return sys.modules["trio"].lowlevel.spawn_system_task(main)
-    return asyncio.get_running_loop().create_task(main())
+        return sys.modules["trio"].lowlevel.spawn_system_task(main, context=context)
+    return asyncio.get_running_loop().create_task(main(), context=context)
 
 
 def threadsafe(callback: Callable[[], None]) -> Callable[[], object]:
