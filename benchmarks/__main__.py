@@ -1,9 +1,10 @@
 """Measure the same job on every server. ``growth`` and ``guarantees`` measure the cost of
-websuckets; ``channels``, the cost of publishing; ``--against``, the change since another
-revision."""
+websuckets; ``channels``, the cost of publishing; ``workers``, several processes; ``--against``, the
+change since another revision."""
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-from benchmarks import against, channels, growth, guarantees, plots
+from benchmarks import against, channels, growth, guarantees, plots, workers
 from benchmarks.job import Job
 from benchmarks.jobs import BY_HAND, CLAIMS, JOBS, SHORT_LIST
 from benchmarks.measure import Entry, Results, compare
@@ -29,6 +30,7 @@ from benchmarks.report import (
     nodes_table,
     plain,
     put_into,
+    workers_table,
     write_json,
 )
 from benchmarks.servers import LOAD_CORE, pin
@@ -189,6 +191,23 @@ def run_channels(args: argparse.Namespace) -> Tables:
     return [*tables, ("From one node to another", nodes_table(between, channels.NODES, nodes))]
 
 
+def run_workers(args: argparse.Namespace) -> Tables:
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # clients and workers share all cores
+    loops = [loop for loop in workers.LOOPS if find_spec(loop) is not None]
+    rates = workers.throughput(loops, args.rounds, args.seconds, progress)
+    spread = {loop: workers.shares(loop, max(workers.WORKERS), 1000) for loop in loops}
+    args.output.mkdir(parents=True, exist_ok=True)
+    content = {
+        "environment": environment(),
+        "settings": settings(args),
+        "messages per second": {loop: found.rates for loop, found in rates.items()},
+        "shares of 1,000 connections": spread,
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    (args.output / "workers.json").write_text(text, encoding="utf-8")
+    return [("Workers on all cores", workers_table(rates, spread))]
+
+
 def settings(args: argparse.Namespace) -> dict[str, object]:
     return {"rounds": args.rounds, "seconds": args.seconds}
 
@@ -209,6 +228,7 @@ MODES: Final = {
     "guarantees": run_guarantees,
     "growth": run_growth,
     "channels": run_channels,
+    "workers": run_workers,
 }
 
 

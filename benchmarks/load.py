@@ -59,10 +59,12 @@ class Load:
     """Clients of one server that all do the same job, until the context ends.
 
     Each client has sent one message and got the right answer when the context is entered.
+    ``sleeps`` leaves the processor to others while there is no answer.
     """
 
-    def __init__(self, port: int, dialect: Dialect, job: Job) -> None:
+    def __init__(self, port: int, dialect: Dialect, job: Job, *, sleeps: bool = False) -> None:
         self._port = port
+        self._wait = TIMEOUT if sleeps else 0
         self._dialect = dialect
         self._job = job
         self._text = dialect.command(job)
@@ -137,10 +139,11 @@ class Load:
 
     def _until(self, deadline: float, latencies: "array[float]") -> None:
         clock, poll, note = time.perf_counter, self._epoll.poll, latencies.append
-        peers, start = self._peers, self._start
+        peers, start, wait = self._peers, self._start, self._wait
         while (now := clock()) < deadline:
-            # Not sleeping: to wake this process is the server's work, as often as the pace has it.
-            while not (events := poll(0)) and clock() < now + TIMEOUT:
+            # Not sleeping, as a rule: to wake this process is the server's work, as often as the
+            # pace has it.
+            while not (events := poll(wait)) and clock() < now + TIMEOUT:
                 pass
             if not events:
                 raise Unexpected(f"no answer for {TIMEOUT:.0f} seconds")

@@ -5,16 +5,18 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 from benchmarks.against import NEW, OLD, interval_of_median
 from benchmarks.growth import Growth
 from benchmarks.jobs import Claim
 from benchmarks.measure import Results, Spread
+from benchmarks.workers import Rates
 
 __all__ = [
     "against_table",
@@ -29,6 +31,7 @@ __all__ = [
     "nodes_table",
     "plain",
     "put_into",
+    "workers_table",
     "write_json",
 ]
 
@@ -129,6 +132,19 @@ def nodes_table(results: Results, job: str, subjects: Iterable[str]) -> Rows:
         times = [spread_text(spread, 0) for spread in found if spread is not None]
         if times:
             rows.append([subject, *times])
+    return rows
+
+
+def workers_table(rates: Mapping[str, Rates], spread: Mapping[str, Sequence[float]]) -> Rows:
+    """Return a row for each event loop: messages per second, and shares of the connections."""
+    numbers = sorted(next(iter(rates.values())).rates)
+    heads = [f"messages/s, {number} workers" for number in numbers]
+    rows = [["event loop", *heads, "gain", "shares of 1,000 connections"]]
+    for loop, found in rates.items():
+        rounds = [found.rates[number] for number in numbers]
+        texts = [f"{median(one):,.0f} ({min(one):,.0f}-{max(one):,.0f})" for one in rounds]
+        shares = ", ".join(f"{share:.0%}" for share in spread[loop])
+        rows.append([loop, *texts, f"{found.gain:.2f}", shares])
     return rows
 
 

@@ -57,15 +57,16 @@ class Server:
         self.port = port
         self.start_seconds = start_seconds
         """Seconds from the start of the process until it accepts connections."""
-        self._pids = [pid, *_descendants(pid)]
+        self.pids = [pid, *_descendants(pid)]
+        """The process and those that it has started, their own included."""
 
     def cpu(self) -> float:
         """Return the processor time of all processes and threads, user and system, in seconds."""
-        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._pids)
+        return sum(time.clock_gettime(_cpu_clock(pid)) for pid in self.pids)
 
     def memory(self) -> int:
         """Return the private memory of all processes, in bytes."""
-        return sum(_private_bytes(pid) for pid in self._pids)
+        return sum(_private_bytes(pid) for pid in self.pids)
 
 
 def _cpu_clock(pid: int) -> int:

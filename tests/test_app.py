@@ -111,8 +111,8 @@ async def test_later_providers_win() -> None:
 def test_reprs_name_what_was_registered() -> None:
     """Expect a short repr that names what was registered."""
     group = echo_group("a")
-    assert repr(group) == "CommandGroup('a', 1 commands)"
-    assert repr(app_with(group)) == "WebSuckets(1 groups)"
+    assert repr(group) == "CommandGroup('a', commands=1)"
+    assert repr(app_with(group)) == "WebSuckets(groups=1)"
 
 
 async def test_an_error_of_the_framework_itself_closes_only_that_connection(

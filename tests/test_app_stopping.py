@@ -24,6 +24,7 @@ from websuckets.app import Server
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.commands.hooks import Hooks
 from websuckets.connections.admission import Admission
+from websuckets.connections.readiness import Readiness, ReadinessLog
 from websuckets.connections.registry import Connections
 from websuckets.connections.setup import Setup
 from websuckets.di.injectables import WebSucketsProvider
@@ -129,7 +130,7 @@ async def connections_and_transport(receive: Any) -> AsyncIterator[tuple[Connect
             request_scopes=RequestScopes(clock, None),
             background=background,
         )
-        yield Connections(setup), transport
+        yield Connections(setup, Readiness(setup, ReadinessLog())), transport
 
 
 async def test_a_handshake_that_comes_while_stopping_is_turned_away() -> None:

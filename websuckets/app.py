@@ -26,7 +26,8 @@ from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind
 from websuckets.connections.admission import Admission
-from websuckets.exc import ConfigurationError
+from websuckets.connections.readiness import ReadinessLog
+from websuckets.exc import ConfigurationError, InvalidHandlerSignature
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
@@ -73,9 +74,21 @@ class WebSuckets:
     ``path`` is where clients connect; at any other path they get HTTP 404. Without ``path`` they
     may connect at any. At ``health`` a GET request is answered with 200, and with 503 while the app
     stops; ``None`` turns this answer off. Where the app is mounted, both paths are relative to the
-    place where it is mounted.
+    place where the app is mounted.
 
-    Raises `ConfigurationError` for values that are not valid.
+    ``ready`` is an ``async def`` that decides about the answer at ``health``. The parameters of
+    ``ready`` are dependencies, like those of an `on_startup` hook. If ``ready`` returns ``None`` or
+    something true, the answer is 200. If ``ready`` returns ``False``, raises an error, or takes
+    more than `Limits.ready_timeout`, the answer is 503, with a text that tells nothing of an error.
+    A `ClientError` says, like ``False``, that the app is not ready; any other error is an incident,
+    and so is a run that takes too long. A failure is logged when ``ready`` begins to fail, and not
+    again until the app is ready, which is logged once, too. One run of ``ready`` at a time answers
+    all who ask while the run lasts, also if the client that asked first has left. While the app
+    stops, ``ready`` is not called. Under ASGI, an app that starts by itself is started by the first
+    request for its health, and an app that its host has not started answers 503.
+
+    Raises `InvalidHandlerSignature` for a ``ready`` that is not an async function of dependencies,
+    and `ConfigurationError` for other values that are not valid.
     """
 
     def __init__(
@@ -89,6 +102,7 @@ class WebSuckets:
         subprotocols: Iterable[str] = (),
         path: str | None = None,
         health: str | None = "/health",
+        ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
@@ -96,6 +110,14 @@ class WebSuckets:
         self._limits = limits or Limits()
         self._middleware = checked(middleware)
         self._admission = Admission.of(origins, trusted_proxies, subprotocols, path, health)
+        self._readiness_log = ReadinessLog()
+        self._has_ready = ready is not None
+        if ready is not None:
+            if health is None:
+                raise ConfigurationError(_READY_WITHOUT_HEALTH)
+            if not callable(ready):
+                raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
+            self._definition.add_hook("ready", ready)
         self._session = Session()
         self._channels = Channels(self._session)
         self._is_running = False
@@ -337,7 +359,7 @@ class WebSuckets:
         return _Serving(self._serve(None, host, port, options))
 
     def __repr__(self) -> str:
-        return f"WebSuckets({len(self._definition.groups)} groups)"
+        return f"WebSuckets(groups={len(self._definition.groups)})"
 
     @asynccontextmanager
     async def _serve(
@@ -403,6 +425,7 @@ class WebSuckets:
                 limits,
                 self._admission,
                 self._middleware,
+                readiness_log=self._readiness_log,
                 finalise=self._definition.has_own_container,
                 propagate=propagate,
             ) as self._running:
@@ -445,10 +468,17 @@ class WebSuckets:
         self._running.loop.check(_OTHER_LOOP)
         return self._running
 
-    def _answer(self, path: str) -> HttpResponse:
+    async def _answer(self, path: str) -> HttpResponse:
         """Return the answer to a request that is not an opening handshake."""
-        if self._running is not None:
-            return self._running.connections.answer(path)
+        running = self._running
+        if self._has_ready and path == self._admission.health:
+            try:
+                running = await self._entered()
+            except Exception as error:
+                self._readiness_log.failed("the start of the app for a health check", error)
+                return self._admission.answer(path, closing=False, is_ready=False)
+        if running is not None:
+            return await running.connections.answer(path)
         return self._admission.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:
@@ -492,6 +522,10 @@ that is mounted is not told when its host starts; let the host start it:
         async with app.lifespan():
             yield
 An ASGI server that runs app.asgi itself starts it, unless its lifespan is switched off."""
+
+
+_READY_WITHOUT_HEALTH = """ready=... decides about the answer at health=..., which is None: give a \
+path, or leave ready out"""
 
 
 _OTHER_LOOP = """the app runs in another event loop than the one that brings a connection: start \

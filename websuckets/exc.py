@@ -149,12 +149,22 @@ class HandshakeRefused(WebSucketsError):
     ``status`` is an HTTP status from 300 to 599, ``text`` the body, in UTF-8, ``headers`` are added
     to the response.
 
-    Raises `ValueError` for another status, for a text that is not a ``str``, and for headers that
-    are not valid, not printable ASCII, or belong to the connection.
+    With a ``close_code`` from 3000 to 4999 the handshake is accepted instead, and the connection
+    closed at once with this code, and with ``text`` as the reason. That is for browsers: they show
+    their programs no response, only code 1006, as for a network that failed, after which a program
+    would connect again, for ever.
+
+    Raises `ValueError` for another status or code, for a text that is not a ``str``, and for
+    headers that are not valid, not printable ASCII, or belong to the connection.
     """
 
     def __init__(
-        self, status: int = 403, text: str = "", headers: Mapping[str, str] | None = None
+        self,
+        status: int = 403,
+        text: str = "",
+        headers: Mapping[str, str] | None = None,
+        *,
+        close_code: int | None = None,
     ) -> None:
         if not isinstance(status, int) or not 300 <= status <= 599:
             raise ValueError(f"HandshakeRefused({status!r}): the status is an int from 300 to 599")
@@ -162,6 +172,13 @@ class HandshakeRefused(WebSucketsError):
             raise ValueError(f"HandshakeRefused: the text is a str, not {type(text).__name__}")
         self.status: HTTPStatus = HTTPStatus(status)
         self.text: str = text.encode(errors="replace").decode()  # no halves of surrogate pairs
+        if close_code is not None and not (
+            isinstance(close_code, int) and 3000 <= close_code <= 4999
+        ):
+            raise ValueError(
+                f"HandshakeRefused(close_code={close_code!r}): codes of programs are 3000 to 4999"
+            )
+        self.close_code: int | None = close_code
         number = self.status.value
         super().__init__(f"HTTP {number}: {self.text}" if text else f"HTTP {number}")
         self.headers: dict[str, str] = {}

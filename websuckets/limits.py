@@ -69,6 +69,12 @@ class Limits:
     logged. Tasks of `AppTasks` and `ConnectionTasks` that ignore their cancellation for longer are
     left behind."""
 
+    ready_timeout: float | None = _number(5, least=0.001)
+    """Seconds that the function ``ready`` of an app may take, with its dependencies and their
+    finalisers; past this limit the function is cancelled, and the answer is 503. Whoever asks for
+    the health of an app seldom waits for as long as a command may take, and ``websockets`` ends a
+    connection without an answer after its ``open_timeout``, 10 seconds."""
+
     send_timeout: float | None = _number(10, least=0.001)
     """Seconds that a peer may leave data sent to it unread, and that a sender waits; past this
     limit the connection is aborted."""

@@ -14,7 +14,13 @@ from typing import Any, Final
 
 from dishka import Provider, Scope, provide
 
-from websuckets.exc import ConfigurationError, Expired, NotAuthorized
+from websuckets.exc import (
+    ClientError,
+    ConfigurationError,
+    Expired,
+    HandshakeRefused,
+    NotAuthorized,
+)
 from websuckets.introspection.functions import called, dressed, evaluated, own_kind, where
 from websuckets.protocol.messages import Message
 from websuckets.session import Session, User, UserId
@@ -186,6 +192,19 @@ class Identity:
     ``None`` for never. With a time that is over, the handshake is answered with 403."""
 
 
+@dataclass(frozen=True, slots=True)
+class HandshakeRefusal:
+    """Answer to clients who are not authorised at their handshake."""
+
+    close_code: int | None
+
+    def of(self, error: ClientError) -> Exception:
+        """Return the error to raise instead of this one."""
+        if self.close_code is None:
+            return error
+        return HandshakeRefused(403, str(error), close_code=self.close_code)
+
+
 class HandshakeSecurityProvider(Provider):
     """Provider that verifies users once, at the handshake, by a cookie, a header or a subprotocol.
 
@@ -195,13 +214,23 @@ class HandshakeSecurityProvider(Provider):
     the handshake is answered with 403. Messages then need no token; each protected command is
     refused once the time of its user is over.
 
+    With a ``close_code``, such as 4401, a client who is not authorised is let in instead of getting
+    403, and the connection is closed at once with that code: browsers do not show their programs
+    the response to a handshake; see `HandshakeRefused`.
+
     Browsers send cookies whichever page connects, so an app with this provider does not start
     without ``WebSuckets(origins=[...])``.
+
+    Raises `ValueError` for a code that is not from 3000 to 4999, and `ConfigurationError` for a
+    function that cannot be one.
     """
 
-    def __init__(self, authenticate: Callable[..., Any]) -> None:
+    def __init__(self, authenticate: Callable[..., Any], *, close_code: int | None = None) -> None:
         super().__init__(scope=Scope.REQUEST)
-        self.provide(_identifying(authenticate), provides=Identity | None)
+        HandshakeRefused(close_code=close_code)  # raises where it is not one
+        refusal = HandshakeRefusal(close_code)
+        self.provide(_identifying(authenticate, refusal), provides=Identity | None)
+        self.provide(lambda: refusal, provides=HandshakeRefusal)
 
     @provide
     def current_user(self, user: User) -> CurrentUser:
@@ -211,12 +240,17 @@ class HandshakeSecurityProvider(Provider):
         return _unless_expired(user)
 
 
-def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
+def _identifying(authenticate: Callable[..., Any], refusal: HandshakeRefusal) -> Callable[..., Any]:
     """Return ``authenticate`` as an async function that dishka can read.
 
-    Generator functions are returned as they are.
+    Generator functions are returned as they are; they cannot have a close code.
     """
     if own_kind(authenticate) == "stream" or isgeneratorfunction(called(authenticate)):
+        if refusal.close_code is not None:
+            raise ConfigurationError(
+                f"HandshakeSecurityProvider({where(authenticate)}, close_code=...): write an async "
+                "function that returns the identity, instead of one that yields it"
+            )
         return authenticate
     parameters = signature(authenticate).parameters.values()
     try:
@@ -230,8 +264,11 @@ def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
         ) from None
 
     async def identity(*arguments: Any, **keywords: Any) -> Any:
-        result = authenticate(*arguments, **keywords)
-        return await result if isawaitable(result) else result
+        try:
+            result = authenticate(*arguments, **keywords)
+            return await result if isawaitable(result) else result
+        except NotAuthorized as error:
+            raise refusal.of(error) from error
 
     return dressed(
         identity,
@@ -240,8 +277,13 @@ def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-async def identify(user: User, identity: Identity | None = None) -> None:
-    """Verify the user at its handshake, as a hook, if anything provides an ``identity``."""
+async def identify(
+    user: User, identity: Identity | None = None, refusal: HandshakeRefusal | None = None
+) -> None:
+    """Verify the user at its handshake, as a hook, if anything provides an ``identity``.
+
+    ``refusal`` says how a client is told that the time of its ``identity`` is over.
+    """
     if identity is not None:
         try:
             user.id = identity.id
@@ -249,7 +291,7 @@ async def identify(user: User, identity: Identity | None = None) -> None:
             return
         user.expires_at = identity.expires_at
         if user.has_expired:
-            raise Expired
+            raise Expired if refusal is None else refusal.of(Expired())
 
 
 def _verified(message: Message, user: User) -> CurrentUser:

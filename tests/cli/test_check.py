@@ -64,6 +64,21 @@ def test_an_app_that_can_start_is_counted(project: Project) -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, SUMMARY, "")
 
 
+def test_a_readiness_check_is_proved_and_counted(project: Project) -> None:
+    """Expect a check that has not run, and the report of what it misses."""
+    check = (
+        "async def my_check(database: Database) -> None:\n    raise AssertionError('it ran')\n\n\n"
+    )
+    ready = CHECKED.replace("app = WebSuckets(", f"{check}app = WebSuckets(ready=my_check, ")
+    project.write(main=ready)
+    result = project.run("check")
+    assert (result.returncode, result.stdout) == (0, f"{SUMMARY.rstrip()}, a readiness check\n")
+    project.write(main=ready.replace("providers=[provider]", ""))
+    result = project.run("check")
+    assert result.returncode == 1
+    assert "`main.my_check` (" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_an_app_that_cannot_start_has_all_its_problems_reported(project: Project) -> None:
     project.write(main=BROKEN)
     result = project.run("check")

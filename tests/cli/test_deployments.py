@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import anyio
 import pytest
@@ -19,6 +21,8 @@ pytestmark = [
     pytest.mark.on_asyncio,  # as the clients; servers run on both
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc"),
 ]
+
+DEPLOYMENTS: Final = int(os.environ.get("WEBSUCKETS_DEPLOYMENTS", "3"))
 
 
 class Load:
@@ -102,10 +106,11 @@ async def deploy(directory: Path, loop: tuple[str, str], clients: int, times: in
 
 @LOOPS
 @pytest.mark.heavy
-async def test_twenty_deployments_under_200_clients_lose_no_reply_and_refuse_no_handshake(
+@pytest.mark.timeout(60 + 30 * DEPLOYMENTS)
+async def test_deployments_under_200_clients_lose_no_reply_and_refuse_no_handshake(
     tmp_path: Path, loop: tuple[str, str]
 ) -> None:
-    await deploy(tmp_path, loop, clients=200, times=20)
+    await deploy(tmp_path, loop, clients=200, times=DEPLOYMENTS)
 
 
 async def test_a_deployment_loses_no_reply_and_refuses_no_handshake(tmp_path: Path) -> None:

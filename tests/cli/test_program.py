@@ -63,6 +63,7 @@ def test_a_module_of_ours_that_is_missing_is_an_error(monkeypatch: pytest.Monkey
 def test_the_module_is_the_program(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     monkeypatch.setattr(sys, "argv", ["websuckets", "--version"])
     monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     with pytest.raises(SystemExit) as caught:
@@ -71,7 +72,8 @@ def test_the_module_is_the_program(
     assert capsys.readouterr().out == f"websuckets {websuckets.__version__}\n"
 
 
-def test_importing_the_module_runs_nothing() -> None:
+def test_importing_the_module_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "websuckets.__main__", raising=False)
     importlib.import_module("websuckets.__main__")
 
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import anyio
 import pytest
 from harness import Client, app_with, connect, dial, errors, until
-from hook_objects import Journalling, Visit, Work, hooked_commands
+from hook_objects import Job, Journalling, Visit, hooked_commands
 from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
@@ -27,7 +27,7 @@ def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
     for n in (1, 2):
 
         @app.on_startup
-        async def startup(session: Session, work: Work, n: int = n) -> None:
+        async def startup(session: Session, job: Job, n: int = n) -> None:
             assert Session.online is session.online
             journal.append(f"startup {n}")
 
@@ -54,7 +54,7 @@ def with_all_hooks(app: WebSuckets, journal: list[str]) -> WebSuckets:
 async def test_each_hook_runs_once_in_order(app: WebSuckets, journal: list[str]) -> None:
     """Expect startup before the port opens, and one SESSION scope from handshake to disconnect."""
     async with with_all_hooks(app, journal).serve("127.0.0.1", 0) as server:
-        startup = ["open work", "startup 1", "close work", "open work", "startup 2", "close work"]
+        startup = ["open job", "startup 1", "close job", "open job", "startup 2", "close job"]
         assert journal == startup
         for _ in range(2):
             journal.clear()
@@ -133,7 +133,7 @@ async def test_a_connection_may_be_refused(
     sent = anyio.Event()
 
     @app.on_connect
-    async def refuse(work: Work, visit: Visit) -> None:
+    async def refuse(job: Job, visit: Visit) -> None:
         await sent.wait()
         raise error
 
@@ -151,8 +151,8 @@ async def test_a_connection_may_be_refused(
         got = await client.closed()
         await until(journal, "close visit")
     assert got[0] == code and re.fullmatch(reason, got[1] or "")
-    closed = f"close work with {type(error).__name__}"
-    assert journal == ["open work", "open visit", closed, "close visit"]
+    closed = f"close job with {type(error).__name__}"
+    assert journal == ["open job", "open visit", closed, "close visit"]
     assert len(errors(caplog)) == (code == 1011)
 
 
@@ -226,7 +226,7 @@ async def test_a_connect_hook_that_still_runs_when_the_server_stops_is_cancelled
     running = anyio.Event()
 
     @app.on_connect
-    async def hang(visit: Visit, work: Work) -> None:
+    async def hang(visit: Visit, job: Job) -> None:
         running.set()
         await anyio.sleep_forever()
 
@@ -236,8 +236,8 @@ async def test_a_connect_hook_that_still_runs_when_the_server_stops_is_cancelled
 
     async with app.serve("127.0.0.1", 0) as server, dial(server):
         await running.wait()
-    assert journal[:2] == ["open visit", "open work"]
-    assert journal[2].startswith("close work with Cancelled") and journal[3:] == ["close visit"]
+    assert journal[:2] == ["open visit", "open job"]
+    assert journal[2].startswith("close job with Cancelled") and journal[3:] == ["close visit"]
 
 
 async def test_disconnect_hooks_have_their_time_when_the_server_stops(

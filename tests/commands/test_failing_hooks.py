@@ -10,7 +10,7 @@ import anyio
 import pytest
 from dishka import Provider, Scope
 from harness import app_with, connect, dial, errors, talk, until
-from hook_objects import Journalling, Visit, Work, hooked_commands
+from hook_objects import Job, Journalling, Visit, hooked_commands
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Request
@@ -176,7 +176,7 @@ async def test_a_startup_hook_that_fails_ends_the_start(
     """Expect no open port, and everything closed; the start may be repeated."""
 
     @app.on_startup
-    async def fail(work: Work) -> None:
+    async def fail(job: Job) -> None:
         raise RuntimeError("no database")
 
     for _ in range(2):
@@ -185,7 +185,7 @@ async def test_a_startup_hook_that_fails_ends_the_start(
             async with app.serve("127.0.0.1", 0):
                 raise AssertionError("it started")
         assert "on_startup" in caught.value.__notes__[0]
-        assert journal == ["open work", "close work with RuntimeError"]
+        assert journal == ["open job", "close job with RuntimeError"]
 
 
 class Fatal(BaseException): ...

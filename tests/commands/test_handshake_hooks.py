@@ -10,7 +10,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from harness import app_with, connect, dial, errors, get, talk, until
-from hook_objects import Journalling, Visit, Work, hooked_commands
+from hook_objects import Job, Journalling, Visit, hooked_commands
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.http11 import Request
@@ -64,7 +64,7 @@ async def test_a_handshake_may_be_refused(
     """Expect an HTTP status, everything opened for the handshake closed, and nobody connected."""
 
     @app.on_handshake
-    async def refuse(work: Work, visit: Visit) -> None:
+    async def refuse(job: Job, visit: Visit) -> None:
         raise error
 
     @app.on_handshake
@@ -83,8 +83,8 @@ async def test_a_handshake_may_be_refused(
     assert got[:2] == (status, text)
     if status == 401:
         assert got[2]["WWW-Authenticate"] == "Bearer"
-    closed = f"close work with {type(error).__name__}"
-    assert journal == ["open work", "open visit", closed, "close visit"]
+    closed = f"close job with {type(error).__name__}"
+    assert journal == ["open job", "open visit", closed, "close visit"]
 
 
 async def test_a_handshake_hook_that_fails_is_an_incident(
@@ -172,7 +172,7 @@ async def test_a_handshake_that_takes_too_long_is_refused(
     """Expect everything to be closed after open_timeout of ``websockets``."""
 
     @app.on_handshake
-    async def hang(visit: Visit, work: Work) -> None:
+    async def hang(visit: Visit, job: Job) -> None:
         await anyio.sleep_forever()
 
     async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:

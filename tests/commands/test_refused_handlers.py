@@ -221,7 +221,7 @@ def test_a_name_that_is_taken_is_refused_when_included() -> None:
     for part in ("'user create'", "with_connection", "with_protocol", "rename one"):
         assert part in str(caught.value)
     with pytest.raises(
-        DuplicateCommand, match=r"CommandGroup\('user', 1 commands\) is included twice"
+        DuplicateCommand, match=r"CommandGroup\('user', commands=1\) is included twice"
     ):
         app.include_command_group(first)
     for no_group in ("user", User, None):

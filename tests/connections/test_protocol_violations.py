@@ -32,6 +32,7 @@ from timeouts import TIMEOUT
 from violations import DEFLATED, PLAIN
 
 from websuckets import WebSuckets
+from websuckets.exc import HandshakeRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -154,6 +155,39 @@ async def test_what_is_pipelined_behind_a_request_ends_the_connection_without_an
             await peer.write(GET + behind)
             await peer.read_to_end()
         assert await get(server, "/health") == 200
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("behind", [GET, handshake(), b"x" * 300])
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_breaks_the_protocol_during_a_hook_ends_the_connection_without_an_error(
+    refuses: bool,
+    behind: bytes,
+    journal: list[str],
+    gate: Gate,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Expect neither an answer nor a connection, whatever the hook decides after that."""
+    app, decided = make_app(journal, Gate()), anyio.Event()
+
+    @app.on_handshake
+    async def decide() -> None:
+        await gate()
+        decided.set()
+        if refuses:
+            raise HandshakeRefused(403)
+
+    async with app.serve("127.0.0.1", 0) as server:
+        async with tcp(server.port) as peer:
+            await peer.write(handshake())
+            await gate.reached.wait()
+            await peer.write(behind)
+            with anyio.fail_after(TIMEOUT):
+                assert await peer.read_to_end() == 0
+            gate.opened.set()
+            await decided.wait()
+            assert await get(server, "/health") == 200  # while the connection is not closed yet
+    assert journal == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

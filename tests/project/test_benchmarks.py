@@ -10,7 +10,7 @@ import pytest
 from repository import ROOT
 
 from benchmarks import __main__ as program
-from benchmarks import against, audience, measure
+from benchmarks import against, audience, measure, workers
 from benchmarks.against import NoComparison, interval_of_median
 from benchmarks.channels import FAN_OUT, FanOutBench, NodesBench
 from benchmarks.job import PREVIEW, Job
@@ -44,6 +44,13 @@ def test_a_wrong_answer_is_noticed() -> None:
     job = Job("unknown", event=PREVIEW + "s")
     with pytest.raises(Unexpected), Bench(SUBJECTS["websockets/asyncio"], job):
         pass
+
+
+def test_workers_answer_and_share_their_clients() -> None:
+    """Expect each answer to be checked, and each connection to be counted once."""
+    rates = workers.throughput(["asyncio"], rounds=1, seconds=0.1, progress=print)
+    assert rates["asyncio"].gain > 0
+    assert sum(workers.shares("asyncio", 2, connections=40)) == 1
 
 
 @pytest.mark.parametrize("name", FAN_OUT)

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 import pages
 import pytest
-from harness import Client, dial, talk
+from harness import Client, dial, get, talk
 from serving import uvicorn_running
 
 from websuckets.exc import MissingProvider
@@ -90,6 +90,9 @@ async def test_the_program_of_a_page_does_as_the_page_says(
                 await getattr(main, name)()
             if "FastAPI(" in text:
                 await ask_both_sides(main.api)
+            if "ready=" in text:
+                async with main.app.serve("127.0.0.1", 0) as server:
+                    assert await get(server, "/health") == 200
         else:
             assert language == "python" or language in NOT_RUN
 

@@ -224,7 +224,7 @@ async def test_a_server_that_has_failed_is_not_asked_for_more(
 # The server cancels
 
 
-async def test_a_cancellation_by_the_server_finalises_running_commands(
+async def test_a_cancellation_by_the_server_finalises_streams_and_concurrency(
     new_server: NewServer, group: CommandGroup, journal: list[str]
 ) -> None:
     """Expect running commands to be cancelled and finalised, with nothing left."""

@@ -100,7 +100,8 @@ async def test_commands_that_come_during_many_short_ones_are_read_ahead(
         for _ in range(20):
             await server.next()
         server.leaves()
-    assert left[10] == 0
+    not_begun = [len(left) - 1 - number for number in range(len(left))]
+    assert any(unread < waiting for unread, waiting in zip(left, not_begun, strict=True))
 
 
 async def test_many_messages_at_once_leave_others_their_turn(

@@ -4,10 +4,11 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from queue import Queue
 from typing import Any
 
@@ -36,6 +37,37 @@ def handlers() -> list[Any]:
     return [*map(signal.getsignal, BOTH), descriptor]
 
 
+def test_a_late_thread_writes_to_no_descriptor_that_others_have_opened_since() -> None:
+    """The number of a descriptor that was closed is that of the next one that is opened."""
+
+    class Receiver:
+        def stop(self) -> None: ...
+
+        def time_to_stop(self) -> float:
+            return float("inf")
+
+        def time_is_over(self) -> None: ...
+
+    receiver = Receiver()
+    with ExitStack() as stack:
+        (loops, loop_wakes), (others, other_wakes) = socket.socketpair(), socket.socketpair()
+        for each in (loops, loop_wakes, others, other_wakes):
+            stack.enter_context(each)
+        for each in (loop_wakes, other_wakes):
+            each.setblocking(False)
+        before = signal.set_wakeup_fd(loop_wakes.fileno())
+        stack.callback(signal.set_wakeup_fd, before)
+        assert signals.listen(receiver)
+        stack.callback(signals.stop_listening, receiver)
+        os.dup2(other_wakes.fileno(), loop_wakes.fileno())  # closed, and opened by others
+        signal.raise_signal(signal.SIGTERM)
+        loops.settimeout(TIMEOUT)
+        assert loops.recv(8) == bytes([signal.SIGTERM])
+        others.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            others.recv(8)
+
+
 def test_a_signal_that_handler_and_thread_notice_stops_the_app_once() -> None:
     """Either may notice a signal first; the app is stopped by the first of them alone."""
     stops: list[str] = []
@@ -53,7 +85,7 @@ def test_a_signal_that_handler_and_thread_notice_stops_the_app_once() -> None:
     assert signals.listen(receiver)
     try:
         assert signals._handler is not None
-        signals._handler._notify_all()  # the thread calls this
+        signals._handler.notify_all()  # the thread calls this
         signals._handler._handle(signal.SIGTERM, None)
         assert stops == ["stop"]
     finally:

@@ -96,7 +96,7 @@ class OpenAcceptor:
 
     def subprotocol(self, offered: Iterable[str]) -> None: ...
 
-    def answer(self, path: str) -> HttpResponse:
+    async def answer(self, path: str) -> HttpResponse:
         return HttpResponse(426, "")
 
 
@@ -125,7 +125,7 @@ stuck: list[str] = []
 """Names of the transports of which connections did not end."""
 
 
-async def stop(wait_closed: Callable[[], Awaitable[None]]) -> None:
+async def stop(wait_closed: Callable[[], Awaitable[None]], hand_over: object = None) -> None:
     """Wait for the connections to end; every client has left already."""
     with anyio.move_on_after(STOP_TIMEOUT) as waiting:
         await wait_closed()

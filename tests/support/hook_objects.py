@@ -14,7 +14,7 @@ from websuckets.security import CurrentUser
 class Visit: ...
 
 
-class Work: ...
+class Job: ...
 
 
 class Account: ...
@@ -35,11 +35,11 @@ class Journalling(Provider):
         self.journal.append("close visit")
 
     @provide(scope=Scope.REQUEST)
-    async def work(self) -> AsyncIterator[Work]:
-        self.journal.append("open work")
-        error = yield Work()
+    async def job(self) -> AsyncIterator[Job]:
+        self.journal.append("open job")
+        error = yield Job()
         await anyio.sleep(0)
-        self.journal.append("close work" + (f" with {type(error).__name__}" if error else ""))
+        self.journal.append("close job" + (f" with {type(error).__name__}" if error else ""))
 
     @provide(scope=Scope.REQUEST)
     def account(self, user: CurrentUser) -> Account:

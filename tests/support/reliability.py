@@ -124,7 +124,7 @@ async def tried(attack: Awaitable[Facts]) -> Facts:
 
 def table(attacks: Sequence[str], servers: Sequence[str], results: Results) -> str:
     rows = [
-        ["What the client does", *servers],
+        ["Behaviour of the client", *servers],
         ["---"] * (len(servers) + 1),
         *(
             [ATTACKS[name].title, *(results[name, server] for server in servers)]

@@ -19,7 +19,7 @@ from harness import connect
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed
 
-LONG: Final = 4 * TIMEOUT
+LONG: Final = 3 * TIMEOUT
 """Seconds for steps in which processes start, on a machine that does other work."""
 
 LOOPS: Final = pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class Acceptor:
 async def listening(serve: Callable[[TransportConnection], Awaitable[None]]) -> AsyncIterator[str]:
     """Yield the URL of a server that serves its clients with ``serve``."""
 
-    async def stop(wait_closed: Any) -> None:
+    async def stop(wait_closed: Any, hand_over: Any = None) -> None:
         await wait_closed()
 
     acceptor: Any = Acceptor(serve)

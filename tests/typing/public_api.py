@@ -165,6 +165,23 @@ app = WebSuckets(providers=[SecurityProvider()], limits=Limits(max_size=None, dr
 app.include_command_group(group)
 
 
+async def says(session: Session) -> bool:
+    return bool(session.online)
+
+
+async def raises(session: Session, *, limits: Limits) -> None: ...
+
+
+def sync() -> bool:
+    return True
+
+
+WebSuckets(ready=says)
+WebSuckets(ready=raises, health="/ready")
+WebSuckets(ready=None)
+WebSuckets(ready=sync)  # type: ignore[arg-type]
+
+
 @app.on_startup
 async def starts(tasks: AppTasks) -> int:
     tasks.start_soon(revokes, Session())

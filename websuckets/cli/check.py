@@ -44,9 +44,12 @@ def _summary(compiled: CompiledApp) -> str:
     commands = compiled.commands.values()
     protected = sum(CurrentUser in command.injection.guards for command in commands)
     streams = sum(command.is_stream for command in commands)
+    checks = len(compiled.hooks.ready)
     return (
         f"{_counted(len(commands), 'command')} ({protected} protected, "
-        f"{_counted(streams, 'stream')}), {_counted(len(compiled.hooks.injections), 'hook')}"
+        f"{_counted(streams, 'stream')}), "
+        f"{_counted(len(compiled.hooks.injections) - checks, 'hook')}"
+        + (", a readiness check" if checks else "")
     )
 
 

@@ -8,6 +8,7 @@ import websuckets
 from websuckets.cli.check import check
 from websuckets.cli.commands import commands
 from websuckets.cli.graph import graph
+from websuckets.cli.new import new
 from websuckets.cli.run import run
 
 __all__ = ["program"]
@@ -45,6 +46,7 @@ def options(
     """
 
 
+program.command()(new)
 program.command()(run)
 program.command()(check)
 program.command()(commands)

@@ -38,7 +38,7 @@ DEBOUNCE: Final = 300
 
 STEP: Final = 50
 
-PATIENCE: Final = 1.0
+TIME_TO_GO_ON: Final = 1.0
 """Seconds that a process which has not started yet has left once the source has changed again."""
 
 TIME_TO_STOP: Final = 3.0
@@ -111,7 +111,7 @@ class Reloader:
         changed = asyncio.create_task(self._changed.wait())
         try:
             await asyncio.wait([taken, changed], return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait([taken], timeout=PATIENCE)
+            await asyncio.wait([taken], timeout=TIME_TO_GO_ON)
             return taken.result() if taken.done() else None
         finally:
             taken.cancel()

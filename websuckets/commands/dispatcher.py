@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
+from types import FrameType
 from typing import Any, Final, TypeAlias
 
 import anyio
@@ -147,6 +148,15 @@ class Dispatcher:
             return refused(message, error)
 
         return self._answer_around(_Attempt(message, peer, request_scope, run, self._timeout))
+
+    @classmethod
+    def command_of(cls, frame: FrameType) -> str | None:
+        """Return the name of the command that a frame on a stack runs; ``None`` for others."""
+        if frame.f_code is cls._run.__code__:
+            return str(frame.f_locals["received"][0].event)
+        if frame.f_code is cls._answer_around.__code__:
+            return str(frame.f_locals["attempt"].message.event)
+        return None
 
     async def _run(
         self,

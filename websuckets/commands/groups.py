@@ -158,7 +158,7 @@ class CommandGroup:
         return register
 
     def __repr__(self) -> str:
-        return f"CommandGroup({self.prefix!r}, {len(self._declarations)} commands)"
+        return f"CommandGroup({self.prefix!r}, commands={len(self._declarations)})"
 
 
 @dataclass(slots=True)

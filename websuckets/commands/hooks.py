@@ -1,8 +1,8 @@
-"""Hooks: functions of an app that run when it starts, and when clients come and go."""
+"""Hooks: functions of an app that run when it starts, when clients come and go, and for health."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection
@@ -13,7 +13,13 @@ from websuckets.introspection.hints import name_of
 
 __all__ = ["HookDeclarations", "Hooks"]
 
-Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect"]
+Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect", "ready"]
+
+_WITHOUT_CONNECTION: Final[dict[Kind, str]] = {
+    "startup": "at startup there is none",
+    "ready": "a readiness check has none",
+}
+"""Kinds of hooks that run for no connection, and the reason to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +30,12 @@ class Hooks:
     handshake: tuple[InjectedFunction, ...] = ()
     connect: tuple[InjectedFunction, ...] = ()
     disconnect: tuple[InjectedFunction, ...] = ()
+    ready: tuple[InjectedFunction, ...] = ()
+    """The readiness check, if there is one."""
 
     @property
     def injections(self) -> list[Injection]:
-        hooks = (*self.startup, *self.handshake, *self.connect, *self.disconnect)
+        hooks = (*self.startup, *self.handshake, *self.connect, *self.disconnect, *self.ready)
         return [hook.injection for hook in hooks]
 
 
@@ -68,11 +76,14 @@ class HookDeclarations:
         no_message = dict.fromkeys(
             provider.of_message, "that belongs to a message, and a hook answers none"
         )
-        no_connection = dict.fromkeys(
-            provider.of_connection,
-            "that belongs to a connection, and at startup there is none; AppTasks, Session and "
-            "what providers give with Scope.APP are there",
-        )
+        no_connection = {
+            kind: dict.fromkeys(
+                provider.of_connection,
+                f"that belongs to a connection, and {why}; AppTasks, Session and what providers "
+                "give with Scope.APP are there",
+            )
+            for kind, why in _WITHOUT_CONNECTION.items()
+        }
         hooks: dict[Kind, list[InjectedFunction]] = {kind: [] for kind in get_args(Kind)}
         errors: list[ConfigurationError] = []
         for declaration in self._declarations:
@@ -84,8 +95,9 @@ class HookDeclarations:
             except ConfigurationError as error:
                 errors.append(error)
             else:
-                absent = no_message | no_connection if kind == "startup" else no_message
-                name = f"on_{kind} {name_of(declaration.function)}"
+                absent = no_message | no_connection.get(kind, {})
+                name = "readiness check" if kind == "ready" else f"on_{kind}"
+                name = f"{name} {name_of(declaration.function)}"
                 hooks[kind].append(InjectedFunction.of(name, plan, absent))
         if errors:
             raise report(errors)

@@ -34,19 +34,19 @@ class InjectedFunction:
         """Return a function of the framework itself."""
         return cls.of(name, read_hook(function, {}), {})
 
-    async def run(self, scope: OpenScope, request_scope: RequestScope) -> None:
-        """Call the function in a REQUEST scope of its own inside of ``scope``.
+    async def run(self, scope: OpenScope, request_scope: RequestScope) -> Any:
+        """Call the function in a REQUEST scope of its own inside of ``scope``; return its result.
 
         Raises the error of the function or of a dependency, or else of their finalisers.
         """
         if not self.injection.needs_scope:
-            await self.function()
-            return
+            return await self.function()
+        result: Any = None
         failure: BaseException | None = None
         exits: list[Exit] = []
         try:
             dependencies = await scope.request({}, exits).get(self.injection.key)
-            await self.function(*dependencies)
+            result = await self.function(*dependencies)
         except BaseException as error:
             failure = error
         try:
@@ -59,3 +59,4 @@ class InjectedFunction:
                 raise failure
         finally:
             failure = None  # its traceback holds this frame
+        return result

@@ -1,6 +1,6 @@
 """Items of a stream, each sent as its handler yields it.
 
-Streams are started, cancelled and waited for in `websuckets.commands.running_commands`.
+Streams are started, cancelled and waited for in `websuckets.commands.streams_and_concurrency`.
 """
 
 import math

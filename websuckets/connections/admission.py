@@ -103,11 +103,16 @@ class Admission:
             )
         return None
 
-    def answer(self, path: str, *, closing: bool) -> HttpResponse:
-        """Return the response to a request that is not an opening handshake."""
+    def answer(self, path: str, *, closing: bool, is_ready: bool = True) -> HttpResponse:
+        """Return the response to a request that is not an opening handshake.
+
+        ``closing`` and ``is_ready`` are the state of the app, and count at the path of ``health``.
+        """
         if path == self.health:
             if closing:
                 return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
+            if not is_ready:
+                return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, "not ready\n")
             return HttpResponse(HTTPStatus.OK, "ok\n")
         if self._is_elsewhere(path):
             return HttpResponse(HTTPStatus.NOT_FOUND, "Not Found\n")

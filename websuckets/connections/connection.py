@@ -32,10 +32,7 @@ from typing import Any, Protocol
 import anyio
 from websockets import CloseCode
 
-from websuckets.connections.hook_calls import (
-    call_on_connect,
-    call_on_handshake,
-)
+from websuckets.connections.hook_calls import call_on_connect, call_on_handshake, shortened
 from websuckets.connections.message_loop import MessageLoop
 from websuckets.connections.scope import ConnectionScope
 from websuckets.connections.setup import Setup
@@ -119,7 +116,11 @@ class Connection:
             with scope.request_scope():  # which ends early if the server stops
                 refusal = await call_on_handshake(hook, scope.peer)
             if refusal is not None:
-                return refusal
+                if refusal.close_code is None:
+                    return refusal
+                # The client is let in to be told the reason by a close frame.
+                self._state.close((refusal.close_code, shortened(refusal.text)))
+                return None
         return None if self._state.present is State.OPENING else HandshakeRefused(503)
 
     async def not_opened(self) -> None:
@@ -135,7 +136,10 @@ class Connection:
         scope, state, request_scopes = self._scope, self._state, self._setup.request_scopes
         state.opened()
         try:
-            connected(scope.user, self._setup.session)
+            if state.close_reason is None:
+                connected(scope.user, self._setup.session)
+            else:  # the client was let in to be told why it may not connect
+                not_connecting(scope.user, self._setup.session)
             while state.present is not State.CLOSED:
                 with anyio.CancelScope(shield=True) as scope.life:
                     with request_scopes.begin(scope.life) as scope.peer.request_scope:

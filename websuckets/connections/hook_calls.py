@@ -15,7 +15,7 @@ from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScopes
 from websuckets.socket import MAX_REASON
 
-__all__ = ["call_on_connect", "call_on_disconnect", "call_on_handshake"]
+__all__ = ["call_on_connect", "call_on_disconnect", "call_on_handshake", "shortened"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -34,7 +34,9 @@ async def call_on_handshake(hook: InjectedFunction, peer: Peer) -> HandshakeRefu
         refusal = _refusal_of(alone(failure.error))
         if refusal is None:
             return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
-        logger.info("%s refused %s: HTTP %d", hook.name, peer.socket.id, refusal.status)
+        how = "HTTP" if refusal.close_code is None else "close code"
+        code = refusal.close_code or refusal.status
+        logger.info("%s refused %s: %s %d", hook.name, peer.socket.id, how, code)
         return refusal
     return None
 
@@ -66,7 +68,7 @@ async def call_on_connect(hook: InjectedFunction, peer: Peer) -> CloseReason | N
                 raise failure.error from None
             case Meaning.REPLY:
                 logger.info("%s refused %s", hook.name, peer.socket.id)
-                return CloseCode.POLICY_VIOLATION, _shortened(str(failure.error))
+                return CloseCode.POLICY_VIOLATION, shortened(str(failure.error))
         return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
     return None
 
@@ -90,6 +92,6 @@ async def call_on_disconnect(
         log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
 
 
-def _shortened(reason: str) -> str:
+def shortened(reason: str) -> str:
     """Return as much of the reason as a close frame holds."""
     return reason.encode(errors="replace")[:MAX_REASON].decode(errors="ignore")

@@ -5,7 +5,7 @@ import math
 
 from websuckets.commands.dispatcher import Answer, NotACommand, ReceivedCommand, Route
 from websuckets.commands.peer import Peer
-from websuckets.commands.running_commands import ConcurrentCommands
+from websuckets.commands.streams_and_concurrency import ConcurrentCommands
 from websuckets.connections.abuse import AbuseCounters
 from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State

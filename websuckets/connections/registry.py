@@ -12,6 +12,7 @@ from websockets.datastructures import Headers
 
 from websuckets.connections.admission import ConnectionCounts
 from websuckets.connections.connection import Connection
+from websuckets.connections.readiness import Readiness
 from websuckets.connections.setup import Setup
 from websuckets.exc import HandshakeRefused
 from websuckets.protocol.transport import HttpResponse, TransportConnection
@@ -35,8 +36,9 @@ COMMANDS_LOGGED: Final = 10
 class Connections:
     """Connections of a running app, from their opening handshakes on; an `Acceptor`."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, readiness: Readiness) -> None:
         self._setup = setup
+        self._readiness = readiness
         self._open: set[Connection] = set()
         self._counts = ConnectionCounts(setup.limits)
         self._closing = False
@@ -49,8 +51,11 @@ class Connections:
     def subprotocol(self, offered: Iterable[str]) -> str | None:
         return self._setup.admission.subprotocol(offered)
 
-    def answer(self, path: str) -> HttpResponse:
-        return self._setup.admission.answer(path, closing=self._closing)
+    async def answer(self, path: str) -> HttpResponse:
+        admission = self._setup.admission
+        asks = path == admission.health and not self._closing
+        is_ready = await self._readiness.ask() if asks else True
+        return admission.answer(path, closing=self._closing, is_ready=is_ready)
 
     def accept(self, transport: TransportConnection) -> Connection:
         refusal = self._refusal(transport)
@@ -91,6 +96,7 @@ class Connections:
         will connect elsewhere.
         """
         self._closing = True
+        self._readiness.close()
         spread = len(self._open) / CLOSES_PER_SECOND if len(self._open) > AT_ONCE else 0
         async with anyio.create_task_group() as closing:
             for connection in self._open:

@@ -8,7 +8,7 @@ import anyio
 from websockets.http11 import Request
 
 from websuckets.commands.peer import Peer
-from websuckets.commands.running_commands import ConcurrentCommands
+from websuckets.commands.streams_and_concurrency import ConcurrentCommands
 from websuckets.connections.hook_calls import call_on_disconnect
 from websuckets.connections.setup import Setup
 from websuckets.di.lock import lock_factory

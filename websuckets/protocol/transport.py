@@ -138,9 +138,10 @@ class Acceptor(Protocol):
         """Return the offered subprotocol to speak, if any."""
         ...
 
-    def answer(self, path: str) -> HttpResponse:
+    async def answer(self, path: str) -> HttpResponse:
         """Return the answer to a request that is not an opening handshake.
 
-        ``path`` is as in `TransportConnection.request_path`.
+        The answer may take some seconds, and the client may leave meanwhile. ``path`` is as in
+        `TransportConnection.request_path`.
         """
         ...

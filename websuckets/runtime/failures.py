@@ -35,6 +35,8 @@ Who reacts, and how:
 - ``on_disconnect`` and finalisers of a connection: each error is logged, that of a closed
   connection, too; nobody else ends.
 - A task of `AppTasks` or `ConnectionTasks`: all but ignored errors are logged; nobody else ends.
+- The readiness check: the client gets 503 and nothing of the error; an incident is logged when the
+  check begins to fail.
 - ``on_startup``: the error is raised, and the app does not start.
 - Code of the framework or of a transport that serves a connection: an incident closes the
   connection with 1011.

@@ -31,7 +31,7 @@ class AsgiApplication:
         self,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
         entered: Callable[[], Awaitable[RunningApp]],
-        answer: Callable[[str], HttpResponse],
+        answer: Callable[[str], Awaitable[HttpResponse]],
     ) -> None:
         self._lifespan = lifespan
         self._answer = answer
@@ -46,7 +46,7 @@ class AsgiApplication:
             case "lifespan":
                 await self._live(receive, send)
             case "http":
-                await _answer_http(self._answer(path_within(scope)), scope, send)
+                await _answer_http(await self._answer(path_within(scope)), scope, send)
             case other:
                 raise RuntimeError(f"websuckets serves WebSocket, and knows nothing of {other!r}")
 

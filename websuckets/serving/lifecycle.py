@@ -12,6 +12,7 @@ from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.connections.admission import Admission
+from websuckets.connections.readiness import Readiness, ReadinessLog
 from websuckets.connections.registry import Connections
 from websuckets.connections.setup import Setup
 from websuckets.di.graph import scopes_of
@@ -21,6 +22,7 @@ from websuckets.resuming import Resuming
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.event_loop import EventLoop, Propagate, propagate, spawn
 from websuckets.runtime.finalisers import read_generators
+from websuckets.runtime.loop_monitor import report_blocked_loop
 from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.scopes import OpenScope, sources_of_generators
 from websuckets.runtime.tasks import Background
@@ -72,14 +74,15 @@ async def started(
     admission: Admission,
     middleware: Iterable[Middleware] = (),
     *,
+    readiness_log: ReadinessLog,
     finalise: bool,
     propagate: Propagate = propagate,
 ) -> AsyncIterator[RunningApp]:
     """Run an app for as long as the context lasts: its hooks have run, its tasks are running.
 
-    ``finalise`` says that the container is the app's own: its objects are finalised at the end.
-    ``propagate`` is called with an error by which a task of the app ends the program. Raises what
-    an ``on_startup`` hook raises.
+    ``readiness_log`` lives as long as the app. ``finalise`` says that the container is the app's
+    own: its objects are finalised at the end. ``propagate`` is called with an error by which a task
+    of the app ends the program. Raises what an ``on_startup`` hook raises.
     """
     read_generators(sources_of_generators(container))
     clock = Clock()
@@ -107,6 +110,7 @@ async def started(
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
+            background.start_soon(report_blocked_loop, setup.dispatcher.command_of)
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
             steps.push_async_callback(channels._stop)
@@ -116,10 +120,12 @@ async def started(
             steps.push_async_callback(compiled.tasks.stop)
             with as_current(session):
                 await _run_startup_hooks(setup)
+            readiness = Readiness(setup, readiness_log)
+            steps.push_async_callback(readiness.stop)
             yield RunningApp(
                 compiled,
                 container,
-                Connections(setup),
+                Connections(setup, readiness),
                 background,
                 limits,
                 clock,

@@ -107,6 +107,9 @@ class _SignalHandler:
         self._previous_descriptor = signal.set_wakeup_fd(
             self._writer.fileno(), warn_on_full_buffer=False
         )
+        # A duplicate, because the loop may end, and its number go to another descriptor, before
+        # the thread has written there.
+        self._forward = _duplicate(self._previous_descriptor)
         threading.Thread(target=self._run, name="websuckets signals", daemon=True).start()
 
     def add(self, receiver: SignalReceiver) -> None:
@@ -135,6 +138,11 @@ class _SignalHandler:
         self._restore_handlers()
         self._writer.close()
         self._reader.close()
+        self._close_forward()
+
+    def _close_forward(self) -> None:
+        if self._forward != -1:
+            os.close(self._forward)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous.items():
@@ -175,6 +183,7 @@ class _SignalHandler:
                     self.notify_all()
                 if len(numbers) > 1:  # and the main thread has not run `_handle`
                     os._exit(128 + numbers[-1])
+        self._close_forward()
         while self._ends:
             time.sleep(self._until_next_end() or 0)
             self._exit_what_is_late()
@@ -187,9 +196,9 @@ class _SignalHandler:
         except TimeoutError:
             self._exit_what_is_late()
             return None
-        if self._previous_descriptor != -1:
-            with suppress(OSError):  # it is full, and wakes the loop anyway; or it is closed
-                os.write(self._previous_descriptor, data)
+        if self._forward != -1:
+            with suppress(OSError):  # it is full, and wakes the loop anyway; or the loop has ended
+                os.write(self._forward, data)
         return data
 
     def _until_next_end(self) -> float | None:
@@ -204,6 +213,13 @@ class _SignalHandler:
         for each in late:
             self._ends.remove(each)
             each[1].time_is_over()
+
+
+def _duplicate(descriptor: int) -> int:
+    """Return a duplicate of a descriptor; ``-1`` for none, and where it is a socket of Windows."""
+    with suppress(OSError):
+        return os.dup(descriptor)
+    return -1
 
 
 _handler: _SignalHandler | None = None

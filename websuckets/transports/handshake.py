@@ -78,16 +78,16 @@ class Handshake(CommonConnection):
         opening = Opening(self.acceptor)
 
         async def answer_http(_: Any, request: Request) -> Any:
-            if self.protocol.close_expected():  # the data after the request broke the protocol
-                raise _CannotAnswer
+            self._check_can_answer()
             join_cookies(request.headers)
             response = await _result(process_request, self, request)
             if response is None and not _wants_websocket(request):
-                return self._response(self.acceptor.answer(path_of(request)))
+                return self._response(await self.acceptor.answer(path_of(request)))
             return response
 
         async def process(_: Any, request: Request, response: Any) -> Any:
             response = await _result(process_response, self, request, response) or response
+            self._check_can_answer()  # the answer may have taken some time
             if response.status_code != 101:
                 if getattr(request, "method", "GET") == "HEAD":
                     response.body = b""  # the headers keep the length: RFC 9110, section 9.3.2
@@ -95,6 +95,7 @@ class Handshake(CommonConnection):
             self._address = (self.acceptor.address_of(self._peer_address(), request.headers),)
             transport: Any = self
             refusal = await opening.ask(transport)
+            self._check_can_answer()
             if refusal is not None:
                 return self._response(HttpResponse.of(refusal))
             for name, value in sent_headers(self):
@@ -112,6 +113,11 @@ class Handshake(CommonConnection):
         finally:
             if self.handshakes is not None:
                 self.handshakes.discard(self)
+
+    def _check_can_answer(self) -> None:
+        """Raise `_CannotAnswer` if the data after the request broke the protocol."""
+        if self.protocol.close_expected():
+            raise _CannotAnswer
 
     def _peer_address(self) -> Any:
         try:
