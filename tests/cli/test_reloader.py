@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     """Return a function that runs a reloader of workers with a source; see `supervise`."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reload, "TIME_TO_STOP", 0.2)
-    monkeypatch.setattr(reload, "PATIENCE", 0.2)
+    monkeypatch.setattr(reload, "TIME_TO_GO_ON", 0.2)
 
     def run(source: str, act: Callable[[Log], Awaitable[None]]) -> int:
         options = small_workers(monkeypatch, tmp_path, source)
