@@ -406,13 +406,6 @@ async def test_a_reloader_that_is_killed_leaves_nothing_behind(tmp_path: Path, s
 
 
 @heavy
-async def test_a_directory_that_does_not_exist_ends_the_program(tmp_path: Path) -> None:
-    async with run(tmp_path, "--reload", "--app-dir", "nowhere") as program:
-        assert await program.ended() == 1
-        assert program.log == f"the directory {tmp_path / 'nowhere'} does not exist\n"
-
-
-@heavy
 @pytest.mark.timeout(300)
 async def test_fifty_changes_leave_nothing_behind(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"

@@ -124,6 +124,13 @@ def test_an_address_of_another_machine_is_told_in_a_line(app: Project, more: lis
     assert text.count("\n") == 0
 
 
+def test_an_error_of_a_server_is_told_in_a_line_where_trio_is_not_installed(
+    app: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "trio", None)
+    assert "annot assign" in refused("--host", "192.0.2.1", "--loop", "asyncio")
+
+
 @MODES
 def test_an_unknown_name_of_a_host_is_told_in_a_line(
     app: Project, more: list[str], monkeypatch: pytest.MonkeyPatch
@@ -258,6 +265,13 @@ def test_the_app_may_be_made_by_a_function_and_stand_in_another_directory(
     project.write_file("inner/server.py", f"{PROGRAM}\nmade = app\ndef make(): return made\n")
     options = ("--factory", "--app-dir", "inner", "--port", "0")
     assert served("server:make", *options)
+
+
+@pytest.mark.parametrize("more", [[], ["--reload"]], ids=str)
+def test_a_directory_that_does_not_exist_is_told_in_a_line(app: Project, more: list[str]) -> None:
+    nowhere = app.directory / "nowhere"
+    text = refused("--port", "0", "--app-dir", "nowhere", *more)
+    assert text == f"the directory {nowhere} does not exist"
 
 
 def test_the_app_is_found_where_pyproject_says(project: Project) -> None:

@@ -13,7 +13,7 @@ from supervising import Log, small_workers, supervise, until_file
 
 from websuckets.cli import supervisor
 from websuckets.cli.supervisor import Supervisor
-from websuckets.cli.worker_process import Bounds
+from websuckets.cli.worker_process import Bounds, WorkerProcess
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="workers need a system like Unix")
 
@@ -152,6 +152,62 @@ def test_workers_that_die_after_they_have_started_end_the_program(run: Any) -> N
     assert run("start()\nos._exit(1)\n", act) == 1
 
 
+def test_a_replacement_that_never_starts_ends_the_program(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect it also where its attempts take so long that deaths are forgotten meanwhile."""
+    monkeypatch.setattr(supervisor, "DEATHS_WITHIN", -1.0)
+
+    async def act(log: Log) -> None:
+        await log.until("workers die as soon as they are started: ending the program")
+
+    assert run(first("start()\nos._exit(1)\n", then=FAILS), act) == 1
+
+
+def test_a_worker_that_dies_while_it_is_replaced_is_replaced_once(run: Any, tmp_path: Path) -> None:
+    async def act(log: Log) -> None:
+        (pid,) = await log.until(r"workers: 1, processes: (\d+)")
+        send(signal.SIGHUP)
+        await until_file(tmp_path / "waits")
+        os.kill(int(pid), signal.SIGKILL)
+        await log.until(f"process {pid} has ended")
+        (tmp_path / "goes on").touch()
+        await log.until("SIGHUP: replaced each worker")
+        assert "takes the place" not in log.text
+        send(signal.SIGTERM)
+
+    waits = """\
+(folder / 'waits').touch()
+while not (folder / 'goes on').exists():
+    time.sleep(0.01)
+"""
+    assert run(first(SERVES, then=waits + SERVES), act) == 0
+
+
+def test_a_worker_that_has_recovered_before_it_is_looked_at_goes_on(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Supervisor] = []
+    init = Supervisor.__init__
+
+    def noted(self: Supervisor, *arguments: Any) -> None:
+        init(self, *arguments)
+        made.append(self)
+
+    async def act(log: Log) -> None:
+        (pid,) = await log.until(r"workers: 1, processes: (\d+)")
+        worker = made[0]._places[0].worker
+        assert worker is not None
+        worker.needs_attention.set()
+        while worker.needs_attention.is_set():
+            await asyncio.sleep(0.005)
+        assert worker.pid == int(pid)
+        send(signal.SIGTERM)
+
+    monkeypatch.setattr(Supervisor, "__init__", noted)
+    assert run(SERVES, act) == 0
+
+
 def test_a_first_worker_that_cannot_start_ends_the_program(run: Any) -> None:
     async def act(log: Log) -> None:
         await log.until("a worker did not start: ending the program")
@@ -186,14 +242,15 @@ def test_sighup_changes_nothing_if_the_new_version_fails(run: Any, tmp_path: Pat
 
 def test_a_stop_during_a_replacement_is_not_a_failure_of_it(run: Any, tmp_path: Path) -> None:
     async def act(log: Log) -> None:
-        await log.until("workers: 1")
+        await log.until("workers: 2")
         (tmp_path / "behaviour").write_text(HANGS)
         send(signal.SIGHUP)
         await until_file(tmp_path / "hangs")
         send(signal.SIGTERM)
+        await log.until("stopping")
         send(signal.SIGTERM)
 
-    assert run(SERVES, act) == 1
+    assert run(SERVES, act, workers=2) == 1
 
 
 def test_a_stop_during_a_restart_is_not_a_failure_of_it(
@@ -208,6 +265,26 @@ def test_a_stop_during_a_restart_is_not_a_failure_of_it(
         await act(log)
 
     assert run("start()\nos._exit(1)\n", run_then_wait) == 0
+
+
+def test_a_worker_that_is_being_started_when_a_signal_comes_is_stopped(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = WorkerProcess.start
+
+    async def interrupted(*arguments: Any) -> WorkerProcess:
+        send(signal.SIGTERM)
+        while not log_of:
+            await asyncio.sleep(0)
+        await log_of[0].until("stopping")
+        return await start(*arguments)
+
+    async def act(log: Log) -> None:
+        log_of.append(log)
+
+    log_of: list[Log] = []
+    monkeypatch.setattr(WorkerProcess, "start", interrupted)
+    assert run(SERVES, act) == 0
 
 
 def test_a_second_signal_kills_the_workers(run: Any, tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ __all__ = ["os", "signal", "time"]  # for the file
 
 
 def main(descriptor: int) -> None:
-    lines = socket.socket(fileno=descriptor).makefile("rw")
+    supervisor = socket.socket(fileno=descriptor)
+    lines = supervisor.makefile()
     target = Path(json.loads(lines.readline())["options"]["target"])
 
     def tell(name: str, **fields: Any) -> None:
-        lines.write(json.dumps({"is": name, **fields}) + "\n")
-        lines.flush()
+        supervisor.sendall(json.dumps({"is": name, **fields}).encode() + b"\n")
 
     def hear() -> str:
         """Return the name of the next message; end the process when the supervisor is gone."""
