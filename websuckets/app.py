@@ -27,6 +27,7 @@ from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind
 from websuckets.connections.admission import Admission
 from websuckets.exc import ConfigurationError
+from websuckets.introspection.tracebacks import leave_out_our_frames
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
@@ -114,7 +115,10 @@ class WebSuckets:
         handlers that could not be read before, and `ConfigurationError` while the app runs.
         """
         if not isinstance(group, CommandGroup):
-            raise ConfigurationError(f"{group!r} is not a CommandGroup")
+            raise ConfigurationError(
+                f"include_command_group({group!r}): it is not a CommandGroup; include the group: "
+                "app.include_command_group(group)"
+            )
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
         self._definition.include(group)
 
@@ -289,9 +293,10 @@ class WebSuckets:
                     await program.wait_for_signal(connections.time_to_stop, connections.what_runs)
                 if not running.has_ended:
                     program.exit()
-            except ConfigurationError as error:
-                if theirs:
+            except Exception as error:
+                if theirs and isinstance(error, ConfigurationError):
                     error.add_note(_SERVES_OTHERS % len(theirs))
+                leave_out_our_frames(error)
                 raise
 
     def run(
@@ -315,7 +320,11 @@ class WebSuckets:
         async def main() -> None:
             await self(host, port, **options)
 
-        anyio.run(main, backend=backend)
+        try:
+            anyio.run(main, backend=backend)
+        except Exception as error:
+            leave_out_our_frames(error)
+            raise
 
     def serve(
         self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
@@ -527,7 +536,11 @@ class _Serving(AbstractAsyncContextManager[Server]):
         self._serving = serving
 
     async def __aenter__(self) -> Server:
-        return await self._serving.__aenter__()
+        try:
+            return await self._serving.__aenter__()
+        except Exception as error:
+            leave_out_our_frames(error)
+            raise
 
     async def __aexit__(self, *error: Any) -> bool | None:
         return await self._serving.__aexit__(*error)

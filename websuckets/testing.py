@@ -13,6 +13,7 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
+from websuckets.introspection.tracebacks import leave_out_our_frames
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import spawn
 from websuckets.serving.lifecycle import RunningApp
@@ -217,7 +218,11 @@ class TestClient:
             raise RuntimeError("a TestClient is entered once; make another, or client.connect()")
         async with AsyncExitStack() as stack:
             if self._running is None:
-                self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
+                try:
+                    self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
+                except Exception as error:
+                    leave_out_our_frames(error)
+                    raise
             app = self._running
             app.loop.check(_OTHER_LOOP)
             size = app.limits.message_size

@@ -17,6 +17,7 @@ from websuckets.commands.groups import UNSET, Command
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
 from websuckets.commands.stream_items import Stream
+from websuckets.commands.unknown import UnknownCommands
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
@@ -98,6 +99,7 @@ class Dispatcher:
             for name, command in commands.items()
         }
         self._around = composed(middleware)
+        self._unknown = UnknownCommands(commands)
 
     def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
         """Return the message in a frame."""
@@ -109,6 +111,7 @@ class Dispatcher:
             return message
         route = self._routes.get(message.event)
         if route is None:
+            self._unknown.note(message.event)
             return message
         if payload is None:
             return message, route, None, None

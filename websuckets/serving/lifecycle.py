@@ -57,6 +57,11 @@ class RunningApp:
     def log(self, how: str, *arguments: object) -> None:
         """Log that the app runs, and which parameters of its functions are never filled."""
         logger.info(f"{how}, commands: %d", *arguments, len(self.compiled.commands))
+        if not self.compiled.commands:
+            logger.warning(
+                "there is no command; include a group before the app starts: "
+                "app.include_command_group(group)"
+            )
         for injection in self.compiled.injections:
             if injection is not self.compiled.identification.injection:
                 log_defaults(injection, self.container)
