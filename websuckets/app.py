@@ -27,12 +27,12 @@ from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind
 from websuckets.connections.admission import Admission
 from websuckets.exc import ConfigurationError
-from websuckets.introspection.tracebacks import leave_out_our_frames
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.runtime.stop_times import time_to_undo_a_start
+from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.asgi import AsgiApplication
 from websuckets.serving.compiled_app import CompiledApp
 from websuckets.serving.definition import AppDefinition, groups_of_the_program

@@ -231,7 +231,13 @@ def _identifying(authenticate: Callable[..., Any]) -> Callable[..., Any]:
 
     async def identity(*arguments: Any, **keywords: Any) -> Any:
         result = authenticate(*arguments, **keywords)
-        return await result if isawaitable(result) else result
+        result = await result if isawaitable(result) else result
+        if not isinstance(result, Identity | None):
+            raise TypeError(
+                f"{where(authenticate)}: it returned an object of type {type(result).__qualname__};"
+                " return Identity(user_id) or None"
+            )
+        return result
 
     return dressed(
         identity,

@@ -13,9 +13,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
-from websuckets.introspection.tracebacks import leave_out_our_frames
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import spawn
+from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.lifecycle import RunningApp
 from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient

@@ -5,9 +5,18 @@ from typing import Final
 
 import pytest
 from mistakes import Mistake, see
+from mistakes_in_dependencies import DEPENDENCIES, SECURITY
+from mistakes_in_results import AROUND_COMMANDS, RESULTS, SENDING
 from mistakes_in_signatures import SIGNATURES
 
-MISTAKES: Final = [*SIGNATURES]
+MISTAKES: Final = [
+    *SIGNATURES,
+    *DEPENDENCIES,
+    *SECURITY,
+    *RESULTS,
+    *SENDING,
+    *AROUND_COMMANDS,
+]
 
 each = pytest.mark.parametrize(
     "mistake",

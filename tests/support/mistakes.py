@@ -29,6 +29,9 @@ FILE: Final = "program.py"
 LEVEL: Final = logging.INFO
 """Level from which on the log is shown, as the log of a program that has not set up logging."""
 
+BLOCKED: Final = "the event loop was blocked"
+"""Beginning of a warning that any program may cause where many programs run."""
+
 OUTER: Final = ("websuckets", "dishka", "importlib")
 """Packages of which no frame may stand above the first line of the program."""
 
@@ -185,7 +188,8 @@ class _Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.write(self.format(record) + "\n")
-        self.has_warned = self.has_warned or record.levelno >= logging.WARNING
+        is_of_load = record.msg.startswith(BLOCKED)  # other programs may keep the cores busy
+        self.has_warned |= record.levelno >= logging.WARNING and not is_of_load
         if record.exc_info:
             self.stacks.append(_files(record.exc_info[2]))
 

@@ -298,7 +298,10 @@ def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     kind = kind_of(function) or _promised_kind(function, signature, names)
     problems = []
     if kind == "stream":
-        problems.append("it yields; a hook is an `async def` without `yield`")
+        problems.append(
+            "it yields; a hook is an `async def` without `yield` (what is to be closed when the "
+            "app stops comes from a provider with Scope.APP)"
+        )
     elif kind is None:
         problems.append(_NOT_ASYNC)
     _refuse(here, [*problems, *_misfits(parameters, "SomeType")])

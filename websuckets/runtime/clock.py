@@ -41,6 +41,9 @@ STEPS: Final = 8
 JUMP: Final = 1.0
 """Seconds by which the wall clock departs from this clock before listeners are called."""
 
+LATE: Final = 1.0
+"""Seconds by which a step comes too late before listeners are called."""
+
 FEW: Final = 64
 """Number of outdated entries that are not worth tidying up."""
 
@@ -64,15 +67,17 @@ class Clock:
         self._short: dict[float, int] = {}  # how many entries have each short step
         self._wall = time()  # the wall clock at `now == 0`, unless it jumps
         self._jump_listeners: list[Callable[[], None]] = []
+        self._late_listeners: list[Callable[[float], None]] = []
 
     def timeout(self, seconds: float | None) -> "Timeout":
         """Return the timeout of so many seconds; for ``None``, a timeout that never passes."""
         if seconds is None:
-            return Timeout(self, math.inf, LONGEST_STEP, is_short=False)
+            return Timeout(self, math.inf, math.inf, LONGEST_STEP, is_short=False)
         if seconds >= LONGEST_STEP * STEPS:
-            return Timeout(self, seconds + LONGEST_STEP, LONGEST_STEP, is_short=False)
+            longest = seconds + LONGEST_STEP
+            return Timeout(self, seconds, longest, LONGEST_STEP, is_short=False)
         step = max(seconds / STEPS, SHORTEST_STEP)
-        return Timeout(self, seconds, step, is_short=True)
+        return Timeout(self, seconds, seconds, step, is_short=True)
 
     def timer(self, owner: "Ringing") -> "Timer":
         """Return a timer that rings at its owner."""
@@ -81,6 +86,13 @@ class Clock:
     def on_jump(self, listener: Callable[[], None]) -> None:
         """Call the listener when the wall clock was set, or went on while this clock did not."""
         self._jump_listeners.append(listener)
+
+    def on_late(self, listener: Callable[[float], None]) -> None:
+        """Call the listener with the seconds for which the event loop ran nothing else.
+
+        The listener must not raise.
+        """
+        self._late_listeners.append(listener)
 
     def read(self) -> float:
         """Bring `now` up to date, and return it."""
@@ -97,8 +109,13 @@ class Clock:
             self._step = self._left = min(self._short, default=LONGEST_STEP)
             self._begun = monotonic()
             self._ends_early = anyio.Event()
-            with anyio.move_on_after(self._step):
+            begun, step = self._begun, self._step
+            with anyio.move_on_after(step):
                 await self._ends_early.wait()
+            late = monotonic() - begun - step
+            if late > LATE:
+                for listener in self._late_listeners:
+                    listener(late)
             self.read()
             self.ring()
 
@@ -163,10 +180,14 @@ def _call(function: Callable[[], None]) -> None:
 class Timeout:
     """Time that something may take on a clock: up to a quarter longer, and never less."""
 
-    __slots__ = ("_clock", "is_short", "length", "step")
+    __slots__ = ("_clock", "is_short", "length", "seconds", "step")
 
-    def __init__(self, clock: Clock, length: float, step: float, *, is_short: bool) -> None:
+    def __init__(
+        self, clock: Clock, seconds: float, length: float, step: float, *, is_short: bool
+    ) -> None:
         self._clock = clock
+        self.seconds: float = seconds
+        """Seconds as the program has set them."""
         self.length: float = length
         """Seconds after which it has passed for sure."""
         self.step: float = step

@@ -3,7 +3,7 @@
 import logging
 import secrets
 
-from websuckets.introspection.tracebacks import begun_at_the_program
+from websuckets.runtime.tracebacks import begun_at_the_program
 
 __all__ = ["log_incident"]
 

@@ -23,7 +23,7 @@ enters another. Deadlines are moments of the app's clock, which checks them all 
 import logging
 import math
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 import anyio
 from dishka.exceptions import ExitError
@@ -37,6 +37,10 @@ from websuckets.runtime.scopes import ExitsOf, OpenScope
 __all__ = ["RequestScope", "RequestScopes"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+
+BETWEEN_WARNINGS: Final = 60.0
+"""Seconds of the clock between two warnings that the event loop was blocked."""
 
 
 class Exits(Protocol):
@@ -55,10 +59,31 @@ class RequestScopes:
         self.finalize_timeout = finalize_timeout
         self._time_to_close = clock.timeout(finalize_timeout)
         self._open: set[RequestScope] = set()
+        self.last: str | None = None
+        """Name of the command that began last, for the log."""
+        self._told_of_blocking = -math.inf
+        clock.on_late(self._blocked)
 
     def begin(self, life: anyio.CancelScope) -> "RequestScope":
         """Return a request scope inside of ``life``, whose cancellation ends the scope early."""
         return RequestScope(self, life)
+
+    def _blocked(self, seconds: float) -> None:
+        """Log that something has blocked the event loop, not more often than once in a while."""
+        now = self.clock.now
+        if now - self._told_of_blocking < BETWEEN_WARNINGS:
+            return
+        self._told_of_blocking = now
+        command = (
+            "" if self.last is None else f"; the command that began last was {self.last!r:.80}"
+        )
+        logger.warning(
+            "the event loop was blocked for more than %.1f seconds: something in a handler, a hook "
+            "or a provider does not await%s. Let a thread run it, "
+            "`await anyio.to_thread.run_sync(function)`; with PYTHONASYNCIODEBUG=1, asyncio logs "
+            "its place",
+            *(seconds, command),
+        )
 
     @property
     def running(self) -> list[str]:
@@ -78,7 +103,6 @@ class RequestScope:
         "_clock",
         "_close_by",
         "_life",
-        "_request_scopes",
         "_scope",
         "_step",
         "_timer",
@@ -88,10 +112,11 @@ class RequestScope:
         "has_timed_out",
         "is_late",
         "is_spent",
+        "request_scopes",
     )
 
     def __init__(self, request_scopes: RequestScopes, life: anyio.CancelScope) -> None:
-        self._request_scopes = request_scopes
+        self.request_scopes = request_scopes
         self._clock = request_scopes.clock
         self._life = life
         self._scope = anyio.CancelScope()
@@ -113,11 +138,11 @@ class RequestScope:
 
     def within(self, life: anyio.CancelScope) -> "RequestScope":
         """Return a request scope inside of this one, which code between the two may cancel."""
-        return RequestScope(self._request_scopes, life)
+        return RequestScope(self.request_scopes, life)
 
     def __enter__(self) -> Self:
         self._scope.__enter__()
-        self._request_scopes._open.add(self)
+        self.request_scopes._open.add(self)
         return self
 
     def __exit__(
@@ -126,7 +151,7 @@ class RequestScope:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        self._request_scopes._open.discard(self)
+        self.request_scopes._open.discard(self)
         self._timer.stop()
         return bool(self._scope.__exit__(exc_type, exc, traceback))
 
@@ -144,7 +169,7 @@ class RequestScope:
         self.check(self._clock.now)
         self._timer.by(self.due, self._step)
         if not self.is_late:
-            self._timer.by(self._close_by, self._request_scopes._time_to_close.step)
+            self._timer.by(self._close_by, self.request_scopes._time_to_close.step)
 
     def check(self, now: float) -> None:
         """Cancel the step that takes too long."""
@@ -184,7 +209,7 @@ class RequestScope:
         if not self.is_late:
             return None
         return TimeoutError(
-            f"finalisers took more than {self._request_scopes.finalize_timeout} seconds"
+            f"finalisers took more than {self.request_scopes.finalize_timeout} seconds"
         )
 
     async def close_scope(
@@ -218,7 +243,7 @@ class RequestScope:
         failures: list[BaseException] = []
         interruption: BaseException | None = None
         self._scope.shield = True
-        time_to_close = self._request_scopes._time_to_close
+        time_to_close = self.request_scopes._time_to_close
         self._close_by = close_by = time_to_close.due()
         if close_by < self._timer.moment:
             self._timer.by(close_by, time_to_close.step)

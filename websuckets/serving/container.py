@@ -12,7 +12,11 @@ from dishka import (
     Scope,
     make_async_container,
 )
-from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
+from dishka.exceptions import (
+    CycleDependenciesError,
+    GraphMissingFactoryError,
+    NoFactoryError,
+)
 from dishka.provider import BaseProvider
 from pydantic import BaseModel
 
@@ -28,6 +32,7 @@ from websuckets.exc import (
     MissingProvider,
     report,
 )
+from websuckets.introspection.functions import place_of, where
 from websuckets.introspection.hints import alternatives, bare_type, component_of, name_of
 from websuckets.runtime.event_loop import on_trio
 
@@ -83,6 +88,10 @@ def build_container(
             if error.requested not in missing:
                 errors.append(MissingProvider(f"a provider misses something. {error}"))
             raise report(errors) from None
+        except CycleDependenciesError as error:
+            places = ", ".join(_place_of(factory.source) for factory in error.path)
+            error.add_note(f"each needs the next: {places}; let one of them do without the next")
+            raise
     context = context_types(providers)
     for injection in proved:
         errors.extend(_misuses(injection, container, context))
@@ -166,6 +175,14 @@ def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) ->
     # Handlers come first, so that the path to the missing type is drawn from a handler.
     handlers = (provider for injection in injections for provider in injection.providers)
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
+
+
+def _place_of(source: Any) -> str:
+    """Return name and place of a factory, which may be a class."""
+    if isinstance(source, type):
+        init = where(source.__init__) if place_of(source.__init__) else ""  # type: ignore[misc]
+        return init or f"`{source.__module__}.{source.__qualname__}`"
+    return where(source)
 
 
 def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:

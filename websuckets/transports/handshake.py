@@ -1,10 +1,19 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, MutableSet, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableSet,
+    Sequence,
+)
 from inspect import isawaitable
 from typing import Any, Final
 
+from pydantic import BaseModel
 from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
@@ -13,12 +22,16 @@ from websuckets.limits import Limits
 from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.clock import Clock
 from websuckets.socket import ResponseHeaders, path_of, sent_headers
+from websuckets.transports.checks import not_sendable
 from websuckets.transports.common_connection import CommonConnection
 from websuckets.transports.opening import Opening
 from websuckets.transports.shared_sockets import SharedSockets
 from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
+
+FRAGMENTED: Final = (Iterable, AsyncIterable)
+"""Types of messages that ``websockets`` sends in fragments."""
 
 NOT_OPEN: Final = (
     "the connection is not open before its handshake is answered: send in an on_connect hook; to "
@@ -125,6 +138,10 @@ class Handshake(CommonConnection):
 
     async def send(self, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
+        if not isinstance(message, str | bytes | bytearray | memoryview):
+            is_object = isinstance(message, Mapping | BaseModel)  # which are iterable, too
+            if is_object or not isinstance(message, FRAGMENTED):
+                raise TypeError(not_sendable(message))
         await super().send(message, text=text)
 
     async def pong(self, data: Any = b"") -> None:
