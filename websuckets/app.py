@@ -12,9 +12,15 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final, Literal, NoReturn, TypeVar, overload
 
 import anyio
@@ -316,6 +322,10 @@ class WebSuckets:
 
         if event_loop_runs():
             raise ConfigurationError(_RUNS_IN_A_LOOP)
+        if backend not in ("asyncio", "trio"):
+            raise ConfigurationError(_NO_BACKEND % (backend,))
+        if backend == "trio" and find_spec("trio") is None:
+            raise ConfigurationError(_NO_TRIO)
 
         async def main() -> None:
             await self(host, port, **options)
@@ -378,7 +388,12 @@ class WebSuckets:
                 options,
                 propagate,
             )
-            async with listener as listening:
+            async with AsyncExitStack() as stack:
+                try:
+                    listening = await stack.enter_async_context(listener)
+                except TypeError as error:
+                    error.add_note(_NO_SUCH_OPTION)
+                    raise
                 app.log("listening on %s", ", ".join(listening.urls))
                 yield Server(listening.port, listening.urls)
 
@@ -487,6 +502,14 @@ _RUNS_IN_A_LOOP = """app.run() starts an event loop, and one runs already, as in
     await app("localhost", 9000)
 or, to do other things meanwhile,
     async with app.serve("localhost", 9000) as server: ..."""
+
+_NO_BACKEND = """app.run(backend=%r): it is asyncio or trio; another event loop of asyncio serves \
+by itself, as uvloop.run(app("localhost", 9000))"""
+
+_NO_TRIO = """app.run(backend='trio') needs trio: pip install "websuckets[trio]\""""
+
+_NO_SUCH_OPTION = """the options of app.serve(), app.run() and app() are those of serve() of \
+websockets; the rest is given to WebSuckets(...), or to the command `websuckets run`"""
 
 _SERVE_IS_A_CONTEXT = """app.serve() is a context:
     async with app.serve("localhost", 9000) as server: ...

@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 from mistakes import Mistake, see
+from mistakes_at_start import CONFIGURING, MOUNTING, STARTING, TESTING
 from mistakes_in_dependencies import DEPENDENCIES, SECURITY
 from mistakes_in_results import AROUND_COMMANDS, RESULTS, SENDING
 from mistakes_in_signatures import SIGNATURES
@@ -16,6 +17,10 @@ MISTAKES: Final = [
     *RESULTS,
     *SENDING,
     *AROUND_COMMANDS,
+    *STARTING,
+    *MOUNTING,
+    *TESTING,
+    *CONFIGURING,
 ]
 
 each = pytest.mark.parametrize(
