@@ -352,7 +352,7 @@ SECURITY: Final = (
         "    user.id, user.token = 1, b'secret'  # here\n"
         "def Things() -> Any: return Provider()\n"
         + STARTS.replace("talk(app)", 'talk(app, "run")'),
-        "User.token is a str, as of Token.generate(), or None, not bytes",
+        "User.token is a str or None, not bytes; Token.generate() makes one",
         mended={
             "b'secret'": "Token.generate()",
             "class Db": "from websuckets.security import Token\nclass Db",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any, Final, NoReturn, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -164,7 +164,12 @@ EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)
 
 
 def note_for_result(where: str, how: str, value: Any) -> str:
-    """Return the note for an error that came of encoding a value that the handler there gave."""
+    """Return the note for an error that came of encoding a value that the handler there gave.
+
+    A coroutine is closed, which nobody will await.
+    """
+    if iscoroutine(value):
+        value.close()
     if isawaitable(value):
         remedy = f"it has to be awaited: `{'yield' if how == 'yielded' else 'return'} await ...`"
     else:
