@@ -185,6 +185,14 @@ SIGNATURES: Final = (
         mended={" = Depends(Db)": ""},
     ),
     create(
+        "a marker of FastAPI without an annotation",
+        "async def create(socket: Socket, db=Depends(Db)) -> None: ...",
+        "parameter `db` has no annotation; write what it is: `db: SomeType`. Depends(...) is of "
+        "another framework and means nothing here",
+        "give a provider of it to WebSuckets(providers=[...])",
+        mended={"db=Depends(Db)": "db: Db"},
+    ),
+    create(
         "pydantic's Field as the default of a dependency",
         "async def create(socket: Socket, db: Db = Field(None)) -> None: ...",
         "`db: ",

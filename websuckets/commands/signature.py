@@ -380,9 +380,10 @@ def _misfits(
             yield "parameter `self`: it is a method; register that of an object, or a function"
         elif parameter.annotation is parameter.empty:
             type_ = first if number == 0 else "SomeType"
+            marker = remedy_for_marker(parameter.default)
             yield (
                 f"parameter `{parameter.name}` has no annotation; write what it is: "
-                f"`{parameter.name}: {type_}`"
+                f"`{parameter.name}: {type_}`{'' if marker is None else f'. {marker}'}"
             )
 
 

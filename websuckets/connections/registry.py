@@ -74,16 +74,17 @@ class Connections:
         return connection
 
     def _log(self, refusal: HandshakeRefused, transport: TransportConnection) -> None:
-        """Log why a client may not connect, with the beginning of its origin, escaped."""
+        """Log why a client may not connect; of its headers, only an origin that is refused.
+
+        The log shows the beginning of the origin, with all that is not printable escaped.
+        """
         request = transport.socket.request
         assert request is not None  # the opening handshake has come
-        origin = ", ".join(request.headers.get_all("Origin"))
         why = "the app stops" if self._closing else WHY_REFUSED[refusal.status]
-        shown = ascii(origin[:SHOWN]) if origin else "none"
-        logger.info(
-            "refused %s: HTTP %d, %s; its origin: %s",
-            *(transport.socket.id, refusal.status, why, shown),
-        )
+        if refusal.status == HTTPStatus.FORBIDDEN:
+            origin = ", ".join(request.headers.get_all("Origin"))
+            why += f"; its origin: {ascii(origin[:SHOWN]) if origin else 'none'}"
+        logger.info("refused %s: HTTP %d, %s", transport.socket.id, refusal.status, why)
 
     def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
         """Return the refusal of a client that may not connect; ``None`` for any other."""

@@ -1,19 +1,10 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from abc import abstractmethod
-from collections.abc import (
-    AsyncIterable,
-    Awaitable,
-    Callable,
-    Iterable,
-    Mapping,
-    MutableSet,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, MutableSet, Sequence
 from inspect import isawaitable
 from typing import Any, Final
 
-from pydantic import BaseModel
 from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
@@ -29,9 +20,6 @@ from websuckets.transports.shared_sockets import SharedSockets
 from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["NOT_OPEN", "Handshake", "options_with", "serve_connection"]
-
-FRAGMENTED: Final = (Iterable, AsyncIterable)
-"""Types of messages that ``websockets`` sends in fragments."""
 
 NOT_OPEN: Final = (
     "the connection is not open before its handshake is answered: send in an on_connect hook; to "
@@ -138,11 +126,12 @@ class Handshake(CommonConnection):
 
     async def send(self, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
-        if not isinstance(message, str | bytes | bytearray | memoryview):
-            is_object = isinstance(message, Mapping | BaseModel)  # which are iterable, too
-            if is_object or not isinstance(message, FRAGMENTED):
-                raise TypeError(not_sendable(message))
-        await super().send(message, text=text)
+        try:
+            await super().send(message, text=text)
+        except TypeError as error:
+            if not isinstance(message, str | bytes):
+                error.add_note(not_sendable(message))
+            raise
 
     async def pong(self, data: Any = b"") -> None:
         self._check_open()
