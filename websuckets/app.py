@@ -12,9 +12,15 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final, Literal, NoReturn, TypeVar, overload
 
 import anyio
@@ -33,6 +39,7 @@ from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
 from websuckets.runtime.stop_times import time_to_undo_a_start
+from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.asgi import AsgiApplication
 from websuckets.serving.compiled_app import CompiledApp
 from websuckets.serving.definition import AppDefinition, groups_of_the_program
@@ -136,7 +143,10 @@ class WebSuckets:
         handlers that could not be read before, and `ConfigurationError` while the app runs.
         """
         if not isinstance(group, CommandGroup):
-            raise ConfigurationError(f"{group!r} is not a CommandGroup")
+            raise ConfigurationError(
+                f"include_command_group({group!r}): it is not a CommandGroup; include the group: "
+                "app.include_command_group(group)"
+            )
         self._check_not_running(f"{group!r} comes too late; include every group before it starts")
         self._definition.include(group)
 
@@ -311,9 +321,10 @@ class WebSuckets:
                     await program.wait_for_signal(connections.time_to_stop, connections.what_runs)
                 if not running.has_ended:
                     program.exit()
-            except ConfigurationError as error:
-                if theirs:
+            except Exception as error:
+                if theirs and isinstance(error, ConfigurationError):
                     error.add_note(_SERVES_OTHERS % len(theirs))
+                leave_out_our_frames(error)
                 raise
 
     def run(
@@ -333,11 +344,19 @@ class WebSuckets:
 
         if event_loop_runs():
             raise ConfigurationError(_RUNS_IN_A_LOOP)
+        if backend not in ("asyncio", "trio"):
+            raise ConfigurationError(_NO_BACKEND % (backend,))
+        if backend == "trio" and find_spec("trio") is None:
+            raise ConfigurationError(_NO_TRIO)
 
         async def main() -> None:
             await self(host, port, **options)
 
-        anyio.run(main, backend=backend)
+        try:
+            anyio.run(main, backend=backend)
+        except Exception as error:
+            leave_out_our_frames(error)
+            raise
 
     def serve(
         self, host: str | Sequence[str] | None = None, port: int | None = None, **options: Any
@@ -391,7 +410,12 @@ class WebSuckets:
                 options,
                 propagate,
             )
-            async with listener as listening:
+            async with AsyncExitStack() as stack:
+                try:
+                    listening = await stack.enter_async_context(listener)
+                except TypeError as error:
+                    error.add_note(_NO_SUCH_OPTION)
+                    raise
                 app.log("listening on %s", ", ".join(listening.urls))
                 yield Server(listening.port, listening.urls)
 
@@ -509,6 +533,14 @@ _RUNS_IN_A_LOOP = """app.run() starts an event loop, and one runs already, as in
 or, to do other things meanwhile,
     async with app.serve("localhost", 9000) as server: ..."""
 
+_NO_BACKEND = """app.run(backend=%r): it is asyncio or trio; another event loop of asyncio serves \
+by itself, as uvloop.run(app("localhost", 9000))"""
+
+_NO_TRIO = """app.run(backend='trio') needs trio: pip install "websuckets[trio]\""""
+
+_NO_SUCH_OPTION = """the options of app.serve(), app.run() and app() are those of serve() of \
+websockets; the rest is given to WebSuckets(...), or to the command `websuckets run`"""
+
 _SERVE_IS_A_CONTEXT = """app.serve() is a context:
     async with app.serve("localhost", 9000) as server: ...
 To serve until the program is told to stop, write
@@ -561,7 +593,11 @@ class _Serving(AbstractAsyncContextManager[Server]):
         self._serving = serving
 
     async def __aenter__(self) -> Server:
-        return await self._serving.__aenter__()
+        try:
+            return await self._serving.__aenter__()
+        except Exception as error:
+            leave_out_our_frames(error)
+            raise
 
     async def __aexit__(self, *error: Any) -> bool | None:
         return await self._serving.__aexit__(*error)

@@ -72,6 +72,7 @@ class Channels:
         """
         node = self._running
         name = node.checked(name)
+        _check_socket(socket, "subscribe")
         user = self._session.online.get(socket.id)
         if user is None:
             if socket.close_code is None:
@@ -86,6 +87,7 @@ class Channels:
         """Unsubscribe ``socket`` from the channel ``name``; do nothing if it is not subscribed."""
         node = self._running
         name = node.checked(name)
+        _check_socket(socket, "unsubscribe")
         if node.subscriptions.unsubscribe(socket.id, name):
             node.link.unsubscribe(CHANNEL + name)
 
@@ -140,7 +142,10 @@ class Channels:
     @property
     def _running(self) -> "_RunningChannels":
         if self._node is None:
-            raise RuntimeError("Channels: the app does not run")
+            raise RuntimeError(
+                "Channels: the app does not run; use its channels in handlers, hooks and tasks, "
+                "from on_startup on"
+            )
         self._node.loop.check(_OTHER_LOOP)
         return self._node
 
@@ -222,7 +227,10 @@ class _RunningChannels:
         Raises `InvalidChannel`, and `TypeError` for a name that is not a ``str``.
         """
         if not isinstance(name, str):
-            raise TypeError(f"the name of a channel is a str, not {type(name).__name__}")
+            raise TypeError(
+                f"the name of a channel is a str, not {type(name).__name__}; write "
+                'f"room {id}", which also tells rooms from other things with an id'
+            )
         if not name:
             raise InvalidChannel
         try:
@@ -286,7 +294,18 @@ def _check(frame: bytes) -> None:
         raise ValueError("no event")
 
 
+def _check_socket(socket: object, method: str) -> None:
+    if isinstance(socket, User):
+        raise TypeError(
+            f"Channels.{method}(socket, name): it takes the socket, not "
+            f"{type(socket).__name__}; write user.socket"
+        )
+
+
 def _frame(event: ClientEvent) -> bytes:
     if not isinstance(event, ClientEvent):
-        raise TypeError(f"Channels sends a ClientEvent, not {type(event).__name__}")
+        raise TypeError(
+            f"Channels sends a ClientEvent, not {type(event).__name__}; write ClientEvent(event, "
+            "payload)"
+        )
     return event.encode()

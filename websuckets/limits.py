@@ -3,7 +3,8 @@
 import enum
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 __all__ = ["Limits", "OutboxBound", "Overflow", "seconds"]
 
@@ -135,6 +136,16 @@ class Limits:
     """``"deflate"`` offers permessage-deflate. Off by default: compression costs about 32 KiB of
     memory per connection and lets an attacker who controls a part of a message guess the rest
     (CRIME, BREACH)."""
+
+    if not TYPE_CHECKING:  # checkers know the names by the fields
+
+        def __new__(cls, *arguments: Any, **values: Any) -> Self:
+            """Raise `TypeError` for a limit that there is not, with the nearest name."""
+            for name in values.keys() - {limit.name for limit in fields(cls)}:
+                nearest = get_close_matches(name, [limit.name for limit in fields(cls)], n=1)
+                remedy = f"; the nearest is {nearest[0]!r}" if nearest else ""
+                raise TypeError(f"Limits({name}=...): there is no such limit{remedy}")
+            return object.__new__(cls)
 
     def __post_init__(self) -> None:
         for limit in fields(self):

@@ -266,9 +266,15 @@ def _identifying(authenticate: Callable[..., Any], refusal: HandshakeRefusal) ->
     async def identity(*arguments: Any, **keywords: Any) -> Any:
         try:
             result = authenticate(*arguments, **keywords)
-            return await result if isawaitable(result) else result
+            result = await result if isawaitable(result) else result
         except NotAuthorized as error:
             raise refusal.of(error) from error
+        if not isinstance(result, Identity | None):
+            raise TypeError(
+                f"{where(authenticate)}: it returned an object of type {type(result).__qualname__};"
+                " return Identity(user_id) or None"
+            )
+        return result
 
     return dressed(
         identity,

@@ -130,7 +130,10 @@ class User:
     def token(self, token: str | None) -> None:
         """Set the token. Raises `TypeError` for one that is neither a ``str`` nor ``None``."""
         if token is not None and not isinstance(token, str):
-            raise TypeError(f"User.token is a str or None, not {type(token).__name__}")
+            raise TypeError(
+                f"User.token is a str or None, not {type(token).__name__}; Token.generate() makes "
+                "one"
+            )
         if token != self._token:
             self._saved_as = None
         self._token = token
@@ -289,7 +292,9 @@ class Session:
         and `Unavailable` while the user cannot be saved.
         """
         if user.id is None or not user.token:
-            raise ValueError("session.save(user): it has no id or no token, and cannot go on")
+            raise ValueError(
+                "session.save(user): it has no id or no token; set user.id and user.token before"
+            )
         for name in data:
             if not may_be_added(name):
                 raise ValueError(f"session.save(user, {name}=...): that is an attribute of its own")

@@ -10,11 +10,13 @@ from typing import Any, Final, NoReturn, Self, TypeAlias
 import anyio
 from pydantic_core import from_json, to_json
 from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import spawn
+from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.lifecycle import RunningApp
 from websuckets.socket import Socket, sent_headers
 from websuckets.transports.memory import MemoryClient
@@ -69,13 +71,17 @@ class TestClient:
 
     def __init__(self, app: WebSuckets, path: str = "/", headers: HeadersLike = ()) -> None:
         if not isinstance(app, WebSuckets):
-            raise TypeError(f"TestClient takes the WebSuckets, not a {type(app).__name__}")
+            raise TypeError(
+                f"TestClient takes the WebSuckets, not a {type(app).__name__}; of an app that was "
+                "mounted, pass the app itself"
+            )
         self._app = app
         self._request = Request(path, Headers(headers))
         self._request.headers.setdefault("Host", "localhost")
         self._running: RunningApp | None = None
         self._stack = AsyncExitStack()
         self._opened: _Inbox | None = None
+        self._has_left = False
         self._ids = count(1)
 
     def connect(self, path: str = "/", headers: HeadersLike = ()) -> "TestClient":
@@ -123,7 +129,12 @@ class TestClient:
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
-        await self._here.client.send(frame)
+        try:
+            await self._here.client.send(frame)
+        except ConnectionClosed as error:
+            if self._has_left:
+                error.add_note("this TestClient has been left; call it within its `async with`")
+            raise
 
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
         """Return the next event that is not a reply to a `call` or a `stream`.
@@ -217,7 +228,11 @@ class TestClient:
             raise RuntimeError("a TestClient is entered once; make another, or client.connect()")
         async with AsyncExitStack() as stack:
             if self._running is None:
-                self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
+                try:
+                    self._running = await stack.enter_async_context(self._app._embedded(TIMEOUT))
+                except Exception as error:
+                    leave_out_our_frames(error)
+                    raise
             app = self._running
             app.loop.check(_OTHER_LOOP)
             size = app.limits.message_size
@@ -241,6 +256,7 @@ class TestClient:
         traceback: TracebackType | None,
     ) -> None:
         client = self._here.client
+        self._has_left = True
         async with self._stack:
             if client.closed is None:
                 client.close(1000)

@@ -83,7 +83,7 @@ def test_an_app_that_cannot_start_has_all_its_problems_reported(project: Project
     project.write(main=BROKEN)
     result = project.call("check")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("2 problems:\n1. `main.hello` (")
+    assert result.stderr.startswith("2 problems:\n1. command 'hello', `main.hello` (")
     assert "\n2. `main.start` (" in result.stderr
     assert "Traceback" not in result.stderr
 

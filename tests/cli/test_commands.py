@@ -128,7 +128,7 @@ def test_an_app_that_cannot_start_is_not_listed(project: Project) -> None:
     project.write(main=POSTS.replace("compiled.provide(Admin)\n", ""))
     result = project.call("commands")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("`main.delete` (")
+    assert result.stderr.startswith("command 'post delete', `main.delete` (")
 
 
 # In this process --------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_an_app_that_cannot_start_has_no_page(project: Project) -> None:
     project.write(main=APP.replace("user: User", "user: CommandGroup"))
     result = project.call("graph", "-o", "graph.html")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("`main.hello` (")
+    assert result.stderr.startswith("command 'hello', `main.hello` (")
     assert not (project.directory / "graph.html").exists()
 
 

@@ -161,7 +161,7 @@ def test_an_error_behind_our_code_has_no_frames_of_ours(project: Project) -> Non
         """
     )
     text = refusal("main:app")
-    assert "InvalidHandlerSignature: `main.run`" in text
+    assert "InvalidHandlerSignature: command 'run', `main.run`" in text
     assert str(ROOT / "websuckets") not in text
     assert text.count('File "') == 1
 

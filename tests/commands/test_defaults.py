@@ -147,7 +147,7 @@ def test_markers_that_mean_nothing_here_are_refused() -> None:
     async def uncopyable_dependency(socket: Socket, *, x: list[int] = Uncopyable()) -> None: ...
 
     for function, says in {
-        depends: "parameter `thing: handlers.Thing`: Depends(...) is of another framework",
+        depends: "parameter `thing: Thing`: Depends(...) is of another framework",
         annotated: "Depends(...) is of another framework",
         body: "Body(...) is of another framework",
         keyword: "WebSuckets(providers=[...])",

@@ -182,7 +182,9 @@ async def test_who_meant_a_parameter_for_the_payload_is_told_how(keyword: bool) 
     with pytest.raises(MissingProvider) as caught:
         await start(group)
     text = next(problem for problem in caught.value.problems if (".only" in problem) == keyword)
-    expected = "put it second, before the `*`" if keyword else "a command has one payload"
+    expected = (
+        "stands second; move it there, before the `*`" if keyword else "a command has one payload"
+    )
     assert expected in text
 
 

@@ -1,5 +1,6 @@
 """Admission of clients: from which page, to which path, through which proxy."""
 
+import logging
 from contextlib import suppress
 from ipaddress import ip_address
 from typing import Any
@@ -16,7 +17,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request
 
-from websuckets import CommandGroup, Socket, WebSuckets
+from websuckets import CommandGroup, Limits, Socket, WebSuckets
 from websuckets.connections.admission import Admission, client_of
 from websuckets.exc import ConfigurationError, HandshakeRefused
 from websuckets.socket import path_of
@@ -560,3 +561,26 @@ def test_what_can_mean_nothing_is_refused(wrong: dict[str, Any], remedy: str) ->
     """Expect an error that says what to write instead."""
     with pytest.raises(ConfigurationError, match=remedy):
         WebSuckets(**wrong)
+
+
+async def test_why_a_handshake_was_refused_is_logged(
+    on_sockets: Serving, group: CommandGroup, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expect the reason and the origin, which is cut and escaped."""
+    caplog.set_level(logging.INFO)
+    app = app_with(group, origins=[PAGE], path="/ws", limits=Limits(max_connections_per_ip=0))
+    async with on_sockets(app) as server:
+        assert await status(server, "/ws", Origin=PAGE) == 429
+    app = app_with(group, origins=[PAGE], path="/ws")
+    async with on_sockets(app) as server:
+        assert await status(server, "/sw", Origin=PAGE) == 404
+        assert await status(server, "/ws") == 403
+        assert await status(server, "/ws", Origin="https://a'\xe9" + "x" * 500) == 403
+    texts = [r.getMessage() for r in caplog.records if r.getMessage().startswith("refused ")]
+    assert [text.partition(": ")[2] for text in texts] == [
+        "HTTP 429, Limits.max_connections_per_ip are open",
+        "HTTP 404, the path is not that of WebSuckets(path=...)",
+        "HTTP 403, the origin is not among WebSuckets(origins=[...]); its origin: none",
+        "HTTP 403, the origin is not among WebSuckets(origins=[...]); its origin: "
+        + ascii(("https://a'\xe9" + "x" * 500)[:100]),
+    ]

@@ -161,7 +161,7 @@ async def test_the_lifespan_tells_the_server_of_success_and_failure(
     assert failed.startswith("startup.failed Traceback") and "broken" in failed
     assert journal == ["finalised", "finalised"]
     [failed] = await lives(app_with(broken_group()))
-    assert failed.startswith("startup.failed `") and "cannot be provided" in failed
+    assert failed.startswith("startup.failed command ") and "cannot be provided" in failed
 
 
 def broken_group() -> CommandGroup:

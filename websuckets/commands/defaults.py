@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, Final, Self
 
+from dishka import FromDishka
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -83,7 +84,7 @@ def remedy_for_marker(value: Any) -> str | None:
 
 def misfit_of(default: Any, *, is_payload: bool = False) -> str | None:
     """Return the reason why a parameter cannot have this default; ``None`` if it can."""
-    if isinstance(default, FromComponentMarker):
+    if isinstance(default, FromComponentMarker | FromDishka):
         return "FromDishka is not a default; annotate the parameter with FromDishka[...]"
     if field_of(default) is not None:
         if is_payload:

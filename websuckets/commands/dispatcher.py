@@ -17,7 +17,9 @@ import anyio
 from websuckets.commands.groups import UNSET, Command
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
+from websuckets.commands.results import note_for_result
 from websuckets.commands.stream_items import Stream
+from websuckets.commands.unknown import UnknownCommands
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
@@ -64,7 +66,7 @@ class Route:
         return cls(
             command,
             timeout,
-            Resolver(injection.key, injection.places),
+            Resolver(injection.key, injection.places, is_protected=bool(injection.guards)),
             needs_scope=injection.needs_scope,
             is_protected=bool(injection.guards),
             is_stream=command.is_stream,
@@ -99,6 +101,7 @@ class Dispatcher:
             for name, command in commands.items()
         }
         self._around = composed(middleware)
+        self._unknown = UnknownCommands(commands)
 
     def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
         """Return the message in a frame."""
@@ -110,6 +113,7 @@ class Dispatcher:
             return message
         route = self._routes.get(message.event)
         if route is None:
+            self._unknown.note(message.event)
             return message
         if payload is None:
             return message, route, None, None
@@ -194,7 +198,7 @@ class Dispatcher:
                 try:
                     reply = command.encode.reply(returned, message.id)
                 except Exception as error:
-                    error.add_note(f"while encoding what {command.plan.where} returned")
+                    error.add_note(note_for_result(command.plan.where, "returned", returned))
                     raise
         except BaseException as error:
             failure = error
@@ -204,7 +208,7 @@ class Dispatcher:
             unfinished = await request_scope.finalise(exits, failure) if exits else None
             if failure is None and unfinished is None:
                 return reply
-            return _failed(failure, unfinished, message, peer, request_scope)
+            return _failed(failure, unfinished, message, peer, request_scope, route)
         finally:
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
@@ -235,6 +239,7 @@ def _failed(
     message: Message,
     peer: Peer,
     request_scope: RequestScope,
+    route: Route,
 ) -> Outcome:
     """Return the outcome of a failure of the command, or of its finalisers, or of both."""
     if failure is None:
@@ -243,7 +248,13 @@ def _failed(
     incident = None
     if unfinished is not None:
         incident = log_incident(f"finalisers of {message.event!r}", unfinished)
-    return explained(failure, message, peer, request_scope, incident)
+    limit = _limit_of(route.timeout, is_stream=route.is_stream)
+    return explained(failure, message, peer, request_scope, incident, limit)
+
+
+def _limit_of(timeout: Timeout, *, is_stream: bool) -> str:
+    """Return the time that a command may take, for the log."""
+    return f"{timeout.seconds:g} seconds{' for its next item' if is_stream else ''}"
 
 
 @dataclass(slots=True)
@@ -304,4 +315,5 @@ class _Attempt:
         return Outcome(encode_result(message.event, result, message.id))
 
     def explain(self, error: BaseException) -> Outcome:
-        return explained(error, self.message, self.peer, self.request_scope)
+        limit = _limit_of(self.timeout, is_stream=False)
+        return explained(error, self.message, self.peer, self.request_scope, limit=limit)

@@ -172,13 +172,18 @@ class _Declaration(Declaration):
     cancel_on_disconnect: bool
     command: Command | None = None
 
+    @property
+    def here(self) -> str:
+        """Name of the command, with name and place of its handler, for errors."""
+        return f"command {self.name!r}, {where(self.function)}"
+
     def read(self, *, complete: bool = False) -> Command:
         """Return the command; raise `NameError` while a name in an annotation is undefined.
 
         ``complete`` is passed on to `read_plan`.
         """
         if self.command is None:
-            plan = read_plan(self.function, self.names, complete=complete)
+            plan = read_plan(self.function, self.names, self.here, complete=complete)
             injection = injection_of(plan, self._guards_of(plan))
             self.command = Command(
                 self.name,
@@ -253,7 +258,7 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
             if first is not declaration:
                 errors.append(_stands_twice(first, declaration))
             elif declaration.name in table:
-                errors.append(DuplicateCommand(f"{group!r} is included twice"))
+                errors.append(DuplicateCommand(f"{group!r} is included twice; include it once"))
                 break
             try:
                 table[declaration.name] = declaration.read(complete=complete)

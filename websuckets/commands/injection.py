@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_origin
+from typing import Annotated, Any, Union, cast, get_origin
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, FromComponent, Has, Provider, Scope, provide
 from dishka.dependency_source import Factory
@@ -16,8 +16,9 @@ from websuckets.commands.signature import Dependency, Plan
 from websuckets.di.graph import asking_for
 from websuckets.introspection.functions import dressed
 from websuckets.introspection.hints import alternatives
+from websuckets.security import CurrentUser
 
-__all__ = ["Injection", "accepted", "injection_of"]
+__all__ = ["Injection", "accepted", "injection_of", "name_for_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,20 @@ def injection_of(
         needs_scope=True,
         absent=absent or {},
     )
+
+
+def name_for_errors(injection: Injection) -> None:
+    """Name the factories of an injection so that errors of dishka tell place and remedy."""
+    guarded = CurrentUser in injection.guards
+    security = ", for CurrentUser a SecurityProvider()" if guarded else ""
+    name = (
+        f"{injection.plan.where}: give a provider of what is missing to make_async_container(...)"
+        f"{security}"
+    )
+    for provider in injection.providers:
+        for factory in provider.factories:
+            if factory.provides.type_hint is injection.key:
+                cast(Any, factory.source).__qualname__ = name
 
 
 def _provider(resolve: Callable[..., Any], key: Any) -> BaseProvider:

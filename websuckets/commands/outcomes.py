@@ -1,6 +1,7 @@
 """Outcomes of commands that failed: the reply to the client, and the line in the log."""
 
 import logging
+from typing import Final
 
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
@@ -26,11 +27,12 @@ def explained(
     peer: Peer,
     request_scope: RequestScope,
     incident: str | None = None,
+    limit: str = "",
 ) -> Outcome:
     """Return the outcome of a command that raised ``error``, and log the error if need be.
 
-    An ``incident`` that is given is already logged for this command. Raises the error again if it
-    has to propagate.
+    An ``incident`` that is given is already logged for this command; ``limit`` is the time that the
+    command may take, for the log. Raises the error again if it has to propagate.
     """
     failure = judge(error, request_scope.cancelled, peer.is_of_its_end)
     match failure.meaning:
@@ -40,13 +42,18 @@ def explained(
             logger.debug("%s left while %.80r ran", peer.socket.id, message.event)
             return Outcome(None, "connection closed", failure.error)
         case Meaning.REPLY if isinstance(failure.error, ClientError):
-            _log(failure.error, message, peer)
+            _log(failure.error, message, peer, limit)
             try:
                 return _outcome(failure.error, message, failure.error)
             except Exception as encoding_error:  # raised while encoding the details
+                encoding_error.add_note(
+                    f"while encoding the details of {type(failure.error).__name__}"
+                    f"({failure.error.error!r:.80}); give details that pydantic serialises"
+                )
                 error = encoding_error
         case _:
             error = failure.error
+            _add_remedy(error)
     incident = log_incident(f"{message.event!r:.80}", error, incident)
     return _outcome(ClientError("internal error", {"incident": incident}), message, error)
 
@@ -55,8 +62,30 @@ def _outcome(reply: ClientError, message: Message, exception: BaseException) -> 
     return Outcome(encode_error(reply.error, reply.details, message.id), reply.error, exception)
 
 
-def _log(error: ClientError, message: Message, peer: Peer) -> None:
+def _add_remedy(error: BaseException) -> None:
+    """Note how an answer of HTTP, raised in a handler, is written here; its class is not known."""
+    if any(base.__name__ in HTTP_ERRORS for base in type(error).__mro__):
+        detail = getattr(error, "detail", None)
+        shown = repr(detail)[:MAX_DETAIL] if isinstance(detail, str) else "name of the error"
+        error.add_note(
+            f"{type(error).__name__} answers HTTP requests; to answer the client of a command, "
+            f"raise websuckets.exc.ClientError({shown})"
+        )
+
+
+HTTP_ERRORS: Final = ("HTTPException", "HTTPError")
+"""Names of the classes with which other frameworks answer an HTTP request."""
+
+MAX_DETAIL: Final = 80
+"""Characters of an error's detail in the remedy."""
+
+
+def _log(error: ClientError, message: Message, peer: Peer, limit: str) -> None:
     if isinstance(error, NotAuthorized):
         logger.info("not authorized: %.80r from %s", message.event, peer.socket.id)
     elif isinstance(error, CommandTimeout):
-        logger.warning("%.80r from %s took too long", message.event, peer.socket.id)
+        logger.warning(
+            "%.80r from %s took longer than %s and was cancelled; the limit is the timeout= of its "
+            "command, or Limits.handler_timeout",
+            *(message.event, peer.socket.id, limit),
+        )

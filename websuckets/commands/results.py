@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import isawaitable, iscoroutine
 from typing import Any, Final, NoReturn, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,7 +20,7 @@ from websuckets.protocol.messages import (
     without_constants,
 )
 
-__all__ = ["ANYTHING", "EVENTS", "ResultEncoder", "ResultType"]
+__all__ = ["ANYTHING", "EVENTS", "ResultEncoder", "ResultType", "note_for_result"]
 
 MAX_MISFITS: Final = 5
 """Parts of one result that do not fit and that the error names, at most."""
@@ -160,6 +161,23 @@ def _refuse(value: Any) -> NoReturn:
 
 EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)
 """Result type that only a `ClientEvent` fits."""
+
+
+def note_for_result(where: str, how: str, value: Any) -> str:
+    """Return the note for an error that came of encoding a value that the handler there gave.
+
+    A coroutine is closed, which nobody will await.
+    """
+    if iscoroutine(value):
+        value.close()
+    if isawaitable(value):
+        remedy = f"it has to be awaited: `{'yield' if how == 'yielded' else 'return'} await ...`"
+    else:
+        remedy = (
+            "let the return annotation name the type that is sent, such as a pydantic model with "
+            "the attributes that clients may see, and the value fit it"
+        )
+    return f"while encoding what {where} {how}, {_named(value)}; {remedy}"
 
 
 def _misfit(value: Any, error: ValidationError) -> TypeError:

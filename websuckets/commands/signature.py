@@ -58,6 +58,8 @@ from websuckets.introspection.hints import (
 from websuckets.protocol.messages import ClientEvent
 
 __all__ = [
+    "ONE_PAYLOAD",
+    "STANDS_SECOND",
     "Declaration",
     "Dependency",
     "Payload",
@@ -96,6 +98,9 @@ _SOCKETS: Final = frozenset(
 to be recognised."""
 
 _STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
+
+ONE_PAYLOAD: Final = "a command has one payload: put all that the client sends into one model"
+STANDS_SECOND: Final = "the payload stands second; move it there"
 
 _UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
 """Return annotations under which the returned object determines how it is written."""
@@ -188,6 +193,11 @@ class Declaration:
         """Local names that the annotations see besides the globals of the function."""
         return self.frame.f_locals if self.frame else {}
 
+    @property
+    def here(self) -> str:
+        """Name and place of the function, for errors."""
+        return where(self.function)
+
     def undefined_names(self, error: NameError) -> InvalidHandlerSignature:
         """Return the error for a function that still raises `NameError` when it is needed."""
         culprit = ""
@@ -196,7 +206,7 @@ class Declaration:
                 culprit = f"parameter `{name}: {annotation}`: "
                 break
         return InvalidHandlerSignature(
-            f"{where(self.function)}: {culprit}{error}; define or import it where the function is "
+            f"{self.here}: {culprit}{error}; define or import it where the function is "
             "defined (an import under `if TYPE_CHECKING:` is not there when the program runs)"
         )
 
@@ -216,21 +226,22 @@ def positional(plan: Plan) -> Callable[..., Any]:
 
 
 def read_plan(
-    function: Callable[..., Any], names: Mapping[str, Any], *, complete: bool = False
+    function: Callable[..., Any], names: Mapping[str, Any], here: str, *, complete: bool = False
 ) -> Plan:
     """Return the plan of a handler; ``names`` are visible to annotations besides globals.
+
+    ``here`` names the command and the function in errors.
 
     Raises `InvalidHandlerSignature` with all that is wrong, and `NameError` where an annotation
     names what is not defined (yet). ``complete`` says that nothing more will be defined: then a
     return annotation that is not defined is left unused.
     """
-    here = where(function)
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
     kind = kind_of(function) or _promised_kind(function, signature, names)
     _refuse(here, [*_misfits_of_handler(kind, parameters), *_misfits(parameters)])
 
-    hints = _hints(function, parameters, names)
+    hints = _hints(function, parameters, names, here)
     socket, *rest = parameters
     problems = []
     if not _is_socket(hints[socket.name]):
@@ -245,12 +256,16 @@ def read_plan(
         try:
             payload = None if wrong else _payload(given, hints[given.name])
         except (PydanticSchemaGenerationError, PydanticUserError) as error:
-            wrong = [f"parameter `{_shown(given)}`: pydantic cannot validate it: {error.message}"]
+            wrong = [
+                f"parameter `{_shown(given)}`: pydantic cannot validate it; if a provider gives "
+                f"it, drop Payload[...]: {error.message.splitlines()[0]}"
+            ]
         problems.extend(wrong)
     for parameter in rest:
         if _marks_payload(hints[parameter.name]):
+            is_another = payload is not None
             problems.append(
-                f"parameter `{_shown(parameter)}`: the payload stands second; move it there"
+                f"parameter `{_shown(parameter)}`: {ONE_PAYLOAD if is_another else STANDS_SECOND}"
             )
     problems.extend(_misfits_of_dependencies(rest, hints))
     _refuse(here, problems)
@@ -258,7 +273,7 @@ def read_plan(
     result: tuple[Any, ResultType] = (Any, ANYTHING)
     undefined = None
     try:
-        result = _result(function, signature, names, is_stream=kind == "stream")
+        result = _result(function, signature, names, here, is_stream=kind == "stream")
     except NameError as error:
         if not complete:
             raise
@@ -283,11 +298,14 @@ def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     kind = kind_of(function) or _promised_kind(function, signature, names)
     problems = []
     if kind == "stream":
-        problems.append("it yields; a hook is an `async def` without `yield`")
+        problems.append(
+            "it yields; a hook is an `async def` without `yield` (what is to be closed when the "
+            "app stops comes from a provider with Scope.APP)"
+        )
     elif kind is None:
         problems.append(_NOT_ASYNC)
-    _refuse(here, [*problems, *_misfits(parameters)])
-    hints = _hints(function, parameters, names)
+    _refuse(here, [*problems, *_misfits(parameters, "SomeType")])
+    hints = _hints(function, parameters, names, here)
     problems = [
         f"parameter `{_shown(parameter)}`: a hook answers no message, so there is no payload"
         for parameter in parameters
@@ -323,7 +341,7 @@ def _promised_kind(
     if isinstance(target_of(function), type):
         return None
     try:
-        promised = _origin(plain(_return_hint(function, signature, names)))
+        promised = _origin(plain(_return_hint(function, signature, names, where(function))))
     except NameError:
         return None
     if promised in _STREAMS:
@@ -342,8 +360,13 @@ def _misfits_of_handler(
         yield f"the first parameter, `{parameters[0]}`, is the socket; put it before the `*`"
 
 
-def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
-    """Yield the problems of parameters that can be found without knowing the types."""
+def _misfits(
+    parameters: Sequence[inspect.Parameter], first: str = "ServerConnection"
+) -> Iterator[str]:
+    """Yield the problems of parameters that can be found without knowing the types.
+
+    ``first`` is the name of the type that the first parameter is to have.
+    """
     for number, parameter in enumerate(parameters):
         is_variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if is_variadic and parameter.annotation is parameter.empty:
@@ -356,9 +379,11 @@ def _misfits(parameters: Sequence[inspect.Parameter]) -> Iterator[str]:
         elif parameter.annotation is parameter.empty and (number, parameter.name) == (0, "self"):
             yield "parameter `self`: it is a method; register that of an object, or a function"
         elif parameter.annotation is parameter.empty:
+            type_ = first if number == 0 else "SomeType"
+            marker = remedy_for_marker(parameter.default)
             yield (
                 f"parameter `{parameter.name}` has no annotation; write what it is: "
-                f"`{parameter.name}: SomeType`"
+                f"`{parameter.name}: {type_}`{'' if marker is None else f'. {marker}'}"
             )
 
 
@@ -403,36 +428,51 @@ def _open_variables(what: str, hint: Any) -> Iterator[str]:
 
 def _shown(parameter: inspect.Parameter) -> str:
     """Return the parameter as it is written, without its default, which may be long."""
-    return str(parameter.replace(default=REQUIRED))
+    hint = parameter.annotation
+    if isinstance(hint, str):
+        return f"{parameter.name}: {hint}"
+    name = name_of(hint)
+    return f"{parameter.name}: {f'Payload[{name}]' if _marks_payload(hint) else name}"
 
 
 def _hints(
-    function: Callable[..., Any], parameters: list[inspect.Parameter], names: Mapping[str, Any]
+    function: Callable[..., Any],
+    parameters: list[inspect.Parameter],
+    names: Mapping[str, Any],
+    here: str,
 ) -> dict[str, Any]:
     annotations = {parameter.name: parameter.annotation for parameter in parameters}
-    return _evaluated(function, annotations, names)
+    return _evaluated(function, annotations, names, here)
 
 
 def _return_hint(
-    function: Callable[..., Any], signature: inspect.Signature, names: Mapping[str, Any]
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    names: Mapping[str, Any],
+    here: str,
 ) -> Any:
     """Return the hint of the function's result; `Any` without an annotation."""
     if signature.return_annotation is signature.empty:
         return Any
-    return _evaluated(function, {"return": signature.return_annotation}, names)["return"]
+    return _evaluated(function, {"return": signature.return_annotation}, names, here)["return"]
 
 
 def _evaluated(
-    function: Callable[..., Any], annotations: dict[str, Any], names: Mapping[str, Any]
+    function: Callable[..., Any], annotations: dict[str, Any], names: Mapping[str, Any], here: str
 ) -> dict[str, Any]:
     try:
         return evaluated(annotations, function, names)
     except NameError:
         raise
     except Exception as error:  # whatever the annotation's own code raises
-        raise InvalidHandlerSignature(
-            f"{where(function)}: an annotation cannot be evaluated: {error!r}"
-        ) from error
+        failure = error
+    if len(annotations) > 1:
+        for name, annotation in annotations.items():  # one of which raises the error again
+            _evaluated(function, {name: annotation}, names, here)
+    what = " and ".join(f"`{name}`" for name in annotations)
+    raise InvalidHandlerSignature(
+        f"{here}: {what}: the annotation cannot be evaluated; write a type: {failure!r}"
+    ) from failure
 
 
 def _origin(hint: Any) -> Any:
@@ -443,6 +483,7 @@ def _result(
     function: Callable[..., Any],
     signature: inspect.Signature,
     names: Mapping[str, Any],
+    here: str,
     *,
     is_stream: bool,
 ) -> tuple[Any, ResultType]:
@@ -451,9 +492,9 @@ def _result(
     Raises `InvalidHandlerSignature` for an annotation that cannot be serialised, and `NameError`
     for an annotation that is not defined (yet).
     """
-    hint = _return_hint(function, signature, names)
+    hint = _return_hint(function, signature, names, here)
     promised = plain(hint)
-    what = f"{where(function)}: its return annotation `{name_of(hint)}`"
+    what = f"{here}: its return annotation `{name_of(hint)}`"
     if is_stream and promised not in _UNTYPED:
         if _origin(promised) not in _STREAMS:
             raise InvalidHandlerSignature(f"{what}: it yields; write `-> AsyncIterator[...]`")

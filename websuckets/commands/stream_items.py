@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from websuckets.commands.groups import Command
 from websuckets.commands.peer import Peer
+from websuckets.commands.results import note_for_result
 from websuckets.protocol.messages import Message, encode_event
 from websuckets.runtime.clock import Timeout
 from websuckets.runtime.request_scope import RequestScope
@@ -51,7 +52,7 @@ class Stream:
         try:
             frame = self.command.encode.item(item, self.message.id)
         except Exception as error:
-            error.add_note(f"while encoding what {self.command.plan.where} yielded")
+            error.add_note(note_for_result(self.command.plan.where, "yielded", item))
             raise
         # A frame is sent whole or not at all; and a timeout that the handler holds around its
         # `yield` must not cancel the sending: such a timeout takes effect inside of the handler.

@@ -212,7 +212,8 @@ def _path(name: str, path: Any) -> str | None:
     if path is None:
         return None
     if not isinstance(path, str) or not path.startswith("/"):
-        raise ConfigurationError(f'{name}={path!r}: a path begins with a "/"')
+        example = f"; write {'/' + path!r}" if isinstance(path, str) else ""
+        raise ConfigurationError(f'{name}={path!r}: a path begins with a "/"{example}')
     alone = path.partition("#")[0].partition("?")[0]
     if alone != path:
         raise ConfigurationError(

@@ -29,6 +29,18 @@ AT_ONCE: Final = 100
 
 CLOSES_PER_SECOND: Final = 1000
 
+SHOWN: Final = 100
+"""Characters of an origin that one log line shows."""
+
+WHY_REFUSED: Final = {
+    HTTPStatus.FORBIDDEN: "the origin is not among WebSuckets(origins=[...])",
+    HTTPStatus.NOT_FOUND: "the path is not that of WebSuckets(path=...)",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "its cookies are too long",
+    HTTPStatus.SERVICE_UNAVAILABLE: "Limits.max_connections are open",
+    HTTPStatus.TOO_MANY_REQUESTS: "Limits.max_connections_per_ip are open",
+}
+"""Reasons for which the app itself refuses an opening handshake, by the HTTP status."""
+
 COMMANDS_LOGGED: Final = 10
 """Names of commands in one log line."""
 
@@ -60,11 +72,24 @@ class Connections:
     def accept(self, transport: TransportConnection) -> Connection:
         refusal = self._refusal(transport)
         if refusal is not None:
-            logger.info("refused %s: HTTP %d", transport.socket.id, refusal.status)
+            self._log(refusal, transport)
         connection = Connection(transport, self._setup, refusal, self)
         self._open.add(connection)
         self._counts.add(connection.address)
         return connection
+
+    def _log(self, refusal: HandshakeRefused, transport: TransportConnection) -> None:
+        """Log why a client may not connect; of its headers, only an origin that is refused.
+
+        The log shows the beginning of the origin, with all that is not printable escaped.
+        """
+        request = transport.socket.request
+        assert request is not None  # the opening handshake has come
+        why = "the app stops" if self._closing else WHY_REFUSED[refusal.status]
+        if refusal.status == HTTPStatus.FORBIDDEN:
+            origin = ", ".join(request.headers.get_all("Origin"))
+            why += f"; its origin: {ascii(origin[:SHOWN]) if origin else 'none'}"
+        logger.info("refused %s: HTTP %d, %s", transport.socket.id, refusal.status, why)
 
     def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
         """Return the refusal of a client that may not connect; ``None`` for any other."""

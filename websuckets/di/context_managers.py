@@ -2,16 +2,24 @@
 
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    AsyncContextDecorator,
+    ContextDecorator,
+)
 from typing import Any, Final, Self, get_args, get_origin
 
 from dishka import BaseScope, Provider, Scope
 
 from websuckets.exc import ConfigurationError
 from websuckets.introspection.functions import called, dressed, evaluated, own_kind, where
-from websuckets.introspection.hints import plain
+from websuckets.introspection.hints import name_of, plain
 
-__all__ = ["provide_context"]
+__all__ = ["DOUBTFUL", "provide_context"]
+
+DOUBTFUL: Final = "doubt"
+"""Attribute of a factory that holds a warning for the log of the start, or ``None``."""
 
 _YIELDS_ITS_FIRST_ARGUMENT: Final = (
     AbstractAsyncContextManager,
@@ -53,6 +61,11 @@ def provide_context(
         raise ConfigurationError(
             f"provide_context({factory!r}): it is not a function; pass what makes the context, "
             "without calling it"
+        )
+    if isinstance(factory, AsyncContextDecorator | ContextDecorator):
+        raise ConfigurationError(
+            f"provide_context({factory!r}): it is a context, which can be entered once; pass what "
+            "makes the context, without calling it"
         )
     if own_kind(factory) == "stream" or inspect.isgeneratorfunction(called(factory)):
         raise ConfigurationError(
@@ -97,6 +110,7 @@ def provide_context(
             error = yield manager.__enter__()
             manager.__exit__(*_exit_arguments(error))
 
+    setattr(entered, DOUBTFUL, _doubt_about(factory, provides))
     hinted = [p.replace(annotation=hints.get(p.name, p.empty)) for p in parameters]
     return _ContextProvider(dressed(entered, factory, hinted), provides, scope, component)
 
@@ -131,6 +145,18 @@ class _ContextProvider(Provider):
         composite = Provider(scope).provide(self._source, provides=self._provides)
         composite.number = self._number  # a provider wins over providers before it
         return composite.__get__(instance, owner)
+
+
+def _doubt_about(factory: Any, provides: Any) -> str | None:
+    """Return the reason to doubt that a factory makes the contexts that the program means."""
+    kind = type(factory)
+    if not kind.__module__.startswith("sqlalchemy.") or not kind.__name__.endswith("sessionmaker"):
+        return None
+    return (
+        f"provide_context({kind.__name__}, provides={name_of(provides)}): its sessions close "
+        f"without a commit; write provide_context({kind.__name__}.begin, ...), unless every "
+        "handler commits by itself"
+    )
 
 
 def _entered(factory: Callable[..., Any], signature: inspect.Signature) -> Any:

@@ -30,6 +30,7 @@ __all__ = [
     "ASKS_FOR",
     "ContextTypes",
     "asking_for",
+    "factories_of",
     "needed_by",
     "needs_finalising",
     "scopes_of",
@@ -209,6 +210,15 @@ def _scopes_of_factory(root: Registry, factory: Factory) -> set[BaseScope]:
     if factory.type is FactoryType.ALIAS:
         scopes |= _scopes(root, factory.dependencies[0])
     return scopes
+
+
+def factories_of(container: AsyncContainer) -> Iterator[Factory]:
+    """Yield the factories that a container uses in any of its scopes."""
+    registry: Registry | None = _root(container)
+    while registry is not None:
+        for factory in registry.factories.values():
+            yield from (factory, *factory.when_dependencies)
+        registry = registry.child_registry
 
 
 def _root(container: AsyncContainer) -> Registry:

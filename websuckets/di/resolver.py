@@ -28,11 +28,14 @@ from sys import get_asyncgen_hooks, set_asyncgen_hooks
 from typing import Any, Final, TypeAlias
 
 from dishka import AsyncContainer, DependencyKey
+from dishka.dependency_source import Factory
 from dishka.entities.factory_type import FactoryType
 
+from websuckets.introspection.functions import where
 from websuckets.protocol.messages import Message
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.scopes import OpenScope
+from websuckets.security import CurrentUser
 
 __all__ = ["Resolver"]
 
@@ -54,11 +57,14 @@ class Resolver:
 
     ``key`` is the type under which the container gives all dependencies, as a tuple; see
     `Injection`. ``places`` are the places of the dependencies among the parameters of its factory.
+    ``is_protected`` says that `CurrentUser` is a guard of the command.
     """
 
-    __slots__ = ("_key", "_places", "resolve")
+    __slots__ = ("_is_protected", "_key", "_places", "_user", "resolve")
 
-    def __init__(self, key: Any, places: Sequence[int]) -> None:
+    def __init__(self, key: Any, places: Sequence[int], *, is_protected: bool = False) -> None:
+        self._is_protected = is_protected
+        self._user: Factory | None = None
         self._key = key
         self._places = places
         self.resolve: Resolve = self._choose
@@ -71,6 +77,9 @@ class Resolver:
         self, scope: OpenScope, message: Message, exits: list[Exit]
     ) -> Coroutine[Any, Any, tuple[Any, ...]]:
         """Resolve for the first time, and choose how all later messages are resolved."""
+        user = scope.request_registry.get_factory(DependencyKey(CurrentUser, ""))
+        if self._is_protected and user is not None and is_user_of_the_program(user):
+            self._user = user
         writer = _Writer(scope)
         self.resolve = writer.write(self._key, self._places) or self._by_container
         return self.resolve(scope, message, exits)
@@ -81,6 +90,8 @@ class Resolver:
         """Resolve with a container of dishka, as any graph can be resolved."""
         container = scope.request({Message: message}, exits)
         dependencies: tuple[Any, ...] = await container.get(self._key)
+        if self._user is not None:
+            check_user(await container.get(CurrentUser), self._user.source)
         return dependencies
 
 
@@ -95,7 +106,10 @@ class _Writer:
         self._scope = scope
         self._registry = scope.request_registry
         self._lines: list[str] = []
-        self._names: dict[str, Any] = {"begin": _begin}  # of objects that the function uses
+        self._names: dict[str, Any] = {
+            "begin": _begin,
+            "check_user": check_user,
+        }  # of objects that the function uses
         self._built: dict[DependencyKey, str] = {}
 
     def write(self, key: Any, places: Sequence[int]) -> Resolve | None:
@@ -171,6 +185,9 @@ class _Writer:
                 result = self._result()
                 call = f"{self._name('s', factory.source)}({', '.join(arguments)})"
                 self._lines.append(PLAIN[kind].format(result=result, call=call))
+                if is_user_of_the_program(factory):
+                    place = self._name("p", factory.source)
+                    self._lines.append(f"check_user({result}, {place})")
                 return result
         raise _NotPlainError
 
@@ -181,6 +198,25 @@ class _Writer:
 
     def _result(self) -> str:
         return f"v{len(self._lines)}"
+
+
+def is_user_of_the_program(factory: Any) -> bool:
+    """Tell whether a factory is the program's own, and gives the `CurrentUser`."""
+    module = getattr(factory.source, "__module__", None) or ""
+    is_ours = module.partition(".")[0] == "websuckets"
+    return factory.provides.type_hint is CurrentUser and not is_ours
+
+
+def check_user(user: object, source: Callable[..., Any]) -> None:
+    """Raise `TypeError` for a user that a provider of the program has not made a `CurrentUser`.
+
+    Otherwise a protected command would run for a `User` that nobody has verified.
+    """
+    if not isinstance(user, CurrentUser):
+        raise TypeError(
+            f"{where(source)}: a provider of CurrentUser gave an object of type "
+            f"{type(user).__qualname__}; return CurrentUser(user), or raise NotAuthorized"
+        )
 
 
 def _begin(generator: AsyncGenerator[Any, None]) -> Awaitable[Any]:

@@ -90,9 +90,20 @@ class ClientEvent(str):
 
     def __new__(cls, event: str, payload: Any = None) -> "ClientEvent":
         if not isinstance(event, str):
-            raise TypeError(f"the event is a str, not {type(event).__name__}")
+            raise TypeError(
+                f"ClientEvent: the event is a str, not {type(event).__name__}; what is sent with "
+                "it is the payload"
+            )
         event = plain_string(event)
-        return cls._of_text(encode_event(event, payload, None), event, payload)
+        try:
+            text = encode_event(event, payload, None)
+        except Exception as error:
+            error.add_note(
+                f"while encoding the payload of ClientEvent({event!r:.80}); give a payload that "
+                "pydantic serialises"
+            )
+            raise
+        return cls._of_text(text, event, payload)
 
     @classmethod
     def _of_text(cls, text: str, event: str, payload: Any) -> Self:

@@ -68,11 +68,12 @@ class Clock:
     def timeout(self, seconds: float | None) -> "Timeout":
         """Return the timeout of so many seconds; for ``None``, a timeout that never passes."""
         if seconds is None:
-            return Timeout(self, math.inf, LONGEST_STEP, is_short=False)
+            return Timeout(self, math.inf, math.inf, LONGEST_STEP, is_short=False)
         if seconds >= LONGEST_STEP * STEPS:
-            return Timeout(self, seconds + LONGEST_STEP, LONGEST_STEP, is_short=False)
+            longest = seconds + LONGEST_STEP
+            return Timeout(self, seconds, longest, LONGEST_STEP, is_short=False)
         step = max(seconds / STEPS, SHORTEST_STEP)
-        return Timeout(self, seconds, step, is_short=True)
+        return Timeout(self, seconds, seconds, step, is_short=True)
 
     def timer(self, owner: "Ringing") -> "Timer":
         """Return a timer that rings at its owner."""
@@ -163,10 +164,14 @@ def _call(function: Callable[[], None]) -> None:
 class Timeout:
     """Time that something may take on a clock: up to a quarter longer, and never less."""
 
-    __slots__ = ("_clock", "is_short", "length", "step")
+    __slots__ = ("_clock", "is_short", "length", "seconds", "step")
 
-    def __init__(self, clock: Clock, length: float, step: float, *, is_short: bool) -> None:
+    def __init__(
+        self, clock: Clock, seconds: float, length: float, step: float, *, is_short: bool
+    ) -> None:
         self._clock = clock
+        self.seconds: float = seconds
+        """Seconds as the program has set them."""
         self.length: float = length
         """Seconds after which it has passed for sure."""
         self.step: float = step

@@ -83,7 +83,7 @@ class _Loop:
             self.is_reported = True
             logger.warning(
                 "the event loop has been blocked for more than %g seconds%s: all clients wait; "
-                "let a thread run what blocks (anyio.to_thread.run_sync)",
+                "let a thread run what blocks, `await anyio.to_thread.run_sync(function)`",
                 BLOCKED,
                 self._by_what(),
             )

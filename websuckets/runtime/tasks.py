@@ -253,7 +253,8 @@ class Tasks(TaskGroup):
             if isinstance(func, Coroutine):
                 func.close()
             raise TypeError(
-                f"start_soon(): pass a function and its arguments, not a {type(func).__name__}"
+                f"start_soon(): pass a function and its arguments, without calling it, not a "
+                f"{type(func).__name__}"
             )
         coroutine = func(*args)
         if not isinstance(coroutine, Coroutine):

@@ -10,7 +10,7 @@ from dishka.provider import BaseProvider
 from websuckets.commands.groups import Command, CommandGroup, command_table
 from websuckets.commands.hooks import HookDeclarations, Hooks
 from websuckets.commands.injected_function import InjectedFunction
-from websuckets.commands.injection import Injection
+from websuckets.commands.injection import Injection, name_for_errors
 from websuckets.di.graph import scopes_of
 from websuckets.di.injectables import WebSucketsProvider, context_types, values_provider
 from websuckets.runtime.tasks import AppTasks, TaskSource
@@ -37,7 +37,13 @@ class CompiledApp:
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:
-        """Providers that a container has to contain, so that the app can run with it."""
+        """Providers that a container has to contain, so that the app can run with it.
+
+        Their factories are named by place and remedy: dishka shows the names where a container that
+        the program builds lacks something.
+        """
+        for injection in self.injections:
+            name_for_errors(injection)
         return (*self._ours(), *(p for injection in self.injections for p in injection.providers))
 
     def verifies_at_handshake(self, container: AsyncContainer) -> bool:

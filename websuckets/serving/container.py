@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Final, get_origin, is_typeddict
 
 from dishka import (
     AsyncContainer,
@@ -12,12 +12,16 @@ from dishka import (
     Scope,
     make_async_container,
 )
-from dishka.exceptions import GraphMissingFactoryError, NoFactoryError
+from dishka.exceptions import (
+    CycleDependenciesError,
+    GraphMissingFactoryError,
+    NoFactoryError,
+)
 from dishka.provider import BaseProvider
 from pydantic import BaseModel
 
 from websuckets.commands.injection import Injection, accepted
-from websuckets.commands.signature import Dependency, Plan
+from websuckets.commands.signature import ONE_PAYLOAD, STANDS_SECOND, Dependency, Plan
 from websuckets.di.graph import ContextTypes, needed_by, scopes_of, unprovable
 from websuckets.di.injectables import context_types, values_provider
 from websuckets.di.lock import lock_factory
@@ -28,7 +32,8 @@ from websuckets.exc import (
     MissingProvider,
     report,
 )
-from websuckets.introspection.hints import bare_type, component_of, name_of
+from websuckets.introspection.functions import place_of, where
+from websuckets.introspection.hints import alternatives, bare_type, component_of, name_of
 from websuckets.runtime.event_loop import on_trio
 
 __all__ = [
@@ -83,6 +88,10 @@ def build_container(
             if error.requested not in missing:
                 errors.append(MissingProvider(f"a provider misses something. {error}"))
             raise report(errors) from None
+        except CycleDependenciesError as error:
+            places = ", ".join(_place_of(factory.source) for factory in error.path)
+            error.add_note(f"each needs the next: {places}; let one of them do without the next")
+            raise
     context = context_types(providers)
     for injection in proved:
         errors.extend(_misuses(injection, container, context))
@@ -168,11 +177,19 @@ def _make(injections: Iterable[Injection], providers: Iterable[BaseProvider]) ->
     return make_async_container(*handlers, *providers, lock_factory=lock_factory)
 
 
+def _place_of(source: Any) -> str:
+    """Return name and place of a factory, which may be a class."""
+    if isinstance(source, type):
+        init = where(source.__init__) if place_of(source.__init__) else ""  # type: ignore[misc]
+        return init or f"`{source.__module__}.{source.__qualname__}`"
+    return where(source)
+
+
 def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
     """Return the text for a handler for which something is missing, directly or further below."""
     plan = injection.plan
     asked = {step.provides.type_hint for step in error.path} | {error.requested.type_hint}
-    what, remedy = "what it asks for", ""
+    what, meant, remedy = "what it asks for", "", ""
     for guard in injection.guards:
         if bare_type(guard) in asked:
             what = f"its guard `{name_of(guard)}`"
@@ -180,22 +197,51 @@ def _missing(error: GraphMissingFactoryError, injection: Injection) -> str:
         if dependency.type in asked:
             what = f"parameter `{dependency.name}: {name_of(dependency.hint)}`"
             is_last = dependency.type == error.requested.type_hint
+            meant, remedy = "", ""
             if is_last and not plan.is_hook:
-                remedy = _remedy(plan, dependency)
+                meant, remedy = _payload_meant(plan, dependency)
+    if meant:
+        return (
+            f"{plan.where}: {what}: {meant}. If it is a dependency, give a provider of it to "
+            f"WebSuckets(providers=[...]). {error}"
+        )
     return (
         f"{plan.where}: {what} cannot be provided; give a provider of what is missing to "
         f"WebSuckets(providers=[...]){remedy}. {error}"
     )
 
 
-def _remedy(plan: Plan, dependency: Dependency) -> str:
-    """Return the remedy for a parameter that may have been meant as the payload."""
-    if plan.payload is None:
-        place = "second, before the `*`" if dependency.keyword else "second"
-        return f" (if it is what the client sends, put it {place}, as Payload[...])"
-    if isinstance(dependency.type, type) and issubclass(dependency.type, BaseModel):
-        return " (a command has one payload: put all that the client sends into one model)"
-    return ""
+def _payload_meant(plan: Plan, dependency: Dependency) -> tuple[str, str]:
+    """Return the remedies for a parameter that was probably, or perhaps, meant as the payload."""
+    is_model = isinstance(dependency.type, type) and issubclass(dependency.type, BaseModel)
+    if plan.payload is not None:
+        return (ONE_PAYLOAD if is_model else "", "")
+    star = ", before the `*`" if dependency.keyword else ""
+    if is_model:
+        return f"{STANDS_SECOND}{star}", ""
+    if _is_data(dependency.type):
+        place = "" if dependency is plan.dependencies[0] and not star else f", second{star}"
+        written = f"`{dependency.name}: Payload[{name_of(dependency.hint)}]`"
+        return f"write {written}{place} if the client sends it", ""
+    return "", f" (if it is what the client sends, put it second{star}, as Payload[...])"
+
+
+_OF_DATA: Final = frozenset(
+    {"abc", "builtins", "collections", "datetime", "decimal", "enum", "numbers", "typing", "uuid"}
+)
+"""Modules of types whose objects clients send, rather than providers give."""
+
+
+def _is_data(hint: Any) -> bool:
+    """Tell whether objects of a type are data, which most probably a client sends."""
+    for member in alternatives(hint):
+        type_ = get_origin(bare_type(member)) or bare_type(member)
+        if is_dataclass(type_) or is_typeddict(type_):
+            continue
+        classes = type_.__mro__[:-1] if isinstance(type_, type) else ()
+        if not classes or {c.__module__.partition(".")[0] for c in classes} - _OF_DATA:
+            return False
+    return True
 
 
 def _misuses(

@@ -15,7 +15,8 @@ from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import Readiness, ReadinessLog
 from websuckets.connections.registry import Connections
 from websuckets.connections.setup import Setup
-from websuckets.di.graph import scopes_of
+from websuckets.di.context_managers import DOUBTFUL
+from websuckets.di.graph import factories_of, scopes_of
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
 from websuckets.resuming import Resuming
@@ -59,6 +60,14 @@ class RunningApp:
     def log(self, how: str, *arguments: object) -> None:
         """Log that the app runs, and which parameters of its functions are never filled."""
         logger.info(f"{how}, commands: %d", *arguments, len(self.compiled.commands))
+        if not self.compiled.commands:
+            logger.warning(
+                "there is no command; include a group before the app starts: "
+                "app.include_command_group(group)"
+            )
+        for factory in factories_of(self.container):
+            if (doubt := getattr(factory.source, DOUBTFUL, None)) is not None:
+                logger.warning("%s", doubt)
         for injection in self.compiled.injections:
             if injection is not self.compiled.identification.injection:
                 log_defaults(injection, self.container)

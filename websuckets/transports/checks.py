@@ -4,7 +4,7 @@ from websockets.frames import Close
 
 from websuckets.socket import MAX_REASON
 
-__all__ = ["check_text", "checked_close"]
+__all__ = ["check_text", "checked_close", "not_sendable"]
 
 
 def check_text(text: str) -> None:
@@ -15,6 +15,14 @@ def check_text(text: str) -> None:
     """
     if not text.isascii():
         text.encode()
+
+
+def not_sendable(message: object) -> str:
+    """Return the text of the error for an object that is neither text nor bytes."""
+    return (
+        f"send() takes str or bytes, not {type(message).__name__}; write ClientEvent(event, "
+        "payload), or return it from the handler"
+    )
 
 
 def checked_close(code: int, reason: str) -> Close:

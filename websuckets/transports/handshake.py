@@ -13,6 +13,7 @@ from websuckets.limits import Limits
 from websuckets.protocol.transport import Acceptor, ConnectionHandler, HttpResponse
 from websuckets.runtime.clock import Clock
 from websuckets.socket import ResponseHeaders, path_of, sent_headers
+from websuckets.transports.checks import not_sendable
 from websuckets.transports.common_connection import CommonConnection
 from websuckets.transports.opening import Opening
 from websuckets.transports.shared_sockets import SharedSockets
@@ -131,7 +132,12 @@ class Handshake(CommonConnection):
 
     async def send(self, message: Any, *, text: bool | None = None) -> None:
         self._check_open()
-        await super().send(message, text=text)
+        try:
+            await super().send(message, text=text)
+        except TypeError as error:
+            if not isinstance(message, str | bytes):
+                error.add_note(not_sendable(message))
+            raise
 
     async def pong(self, data: Any = b"") -> None:
         self._check_open()

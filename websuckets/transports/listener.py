@@ -23,6 +23,15 @@ __all__ = [
 TRIES: Final = 20
 """Number of ports that are tried until a port is free on every address."""
 
+REMEDIES: Final = {
+    errno.EADDRINUSE: (
+        "another program listens there, perhaps this one started twice: stop it, or take another "
+        "port (0 picks a free one)"
+    ),
+    errno.EACCES: "this user may not listen there; take a port above 1023",
+}
+"""Remedies for a port that cannot be opened, by the number of the error."""
+
 Address = tuple[int, tuple[Any, ...]]
 """Address family, and an address of that family with a port."""
 
@@ -140,9 +149,10 @@ def _bind(addresses: Iterable[Address], port: int, options: dict[str, Any]) -> i
                 _prepare(own, options)
                 own.bind((host, port, *more))
             except OSError as error:
-                if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                if error.errno not in REMEDIES:
                     continue  # the server that listens there later raises the error
-                text = f"{host}, port {port}: {os.strerror(error.errno).lower()}"
+                remedy = REMEDIES[error.errno]
+                text = f"{host}, port {port}: {os.strerror(error.errno).lower()}; {remedy}"
                 raise OSError(error.errno, text) from None
             port = own.getsockname()[1]
     return port

@@ -14,7 +14,7 @@ from websockets.frames import Close
 from websockets.http11 import Request
 
 from websuckets.socket import ResponseHeaders
-from websuckets.transports.checks import check_text, checked_close
+from websuckets.transports.checks import check_text, checked_close, not_sendable
 from websuckets.transports.close_state import CloseState
 from websuckets.transports.frame_queue import FrameQueue
 from websuckets.transports.sender import Sender
@@ -225,7 +225,7 @@ def _frame(message: str | bytes, text: bool | None) -> str | bytes:
         return message.encode() if text is False else message
     if isinstance(message, bytes | bytearray | memoryview):
         return bytes(message).decode() if text else bytes(message)
-    raise TypeError(f"send() takes str or bytes, not {type(message).__name__}")
+    raise TypeError(not_sendable(message))
 
 
 def is_longer(frame: str | bytes, size: int | None) -> bool:
