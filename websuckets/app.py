@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import (
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -15,7 +16,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, Literal, NoReturn, TypeVar, overload
+from typing import Any, Concatenate, Final, Literal, NoReturn, TypeVar, overload
 
 import anyio
 from dishka import AsyncContainer, Provider
@@ -24,9 +25,9 @@ from dishka.provider import BaseProvider
 
 from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
-from websuckets.commands.hooks import Kind
+from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.connections.admission import Admission
-from websuckets.exc import ConfigurationError
+from websuckets.exc import ClientError, ConfigurationError
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
@@ -47,6 +48,10 @@ __all__ = ["Server", "WebSuckets"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 HookFunction = TypeVar("HookFunction", bound=Callable[..., Coroutine[Any, Any, object]])
+ErrorFunction = TypeVar(
+    "ErrorFunction",
+    bound=Callable[Concatenate[Any, ...], ClientError | Awaitable[ClientError | None] | None],
+)
 
 
 class WebSuckets:
@@ -161,6 +166,35 @@ class WebSuckets:
         `Limits.finalize_timeout`. Returns ``hook`` unchanged.
         """
         return self._add_hook("disconnect", hook)
+
+    def on_error(self, error: type[Exception]) -> Callable[[ErrorFunction], ErrorFunction]:
+        """Return a decorator of a function that maps errors of the class ``error`` to replies.
+
+        The function, sync or async, gets the error first; its further parameters are dependencies,
+        those of `on_connect`, in a REQUEST scope of its own. Returning a `ClientError` replies with
+        that, as if it had been raised: nothing is logged. Returning ``None`` leaves the error an
+        incident. A function that raises makes an incident of both errors. The decorator returns the
+        function unchanged; several decorators may stand above one function.
+
+        The function of the most specific class runs, when everything that the error has ended was
+        finalised with the error, and so rolled back; it may take `Limits.finalize_timeout`. It runs
+        for errors of commands with their dependencies, finalisers and guards, of streams, of
+        middleware, and of ``on_handshake`` and ``on_connect`` hooks, where a `ClientError` refuses
+        the client. Nobody waits for an answer of other hooks and of tasks: their errors are not
+        mapped. The only error in an exception group is mapped as that error.
+
+        Raises `ConfigurationError` for anything but a subclass of ``Exception``, for `ClientError`,
+        for a class that has such a function, and while the app runs. The decorator raises
+        `InvalidHandlerSignature` for a function that cannot be called with the error.
+        """
+        check_error_class(error)
+
+        def register(function: ErrorFunction) -> ErrorFunction:
+            self._check_not_running("register on_error functions before it starts")
+            self._definition.add_error_function(error, function)
+            return function
+
+        return register
 
     @contextmanager
     def override(

@@ -189,6 +189,30 @@ app.on_connect(not_async)  # type: ignore[type-var]  # pyright: ignore[reportArg
 app.on_connect(generating)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
+@app.on_error(LookupError)
+async def maps(error: LookupError, session: Session) -> ClientError | None:
+    return None
+
+
+@app.on_error(KeyError)
+@app.on_error(ValueError)
+def maps_several(error: KeyError | ValueError, *, user: User) -> ClientError:
+    return ClientError("one of them")
+
+
+def returns_text(error: KeyError) -> str:
+    return "not a reply"
+
+
+async def has_mapped(user: User) -> None:
+    assert_type(await maps(KeyError(), Session()), ClientError | None)
+    assert_type(maps_several(KeyError(), user=user), ClientError)
+
+
+app.on_error(BaseException)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+app.on_error(KeyError)(returns_text)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
 def overrides() -> None:
     with app.override(SecurityProvider(), values={Admin: Admin(), Annotated[Admin, "x"]: 1}):
         pass

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
+from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.groups import UNSET, Command
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
@@ -23,7 +24,6 @@ from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.finalisers import Exit
-from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
 from websuckets.security import check_still_authorised
 from websuckets.socket import Socket
@@ -88,6 +88,7 @@ class Dispatcher:
         clock: Clock,
         handler_timeout: float | None,
         middleware: Iterable[Middleware] = (),
+        errors: ErrorFunctions | None = None,
     ) -> None:
         self._timeout = clock.timeout(handler_timeout)
         self._routes = {
@@ -98,6 +99,7 @@ class Dispatcher:
             for name, command in commands.items()
         }
         self._around = composed(middleware)
+        self._errors = errors or ErrorFunctions()
 
     def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
         """Return the message in a frame."""
@@ -134,7 +136,8 @@ class Dispatcher:
             return self._run(received, peer, request_scope, begun)
 
         attempt = _Attempt(
-            message, peer, request_scope, run, route.timeout, route.ends_on_disconnect
+            *(message, peer, request_scope, run, self._errors, route.timeout),
+            route.ends_on_disconnect,
         )
         return self._answer_around(attempt)
 
@@ -146,7 +149,8 @@ class Dispatcher:
         async def run(request_scope: RequestScope) -> Answer:
             return refused(message, error)
 
-        return self._answer_around(_Attempt(message, peer, request_scope, run, self._timeout))
+        attempt = _Attempt(message, peer, request_scope, run, self._errors, self._timeout)
+        return self._answer_around(attempt)
 
     async def _run(
         self,
@@ -194,11 +198,25 @@ class Dispatcher:
             unfinished = await request_scope.finalise(exits, failure) if exits else None
             if failure is None and unfinished is None:
                 return reply
-            return _failed(failure, unfinished, message, peer, request_scope)
+            return await self._failed(failure, unfinished, message, peer, request_scope)
         finally:
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame
+
+    async def _failed(
+        self,
+        failure: BaseException | None,
+        unfinished: BaseException | None,
+        message: Message,
+        peer: Peer,
+        request_scope: RequestScope,
+    ) -> Outcome:
+        """Return the outcome of a failure of the command, or of its finalisers, or of both."""
+        if failure is None:
+            assert unfinished is not None
+            return await explained(unfinished, message, peer, request_scope, self._errors)
+        return await explained(failure, message, peer, request_scope, self._errors, unfinished)
 
     async def _answer_around(self, attempt: "_Attempt") -> Answer:
         """Answer with the middleware around, and write a line to the access log if it is on."""
@@ -219,23 +237,6 @@ class Dispatcher:
             access.debug("%.80r %.80s %.1f ms %s", event, result, milliseconds, connection)
 
 
-def _failed(
-    failure: BaseException | None,
-    unfinished: BaseException | None,
-    message: Message,
-    peer: Peer,
-    request_scope: RequestScope,
-) -> Outcome:
-    """Return the outcome of a failure of the command, or of its finalisers, or of both."""
-    if failure is None:
-        assert unfinished is not None
-        return explained(unfinished, message, peer, request_scope)
-    incident = None
-    if unfinished is not None:
-        incident = log_incident(f"finalisers of {message.event!r}", unfinished)
-    return explained(failure, message, peer, request_scope, incident)
-
-
 @dataclass(slots=True)
 class _Attempt:
     """A message on its way through the middleware."""
@@ -244,6 +245,7 @@ class _Attempt:
     peer: Peer
     request_scope: RequestScope
     run: Callable[[RequestScope], Coroutine[Any, Any, Answer]]
+    errors: ErrorFunctions
     timeout: Timeout
     ends_on_disconnect: bool = False
     is_over: bool = False
@@ -285,7 +287,7 @@ class _Attempt:
             outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
         if not self.is_over:
             self._begin()
-        return outcome or self.explain(CommandTimeout())
+        return outcome or await self.explain(CommandTimeout())
 
     def outcome_of(self, result: Any) -> Outcome:
         message = self.message
@@ -293,5 +295,5 @@ class _Attempt:
             return Outcome(None)
         return Outcome(encode_result(message.event, result, message.id))
 
-    def explain(self, error: BaseException) -> Outcome:
-        return explained(error, self.message, self.peer, self.request_scope)
+    async def explain(self, error: BaseException) -> Outcome:
+        return await explained(error, self.message, self.peer, self.request_scope, self.errors)

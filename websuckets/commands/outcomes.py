@@ -2,11 +2,12 @@
 
 import logging
 
+from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
 from websuckets.middleware import Outcome
 from websuckets.protocol.messages import Message, encode_error
-from websuckets.runtime.failures import Meaning, judge
+from websuckets.runtime.failures import Meaning, both
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
 
@@ -20,34 +21,41 @@ def refused(message: Message, error: ClientError) -> Outcome:
     return Outcome(encode_error(error.error, error.details, message.id), error.error)
 
 
-def explained(
+async def explained(
     error: BaseException,
     message: Message,
     peer: Peer,
     request_scope: RequestScope,
-    incident: str | None = None,
+    errors: ErrorFunctions,
+    unfinished: BaseException | None = None,
 ) -> Outcome:
     """Return the outcome of a command that raised ``error``, and log the error if need be.
 
-    An ``incident`` that is given is already logged for this command. Raises the error again if it
-    has to propagate.
+    ``unfinished`` is the failure of finalisers that got this error, if any; the failure is logged,
+    too. Raises the error again if it has to propagate.
     """
-    failure = judge(error, request_scope.cancelled, peer.is_of_its_end)
+    name = f"{message.event!r:.80}"
+    failure = await errors.judge(name, error, peer.scope, request_scope, peer.is_of_its_end)
+    incident = None
+    if unfinished is not None:
+        incident = log_incident(f"finalisers of {message.event!r}", unfinished)
     match failure.meaning:
         case Meaning.PROPAGATE:
-            raise error
+            raise failure.error
         case Meaning.IGNORE:
             logger.debug("%s left while %.80r ran", peer.socket.id, message.event)
             return Outcome(None, "connection closed", failure.error)
         case Meaning.REPLY if isinstance(failure.error, ClientError):
             _log(failure.error, message, peer)
+            if failure.mapped is not None:
+                logger.debug("%s: %s became a reply", name, type(failure.mapped).__qualname__)
             try:
                 return _outcome(failure.error, message, failure.error)
-            except Exception as encoding_error:  # raised while encoding the details
-                error = encoding_error
+            except Exception as second:  # raised while encoding the details
+                error = second if failure.mapped is None else both(failure.mapped, second)
         case _:
             error = failure.error
-    incident = log_incident(f"{message.event!r:.80}", error, incident)
+    incident = log_incident(name, error, incident)
     return _outcome(ClientError("internal error", {"incident": incident}), message, error)
 
 

@@ -52,6 +52,10 @@ class AppDefinition:
         self._check_not_sealed(f"register on_{kind} hooks")
         self._hooks.add(kind, hook)
 
+    def add_error_function(self, error: type[Exception], function: Callable[..., Any]) -> None:
+        self._check_not_sealed("register on_error functions")
+        self._hooks.add_error_function(error, function)
+
     @contextmanager
     def override(
         self, providers: Iterable[BaseProvider], values: Mapping[Any, object]

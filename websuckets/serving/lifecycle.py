@@ -89,7 +89,9 @@ async def started(
     setup = Setup(
         scope,
         connection_types=compiled.context.connection_types,
-        dispatcher=Dispatcher(compiled.commands, clock, limits.handler_timeout, middleware),
+        dispatcher=Dispatcher(
+            *(compiled.commands, clock, limits.handler_timeout, middleware), compiled.hooks.errors
+        ),
         has_streams=any(command.is_stream for command in compiled.commands.values()),
         hooks=compiled.hooks,
         identification=(
