@@ -4,7 +4,7 @@ import logging
 
 from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.peer import Peer
-from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
+from websuckets.exc import ClientError, CommandTimeout, Forbidden, NotAuthorized
 from websuckets.middleware import Outcome
 from websuckets.protocol.messages import Message, encode_error
 from websuckets.runtime.failures import Meaning, both
@@ -66,5 +66,7 @@ def _outcome(reply: ClientError, message: Message, exception: BaseException) -> 
 def _log(error: ClientError, message: Message, peer: Peer) -> None:
     if isinstance(error, NotAuthorized):
         logger.info("not authorized: %.80r from %s", message.event, peer.socket.id)
+    elif isinstance(error, Forbidden):
+        logger.info("forbidden: %.80r from %s", message.event, peer.socket.id)
     elif isinstance(error, CommandTimeout):
         logger.warning("%.80r from %s took too long", message.event, peer.socket.id)
