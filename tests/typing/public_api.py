@@ -43,12 +43,22 @@ from websuckets.exc import (
     InternalError,
     NotAuthorized,
 )
+from websuckets.middleware import CallNext, Outcome
 from websuckets.security import CurrentUser, SecurityProvider, Token
 from websuckets.session import Session, User
 from websuckets.testing import CommandError, ReceivedEvent, TestClient
 
 group = CommandGroup("prefix")
 CommandGroup("prefix", protected=True)
+
+
+async def watching(socket: Socket, message: Message, call_next: CallNext) -> Outcome:
+    return await call_next()
+
+
+CommandGroup("prefix", timeout=1, middleware=[watching])
+CommandGroup("prefix", timeout=None, middleware=())
+CommandGroup(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 class Model(BaseModel):

@@ -55,9 +55,11 @@ class Route:
     is_protected: bool
     is_stream: bool
     ends_on_disconnect: bool
+    around: Around | None
+    """Middleware of the app and of the command's group; ``None`` if there is none."""
 
     @classmethod
-    def to(cls, command: Command, timeout: Timeout) -> "Route":
+    def to(cls, command: Command, timeout: Timeout, around: Around | None) -> "Route":
         """Return the route to a command of a running app."""
         injection = command.injection
         return cls(
@@ -68,6 +70,7 @@ class Route:
             is_protected=bool(injection.guards),
             is_stream=command.is_stream,
             ends_on_disconnect=command.cancel_on_disconnect,
+            around=around,
         )
 
 
@@ -91,14 +94,21 @@ class Dispatcher:
         errors: ErrorFunctions | None = None,
     ) -> None:
         self._timeout = clock.timeout(handler_timeout)
+        outer = tuple(middleware)
+        self._around = composed(outer)
+        by_group = {id(command.middleware): command.middleware for command in commands.values()}
+        arounds = {
+            group: composed((*outer, *inner)) if inner else self._around
+            for group, inner in by_group.items()
+        }
         self._routes = {
             name: Route.to(
                 command,
                 self._timeout if command.timeout is UNSET else clock.timeout(command.timeout),
+                arounds[id(command.middleware)],
             )
             for name, command in commands.items()
         }
-        self._around = composed(middleware)
         self._errors = errors or ErrorFunctions()
 
     def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
@@ -128,9 +138,10 @@ class Dispatcher:
         Items of a stream are sent meanwhile; ``begun`` is called right before its handler begins.
         Only errors that have to propagate are raised: a cancellation, ``KeyboardInterrupt``.
         """
-        if self._around is None and not access.isEnabledFor(logging.DEBUG):
+        route = received[1]
+        if route.around is None and not access.isEnabledFor(logging.DEBUG):
             return self._run(received, peer, request_scope, begun)
-        message, route, *_ = received
+        message = received[0]
 
         def run(request_scope: RequestScope) -> Coroutine[Any, Any, Answer]:
             return self._run(received, peer, request_scope, begun)
@@ -139,7 +150,7 @@ class Dispatcher:
             *(message, peer, request_scope, run, self._errors, route.timeout),
             route.ends_on_disconnect,
         )
-        return self._answer_around(attempt)
+        return self._answer_around(attempt, route.around)
 
     def refuse(
         self, message: Message, error: ClientError, peer: Peer, request_scope: RequestScope
@@ -150,7 +161,7 @@ class Dispatcher:
             return refused(message, error)
 
         attempt = _Attempt(message, peer, request_scope, run, self._errors, self._timeout)
-        return self._answer_around(attempt)
+        return self._answer_around(attempt, self._around)
 
     async def _run(
         self,
@@ -218,16 +229,16 @@ class Dispatcher:
             return await explained(unfinished, message, peer, request_scope, self._errors)
         return await explained(failure, message, peer, request_scope, self._errors, unfinished)
 
-    async def _answer_around(self, attempt: "_Attempt") -> Answer:
+    async def _answer_around(self, attempt: "_Attempt", around: Around | None) -> Answer:
         """Answer with the middleware around, and write a line to the access log if it is on."""
         started = perf_counter()
         result = "cancelled"
         try:
             answer: Answer
-            if self._around is None:
+            if around is None:
                 answer = await attempt.run(attempt.request_scope)
             else:
-                answer = await attempt.answer_around(self._around)
+                answer = await attempt.answer_around(around)
             error = answer.error if isinstance(answer, Outcome) else None
             result = repr(error or "ok")[1:-1]  # the program's own text, in one line
             return answer
