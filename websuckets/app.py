@@ -26,6 +26,7 @@ from dishka.provider import BaseProvider
 from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind, check_error_class
+from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.exc import ClientError, ConfigurationError
 from websuckets.limits import Limits
@@ -43,7 +44,7 @@ from websuckets.transports import running_transport
 from websuckets.transports.asgi_events import AsgiReceive, AsgiScope, AsgiSend
 from websuckets.transports.listener import one_port
 
-__all__ = ["Server", "WebSuckets"]
+__all__ = ["CommandInfo", "Server", "WebSuckets"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -213,6 +214,17 @@ class WebSuckets:
         self._check_not_running("override providers before it starts")
         with self._definition.override(providers, {} if values is None else values):
             yield
+
+    @property
+    def commands(self) -> Mapping[str, CommandInfo]:
+        """The commands that the app answers, by name, sorted by name; the mapping is read-only.
+
+        Before the app starts, they are the commands of all groups that are included so far; while
+        it runs, those that it serves. Raises `ConfigurationError` for groups that are wrong.
+        """
+        running = self._running
+        commands = self._definition.commands() if running is None else running.compiled.commands
+        return listing_of(commands, self._limits.handler_timeout)
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:

@@ -28,7 +28,7 @@ from websuckets import (
     Socket,
     WebSuckets,
 )
-from websuckets.app import Server
+from websuckets.app import CommandInfo, Server
 from websuckets.di import (
     FromDishka,
     WebSucketsProvider,
@@ -221,6 +221,15 @@ async def has_mapped(user: User) -> None:
 
 app.on_error(BaseException)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 app.on_error(KeyError)(returns_text)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+def commands_of_an_app() -> None:
+    for name, command in app.commands.items():
+        assert_type(name, str)
+        assert_type(command, CommandInfo)
+        assert_type(command.timeout, float | None)
+        assert_type(command.summary, str | None)
+        assert_type(command.guards, tuple[Any, ...])
 
 
 def overrides() -> None:

@@ -1,5 +1,6 @@
 """Commands: their names, their handlers, and the guards that protect them."""
 
+import copy
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from websuckets.middleware import Middleware, checked
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 
-__all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
+__all__ = ["Command", "CommandGroup", "check_groups", "command_table", "commands_so_far"]
 
 # The first parameter is open: handlers may name any of the socket types.
 Handler = TypeVar(
@@ -266,7 +267,17 @@ def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
     return _read(groups, complete=True)
 
 
-def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Command]:
+def commands_so_far(groups: Iterable[CommandGroup]) -> dict[str, Command]:
+    """Return what `command_table` would return now, and raise its errors; more may come later.
+
+    Names that are not defined yet may still be defined until `command_table` reads them.
+    """
+    return _read(groups, complete=True, is_final=False)
+
+
+def _read(
+    groups: Iterable[CommandGroup], *, complete: bool, is_final: bool = True
+) -> dict[str, Command]:
     table: dict[str, Command] = {}
     seen: dict[str, _Declaration] = {}
     errors: list[ConfigurationError] = []
@@ -279,7 +290,8 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
                 errors.append(DuplicateCommand(f"{group!r} is included twice"))
                 break
             try:
-                table[declaration.name] = declaration.read(complete=complete)
+                reader = declaration if is_final else copy.copy(declaration)
+                table[declaration.name] = reader.read(complete=complete)
             except NameError as error:
                 if complete:
                     errors.append(declaration.undefined_names(error))

@@ -9,7 +9,13 @@ from dishka import AsyncContainer
 from dishka.provider import BaseProvider
 
 from websuckets.broker import Broker
-from websuckets.commands.groups import CommandGroup, check_groups, command_table
+from websuckets.commands.groups import (
+    Command,
+    CommandGroup,
+    check_groups,
+    command_table,
+    commands_so_far,
+)
 from websuckets.commands.hooks import HookDeclarations, Kind
 from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
@@ -41,6 +47,10 @@ class AppDefinition:
     @property
     def groups(self) -> tuple[CommandGroup, ...]:
         return tuple(self._groups)
+
+    def commands(self) -> Mapping[str, Command]:
+        """Return the commands by name; raise `ConfigurationError` for groups that are wrong."""
+        return commands_so_far(self._groups) if self._sealed is None else self._sealed.commands
 
     def include(self, group: CommandGroup) -> None:
         self._check_not_sealed(f"include {group!r}")
