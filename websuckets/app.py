@@ -205,7 +205,7 @@ class WebSuckets:
 
         The context is for tests, and is entered before the app starts. ``providers`` replace the
         factories for their types. ``values`` are objects by the type that they replace, in whatever
-        scope the type is provided: ``values={Clock: FrozenClock()}``. Everything that depends on a
+        scope the type is provided: ``values={WallClock: clock}``. Everything that depends on a
         replaced type gets the replacement, guards included. Overrides nest; the innermost wins.
 
         Raises `ConfigurationError` while the app runs, for an object that is not a provider, and

@@ -80,8 +80,9 @@ class CurrentUser(User):
         _authorised.set(self)
 
     @property
-    def id(self) -> UserId | None:
-        return self._id
+    def id(self) -> UserId:
+        """The id as which the user was verified: never ``None``, unless it is set to ``None``."""
+        return self._id  # type: ignore[return-value]  # whoever verifies has set it
 
     @id.setter
     def id(self, id: UserId | None) -> None:
@@ -182,7 +183,7 @@ class Identity:
 
     id: UserId
     expires_at: float | None = None
-    """Time at which the user stops being verified, in seconds since the epoch as in `time.time`;
+    """Time at which the user stops being verified, in seconds since the epoch, as in `User`;
     ``None`` for never. With a time that is over, the handshake is answered with 403."""
 
 

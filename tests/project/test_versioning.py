@@ -17,6 +17,7 @@ import websuckets
 REFERENCE: Final = ROOT / "docs" / "reference"
 
 INTERNAL: Final = {
+    "websuckets.clock": {"SYSTEM_CLOCK"},
     "websuckets.limits": {"OutboxBound", "seconds"},
     "websuckets.middleware": {"Around", "Attempt", "checked", "composed"},
     "websuckets.resuming": {"Resuming"},

@@ -1,6 +1,7 @@
 """Types of the public names, for mypy --strict and pyright; this file is never run."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NewType, assert_type
@@ -29,6 +30,7 @@ from websuckets import (
     WebSuckets,
 )
 from websuckets.app import CommandInfo, Server
+from websuckets.clock import WallClock
 from websuckets.di import (
     FromDishka,
     WebSucketsProvider,
@@ -106,7 +108,7 @@ async def with_dependencies(
 ) -> dict[str, int]:
     assert_type(model, list[Model])
     assert_type(settings, Model)
-    assert_type(user.id, str | int | None)
+    assert_type(user.id, str | int)
     assert_type(message.token, str | None)
     user.login = "any attribute"
     assert_type(user.email, Any)
@@ -272,6 +274,23 @@ def sessions(session: Session, user: User) -> None:
     assert_type(CurrentUser(user), CurrentUser)
 
 
+def expires(user: CurrentUser, anybody: User, clock: WallClock) -> None:
+    assert_type(anybody.id, str | int | None)
+    assert_type(user.id, str | int)
+    user.id = None
+    user.id = "ann"
+    user.expires_at = clock.time() + 3600
+
+
+class FrozenClock:
+    def time(self) -> float:
+        return 0.0
+
+
+frozen: WallClock = FrozenClock()
+of_system: WallClock = time
+
+
 async def revokes(session: Session) -> None:
     await session.revoke("ann")
 
@@ -327,7 +346,9 @@ litestar = Litestar([asgi("/ws", copy_scope=True)(app.asgi)])
 
 
 async def tested() -> None:
-    async with TestClient(app, "/", {"Cookie": "a=b"}) as client:
+    async with TestClient(app, "/", {"Cookie": "a=b"}, token="secret") as client:
+        assert_type(client.token, str | None)
+        client.token = Token.generate()
         await client.send("event", {"any": UUID(int=0)}, token=None, id=1)
         assert_type(await client.receive(timeout=None), ReceivedEvent)
         assert_type(await client.receive_frame(), str | bytes)

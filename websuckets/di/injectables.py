@@ -9,6 +9,7 @@ from dishka.provider import BaseProvider
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di.graph import ContextTypes, asking_for
 from websuckets.exc import NotAuthorized
 from websuckets.protocol.messages import Message
@@ -39,6 +40,10 @@ class WebSucketsProvider(Provider):
         for provides in context:
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
+
+    @provide(scope=Scope.APP)
+    def wall_clock(self) -> WallClock:
+        return SYSTEM_CLOCK
 
     @provide(scope=Scope.SESSION)
     async def connection_tasks(self, source: TaskSource) -> ConnectionTasks:

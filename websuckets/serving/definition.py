@@ -9,6 +9,7 @@ from dishka import AsyncContainer
 from dishka.provider import BaseProvider
 
 from websuckets.broker import Broker
+from websuckets.clock import WallClock
 from websuckets.commands.groups import (
     Command,
     CommandGroup,
@@ -134,7 +135,7 @@ class AppDefinition:
         compiled, container = self.ready(values)
         wanted = [i.key for i in compiled.injections if i.needs_scope]
         return needed_by(container, wanted, AppTasks) or needs_finalising(
-            container, [*wanted, Broker, SessionStore]
+            container, [*wanted, Broker, SessionStore, WallClock]
         )
 
     def _check_complete(self, compiled: CompiledApp) -> None:
