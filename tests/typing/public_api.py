@@ -17,9 +17,11 @@ from starlette.types import ASGIApp
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
+import websuckets.channels
 import websuckets.exc
 from websuckets import (
     AppTasks,
+    Channels,
     ClientEvent,
     CommandGroup,
     ConnectionTasks,
@@ -305,6 +307,25 @@ error: websuckets.exc.WebSucketsError = InternalError("name", {"details": 1})
 client_error: ClientError = NotAuthorized()
 assert_type(client_error.error, str)
 assert_type(ConfigurationError("a", "b").problems, tuple[str, ...])
+
+# Names of the package that its modules define
+
+
+def of_the_package(
+    channels: Channels,
+    session: websuckets.Session,
+    user: websuckets.User,
+    current: websuckets.CurrentUser,
+    token: websuckets.Token,
+    error: websuckets.ClientError,
+) -> None:
+    assert_type(channels, websuckets.channels.Channels)
+    assert_type(session, Session)
+    assert_type(user, User)
+    assert_type(current, CurrentUser)
+    assert_type(token, Token)
+    assert_type(error, ClientError)
+
 
 # Dependency injection
 
