@@ -81,8 +81,12 @@ class CurrentUser(User):
 
     @property
     def id(self) -> UserId:
-        """The id as which the user was verified: never ``None``, unless it is set to ``None``."""
-        return self._id  # type: ignore[return-value]  # whoever verifies has set it
+        """The id of the verified user.
+
+        It is ``None`` only after it was set to ``None``, and where a provider of the program made a
+        `CurrentUser` of somebody who is not verified; type checkers are not told of either.
+        """
+        return self._id  # type: ignore[return-value]  # see above
 
     @id.setter
     def id(self, id: UserId | None) -> None:
