@@ -10,7 +10,7 @@ from limited_commands import limited_commands
 from serving import Serving
 
 from websuckets import CommandGroup, Limits, Socket
-from websuckets.exc import Expired
+from websuckets.exc import Expired, Forbidden
 from websuckets.security import CurrentUser
 from websuckets.session import User
 
@@ -112,6 +112,46 @@ async def test_a_client_with_concurrent_commands_is_sent_away_after_too_many_ref
         for _ in range(3):
             assert (await client.call("forbidden"))["error"] == "not authorized"
         assert await client.closed() == (4401, "too many refused commands")
+
+
+async def test_commands_that_are_forbidden_to_a_known_user_do_not_count_as_refused(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expect the connection to stay, whether a guard or the handler forbids, and a line each."""
+    caplog.set_level(logging.INFO, logger="websuckets")
+    group, provider = CommandGroup(), Provider(scope=Scope.REQUEST)
+
+    class Admin: ...
+
+    @provider.provide
+    def admin(user: CurrentUser) -> Admin:
+        raise Forbidden
+
+    @group.command("log in")
+    async def log_in(socket: Socket, user: User) -> None:
+        user.id, user.token = "ann", "secret"
+
+    @group.command("guarded", protected=Admin)
+    async def guarded(socket: Socket) -> None: ...
+
+    @group.command("handled", protected=True)
+    async def handled(socket: Socket) -> None:
+        raise Forbidden("not yours", {"owner": "bob"})
+
+    app = app_with(group, providers=[provider], limits=Limits(auth_failures=2))
+    async with serving(app) as server, dial(server) as client:
+        assert (await client.call("guarded", token="secret"))["error"] == "not authorized"
+        await client.call("log in", id=1)
+        for _ in range(3):
+            reply = await client.call("guarded", token="secret")
+            assert reply == {"error": "forbidden", "details": None}
+            reply = await client.call("handled", token="secret")
+            assert reply == {"error": "not yours", "details": {"owner": "bob"}}
+        for _ in range(2):
+            assert (await client.call("guarded", token="wrong"))["error"] == "not authorized"
+        assert await client.closed() == (4401, "too many refused commands")
+    lines = [r.getMessage().split(" from ")[0] for r in caplog.records]
+    assert lines.count("forbidden: 'guarded'") == lines.count("forbidden: 'handled'") == 3
 
 
 async def test_commands_of_an_expired_user_do_not_count_as_refused() -> None:

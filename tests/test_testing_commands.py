@@ -12,7 +12,7 @@ from sample_app import Post, sample_app
 from timeouts import TIMEOUT
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
-from websuckets import ClientEvent, CommandGroup, Limits, Payload, Socket, WebSuckets
+from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket, WebSuckets
 from websuckets.testing import CommandError, TestClient
 from websuckets.transports.memory import CAPACITY
 
@@ -348,3 +348,31 @@ async def test_who_sends_more_than_the_server_takes_waits() -> None:
             for number in range(count):
                 event = await client.receive()
                 assert (event.id, event.payload) == (number, length)
+
+
+async def test_a_default_token_is_sent_with_each_command_that_is_given_none() -> None:
+    """Expect another token to win, an empty one, too; streams have the default as well."""
+    group = CommandGroup()
+
+    @group.command("token")
+    async def token(socket: Socket, *, message: Message) -> str | None:
+        return message.token
+
+    @group.command("tokens")
+    async def tokens(socket: Socket, *, message: Message) -> AsyncIterator[str | None]:
+        yield message.token
+
+    async with TestClient(app_with(group), token="default") as client:
+        assert (await client.call("token")).payload == "default"
+        assert (await client.call("token", token="another")).payload == "another"
+        assert (await client.call("token", token="")).payload == ""
+        assert [item.payload async for item in client.stream("tokens")] == ["default"]
+        await client.send("token")
+        assert (await client.receive()).payload == "default"
+        client.token = "later"
+        assert (await client.call("token")).payload == "later"
+        async with client.connect() as other, client.connect(token="third") as third:
+            assert (await other.call("token")).payload is None
+            assert (await third.call("token")).payload == "third"
+        client.token = None
+        assert (await client.call("token")).payload is None

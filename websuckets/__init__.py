@@ -3,23 +3,33 @@
 from typing import TYPE_CHECKING
 
 from websuckets.app import WebSuckets
+from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.signature import Payload
+from websuckets.exc import ClientError
 from websuckets.limits import Limits
 from websuckets.protocol.messages import ClientEvent, Message
 from websuckets.runtime.tasks import AppTasks, ConnectionTasks
+from websuckets.security import CurrentUser, Token
+from websuckets.session import Session, User
 from websuckets.socket import ResponseHeaders, Socket
 
 __all__ = [
     "AppTasks",
+    "Channels",
+    "ClientError",
     "ClientEvent",
     "CommandGroup",
     "ConnectionTasks",
+    "CurrentUser",
     "Limits",
     "Message",
     "Payload",
     "ResponseHeaders",
+    "Session",
     "Socket",
+    "Token",
+    "User",
     "WebSuckets",
 ]
 

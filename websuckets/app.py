@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import (
     AsyncIterator,
+    Awaitable,
     Callable,
     Coroutine,
     Iterable,
@@ -21,7 +22,7 @@ from contextlib import (
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, Final, Literal, NoReturn, TypeVar, overload
+from typing import Any, Concatenate, Final, Literal, NoReturn, TypeVar, overload
 
 import anyio
 from dishka import AsyncContainer, Provider
@@ -30,10 +31,11 @@ from dishka.provider import BaseProvider
 
 from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
-from websuckets.commands.hooks import Kind
+from websuckets.commands.hooks import Kind, check_error_class
+from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
-from websuckets.exc import ConfigurationError, InvalidHandlerSignature
+from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
@@ -50,11 +52,15 @@ from websuckets.transports import running_transport
 from websuckets.transports.asgi_events import AsgiReceive, AsgiScope, AsgiSend
 from websuckets.transports.listener import one_port
 
-__all__ = ["Server", "WebSuckets"]
+__all__ = ["CommandInfo", "Server", "WebSuckets"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
 HookFunction = TypeVar("HookFunction", bound=Callable[..., Coroutine[Any, Any, object]])
+ErrorFunction = TypeVar(
+    "ErrorFunction",
+    bound=Callable[Concatenate[Any, ...], ClientError | Awaitable[ClientError | None] | None],
+)
 
 
 class WebSuckets:
@@ -194,6 +200,35 @@ class WebSuckets:
         """
         return self._add_hook("disconnect", hook)
 
+    def on_error(self, error: type[Exception]) -> Callable[[ErrorFunction], ErrorFunction]:
+        """Return a decorator of a function that maps errors of the class ``error`` to replies.
+
+        The function, sync or async, gets the error first; its further parameters are dependencies,
+        those of `on_connect`, in a REQUEST scope of its own. Returning a `ClientError` replies with
+        that, as if it had been raised: nothing is logged. Returning ``None`` leaves the error an
+        incident. A function that raises makes an incident of both errors. The decorator returns the
+        function unchanged; several decorators may stand above one function.
+
+        The function of the most specific class runs, when everything that the error has ended was
+        finalised with the error, and so rolled back; it may take `Limits.finalize_timeout`. It runs
+        for errors of commands with their dependencies, finalisers and guards, of streams, of
+        middleware, and of ``on_handshake`` and ``on_connect`` hooks, where a `ClientError` refuses
+        the client. Nobody waits for an answer of other hooks and of tasks: their errors are not
+        mapped. The only error in an exception group is mapped as that error.
+
+        Raises `ConfigurationError` for anything but a subclass of ``Exception``, for `ClientError`,
+        for a class that has such a function, and while the app runs. The decorator raises
+        `InvalidHandlerSignature` for a function that cannot be called with the error.
+        """
+        check_error_class(error)
+
+        def register(function: ErrorFunction) -> ErrorFunction:
+            self._check_not_running("register on_error functions before it starts")
+            self._definition.add_error_function(error, function)
+            return function
+
+        return register
+
     @contextmanager
     def override(
         self, *providers: Provider, values: Mapping[Any, object] | None = None
@@ -202,7 +237,7 @@ class WebSuckets:
 
         The context is for tests, and is entered before the app starts. ``providers`` replace the
         factories for their types. ``values`` are objects by the type that they replace, in whatever
-        scope the type is provided: ``values={Clock: FrozenClock()}``. Everything that depends on a
+        scope the type is provided: ``values={WallClock: clock}``. Everything that depends on a
         replaced type gets the replacement, guards included. Overrides nest; the innermost wins.
 
         Raises `ConfigurationError` while the app runs, for an object that is not a provider, and
@@ -211,6 +246,17 @@ class WebSuckets:
         self._check_not_running("override providers before it starts")
         with self._definition.override(providers, {} if values is None else values):
             yield
+
+    @property
+    def commands(self) -> Mapping[str, CommandInfo]:
+        """The commands that the app answers, by name, sorted by name; the mapping is read-only.
+
+        Before the app starts, they are the commands of all groups that are included so far; while
+        it runs, those that it serves. Raises `ConfigurationError` for groups that are wrong.
+        """
+        running = self._running
+        commands = self._definition.commands() if running is None else running.compiled.commands
+        return listing_of(commands, self._limits.handler_timeout)
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:

@@ -6,6 +6,7 @@
     ├── ClientError (InternalError)      sent to the client as it is
     │   ├── NotAuthorized
     │   │   └── Expired                  the user was verified for a time that is over
+    │   ├── Forbidden                    the user is known, and may not
     │   ├── CommandTimeout               a command took too long and was cancelled
     │   ├── InvalidChannel               a name that no channel can have
     │   ├── TooManySubscriptions         of one connection
@@ -33,6 +34,7 @@ __all__ = [
     "ConfigurationError",
     "DuplicateCommand",
     "Expired",
+    "Forbidden",
     "HandshakeRefused",
     "InternalError",
     "InvalidChannel",
@@ -96,7 +98,11 @@ InternalError = ClientError
 
 
 class NotAuthorized(ClientError):
-    """Error for a caller who may not run this command. Raised by `CurrentUser` and by guards."""
+    """Error for a caller who is not known, as a user who may run this command.
+
+    Raised by `CurrentUser`, and by guards of a program. It counts as a failed authentication: see
+    `Limits.auth_failures`. For a user who is known and may not, see `Forbidden`.
+    """
 
     def __init__(self, error: str = "not authorized", details: Any = None) -> None:
         super().__init__(error, details)
@@ -107,6 +113,16 @@ class Expired(NotAuthorized):
 
     The client cannot tell this error from `NotAuthorized`.
     """
+
+
+class Forbidden(ClientError):
+    """Error for a user who is known, but may not do this. Raised by guards and handlers.
+
+    It does not count as a failed authentication, however often it is raised.
+    """
+
+    def __init__(self, error: str = "forbidden", details: Any = None) -> None:
+        super().__init__(error, details)
 
 
 class CommandTimeout(ClientError):

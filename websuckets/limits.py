@@ -65,10 +65,10 @@ class Limits:
     command may have a limit of its own: ``@group.command("report", timeout=300)``."""
 
     finalize_timeout: float | None = _number(5, least=0.001)
-    """Seconds that the finalisers of one scope may take, and each ``on_disconnect`` hook; past this
-    limit finalisers are cancelled, in the order in which they would have run, and an error is
-    logged. Tasks of `AppTasks` and `ConnectionTasks` that ignore their cancellation for longer are
-    left behind."""
+    """Seconds that the finalisers of one scope may take, each ``on_disconnect`` hook, and each
+    ``on_error`` function; past this limit finalisers are cancelled, in the order in which they
+    would have run, and an error is logged. Tasks of `AppTasks` and `ConnectionTasks` that ignore
+    their cancellation for longer are left behind."""
 
     ready_timeout: float | None = _number(5, least=0.001)
     """Seconds that the function ``ready`` of an app may take, with its dependencies and their

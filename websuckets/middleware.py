@@ -64,7 +64,7 @@ class Attempt(Protocol):
         """Return the outcome for ``result``, a value of its own that a middleware returned."""
         ...
 
-    def explain(self, error: BaseException) -> Outcome:
+    async def explain(self, error: BaseException) -> Outcome:
         """Return the outcome of an error that a middleware raised.
 
         Raises the error again if it must propagate, as a cancellation must.
@@ -110,7 +110,7 @@ def _layer(function: Middleware, inner: Around) -> Around:
                 raise TypeError(f"{place}: it returned a coroutine; `return await call_next()`")
             return result if isinstance(result, Outcome) else attempt.outcome_of(result)
         except BaseException as error:
-            return attempt.explain(error)
+            return await attempt.explain(error)
 
     return around
 

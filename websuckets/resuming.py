@@ -10,6 +10,7 @@ from typing import Any, Final
 import anyio
 from dishka import Provider, Scope
 
+from websuckets.clock import WallClock
 from websuckets.connections.admission import client_of
 from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.limits import Limits, seconds
@@ -54,9 +55,18 @@ class ResumeProvider(Provider):
         records_per_user: int = RECORDS_PER_USER,
     ) -> None:
         super().__init__()
-        kept = store or MemorySessionStore(lifetime, records_per_user)
-        self.provide(lambda: kept, provides=SessionStore, scope=Scope.APP)
+        self._own = MemorySessionStore(lifetime, records_per_user) if store is None else None
+        if store is None:
+            self.provide(self._in_memory, provides=SessionStore, scope=Scope.APP)
+        else:
+            self.provide(lambda: store, provides=SessionStore, scope=Scope.APP)
         self.provide(resumed_user, scope=Scope.REQUEST)
+
+    def _in_memory(self, clock: WallClock) -> SessionStore:
+        """Return the records of all runs of the app, to be kept by the clock of this run."""
+        assert self._own is not None
+        self._own._clock = clock
+        return self._own
 
 
 class Resuming:

@@ -86,8 +86,13 @@ class CurrentUser(User):
         _authorised.set(self)
 
     @property
-    def id(self) -> UserId | None:
-        return self._id
+    def id(self) -> UserId:
+        """The id of the verified user.
+
+        It is ``None`` only after it was set to ``None``, and where a provider of the program made a
+        `CurrentUser` of somebody who is not verified; type checkers are not told of either.
+        """
+        return self._id  # type: ignore[return-value]  # see above
 
     @id.setter
     def id(self, id: UserId | None) -> None:
@@ -188,7 +193,7 @@ class Identity:
 
     id: UserId
     expires_at: float | None = None
-    """Time at which the user stops being verified, in seconds since the epoch as in `time.time`;
+    """Time at which the user stops being verified, in seconds since the epoch, as in `User`;
     ``None`` for never. With a time that is over, the handshake is answered with 403."""
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from time import time
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeGuard, TypeVar
 from uuid import UUID
 
 import anyio
 
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.exc import NoCurrentSession, NotAuthorized
 from websuckets.introspection.strings import plain_string
 from websuckets.protocol.close_codes import REVOKED
@@ -50,9 +50,9 @@ class User:
 
     ``socket`` is the connection of the client, ``id`` the id of its user once verified (the id of
     the connection is ``socket.id``), ``token`` the secret that protected commands must carry, and
-    ``expires_at`` the time at which the user stops being verified, in seconds since the epoch as in
-    `time.time`, or ``None`` for never. Any other attribute may be set, and is there again with the
-    next message.
+    ``expires_at`` the time at which the user stops being verified, in seconds since the epoch as
+    `WallClock` tells it, or ``None`` for never. Any other attribute may be set, and is there again
+    with the next message.
 
     Setting ``id`` verifies the user and enters it into `Session.verified` at once. Changing ``id``
     from one value to another clears ``token`` and ``expires_at``; ``None`` clears all three and
@@ -65,6 +65,8 @@ class User:
     """
 
     socket: Socket
+    # That of the app, set on connected users of an app with another clock alone, to save memory.
+    _clock: WallClock = SYSTEM_CLOCK
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
@@ -155,7 +157,8 @@ class User:
     @property
     def has_expired(self) -> bool:
         """True if the user was verified for a time that is over."""
-        return self._expires_at is not None and self._expires_at <= time()
+        moment = self._expires_at
+        return moment is not None and moment <= self._record._clock.time()
 
     @property
     def _record(self) -> "User":
@@ -275,6 +278,7 @@ class Session:
         self._persistence: SessionPersistence | None = None
         self._revocations = Revocations()
         self._other_nodes: OtherNodes | None = None
+        self._clock: WallClock = SYSTEM_CLOCK  # of the app, while it runs
 
     async def save(self, user: User, **data: Any) -> None:
         """Save a user, who may then continue with its token on another connection of any node.
@@ -472,7 +476,7 @@ def connecting(user: User, session: Session, connection: UserConnection) -> None
     ``connection`` is told of changes of the user from now on.
     """
     user._connection = connection
-    user._revocations = session._revocations
+    _belongs_to(user, session)
     session._connecting.add(user)
 
 
@@ -484,10 +488,16 @@ def connected(user: User, session: Session) -> None:
     """Enter this client into the session, until it is `disconnected`."""
     session._connecting.discard(user)
     user._session = session
-    user._revocations = session._revocations
+    _belongs_to(user, session)
     session._online[user.socket.id] = user
     if user.id is not None:
         session._verify(user, user.id)
+
+
+def _belongs_to(user: User, session: Session) -> None:
+    user._revocations = session._revocations
+    if session._clock is not user._clock:
+        user._clock = session._clock
 
 
 def disconnected(user: User) -> None:

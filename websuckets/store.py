@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from pydantic_core import from_json, to_json
 
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.session import UserId, is_user_id
 
 __all__ = ["MemorySessionStore", "Record", "SessionStore", "key_of"]
@@ -40,7 +41,12 @@ class Record:
 
     @property
     def is_over(self) -> bool:
-        return self.expires_at is not None and self.expires_at <= time()
+        """True if the time of the user is over, by the clock of the system."""
+        return self.is_over_at(time())
+
+    def is_over_at(self, moment: float) -> bool:
+        """Tell whether the time of the user is over at ``moment``, in seconds since the epoch."""
+        return self.expires_at is not None and self.expires_at <= moment
 
     def encode(self) -> bytes:
         """Return the record as JSON that `decode` reads.
@@ -130,16 +136,21 @@ class MemorySessionStore:
 
     ``lifetime`` is in seconds. ``records_per_user`` records of one user are kept: one more replaces
     the record that was not used for longest. No call becomes slower because records of other users
-    are kept.
+    are kept. Times are those of ``clock``.
 
     Raises `ValueError` for numbers that are not positive and finite.
     """
 
     def __init__(
-        self, lifetime: float = LIFETIME, records_per_user: int = RECORDS_PER_USER
+        self,
+        lifetime: float = LIFETIME,
+        records_per_user: int = RECORDS_PER_USER,
+        *,
+        clock: WallClock = SYSTEM_CLOCK,
     ) -> None:
         if not (0 < lifetime < math.inf and records_per_user >= 1):
             raise ValueError(f"{lifetime=}, {records_per_user=}: both are positive and finite")
+        self._clock = clock
         self._most = records_per_user
         self._records: _Lasting[str, Record] = _Lasting(lifetime)
         self._keys: dict[UserId, dict[str, None]] = {}  # by user; the least recently used first
@@ -150,7 +161,7 @@ class MemorySessionStore:
     async def load(self, key: str) -> Record | None:
         self._forget_old()
         record = self._remove(key)
-        if record is None or record.is_over:
+        if record is None or record.is_over_at(self._clock.time()):
             return None
         self._put(key, record)
         return _copied(record)
@@ -173,12 +184,12 @@ class MemorySessionStore:
     async def delete(self, key: str, user_id: UserId) -> None:
         self._forget_old()
         self._remove(key)
-        self._deleted.put(key, None)
+        self._deleted.put(key, None, self._clock.time())
 
     async def revoke(self, user_id: UserId) -> None:
         self._forget_old()
         self._revocations += 1
-        self._revoked.put(user_id, None)
+        self._revoked.put(user_id, None, self._clock.time())
         for key in list(self._keys.get(user_id, ())):
             self._remove(key)
 
@@ -191,7 +202,7 @@ class MemorySessionStore:
         return {key for key in gone if key not in self._records}
 
     def _put(self, key: str, record: Record) -> None:
-        self._records.put(key, record)
+        self._records.put(key, record, self._clock.time())
         self._keys.setdefault(record.id, {})[key] = None
 
     def _remove(self, key: str) -> Record | None:
@@ -207,10 +218,11 @@ class MemorySessionStore:
             del self._keys[record.id]
 
     def _forget_old(self) -> None:
-        for key, record in self._records.forget_old():
+        now = self._clock.time()
+        for key, record in self._records.forget_old(now):
             self._forget_key(key, record)
         for marks in (self._revoked, self._deleted):
-            marks.forget_old()
+            marks.forget_old(now)
 
 
 class _Lasting(Generic[Key, Value]):
@@ -227,17 +239,16 @@ class _Lasting(Generic[Key, Value]):
         value, _ = self._values.get(key, (None, 0.0))
         return value
 
-    def put(self, key: Key, value: Value) -> None:
+    def put(self, key: Key, value: Value, now: float) -> None:
         self._values.pop(key, None)
-        self._values[key] = (value, time() + self._lifetime)
+        self._values[key] = (value, now + self._lifetime)
 
     def remove(self, key: Key) -> Value | None:
         value, _ = self._values.pop(key, (None, 0.0))
         return value
 
-    def forget_old(self) -> list[tuple[Key, Value]]:
+    def forget_old(self, now: float) -> list[tuple[Key, Value]]:
         """Remove and return the values whose lifetime is over."""
-        now = time()
         old = list(takewhile(lambda item: item[1][1] <= now, self._values.items()))
         for key, _ in old:
             del self._values[key]

@@ -57,7 +57,8 @@ class ReceivedEvent(ClientEvent):
 class TestClient:
     """A client of an app, which runs for as long as the client is entered as a context.
 
-    Entering starts the app and opens one connection; `connect` opens others. Entering raises the
+    Entering starts the app and opens one connection; `connect` opens others. ``token``, if it is
+    not ``None``, is sent with each command that is given no token of its own. Entering raises the
     errors of `WebSuckets.serve`, and `HandshakeRefused` where an ``on_handshake`` hook raises it.
     Leaving closes the connection with 1000 and stops the app, which has 5 seconds to finish.
 
@@ -69,12 +70,21 @@ class TestClient:
 
     __test__ = False  # else pytest takes the class for a test
 
-    def __init__(self, app: WebSuckets, path: str = "/", headers: HeadersLike = ()) -> None:
+    def __init__(
+        self,
+        app: WebSuckets,
+        path: str = "/",
+        headers: HeadersLike = (),
+        *,
+        token: str | None = None,
+    ) -> None:
         if not isinstance(app, WebSuckets):
             raise TypeError(
                 f"TestClient takes the WebSuckets, not a {type(app).__name__}; of an app that was "
                 "mounted, pass the app itself"
             )
+        self.token: str | None = token
+        """Token of commands that are given none; it may be set, for what is sent from then on."""
         self._app = app
         self._request = Request(path, Headers(headers))
         self._request.headers.setdefault("Host", "localhost")
@@ -84,12 +94,15 @@ class TestClient:
         self._has_left = False
         self._ids = count(1)
 
-    def connect(self, path: str = "/", headers: HeadersLike = ()) -> "TestClient":
+    def connect(
+        self, path: str = "/", headers: HeadersLike = (), *, token: str | None = None
+    ) -> "TestClient":
         """Return a client, to be entered as a context, with another connection to the app.
 
-        ``path`` and ``headers`` are those of its opening handshake.
+        ``path`` and ``headers`` are those of its opening handshake; ``token`` is that of its own
+        commands.
         """
-        another = TestClient(self._app, path, headers)
+        another = TestClient(self._app, path, headers, token=token)
         another._running = self._inbox.app
         return another
 
@@ -121,11 +134,12 @@ class TestClient:
         token: str | None = None,
         id: str | int | None = None,
     ) -> None:
-        """Send the command ``event``, with a ``token`` and an ``id`` if they are not ``None``.
+        """Send the command ``event``, with an ``id`` if that is not ``None``.
 
-        The payload is anything that pydantic serialises.
+        The payload is anything that pydantic serialises. ``None`` for the ``token`` stands for
+        `TestClient.token`, and ``""`` is an empty token.
         """
-        await self.send_frame(_command(event, payload, token, id))
+        await self.send_frame(self._command(event, payload, token, id))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
@@ -205,7 +219,7 @@ class TestClient:
         `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
         id = f"stream {next(self._ids)}"
-        return _Stream(self._here, id, event, _command(event, payload, token, id), timeout)
+        return _Stream(self._here, id, event, self._command(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with this code and reason; do not wait for the server."""
@@ -265,6 +279,12 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
+    def _command(self, event: str, payload: Any, token: str | None, id: str | int | None) -> str:
+        token = self.token if token is None else token
+        fields = {"event": event, "payload": payload, "token": token, "id": id}
+        given = {name: value for name, value in fields.items() if value is not None}
+        return to_json(given).decode()
+
     @property
     def _inbox(self) -> "_Inbox":
         if self._opened is None:
@@ -281,11 +301,6 @@ _OTHER_LOOP: Final = (
     "this TestClient was entered in another event loop, and works in that one only: let a fixture "
     "and its tests have the same (pytest-asyncio calls that loop_scope)"
 )
-
-
-def _command(event: str, payload: Any, token: str | None, id: str | int | None) -> str:
-    fields = {"event": event, "payload": payload, "token": token, "id": id}
-    return to_json({name: value for name, value in fields.items() if value is not None}).decode()
 
 
 class _Stream(AsyncGenerator[ReceivedEvent, None]):

@@ -50,11 +50,16 @@ async def start(database: Database) -> None:
 
 @app.on_connect
 async def come() -> None: ...
+
+
+@app.on_error(LookupError)
+def refuse(error: LookupError, database: Database) -> None:
+    raise AssertionError("an error function ran")
 """
 
 BROKEN = CHECKED.replace("providers=[provider]", "")
 
-SUMMARY = "ok: 3 commands (1 protected, 1 stream), 2 hooks\n"
+SUMMARY = "ok: 3 commands (1 protected, 1 stream), 3 hooks\n"
 
 
 def test_an_app_that_can_start_is_counted(project: Project) -> None:
@@ -83,8 +88,9 @@ def test_an_app_that_cannot_start_has_all_its_problems_reported(project: Project
     project.write(main=BROKEN)
     result = project.call("check")
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("2 problems:\n1. command 'hello', `main.hello` (")
+    assert result.stderr.startswith("3 problems:\n1. command 'hello', `main.hello` (")
     assert "\n2. `main.start` (" in result.stderr
+    assert "\n3. `main.refuse` (" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -140,7 +146,7 @@ def test_the_report_goes_to_standard_error(project: Project) -> None:
 @pytest.mark.parametrize(
     ("providers", "text"),
     [
-        ("[]", "2 problems:"),
+        ("[]", "3 problems:"),
         ("[provider, cyclic]", "Cycle dependencies detected"),
     ],
 )

@@ -45,7 +45,8 @@ async def edit(socket: Socket, post: Post) -> Post: ...
 
 
 @posts.command("delete", protected=Admin, timeout=0.5)
-async def delete(socket: Socket, number: Payload[Annotated[int, Field(gt=0)]]) -> None: ...
+async def delete(socket: Socket, number: Payload[Annotated[int, Field(gt=0)]]) -> None:
+    'Delete a post.'
 
 
 @posts.command("create")
@@ -75,12 +76,12 @@ app.include_command_group(others)
 
 TABLE = """\
 name         payload          reply              guards     time limit  stream  where
-'bad\\nname'  -                Any                -          20 s        -       main.py:43
-later        -                Any                -          20 s        -       main.py:47
-post create  Post | None      list[Post] | None  protected  20 s        -       main.py:34
+'bad\\nname'  -                Any                -          20 s        -       main.py:44
+later        -                Any                -          20 s        -       main.py:48
+post create  Post | None      list[Post] | None  protected  20 s        -       main.py:35
 post delete  int              None               Admin      0.5 s       -       main.py:30
 post edit    Post             Post               Author     20 s        -       main.py:26
-watch        tuple[int, ...]  Literal['a.b', 1]  -          none        stream  main.py:38
+watch        tuple[int, ...]  Literal['a.b', 1]  -          none        stream  main.py:39
 """
 
 DELETE = {
@@ -91,6 +92,7 @@ DELETE = {
     "guards": ["Admin"],
     "timeout": 0.5,
     "stream": False,
+    "summary": "Delete a post.",
     "line": 30,
 }
 

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosedOK
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Socket
 from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
-from websuckets.runtime.failures import Cancelled, Meaning, judge
+from websuckets.runtime.failures import Cancelled, Failure, Meaning, judge, judge_mapped
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +34,7 @@ def group_of(*errors: BaseException) -> BaseExceptionGroup[BaseException]:
 REFUSAL = ClientError("no")
 BUG = ValueError("bug")
 LEFT = ConnectionClosedOK(None, None)
+SEVERAL = ExceptionGroup("several", [REFUSAL, BUG])
 
 JUDGED: list[tuple[Callable[[BaseException], BaseException], Meaning | None]] = [
     (lambda cancellation: REFUSAL, Meaning.REPLY),
@@ -95,6 +96,93 @@ async def test_an_error_means_what_the_table_says(number: int, cancelled: Cancel
         assert isinstance(failure.error, CommandTimeout)
     elif failure.meaning in (Meaning.PROPAGATE, Meaning.INCIDENT):
         assert failure.error is error  # the log shows the whole
+
+
+MAPPED: list[tuple[Callable[[BaseException], BaseException], BaseException]] = [
+    (lambda cancellation: BUG, BUG),
+    (lambda cancellation: group_of(BUG), BUG),
+    (lambda cancellation: group_of(group_of(BUG)), BUG),
+    (lambda cancellation: group_of(BUG, cancellation), BUG),
+    (lambda cancellation: group_of(GeneratorExit(), BUG), BUG),
+    (lambda cancellation: SEVERAL, SEVERAL),
+    (lambda cancellation: group_of(SEVERAL), SEVERAL),
+]
+"""Errors, made with a cancellation, of which a function makes a reply, and the error it gets."""
+
+
+async def judged(
+    error: BaseException, cancelled: Cancelled, result: ClientError | BaseException | None
+) -> tuple[Failure, list[BaseException]]:
+    """Return the meaning of an error by a function that returns or raises ``result``.
+
+    Returns also the errors with which the function was called.
+    """
+    given: list[BaseException] = []
+
+    async def map_error(error: Exception) -> ClientError | None:
+        given.append(error)
+        if result is None or isinstance(result, ClientError):
+            return result
+        raise result
+
+    failure = await judge_mapped(error, map_error, lambda: cancelled, lambda raised: raised is LEFT)
+    return failure, given
+
+
+@pytest.mark.parametrize("cancelled", Cancelled)
+@pytest.mark.parametrize("number", range(len(MAPPED)))
+async def test_an_incident_that_a_function_maps_is_a_reply(
+    number: int, cancelled: Cancelled
+) -> None:
+    make, cause = MAPPED[number]
+    error = make(await a_cancellation())
+    reply = ClientError("mapped")
+    failure, given = await judged(error, cancelled, reply)
+    assert (failure.meaning, failure.error, failure.mapped) == (Meaning.REPLY, reply, error)
+    assert given == [cause]
+
+
+@pytest.mark.parametrize("cancelled", Cancelled)
+@pytest.mark.parametrize("number", range(len(JUDGED)))
+async def test_a_function_is_asked_about_exceptions_that_would_be_incidents_alone(
+    number: int, cancelled: Cancelled
+) -> None:
+    """Expect any other error to mean what it means without a function."""
+    make, meaning = JUDGED[number]
+    error = make(await a_cancellation())
+    failure, given = await judged(error, cancelled, ClientError("mapped"))
+    meaning = meaning or OF_A_CANCELLATION[cancelled]
+    if given:
+        assert meaning is Meaning.INCIDENT
+        assert isinstance(given[0], Exception)
+    else:
+        assert failure.meaning is meaning
+        assert failure.mapped is None
+
+
+async def test_a_function_that_fails_leaves_an_incident_of_both_errors() -> None:
+    second = OSError()
+    failure, _ = await judged(BUG, Cancelled.NOTHING, second)
+    assert failure.meaning is Meaning.INCIDENT
+    assert isinstance(failure.error, BaseExceptionGroup)
+    assert failure.error.exceptions == (BUG, second)
+
+
+@pytest.mark.parametrize("result", [None, BUG, group_of(BUG)])
+async def test_a_function_may_leave_an_error_the_incident_that_it_was(
+    result: BaseException | None,
+) -> None:
+    """Expect the error alone: for ``None``, and for the error raised again."""
+    failure, _ = await judged(BUG, Cancelled.NOTHING, result)
+    assert failure == Failure(Meaning.INCIDENT, BUG)
+
+
+async def test_a_function_that_is_ended_propagates_its_end() -> None:
+    end = SystemExit()
+    assert (await judged(BUG, Cancelled.NOTHING, end))[0] == Failure(Meaning.PROPAGATE, end)
+    cancellation = await a_cancellation()
+    failure, _ = await judged(BUG, Cancelled.ENDED, cancellation)
+    assert failure == Failure(Meaning.PROPAGATE, cancellation)
 
 
 # Replies, and lines in the log -------------------------------------------------------------------

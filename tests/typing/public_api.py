@@ -1,6 +1,7 @@
 """Types of the public names, for mypy --strict and pyright; this file is never run."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NewType, assert_type
@@ -16,9 +17,11 @@ from starlette.types import ASGIApp
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
+import websuckets.channels
 import websuckets.exc
 from websuckets import (
     AppTasks,
+    Channels,
     ClientEvent,
     CommandGroup,
     ConnectionTasks,
@@ -28,8 +31,9 @@ from websuckets import (
     Socket,
     WebSuckets,
 )
-from websuckets.app import Server
+from websuckets.app import CommandInfo, Server
 from websuckets.cache import Cache, MemoryCache
+from websuckets.clock import WallClock
 from websuckets.di import (
     FromDishka,
     WebSucketsProvider,
@@ -44,12 +48,22 @@ from websuckets.exc import (
     InternalError,
     NotAuthorized,
 )
+from websuckets.middleware import CallNext, Outcome
 from websuckets.security import CurrentUser, SecurityProvider, Token
 from websuckets.session import Session, User
 from websuckets.testing import CommandError, ReceivedEvent, TestClient
 
 group = CommandGroup("prefix")
 CommandGroup("prefix", protected=True)
+
+
+async def watching(socket: Socket, message: Message, call_next: CallNext) -> Outcome:
+    return await call_next()
+
+
+CommandGroup("prefix", timeout=1, middleware=[watching])
+CommandGroup("prefix", timeout=None, middleware=())
+CommandGroup(timeout="1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 class Model(BaseModel):
@@ -97,7 +111,7 @@ async def with_dependencies(
 ) -> dict[str, int]:
     assert_type(model, list[Model])
     assert_type(settings, Model)
-    assert_type(user.id, str | int | None)
+    assert_type(user.id, str | int)
     assert_type(message.token, str | None)
     user.login = "any attribute"
     assert_type(user.email, Any)
@@ -207,6 +221,39 @@ app.on_connect(not_async)  # type: ignore[type-var]  # pyright: ignore[reportArg
 app.on_connect(generating)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
 
 
+@app.on_error(LookupError)
+async def maps(error: LookupError, session: Session) -> ClientError | None:
+    return None
+
+
+@app.on_error(KeyError)
+@app.on_error(ValueError)
+def maps_several(error: KeyError | ValueError, *, user: User) -> ClientError:
+    return ClientError("one of them")
+
+
+def returns_text(error: KeyError) -> str:
+    return "not a reply"
+
+
+async def has_mapped(user: User) -> None:
+    assert_type(await maps(KeyError(), Session()), ClientError | None)
+    assert_type(maps_several(KeyError(), user=user), ClientError)
+
+
+app.on_error(BaseException)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+app.on_error(KeyError)(returns_text)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]
+
+
+def commands_of_an_app() -> None:
+    for name, command in app.commands.items():
+        assert_type(name, str)
+        assert_type(command, CommandInfo)
+        assert_type(command.timeout, float | None)
+        assert_type(command.summary, str | None)
+        assert_type(command.guards, tuple[Any, ...])
+
+
 def overrides() -> None:
     with app.override(SecurityProvider(), values={Admin: Admin(), Annotated[Admin, "x"]: 1}):
         pass
@@ -247,6 +294,23 @@ def sessions(session: Session, user: User) -> None:
     assert_type(CurrentUser(user), CurrentUser)
 
 
+def expires(user: CurrentUser, anybody: User, clock: WallClock) -> None:
+    assert_type(anybody.id, str | int | None)
+    assert_type(user.id, str | int)
+    user.id = None
+    user.id = "ann"
+    user.expires_at = clock.time() + 3600
+
+
+class FrozenClock:
+    def time(self) -> float:
+        return 0.0
+
+
+frozen: WallClock = FrozenClock()
+of_system: WallClock = time
+
+
 async def revokes(session: Session) -> None:
     await session.revoke("ann")
 
@@ -261,6 +325,25 @@ error: websuckets.exc.WebSucketsError = InternalError("name", {"details": 1})
 client_error: ClientError = NotAuthorized()
 assert_type(client_error.error, str)
 assert_type(ConfigurationError("a", "b").problems, tuple[str, ...])
+
+# Names of the package that its modules define
+
+
+def of_the_package(
+    channels: Channels,
+    session: websuckets.Session,
+    user: websuckets.User,
+    current: websuckets.CurrentUser,
+    token: websuckets.Token,
+    error: websuckets.ClientError,
+) -> None:
+    assert_type(channels, websuckets.channels.Channels)
+    assert_type(session, Session)
+    assert_type(user, User)
+    assert_type(current, CurrentUser)
+    assert_type(token, Token)
+    assert_type(error, ClientError)
+
 
 # Dependency injection
 
@@ -302,7 +385,9 @@ litestar = Litestar([asgi("/ws", copy_scope=True)(app.asgi)])
 
 
 async def tested() -> None:
-    async with TestClient(app, "/", {"Cookie": "a=b"}) as client:
+    async with TestClient(app, "/", {"Cookie": "a=b"}, token="secret") as client:
+        assert_type(client.token, str | None)
+        client.token = Token.generate()
         await client.send("event", {"any": UUID(int=0)}, token=None, id=1)
         assert_type(await client.receive(timeout=None), ReceivedEvent)
         assert_type(await client.receive_frame(), str | bytes)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -13,15 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from websuckets.app import CommandInfo
 from websuckets.cli.arguments import AppDir, Factory, Target
 from websuckets.cli.failures import inspecting
 from websuckets.cli.loading import load
-from websuckets.commands.groups import UNSET, Command
-from websuckets.introspection.functions import place_of
 from websuckets.introspection.hints import bare_type, name_of
-from websuckets.limits import Limits
-from websuckets.security import CurrentUser
-from websuckets.serving.compiled_app import CompiledApp
 
 __all__ = ["commands"]
 
@@ -38,7 +34,8 @@ def commands(
     """List the commands that an app answers, sorted by name.
 
     Each one has the type of its payload and of its reply (of each item, for a stream), its guards,
-    the seconds that it may take, and the file and line of its handler.
+    the seconds that it may take, and the file and line of its handler; in JSON also the first
+    paragraph of the handler's docstring.
 
     Printed to a file or another program, each command is one line, without frames.
 
@@ -49,8 +46,9 @@ def commands(
       websuckets commands | grep protected
     """
     with inspecting():
-        compiled, _ = load(target, factory=factory, app_dir=app_dir)._proved()
-        rows = list(_rows(compiled))
+        app = load(target, factory=factory, app_dir=app_dir)
+        app._proved()  # an app that cannot start answers no commands
+        rows = [_Row.of(command) for command in app.commands.values()]
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
     elif sys.stdout.isatty():
@@ -71,8 +69,24 @@ class _Row:
     """Names of the guards besides that of verified users."""
     timeout: float | None
     stream: bool
+    summary: str | None
     file: str | None
     line: int | None
+
+    @classmethod
+    def of(cls, command: CommandInfo) -> "_Row":
+        return cls(
+            command.name,
+            None if command.payload is None else _shown(command.payload),
+            _shown(command.reply),
+            command.protected,
+            tuple(map(_shown, command.guards)),
+            command.timeout,
+            command.is_stream,
+            command.summary,
+            command.file,
+            command.line,
+        )
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -92,29 +106,6 @@ class _Row:
 
 
 HEADINGS: Final = ("name", "payload", "reply", "guards", "time limit", "stream", "where")
-
-
-def _rows(compiled: CompiledApp) -> Iterator[_Row]:
-    limits = compiled.values[Limits]
-    assert isinstance(limits, Limits)
-    for name, command in sorted(compiled.commands.items()):
-        plan, guards = command.plan, command.injection.guards
-        file, line = place_of(plan.function) or (None, None)
-        yield _Row(
-            name,
-            " | ".join(map(_shown, plan.payload.types)) if plan.payload is not None else None,
-            _shown(plan.result_hint),
-            CurrentUser in guards,
-            tuple(_shown(guard) for guard in guards if guard is not CurrentUser),
-            _timeout(command, limits),
-            command.is_stream,
-            file,
-            line,
-        )
-
-
-def _timeout(command: Command, limits: Limits) -> float | None:
-    return limits.handler_timeout if command.timeout == UNSET else command.timeout
 
 
 def _shown(hint: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
+from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.groups import UNSET, Command
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
@@ -26,7 +27,6 @@ from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.finalisers import Exit
-from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
 from websuckets.security import check_still_authorised
 from websuckets.socket import Socket
@@ -58,9 +58,11 @@ class Route:
     is_protected: bool
     is_stream: bool
     ends_on_disconnect: bool
+    around: Around | None
+    """Middleware of the app and of the command's group; ``None`` if there is none."""
 
     @classmethod
-    def to(cls, command: Command, timeout: Timeout) -> "Route":
+    def to(cls, command: Command, timeout: Timeout, around: Around | None) -> "Route":
         """Return the route to a command of a running app."""
         injection = command.injection
         return cls(
@@ -71,6 +73,7 @@ class Route:
             is_protected=bool(injection.guards),
             is_stream=command.is_stream,
             ends_on_disconnect=command.cancel_on_disconnect,
+            around=around,
         )
 
 
@@ -91,17 +94,26 @@ class Dispatcher:
         clock: Clock,
         handler_timeout: float | None,
         middleware: Iterable[Middleware] = (),
+        errors: ErrorFunctions | None = None,
     ) -> None:
         self._timeout = clock.timeout(handler_timeout)
+        outer = tuple(middleware)
+        self._around = composed(outer)
+        by_group = {id(command.middleware): command.middleware for command in commands.values()}
+        arounds = {
+            group: composed((*outer, *inner)) if inner else self._around
+            for group, inner in by_group.items()
+        }
         self._routes = {
             name: Route.to(
                 command,
                 self._timeout if command.timeout is UNSET else clock.timeout(command.timeout),
+                arounds[id(command.middleware)],
             )
             for name, command in commands.items()
         }
-        self._around = composed(middleware)
         self._unknown = UnknownCommands(commands)
+        self._errors = errors or ErrorFunctions()
 
     def read(self, frame: str | bytes) -> ReceivedCommand | NotACommand:
         """Return the message in a frame."""
@@ -131,17 +143,19 @@ class Dispatcher:
         Items of a stream are sent meanwhile; ``begun`` is called right before its handler begins.
         Only errors that have to propagate are raised: a cancellation, ``KeyboardInterrupt``.
         """
-        if self._around is None and not access.isEnabledFor(logging.DEBUG):
+        route = received[1]
+        if route.around is None and not access.isEnabledFor(logging.DEBUG):
             return self._run(received, peer, request_scope, begun)
-        message, route, *_ = received
+        message = received[0]
 
         def run(request_scope: RequestScope) -> Coroutine[Any, Any, Answer]:
             return self._run(received, peer, request_scope, begun)
 
         attempt = _Attempt(
-            message, peer, request_scope, run, route.timeout, route.ends_on_disconnect
+            *(message, peer, request_scope, run, self._errors, route.timeout),
+            route.ends_on_disconnect,
         )
-        return self._answer_around(attempt)
+        return self._answer_around(attempt, route.around)
 
     def refuse(
         self, message: Message, error: ClientError, peer: Peer, request_scope: RequestScope
@@ -151,7 +165,8 @@ class Dispatcher:
         async def run(request_scope: RequestScope) -> Answer:
             return refused(message, error)
 
-        return self._answer_around(_Attempt(message, peer, request_scope, run, self._timeout))
+        attempt = _Attempt(message, peer, request_scope, run, self._errors, self._timeout)
+        return self._answer_around(attempt, self._around)
 
     @classmethod
     def command_of(cls, frame: FrameType) -> str | None:
@@ -208,22 +223,40 @@ class Dispatcher:
             unfinished = await request_scope.finalise(exits, failure) if exits else None
             if failure is None and unfinished is None:
                 return reply
-            return _failed(failure, unfinished, message, peer, request_scope, route)
+            return await self._failed(failure, unfinished, message, peer, request_scope, route)
         finally:
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame
 
-    async def _answer_around(self, attempt: "_Attempt") -> Answer:
+    async def _failed(
+        self,
+        failure: BaseException | None,
+        unfinished: BaseException | None,
+        message: Message,
+        peer: Peer,
+        request_scope: RequestScope,
+        route: Route,
+    ) -> Outcome:
+        """Return the outcome of a failure of the command, or of its finalisers, or of both."""
+        if failure is None:
+            assert unfinished is not None
+            return await explained(unfinished, message, peer, request_scope, self._errors)
+        limit = _limit_of(route.timeout, is_stream=route.is_stream)
+        return await explained(
+            failure, message, peer, request_scope, self._errors, unfinished, limit
+        )
+
+    async def _answer_around(self, attempt: "_Attempt", around: Around | None) -> Answer:
         """Answer with the middleware around, and write a line to the access log if it is on."""
         started = perf_counter()
         result = "cancelled"
         try:
             answer: Answer
-            if self._around is None:
+            if around is None:
                 answer = await attempt.run(attempt.request_scope)
             else:
-                answer = await attempt.answer_around(self._around)
+                answer = await attempt.answer_around(around)
             error = answer.error if isinstance(answer, Outcome) else None
             result = repr(error or "ok")[1:-1]  # the program's own text, in one line
             return answer
@@ -231,25 +264,6 @@ class Dispatcher:
             milliseconds = (perf_counter() - started) * 1000
             event, connection = attempt.message.event, attempt.socket.id
             access.debug("%.80r %.80s %.1f ms %s", event, result, milliseconds, connection)
-
-
-def _failed(
-    failure: BaseException | None,
-    unfinished: BaseException | None,
-    message: Message,
-    peer: Peer,
-    request_scope: RequestScope,
-    route: Route,
-) -> Outcome:
-    """Return the outcome of a failure of the command, or of its finalisers, or of both."""
-    if failure is None:
-        assert unfinished is not None
-        return explained(unfinished, message, peer, request_scope)
-    incident = None
-    if unfinished is not None:
-        incident = log_incident(f"finalisers of {message.event!r}", unfinished)
-    limit = _limit_of(route.timeout, is_stream=route.is_stream)
-    return explained(failure, message, peer, request_scope, incident, limit)
 
 
 def _limit_of(timeout: Timeout, *, is_stream: bool) -> str:
@@ -265,6 +279,7 @@ class _Attempt:
     peer: Peer
     request_scope: RequestScope
     run: Callable[[RequestScope], Coroutine[Any, Any, Answer]]
+    errors: ErrorFunctions
     timeout: Timeout
     ends_on_disconnect: bool = False
     is_over: bool = False
@@ -306,7 +321,7 @@ class _Attempt:
             outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
         if not self.is_over:
             self._begin()
-        return outcome or self.explain(CommandTimeout())
+        return outcome or await self.explain(CommandTimeout())
 
     def outcome_of(self, result: Any) -> Outcome:
         message = self.message
@@ -314,6 +329,8 @@ class _Attempt:
             return Outcome(None)
         return Outcome(encode_result(message.event, result, message.id))
 
-    def explain(self, error: BaseException) -> Outcome:
+    async def explain(self, error: BaseException) -> Outcome:
         limit = _limit_of(self.timeout, is_stream=False)
-        return explained(error, self.message, self.peer, self.request_scope, limit=limit)
+        return await explained(
+            error, self.message, self.peer, self.request_scope, self.errors, limit=limit
+        )

@@ -1,5 +1,6 @@
 """Commands: their names, their handlers, and the guards that protect them."""
 
+import copy
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ from websuckets.exc import (
 from websuckets.introspection.functions import where
 from websuckets.introspection.hints import alternatives, bare_type, name_of, plain
 from websuckets.introspection.strings import plain_string
+from websuckets.middleware import Middleware, checked
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 
-__all__ = ["Command", "CommandGroup", "check_groups", "command_table"]
+__all__ = ["Command", "CommandGroup", "check_groups", "command_table", "commands_so_far"]
 
 # The first parameter is open: handlers may name any of the socket types.
 Handler = TypeVar(
@@ -57,6 +59,8 @@ class Command:
     timeout: float | None
     """Seconds that the command may take, ``None`` for any number; `UNSET` for those of `Limits`."""
     cancel_on_disconnect: bool
+    middleware: tuple[Middleware, ...] = ()
+    """Middleware of the group, which runs inside of that of the app."""
     is_stream: bool = False
 
 
@@ -86,18 +90,32 @@ def _caller(plan: Plan) -> HandlerCaller:
 
 
 class CommandGroup:
-    """Commands that share a prefix and a protection; the group outlives apps that include it.
+    """Commands that share a prefix and settings; the group outlives apps that include it.
 
     ``prefix`` stands before each name, with a space between. ``protected`` holds for every command
     of the group: ``True`` asks for a verified user, a type for a dependency of that type as well.
+    ``timeout`` is that of each command without one of its own, in seconds; ``None`` sets no limit.
+    ``middleware`` runs around each command of the group, inside of the app's, the first outermost;
+    unlike that of the app, it does not see commands that are refused without being run.
 
-    Raises `InvalidGuard` for a ``protected`` that is not a guard.
+    Raises `InvalidGuard` for a ``protected`` that is not a guard, and `ConfigurationError` for
+    other values that are not valid.
     """
 
-    def __init__(self, prefix: str = "", *, protected: Protection = None) -> None:
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        protected: Protection = None,
+        timeout: float | None = UNSET,
+        middleware: Iterable[Middleware] = (),
+    ) -> None:
         if not isinstance(prefix, str):
             raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
+        _check_timeout(timeout, f"CommandGroup({prefix!r}, timeout={timeout!r})")
         self.prefix: str = plain_string(prefix)
+        self._timeout = timeout
+        self._middleware = checked(middleware)
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
 
@@ -121,7 +139,8 @@ class CommandGroup:
         ``False`` opens a command of a protected group. A handler that asks for `CurrentUser` is
         protected.
 
-        ``timeout`` takes the place of `Limits.handler_timeout`; ``None`` sets no limit.
+        ``timeout``, in seconds, takes the place of the group's, or of `Limits.handler_timeout`;
+        ``None`` sets no limit.
         ``cancel_on_disconnect`` cancels the command, and rolls back, when its client is gone;
         otherwise the command is finished. A stream always ends with its client.
 
@@ -132,10 +151,7 @@ class CommandGroup:
             raise ConfigurationError(
                 'a command needs a name: write `@group.command("name")`, not `@group.command`'
             )
-        if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
-            raise ConfigurationError(
-                f"@group.command({name!r}, timeout={timeout!r}): it is a number of seconds, or None"
-            )
+        _check_timeout(timeout, f"@group.command({name!r}, timeout={timeout!r})")
 
         own = plain_string(name)
 
@@ -145,8 +161,9 @@ class CommandGroup:
                 name=f"{self.prefix} {own}" if self.prefix else own,
                 opened=protected is False,
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
-                timeout=timeout,
+                timeout=self._timeout if timeout is UNSET else timeout,
                 cancel_on_disconnect=cancel_on_disconnect,
+                middleware=self._middleware,
             )
             try:
                 declaration.read()
@@ -170,6 +187,7 @@ class _Declaration(Declaration):
     guards: tuple[Any, ...]
     timeout: float | None
     cancel_on_disconnect: bool
+    middleware: tuple[Middleware, ...]
     command: Command | None = None
 
     @property
@@ -193,6 +211,7 @@ class _Declaration(Declaration):
                 ResultEncoder(self.name, plan.result),
                 self.timeout,
                 self.cancel_on_disconnect,
+                self.middleware,
                 is_stream=plan.is_stream,
             )
             self.frame = None
@@ -210,6 +229,11 @@ class _Declaration(Declaration):
             return ()
         guards = (CurrentUser, *self.guards) if asking is not None else self.guards
         return tuple(dict.fromkeys(guards))
+
+
+def _check_timeout(timeout: Any, where: str) -> None:
+    if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
+        raise ConfigurationError(f"{where}: it is a number of seconds, or None")
 
 
 def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
@@ -248,7 +272,17 @@ def command_table(groups: Iterable[CommandGroup]) -> dict[str, Command]:
     return _read(groups, complete=True)
 
 
-def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Command]:
+def commands_so_far(groups: Iterable[CommandGroup]) -> dict[str, Command]:
+    """Return what `command_table` would return now, and raise its errors; more may come later.
+
+    Names that are not defined yet may still be defined until `command_table` reads them.
+    """
+    return _read(groups, complete=True, is_final=False)
+
+
+def _read(
+    groups: Iterable[CommandGroup], *, complete: bool, is_final: bool = True
+) -> dict[str, Command]:
     table: dict[str, Command] = {}
     seen: dict[str, _Declaration] = {}
     errors: list[ConfigurationError] = []
@@ -261,7 +295,8 @@ def _read(groups: Iterable[CommandGroup], *, complete: bool) -> dict[str, Comman
                 errors.append(DuplicateCommand(f"{group!r} is included twice; include it once"))
                 break
             try:
-                table[declaration.name] = declaration.read(complete=complete)
+                reader = declaration if is_final else copy.copy(declaration)
+                table[declaration.name] = reader.read(complete=complete)
             except NameError as error:
                 if complete:
                     errors.append(declaration.undefined_names(error))

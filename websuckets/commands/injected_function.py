@@ -16,7 +16,7 @@ __all__ = ["InjectedFunction"]
 
 @dataclass(frozen=True, slots=True)
 class InjectedFunction:
-    """An async function all of whose parameters are dependencies."""
+    """An async function whose parameters are dependencies, maybe behind arguments of its caller."""
 
     name: str
     """Name for the log."""
@@ -34,19 +34,20 @@ class InjectedFunction:
         """Return a function of the framework itself."""
         return cls.of(name, read_hook(function, {}), {})
 
-    async def run(self, scope: OpenScope, request_scope: RequestScope) -> Any:
+    async def run(self, scope: OpenScope, request_scope: RequestScope, *first: object) -> Any:
         """Call the function in a REQUEST scope of its own inside of ``scope``; return its result.
 
-        Raises the error of the function or of a dependency, or else of their finalisers.
+        ``first`` are arguments that stand before the dependencies. Raises the error of the function
+        or of a dependency, or else of their finalisers.
         """
         if not self.injection.needs_scope:
-            return await self.function()
+            return await self.function(*first)
         result: Any = None
         failure: BaseException | None = None
         exits: list[Exit] = []
         try:
             dependencies = await scope.request({}, exits).get(self.injection.key)
-            result = await self.function(*dependencies)
+            result = await self.function(*first, *dependencies)
         except BaseException as error:
             failure = error
         try:

@@ -3,11 +3,12 @@
 import logging
 from typing import Final
 
+from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.peer import Peer
-from websuckets.exc import ClientError, CommandTimeout, NotAuthorized
+from websuckets.exc import ClientError, CommandTimeout, Forbidden, NotAuthorized
 from websuckets.middleware import Outcome
 from websuckets.protocol.messages import Message, encode_error
-from websuckets.runtime.failures import Meaning, judge
+from websuckets.runtime.failures import Meaning, both
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
 
@@ -21,40 +22,48 @@ def refused(message: Message, error: ClientError) -> Outcome:
     return Outcome(encode_error(error.error, error.details, message.id), error.error)
 
 
-def explained(
+async def explained(
     error: BaseException,
     message: Message,
     peer: Peer,
     request_scope: RequestScope,
-    incident: str | None = None,
+    errors: ErrorFunctions,
+    unfinished: BaseException | None = None,
     limit: str = "",
 ) -> Outcome:
     """Return the outcome of a command that raised ``error``, and log the error if need be.
 
-    An ``incident`` that is given is already logged for this command; ``limit`` is the time that the
-    command may take, for the log. Raises the error again if it has to propagate.
+    ``unfinished`` is the failure of finalisers that got this error, if any; the failure is logged,
+    too. ``limit`` is the time that the command may take, for the log. Raises the error again if it
+    has to propagate.
     """
-    failure = judge(error, request_scope.cancelled, peer.is_of_its_end)
+    name = f"{message.event!r:.80}"
+    failure = await errors.judge(name, error, peer.scope, request_scope, peer.is_of_its_end)
+    incident = None
+    if unfinished is not None:
+        incident = log_incident(f"finalisers of {message.event!r}", unfinished)
     match failure.meaning:
         case Meaning.PROPAGATE:
-            raise error
+            raise failure.error
         case Meaning.IGNORE:
             logger.debug("%s left while %.80r ran", peer.socket.id, message.event)
             return Outcome(None, "connection closed", failure.error)
         case Meaning.REPLY if isinstance(failure.error, ClientError):
             _log(failure.error, message, peer, limit)
+            if failure.mapped is not None:
+                logger.debug("%s: %s became a reply", name, type(failure.mapped).__qualname__)
             try:
                 return _outcome(failure.error, message, failure.error)
-            except Exception as encoding_error:  # raised while encoding the details
-                encoding_error.add_note(
+            except Exception as second:  # raised while encoding the details
+                second.add_note(
                     f"while encoding the details of {type(failure.error).__name__}"
                     f"({failure.error.error!r:.80}); give details that pydantic serialises"
                 )
-                error = encoding_error
+                error = second if failure.mapped is None else both(failure.mapped, second)
         case _:
             error = failure.error
             _add_remedy(error)
-    incident = log_incident(f"{message.event!r:.80}", error, incident)
+    incident = log_incident(name, error, incident)
     return _outcome(ClientError("internal error", {"incident": incident}), message, error)
 
 
@@ -83,6 +92,8 @@ MAX_DETAIL: Final = 80
 def _log(error: ClientError, message: Message, peer: Peer, limit: str) -> None:
     if isinstance(error, NotAuthorized):
         logger.info("not authorized: %.80r from %s", message.event, peer.socket.id)
+    elif isinstance(error, Forbidden):
+        logger.info("forbidden: %.80r from %s", message.event, peer.socket.id)
     elif isinstance(error, CommandTimeout):
         logger.warning(
             "%.80r from %s took longer than %s and was cancelled; the limit is the timeout= of its "

@@ -31,6 +31,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
+from functools import wraps
 from types import FrameType, NoneType
 from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 
@@ -66,6 +67,7 @@ __all__ = [
     "PayloadParameter",
     "Plan",
     "positional",
+    "read_error_function",
     "read_hook",
     "read_plan",
 ]
@@ -104,6 +106,11 @@ STANDS_SECOND: Final = "the payload stands second; move it there"
 
 _UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
 """Return annotations under which the returned object determines how it is written."""
+
+_POSITIONAL: Final = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+)
 
 _NOT_ASYNC: Final = (
     "it is not an async function; declare it with `async def` (a decorator around one needs "
@@ -313,6 +320,59 @@ def read_hook(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
     ]
     _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
     return Plan(function, here, None, _dependencies(parameters, hints), is_hook=True)
+
+
+def read_error_function(
+    function: Callable[..., Any], error: type[Exception], names: Mapping[str, Any]
+) -> Plan:
+    """Return the plan of a function, sync or async, that maps errors of a class to replies.
+
+    Its first parameter is the error, which needs no annotation; all others are dependencies. Raises
+    as `read_plan` does.
+    """
+    here = where(function)
+    parameters = list(inspect.signature(function).parameters.values())
+    if kind_of(function) == "stream" or inspect.isgeneratorfunction(target_of(function)):
+        raise InvalidHandlerSignature(f"{here}: it yields; it returns one ClientError, or None")
+    if not parameters or parameters[0].kind not in _POSITIONAL:
+        raise InvalidHandlerSignature(
+            f"{here}: it has no parameter for the error; put it first: `error: {error.__name__}`"
+        )
+    first, *parameters = parameters
+    is_annotated = first.annotation is not first.empty or first.name == "self"
+    annotated = [first, *parameters] if is_annotated else parameters
+    _refuse(here, list(_misfits(annotated)))
+    hints = _hints(function, annotated, names, here)
+    problems = [
+        f"parameter `{_shown(parameter)}`: an error is not a message, so there is no payload"
+        for parameter in parameters
+        if _marks_payload(hints[parameter.name])
+    ]
+    if not _takes(hints.get(first.name, error), error):
+        problems.append(
+            f"the first parameter, `{_shown(first)}`, is not the error; put the error first, "
+            f"as `error: {error.__name__}`"
+        )
+    _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
+    return Plan(_awaiting(function), here, None, _dependencies(parameters, hints), is_hook=True)
+
+
+def _takes(hint: Any, error: type[Exception]) -> bool:
+    """Tell whether a parameter with this hint may get errors of the class."""
+    members = [bare_type(plain(member)) for member in alternatives(bare_type(plain(hint)))]
+    classes = [member for member in members if isinstance(member, type) and member is not Any]
+    return len(classes) < len(members) or any(issubclass(error, cls) for cls in classes)
+
+
+def _awaiting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function as an async function, also if it is not async itself."""
+
+    @wraps(function)
+    async def awaiting(*arguments: Any, **keywords: Any) -> Any:
+        result = function(*arguments, **keywords)
+        return await result if inspect.isawaitable(result) else result
+
+    return awaiting
 
 
 def _refuse(here: str, problems: Sequence[str]) -> None:

@@ -114,7 +114,7 @@ class Connection:
                 break
             refusal: HandshakeRefused | None = None
             with scope.request_scope():  # which ends early if the server stops
-                refusal = await call_on_handshake(hook, scope.peer)
+                refusal = await call_on_handshake(hook, scope.peer, setup.hooks.errors)
             if refusal is not None:
                 if refusal.close_code is None:
                     return refusal
@@ -206,8 +206,9 @@ class Connection:
         """Call the ``on_connect`` hooks, until one refuses."""
         if self._has_connected or self._state.close_reason is not None:
             return
-        for hook in self._setup.hooks.connect:
-            reason = await call_on_connect(hook, self._scope.peer)
+        hooks = self._setup.hooks
+        for hook in hooks.connect:
+            reason = await call_on_connect(hook, self._scope.peer, hooks.errors)
             if reason is not None:
                 self._state.close(reason)
                 return

@@ -6,6 +6,7 @@ import anyio
 from websockets import CloseCode
 from websockets.datastructures import MultipleValuesError
 
+from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, HandshakeRefused, alone
@@ -20,20 +21,27 @@ __all__ = ["call_on_connect", "call_on_disconnect", "call_on_handshake", "shorte
 logger: logging.Logger = logging.getLogger("websuckets")
 
 
-async def call_on_handshake(hook: InjectedFunction, peer: Peer) -> HandshakeRefused | None:
-    """Call the hooks of the handshake; return the response if it refuses the client.
+async def call_on_handshake(
+    hook: InjectedFunction, peer: Peer, errors: ErrorFunctions
+) -> HandshakeRefused | None:
+    """Call a hook of the handshake; return the response if the hook refuses the client.
 
-    Raises errors that end the handshake without a response.
+    ``errors`` map errors that are not a response by themselves. Raises errors that end the
+    handshake without a response.
     """
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
     except BaseException as error:
         failure = judge(error, peer.request_scope.cancelled)
+        if _refusal_of(alone(failure.error)) is None:
+            failure = await peer.scope.run_apart(
+                errors.judge(hook.name, error, peer.scope, peer.request_scope)
+            )
         if failure.meaning is Meaning.PROPAGATE:
-            raise
+            raise failure.error from failure.error.__cause__
         refusal = _refusal_of(alone(failure.error))
         if refusal is None:
-            return HandshakeRefused(500, f"incident {log_incident(hook.name, error)}")
+            return HandshakeRefused(500, f"incident {log_incident(hook.name, failure.error)}")
         how = "HTTP" if refusal.close_code is None else "close code"
         code = refusal.close_code or refusal.status
         logger.info("%s refused %s: %s %d", hook.name, peer.socket.id, how, code)
@@ -52,24 +60,28 @@ def _refusal_of(error: BaseException) -> HandshakeRefused | None:
     return None
 
 
-async def call_on_connect(hook: InjectedFunction, peer: Peer) -> CloseReason | None:
+async def call_on_connect(
+    hook: InjectedFunction, peer: Peer, errors: ErrorFunctions
+) -> CloseReason | None:
     """Call an ``on_connect`` hook; return the close reason if the hook refuses the client.
 
-    Raises errors that end the connection at once.
+    ``errors`` map errors of the hook. Raises errors that end the connection at once.
     """
     try:
         await peer.scope.run(hook.run(peer.scope, peer.request_scope))
     except BaseException as error:
-        failure = judge(error, peer.request_scope.cancelled, peer.is_of_its_end)
+        failure = await peer.scope.run_apart(
+            errors.judge(hook.name, error, peer.scope, peer.request_scope, peer.is_of_its_end)
+        )
         match failure.meaning:
             case Meaning.PROPAGATE:
-                raise
+                raise failure.error from failure.error.__cause__
             case Meaning.IGNORE:
                 raise failure.error from None
             case Meaning.REPLY:
                 logger.info("%s refused %s", hook.name, peer.socket.id)
                 return CloseCode.POLICY_VIOLATION, shortened(str(failure.error))
-        return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, error)}"
+        return CloseCode.INTERNAL_ERROR, f"incident {log_incident(hook.name, failure.error)}"
     return None
 
 

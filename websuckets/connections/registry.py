@@ -146,7 +146,7 @@ class Connections:
             connection.cancel()
         self._all_gone = anyio.Event()
         try:
-            timeout = time_to_abort(self._setup.limits, len(self._setup.hooks.disconnect))
+            timeout = time_to_abort(self._setup.limits, self._setup.hooks.at_the_end)
             await wait_through(self._all_gone, timeout)
         finally:
             self._leave_behind()
@@ -154,7 +154,7 @@ class Connections:
     @property
     def time_to_stop(self) -> float:
         """Seconds that stopping the app can take, if nothing ignores its cancellation."""
-        return time_to_stop(self._setup.limits, len(self._setup.hooks.disconnect))
+        return time_to_stop(self._setup.limits, self._setup.hooks.at_the_end)
 
     def _leave_behind(self) -> None:
         """Log and abort connections that are left; at least their clients learn of the end."""

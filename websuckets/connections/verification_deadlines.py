@@ -1,7 +1,6 @@
 """Deadlines of a client: by when it has to be verified, and until when its user is."""
 
 import math
-from time import time
 from typing import Final, Protocol
 
 from websuckets.connections.state import ConnectionState
@@ -79,7 +78,7 @@ class VerificationDeadlines:
     def _check_later(self) -> None:
         user, clock = self._user, self._clock
         if user.expires_at is not None:
-            left = min(user.expires_at, FAR) - time()
+            left = min(user.expires_at, FAR) - user._clock.time()
             self._timer.start(clock.timeout(max(left, 0)))
         if user.id is None:
             # If the client is overdue already, a command runs that may verify the client.

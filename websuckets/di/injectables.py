@@ -10,6 +10,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request
 
 from websuckets.cache import Cache, MemoryCache
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di.graph import ContextTypes, asking_for
 from websuckets.exc import NotAuthorized
 from websuckets.protocol.messages import Message
@@ -44,6 +45,10 @@ class WebSucketsProvider(Provider):
     @provide(scope=Scope.APP)
     def cache(self) -> Cache:
         return MemoryCache()
+
+    @provide(scope=Scope.APP)
+    def wall_clock(self) -> WallClock:
+        return SYSTEM_CLOCK
 
     @provide(scope=Scope.SESSION)
     async def connection_tasks(self, source: TaskSource) -> ConnectionTasks:

@@ -8,6 +8,7 @@ from dishka import Provider, Scope
 
 from websuckets.broker import Broker
 from websuckets.cache import Cache
+from websuckets.clock import WallClock
 from websuckets.exc import ConfigurationError
 from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
@@ -87,8 +88,8 @@ class RedisProvider(Provider):
         self.provide(cache)
         if resume:
 
-            def store(broker: RedisBroker) -> SessionStore:
-                return RedisSessionStore(broker, lifetime, records_per_user)
+            def store(broker: RedisBroker, clock: WallClock) -> SessionStore:
+                return RedisSessionStore(broker, lifetime, records_per_user, clock)
 
             self.provide(store)
             self.provide(resumed_user, scope=Scope.REQUEST)

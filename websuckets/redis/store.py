@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from pydantic_core import to_json
 
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import AT_ONCE
@@ -127,13 +128,19 @@ class RedisSessionStore:
 
     A hash has the record's version, its JSON, and its user. ``lifetime`` is in seconds;
     ``records_per_user`` bounds the records of one user: over the bound, the record that was not
-    used for longest is removed. The store lives as long as the container, and works by the
-    connection of the broker, while the broker runs.
+    used for longest is removed. Users expire by ``clock``; lifetimes end by the time of Redis. The
+    store lives as long as the container, and works by the connection of the broker, while the
+    broker runs.
     """
 
     def __init__(
-        self, broker: RedisBroker, lifetime: float, records_per_user: int = RECORDS_PER_USER
+        self,
+        broker: RedisBroker,
+        lifetime: float,
+        records_per_user: int = RECORDS_PER_USER,
+        clock: WallClock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._redis = broker.redis
         self._root = broker.root
         self._malformed = broker.malformed
@@ -149,7 +156,7 @@ class RedisSessionStore:
         record = None if malformed else _read(version, text)
         if record is None:
             self._malformed.found(name)
-        if record is None or record.is_over:
+        if record is None or record.is_over_at(self._clock.time()):
             with suppress(Unavailable):  # then the record stays, which changes nothing
                 await self._run(DROP, [name], text or b"")
             return None

@@ -62,6 +62,7 @@ class Clock:
         self._numbers = count()
         self._outdated = 0  # entries of timers that were stopped, or set to an earlier moment
         self._short: dict[float, int] = {}  # how many entries have each short step
+        self._read_wall: Callable[[], float] = time
         self._wall = time()  # the wall clock at `now == 0`, unless it jumps
         self._jump_listeners: list[Callable[[], None]] = []
 
@@ -78,6 +79,11 @@ class Clock:
     def timer(self, owner: "Ringing") -> "Timer":
         """Return a timer that rings at its owner."""
         return Timer(self, owner)
+
+    def compare_with(self, read_wall: Callable[[], float]) -> None:
+        """Find jumps of the wall clock that this function reads, in seconds since the epoch."""
+        self._read_wall = read_wall
+        self._wall = read_wall() - self.now
 
     def on_jump(self, listener: Callable[[], None]) -> None:
         """Call the listener when the wall clock was set, or went on while this clock did not."""
@@ -117,7 +123,7 @@ class Clock:
         for timer in ringing:
             if timer.owner is not None:
                 _call(timer.owner.ring)
-        wall = time() - self.now
+        wall = self._read_wall() - self.now
         if abs(wall - self._wall) > JUMP:
             self._wall = wall
             for listener in self._jump_listeners:

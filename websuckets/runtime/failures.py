@@ -1,7 +1,7 @@
 """Failures: the meaning of an error that comes out of code of the program, decided once.
 
-Commands, hooks, streams, finalisers, tasks and connections all ask `judge`. The first line that
-fits decides:
+Commands, hooks, streams, finalisers, tasks and connections all ask `judge`, or `judge_mapped` where
+functions of the program may map an error (`WebSuckets.on_error`). The first line that fits decides:
 
 =======================================  ==============  ==========================================
 raised                                   cancelled       meaning
@@ -11,6 +11,8 @@ also in a group
 ``GeneratorExit``                        any             propagate
 `ClientError`                            any             reply: the client gets this error
 an error of a closed connection          any             ignore: nobody is there to get an answer
+any other `Exception` that a function    any             reply: the client gets the `ClientError`
+maps (`judge_mapped` alone)                              that the function returned
 any other `Exception`, and any           any             incident: the log gets the error, the
 `BaseException` of the program's own                     client the number of the incident
 a cancellation                           timed out       reply: the client gets `CommandTimeout`
@@ -23,7 +25,10 @@ a group of nothing but ``GeneratorExit``  any            incident
 
 Of a group, cancellations and ``GeneratorExit`` count only if the group holds nothing else: they are
 how a task group ends its other tasks. A group that holds a single error, at any depth, means what
-that error means; a group of several is an incident.
+that error means; a group of several is an incident, unless a function maps it as a group.
+
+A function that fails, by raising or by returning anything but a `ClientError` or ``None``, makes an
+incident of both errors. One that raises the very error that it was given has not failed.
 
 Who reacts, and how:
 
@@ -32,22 +37,26 @@ Who reacts, and how:
 - ``on_handshake``: a `HandshakeRefused` is its own HTTP response; of a reply the status is 403, of
   a header that came twice 400, of anything else 500.
 - ``on_connect``: a reply closes the connection with 1008, an incident with 1011.
+- Middleware: as a command.
 - ``on_disconnect`` and finalisers of a connection: each error is logged, that of a closed
   connection, too; nobody else ends.
 - A task of `AppTasks` or `ConnectionTasks`: all but ignored errors are logged; nobody else ends.
 - The readiness check: the client gets 503 and nothing of the error; an incident is logged when the
   check begins to fail.
 - ``on_startup``: the error is raised, and the app does not start.
+- Functions map errors of commands, streams, middleware, ``on_handshake`` and ``on_connect`` alone:
+  nobody waits for an answer of the others. Finalisers that took too long are always an incident:
+  see `RequestScope.is_late`.
 - Code of the framework or of a transport that serves a connection: an incident closes the
   connection with 1011.
 - An error that propagates ends the task, and is raised to the code that started the task. At the
   end of a task of the framework, ``GeneratorExit`` is an incident: see `judge_end`.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 
@@ -56,11 +65,14 @@ from websuckets.exc import ClientError, CommandTimeout, alone
 __all__ = [
     "Cancelled",
     "Failure",
+    "MapError",
     "Meaning",
+    "both",
     "ends_the_program",
     "is_failure",
     "judge",
     "judge_end",
+    "judge_mapped",
 ]
 
 ENDS_THE_PROGRAM: Final = (KeyboardInterrupt, SystemExit)
@@ -91,6 +103,12 @@ class Failure:
     meaning: Meaning
     error: BaseException
     """Error to reply with or to log, which may be part of the raised one, or its translation."""
+    mapped: BaseException | None = None
+    """Error of the program that a function has mapped to this reply."""
+
+
+MapError: TypeAlias = Callable[[Exception], Awaitable[ClientError | None]]
+"""Function that maps an error of the program to a reply; ``None`` leaves the error an incident."""
 
 
 def judge(
@@ -128,6 +146,51 @@ def judge_end(
     if isinstance(error, GeneratorExit):
         return Failure(Meaning.INCIDENT, error)
     return judge(error, cancelled, is_of_closed_connection)
+
+
+async def judge_mapped(
+    error: BaseException,
+    map_error: MapError,
+    cancelled: Callable[[], Cancelled],
+    is_of_closed_connection: Callable[[BaseException], bool] = lambda error: False,
+) -> Failure:
+    """Return the meaning of an error that ``map_error`` may map; else judge as `judge` does.
+
+    ``map_error`` is called for an `Exception` that would be an incident, and gets the error that
+    decides: the only error in a group, or else the group. If ``map_error`` fails, the failure is
+    both errors in a group; if it is ended, the failure is its end, which propagates, and nobody has
+    got ``error``.
+    """
+    failure = judge(error, cancelled, is_of_closed_connection)
+    if failure.meaning is not Meaning.INCIDENT:
+        return failure
+    cause = alone(_failures_in(error))
+    if not isinstance(cause, Exception):
+        return failure
+    try:
+        reply = await map_error(cause)
+    except BaseException as second:
+        if alone(second) is cause:
+            return failure
+        if judge(second, cancelled).meaning is Meaning.PROPAGATE:
+            return Failure(Meaning.PROPAGATE, second)
+        return Failure(Meaning.INCIDENT, both(error, second))
+    return failure if reply is None else Failure(Meaning.REPLY, reply, error)
+
+
+def both(error: BaseException, second: BaseException) -> BaseExceptionGroup[BaseException]:
+    """Return an error, and one that was raised while the first was answered, as one error."""
+    return BaseExceptionGroup(
+        "an error, and another while it was mapped to a reply", [error, second]
+    )
+
+
+def _failures_in(error: BaseException) -> BaseException:
+    """Return the part of an error that is not an end of other tasks; see `_judge_group`."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    ends, others = error.split((GeneratorExit, anyio.get_cancelled_exc_class()))
+    return error if ends is None or others is None else others  # a part is a copy of the group
 
 
 def _judge_group(

@@ -179,13 +179,16 @@ class RequestScope:
         return self._life.cancel_called
 
     @property
+    def finalize_timeout(self) -> float | None:
+        """Seconds that finalisers may take; ``None`` for any number."""
+        return self._request_scopes.finalize_timeout
+
+    @property
     def lateness(self) -> TimeoutError | None:
         """Error to report if the request scope `is_late`, else ``None``."""
         if not self.is_late:
             return None
-        return TimeoutError(
-            f"finalisers took more than {self._request_scopes.finalize_timeout} seconds"
-        )
+        return TimeoutError(f"finalisers took more than {self.finalize_timeout} seconds")
 
     async def close_scope(
         self, scope: OpenScope, error: BaseException | None = None

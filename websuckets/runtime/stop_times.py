@@ -16,21 +16,24 @@ def time_to_undo_a_start(limits: Limits) -> float:
     return 5 * seconds(limits.finalize_timeout)
 
 
-def time_to_abort(limits: Limits, disconnect_hooks: int) -> float | None:
+def time_to_abort(limits: Limits, functions: int) -> float | None:
     """Return the seconds in which connections that are aborted are finalised; ``None`` for no end.
 
-    One timeout each is for the scope of the message, streams, tasks, and the scope of the
-    connection; two are for each hook, of which one is for the scope of the hook; one is spare.
+    ``functions`` is the number of functions of the program that may run one after the other for one
+    connection meanwhile: its ``on_disconnect`` hooks, and one error function. One timeout each is
+    for the scope of the message, streams, tasks, and the scope of the connection; two are for each
+    function, of which one is for the scope of the function; one is spare.
     """
     timeout = limits.finalize_timeout
-    return None if timeout is None else (5 + 2 * disconnect_hooks) * timeout
+    return None if timeout is None else (5 + 2 * functions) * timeout
 
 
-def time_to_stop(limits: Limits, disconnect_hooks: int) -> float:
+def time_to_stop(limits: Limits, functions: int) -> float:
     """Return the seconds in which an app stops if nothing ignores its cancellation.
 
-    After the connections, one timeout each is for tasks and for objects of the app; one is spare.
+    ``functions`` is that of `time_to_abort`. After the connections, one timeout each is for tasks
+    and for objects of the app; one is spare.
     """
-    aborting = time_to_abort(limits, disconnect_hooks)
+    aborting = time_to_abort(limits, functions)
     of_the_app = 3 * seconds(limits.finalize_timeout)
     return seconds(limits.drain_timeout) + (math.inf if aborting is None else aborting) + of_the_app

@@ -9,7 +9,14 @@ from dishka import AsyncContainer
 from dishka.provider import BaseProvider
 
 from websuckets.broker import Broker
-from websuckets.commands.groups import CommandGroup, check_groups, command_table
+from websuckets.clock import WallClock
+from websuckets.commands.groups import (
+    Command,
+    CommandGroup,
+    check_groups,
+    command_table,
+    commands_so_far,
+)
 from websuckets.commands.hooks import HookDeclarations, Kind
 from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
@@ -42,6 +49,10 @@ class AppDefinition:
     def groups(self) -> tuple[CommandGroup, ...]:
         return tuple(self._groups)
 
+    def commands(self) -> Mapping[str, Command]:
+        """Return the commands by name; raise `ConfigurationError` for groups that are wrong."""
+        return commands_so_far(self._groups) if self._sealed is None else self._sealed.commands
+
     def include(self, group: CommandGroup) -> None:
         self._check_not_sealed(f"include {group!r}")
         check_groups([*self._groups, group])
@@ -51,6 +62,10 @@ class AppDefinition:
     def add_hook(self, kind: Kind, hook: Callable[..., Any]) -> None:
         self._check_not_sealed(f"register on_{kind} hooks")
         self._hooks.add(kind, hook)
+
+    def add_error_function(self, error: type[Exception], function: Callable[..., Any]) -> None:
+        self._check_not_sealed("register on_error functions")
+        self._hooks.add_error_function(error, function)
 
     @contextmanager
     def override(
@@ -120,7 +135,7 @@ class AppDefinition:
         compiled, container = self.ready(values)
         wanted = [i.key for i in compiled.injections if i.needs_scope]
         return needed_by(container, wanted, AppTasks) or needs_finalising(
-            container, [*wanted, Broker, SessionStore]
+            container, [*wanted, Broker, SessionStore, WallClock]
         )
 
     def _check_complete(self, compiled: CompiledApp) -> None:

@@ -10,6 +10,7 @@ from dishka import AsyncContainer
 
 from websuckets.broker import Broker, MemoryBroker
 from websuckets.channels import Channels
+from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import Readiness, ReadinessLog
@@ -101,7 +102,9 @@ async def started(
     setup = Setup(
         scope,
         connection_types=compiled.context.connection_types,
-        dispatcher=Dispatcher(compiled.commands, clock, limits.handler_timeout, middleware),
+        dispatcher=Dispatcher(
+            *(compiled.commands, clock, limits.handler_timeout, middleware), compiled.hooks.errors
+        ),
         has_streams=any(command.is_stream for command in compiled.commands.values()),
         hooks=compiled.hooks,
         identification=(
@@ -122,6 +125,7 @@ async def started(
             background.start_soon(report_blocked_loop, setup.dispatcher.command_of)
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
+            await _use_wall_clock(scope, session, clock, steps)
             steps.push_async_callback(channels._stop)
             await channels._start(limits, background, await _broker(scope))
             await _begin_resuming(scope, session, limits, background, steps)
@@ -141,6 +145,16 @@ async def started(
                 timeouts,
                 EventLoop(),
             )
+
+
+async def _use_wall_clock(
+    scope: OpenScope, session: Session, clock: Clock, steps: AsyncExitStack
+) -> None:
+    """Let users expire by the wall clock that is provided, until ``steps`` are left."""
+    wall: WallClock = await scope.get(WallClock)
+    clock.compare_with(wall.time)
+    session._clock = wall
+    steps.callback(setattr, session, "_clock", SYSTEM_CLOCK)
 
 
 async def _broker(scope: OpenScope) -> Broker:
