@@ -14,7 +14,7 @@ import anyio
 import pytest
 from caches import Caches
 from harness import Gate
-from pydantic import BaseModel, Field, computed_field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 from timeouts import TIMEOUT
 
 from websuckets.runtime import computations
@@ -37,6 +37,14 @@ class Player(BaseModel):
 
 
 ANN = Player(name="ann", since=datetime(2026, 1, 2, tzinfo=UTC), points=[3, 4])
+
+
+class Deferred(BaseModel):
+    """A model that pydantic reads when it is first used."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    name: str
 
 
 class Colour(str, Enum):  # noqa: UP042  # whose str() is not the value
@@ -87,6 +95,7 @@ async def test_a_value_is_read_as_it_was_set_on_every_node(caches: Caches) -> No
         (True, Literal[True]),
         (b"bytes", bytes),
         (Colour.RED, Colour),
+        (Deferred(name="ann"), Deferred),
     ],
 )
 async def test_values_may_have_any_type_of_pydantic(caches: Caches, value: Any, hint: Any) -> None:

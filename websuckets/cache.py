@@ -89,9 +89,10 @@ class Cache(Protocol):
 
         The factory is called without arguments, in a task of its own with the context variables of
         its caller. It runs once for all who ask for the key at the same time, and never outlives
-        the call that it was given to; so it may use objects of its caller's scope. Its error reaches those who wait on this node; those who wait on other nodes
-        try themselves. A caller that is cancelled stays for others who wait for its factory, for
-        three seconds at most: then one of these begins anew.
+        the call that it was given to; so it may use objects of its caller's scope. Its error
+        reaches those who wait on this node; those who wait on other nodes try themselves. A caller
+        that is cancelled stays for others who wait for its factory, for three seconds at most: then
+        one of these begins anew.
 
         ``type`` is the type of the value: the return annotation of the factory, unless given.
         ``None`` is a value like any other where the type admits it.

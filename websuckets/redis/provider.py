@@ -27,8 +27,9 @@ HEARTBEAT: Final = 2.0
 class RedisProvider(Provider):
     """A provider of the `Broker` that makes one app of all processes with the same Redis.
 
-    Their `Cache` is provided, too. ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
+    ``url`` is ``redis://user:password@host:port/0``, with ``rediss`` for TLS, or
     ``unix:///path/of.sock``. Apps with another database or ``prefix`` know nothing of each other.
+    The `Cache` of the app is provided, too.
 
     Every ``heartbeat`` (in seconds) Redis has to answer within as long, or the connection is closed
     and made anew; the users of a node that has died are gone within three heartbeats.
