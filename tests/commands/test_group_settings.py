@@ -47,11 +47,14 @@ async def test_the_timeout_of_a_command_wins_over_that_of_its_group(of_group: fl
     group = CommandGroup(timeout=of_group)
 
     async def wait(socket: Socket) -> str:
-        await anyio.sleep(0.1)
+        await anyio.sleep(0.2)
         return "waited"
 
-    group.command("inherits")(wait)
-    group.command("short", timeout=0.05)(wait)
+    async def hang(socket: Socket) -> None:
+        await anyio.sleep_forever()
+
+    group.command("inherits")(wait if of_group is None else hang)
+    group.command("short", timeout=0.05)(hang)
     group.command("long", timeout=60)(wait)
     group.command("any", timeout=None)(wait)
     async with talk(app_with(group, limits=Limits(handler_timeout=0.05))) as client:
