@@ -4,14 +4,15 @@ import inspect
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
 import pytest
 import trio
 import trustme
-from harness import Gate, app_with, connect, dial, errors, on_trio, until
+from handlers import Model
+from harness import Gate, app_with, connect, dial, errors, on_trio, talk, until
 from peers import SMALL, command, opened
 from serving import Serving
 from timeouts import TIMEOUT
@@ -452,3 +453,34 @@ async def test_a_broken_connection_is_told_to_its_sender(
             await client.read()
             client.reset()
             await until(journal, "closed")
+
+
+@pytest.mark.parametrize("kind", ["dict", "model", "number", "list", "parts"])
+async def test_who_sends_an_object_is_told_of_client_events(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Expect the error of `websockets`, with a note for what has no parts to be sent."""
+
+    async def parts() -> AsyncIterator[Any]:
+        yield 1
+
+    objects: dict[str, Any] = {
+        "dict": {"a": 1},
+        "model": Model(value=1),
+        "number": 1,
+        "list": [1],
+        "parts": parts(),
+    }
+    group = CommandGroup()
+
+    @group.command("send")
+    async def send(socket: Socket) -> None:
+        await socket.send(objects[kind])
+
+    async with talk(app_with(group)) as client:
+        await client.send("send", id=1)
+        with suppress(ConnectionClosed):  # where parts had begun
+            assert (await client.receive())["error"] == "internal error"
+    is_told = kind in ("dict", "model", "number")
+    assert "TypeError" in caplog.text
+    assert ("write ClientEvent(event, payload)" in caplog.text) == is_told

@@ -1,10 +1,19 @@
 """The opening handshake of both servers of ``websockets``, which an app may refuse."""
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, MutableSet, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    MutableSet,
+    Sequence,
+)
 from inspect import isawaitable
 from typing import Any, Final
 
+from pydantic import BaseModel
 from websockets.http11 import SERVER, Request, Response
 from websockets.protocol import State
 
@@ -135,7 +144,8 @@ class Handshake(CommonConnection):
         try:
             await super().send(message, text=text)
         except TypeError as error:
-            if not isinstance(message, str | bytes):
+            is_object = isinstance(message, Mapping | BaseModel)  # which are iterable, too
+            if is_object or not isinstance(message, Iterable | AsyncIterable):
                 error.add_note(not_sendable(message))
             raise
 
