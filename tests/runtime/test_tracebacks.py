@@ -1,11 +1,8 @@
-"""Tests that tracebacks begin at code of the program, and of warnings of a blocked event loop."""
+"""Tracebacks in the log begin at code of the program."""
 
-import logging
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import pytest
 from dishka import AsyncContainer, Provider, Scope, provide
 from harness import app_with, errors
@@ -13,8 +10,6 @@ from programs import hello_group
 
 from websuckets import CommandGroup, Limits, Socket
 from websuckets.exc import ConfigurationError
-from websuckets.runtime.clock import Clock
-from websuckets.runtime.request_scope import RequestScopes
 from websuckets.runtime.tracebacks import begun_at_the_program, leave_out_our_frames
 from websuckets.security import CurrentUser
 from websuckets.session import User
@@ -157,29 +152,6 @@ async def test_a_circle_of_providers_is_told_with_places() -> None:
     [note] = caught.value.__notes__
     assert f"({__file__}, line {Thing.__init__.__code__.co_firstlineno})" in note
     assert ".other` (" in note
-
-
-async def test_a_blocked_event_loop_is_logged_once_in_a_while(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Expect the command that began last, if any, and no second line soon after."""
-    clock = Clock()
-    scopes = RequestScopes(clock, None)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(clock.run)
-        await anyio.sleep(0.01)
-        for name in (None, "hello"):
-            scopes.last = name
-            time.sleep(1.6)
-            await anyio.sleep(0.1)
-        clock.now += 100
-        time.sleep(1.6)
-        await anyio.sleep(0.1)
-        tasks.cancel_scope.cancel()
-    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(lines) == 2
-    assert "the command that began last" not in lines[0]
-    assert "; the command that began last was 'hello'. Let a thread run it" in lines[1]
 
 
 def test_a_limit_that_there_is_not_is_refused_by_its_name() -> None:
