@@ -526,13 +526,21 @@ def _evaluated(
         raise
     except Exception as error:  # whatever the annotation's own code raises
         failure = error
-    if len(annotations) > 1:
-        for name, annotation in annotations.items():  # one of which raises the error again
-            _evaluated(function, {name: annotation}, names, here)
-    what = " and ".join(f"`{name}`" for name in annotations)
+    wrong = [f"`{name}`" for name in annotations if _is_wrong(function, annotations, name, names)]
     raise InvalidHandlerSignature(
-        f"{here}: {what}: the annotation cannot be evaluated; write a type: {failure!r}"
+        f"{here}: {', '.join(wrong)}: the annotation cannot be evaluated; write a type: {failure!r}"
     ) from failure
+
+
+def _is_wrong(
+    function: Callable[..., Any], annotations: dict[str, Any], name: str, names: Mapping[str, Any]
+) -> bool:
+    """Tell whether the annotation with this name cannot be evaluated."""
+    try:
+        evaluated({name: annotations[name]}, function, names)
+    except Exception:
+        return True
+    return False
 
 
 def _origin(hint: Any) -> Any:
