@@ -174,3 +174,10 @@ async def test_the_lifetime_of_a_record_ends_by_the_clock(clock: SetClock) -> No
     assert await store.load("key") is not None
     clock.now += 1
     assert await store.load("key") is None
+
+
+def test_a_record_tells_by_the_clock_of_the_system_whether_its_time_is_over() -> None:
+    """Expect it for stores of a program's own, which may know no other clock."""
+    assert Record("ann", time.time() - 1).is_over
+    assert not Record("ann", time.time() + 3600).is_over
+    assert not Record("ann").is_over
