@@ -223,7 +223,7 @@ async def test_late_finalisers_may_still_leave_scopes_that_were_entered_when_bui
 
 async def _check_when(event: anyio.Event, request_scope: RequestScope) -> None:
     await event.wait()
-    clock = request_scope.request_scopes.clock
+    clock = request_scope._request_scopes.clock
     for now in (0, 0.9):
         clock.now = now
         request_scope.check(now)
