@@ -113,6 +113,7 @@ async def test_deployments_under_200_clients_lose_no_reply_and_refuse_no_handsha
     await deploy(tmp_path, loop, clients=200, times=DEPLOYMENTS)
 
 
+@pytest.mark.heavy
 async def test_a_deployment_loses_no_reply_and_refuses_no_handshake(tmp_path: Path) -> None:
     await deploy(tmp_path, ("--loop", "asyncio"), clients=20, times=1)
 

@@ -109,6 +109,7 @@ def test_a_wrong_command_is_a_wrong_use(project: Project) -> None:
     assert "No such command 'chek'" in result.stderr
 
 
+@pytest.mark.heavy
 def test_a_shell_completes_commands(project: Project) -> None:
     asked = {"COMP_WORDS": "websuckets c", "COMP_CWORD": "1"}
     result = project.run(env={"_WEBSUCKETS_COMPLETE": "complete_bash", **asked})

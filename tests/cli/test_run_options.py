@@ -114,7 +114,8 @@ def test_a_port_in_use_is_told_in_a_line(app: Project, more: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         text = refused("--port", port, *more)
-    assert text == f"[Errno 98] 127.0.0.1, port {port}: address already in use"
+    assert text.startswith(f"[Errno 98] 127.0.0.1, port {port}: address already in use")
+    assert text.count("\n") == 0
 
 
 @MODES
@@ -371,6 +372,7 @@ def test_an_event_loop_that_is_not_installed_is_told_in_a_line(
 # Processes of their own -----------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @on_linux
 @pytest.mark.anyio
 @pytest.mark.on_asyncio

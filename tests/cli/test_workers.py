@@ -38,6 +38,7 @@ async def test_each_worker_serves_on_the_same_port(tmp_path: Path, backend: str)
         assert await program.ended() == 0
 
 
+@pytest.mark.heavy
 async def test_a_worker_that_is_killed_is_replaced_and_the_others_clients_notice_nothing(
     tmp_path: Path,
 ) -> None:
