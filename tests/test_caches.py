@@ -222,6 +222,12 @@ async def start_asking(
     return scope
 
 
+async def until_waiting(cache: Any, number: int) -> None:
+    """Wait until so many callers wait beside the one whose factory runs."""
+    while cache._computations._running["key"]._waiting < number:
+        await anyio.sleep(0.001)
+
+
 async def test_a_caller_that_is_cancelled_does_not_cancel_the_factory_for_others(
     caches: Caches,
 ) -> None:
@@ -235,6 +241,7 @@ async def test_a_caller_that_is_cancelled_does_not_cancel_the_factory_for_others
             await gate.reached.wait()
             second = await start_asking(tasks, ask, got=got)
             await start_asking(tasks, ask, got=got)
+            await until_waiting(caches[0], 2)
             first.cancel()
             second.cancel()
             await anyio.wait_all_tasks_blocked()
@@ -262,6 +269,7 @@ async def test_a_caller_whose_factory_others_wait_for_stays_until_it_has_ended(
             first = await start_asking(tasks, ask_in_a_scope, got=[])
             await gate.reached.wait()
             await start_asking(tasks, ask, got=[])
+            await until_waiting(caches[0], 1)
             first.cancel()
             await anyio.wait_all_tasks_blocked()
             assert journal == []

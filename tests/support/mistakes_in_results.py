@@ -156,11 +156,11 @@ RESULTS: Final = (
     ),
     mistake(
         "a call that blocks the event loop",
-        RUN + "async def run(socket: Socket) -> None: time.sleep(0.9)\n" + TALK,
+        RUN + "async def run(socket: Socket) -> None: time.sleep(1.8)\n" + TALK,
         "the event loop has been blocked for more than",
         "by the command 'run'",
         "`await anyio.to_thread.run_sync(function)`",
-        mended={"time.sleep(0.9)": "await anyio.to_thread.run_sync(time.sleep, 0.9)"},
+        mended={"time.sleep(1.8)": "await anyio.to_thread.run_sync(time.sleep, 1.8)"},
         place="'run'",
     ),
 )
