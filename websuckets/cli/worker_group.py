@@ -30,8 +30,8 @@ class WorkerGroup:
         self._bounds = bounds
         self._workers: set[WorkerProcess] = set()
         self._tasks = asyncio.TaskGroup()
-        self.is_stopping = asyncio.Event()
-        self.status = 0
+        self.is_stopping: asyncio.Event = asyncio.Event()
+        self.status: int = 0
         """Exit status of the whole, once all workers have ended."""
 
     @asynccontextmanager

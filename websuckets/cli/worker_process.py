@@ -64,12 +64,12 @@ class WorkerProcess:
         self._memory = 0
         self.files: frozenset[str] = frozenset()
         """Source files of the program that the worker has imported; see `has_files`."""
-        self.has_broker = False
-        self.has_files = asyncio.Event()
-        self.loaded = asyncio.Event()
-        self.listening = asyncio.Event()
-        self.ended = asyncio.Event()
-        self.needs_attention = asyncio.Event()
+        self.has_broker: bool = False
+        self.has_files: asyncio.Event = asyncio.Event()
+        self.loaded: asyncio.Event = asyncio.Event()
+        self.listening: asyncio.Event = asyncio.Event()
+        self.ended: asyncio.Event = asyncio.Event()
+        self.needs_attention: asyncio.Event = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
 
     @classmethod

@@ -47,8 +47,8 @@ class SharedSockets:
     """
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
-        self.sockets = tuple(sockets)
-        self.has_successor = False
+        self.sockets: tuple[socket.socket, ...] = tuple(sockets)
+        self.has_successor: bool = False
         # Weak, because a connection whose TLS handshake fails is dropped without notice.
         self.handshakes: WeakSet[Any] = WeakSet()
 
