@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from serving import Serving
 
 from websuckets import CommandGroup, Socket
+from websuckets.connections.message_loop import MessageLoop
 from websuckets.connections.state import ConnectionState, State
 from websuckets.session import User
+from websuckets.testing import TestClient
+from websuckets.transports.plain import PlainSocket
 
 FIRST: Final = (1012, "service restart")
 SECOND: Final = (4401, "expired")
@@ -94,3 +97,22 @@ async def test_a_connection_closes_once_its_command_has_finished(serving: Servin
             gate.opened.set()
         assert (await client.receive())["payload"] == "the reply"
         assert await client.closed() == (4401, "expired")
+
+
+@pytest.mark.anyio
+async def test_a_close_that_fails_after_an_error_of_the_framework_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each of the two is an incident."""
+
+    async def fail(*arguments: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(MessageLoop, "run", fail)
+    monkeypatch.setattr(PlainSocket, "close", fail)
+    with pytest.raises(RuntimeError, match="on purpose"):  # as a test client tells of incidents
+        async with TestClient(app_with(CommandGroup())) as client:
+            await client.wait_closed()
+    texts = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(texts) == 2
+    assert all("incident" in text for text in texts)

@@ -12,7 +12,7 @@ from harness import app_with, talk
 
 from websuckets import CommandGroup, Message, Payload, Socket, WebSuckets
 from websuckets.middleware import CallNext, Outcome
-from websuckets.runtime.loop_monitor import BLOCKED, STEP
+from websuckets.runtime.loop_monitor import BLOCKED, STEP, _Loop
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +132,10 @@ async def test_the_thread_ends_after_the_last_app(group: CommandGroup) -> None:
         thread = _monitor._thread
     await anyio.to_thread.run_sync(thread.join, 20)
     assert not thread.is_alive() or _monitor._loops
+
+
+def test_a_thread_that_has_ended_blocks_by_nothing_that_could_be_named() -> None:
+    assert _Loop(-1, lambda frame: None)._by_what() == ""
 
 
 def test_an_app_that_has_not_started_is_not_watched(group: CommandGroup) -> None:

@@ -163,3 +163,18 @@ async def test_a_server_without_a_successor_answers_clients_until_it_has_ended(
 def masked(text: bytes) -> bytes:
     """Return a text frame as a client sends it, with a mask of zeros."""
     return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+
+
+@pytest.mark.parametrize("anyio_backend", ["trio"], indirect=True)
+async def test_a_listener_that_stops_between_two_clients_accepts_nobody_afterwards() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as own:
+        own.setblocking(False)
+        port = own.getsockname()[1]
+        listener = websockets_trio._SharedListener(own)
+        listener.stop_accepting()
+        with socket.create_connection(("127.0.0.1", port)):
+            with anyio.move_on_after(0.05) as scope:
+                await listener.accept()
+            assert scope.cancelled_caught
+            client, _ = own.accept()  # which is there for another process
+            client.close()

@@ -90,9 +90,9 @@ async def _serve_shared(shared: socket.socket, options: dict[str, Any]) -> Serve
         options["backlog"] = 1
     if shared.family != getattr(socket, "AF_UNIX", None):
         return await serve(serve_connection, **options)
-    if is_asyncio and sys.version_info >= (3, 13):
-        options["cleanup_socket"] = False  # the path is removed by whoever has bound the socket
-    return await unix_serve(serve_connection, **options)
+    # The path is removed by whoever has bound the socket.
+    keeps_path: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    return await unix_serve(serve_connection, **options, **(keeps_path if is_asyncio else {}))
 
 
 class _Listening(socket.socket):
