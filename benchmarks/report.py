@@ -138,7 +138,7 @@ def nodes_table(results: Results, job: str, subjects: Iterable[str]) -> Rows:
 def workers_table(rates: Mapping[str, Rates], spread: Mapping[str, Sequence[float]]) -> Rows:
     """Return a row for each event loop: messages per second, and shares of the connections."""
     numbers = sorted(next(iter(rates.values())).rates)
-    heads = [f"messages/s, {number} workers" for number in numbers]
+    heads = [f"messages/s, workers: {number}" for number in numbers]
     rows = [["event loop", *heads, "gain", "shares of 1,000 connections"]]
     for loop, found in rates.items():
         rounds = [found.rates[number] for number in numbers]
