@@ -366,7 +366,7 @@ async def test_a_factory_that_cancels_itself_is_the_failure_of_its_caller_alone(
 async def test_a_result_that_was_computed_before_a_change_is_not_kept(
     caches: Caches, change: str
 ) -> None:
-    """Who waits for it gets it, who asks after the change does not."""
+    """Callers who wait get the result; callers who ask after the change do not."""
     here, there = caches
     gate = Gate()
     old: list[int] = []

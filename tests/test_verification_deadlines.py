@@ -100,7 +100,7 @@ async def test_a_user_whose_time_is_put_off_stays(group: CommandGroup) -> None:
 
 @pytest.mark.parametrize("never", [1e400, 10**400, float("nan")])
 async def test_a_time_that_does_not_come_is_not_waited_for(never: float) -> None:
-    """An expiry that never comes is no reason to close, however great the number is."""
+    """An expiry that never comes is not a reason to close, however great the number is."""
     group = CommandGroup()
 
     @group.command("log in")

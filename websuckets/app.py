@@ -582,7 +582,8 @@ or, to do other things meanwhile,
 _NO_BACKEND = """app.run(backend=%r): it is asyncio or trio; another event loop of asyncio serves \
 by itself, as uvloop.run(app("localhost", 9000))"""
 
-_NO_TRIO = """app.run(backend='trio') needs trio: pip install "websuckets[trio]\""""
+_NO_TRIO = """app.run(backend='trio') needs trio: install websuckets with its extra "trio", from a \
+checkout by: pip install ".[trio]\""""
 
 _NO_SUCH_OPTION = """the options of app.serve(), app.run() and app() are those of serve() of \
 websockets; the rest is given to WebSuckets(...), or to the command `websuckets run`"""

@@ -65,7 +65,7 @@ class User:
     """
 
     socket: Socket
-    # That of the app, set on connected users of an app with another clock alone, to save memory.
+    # An app with another clock sets it on each of its connected users; others save the memory.
     _clock: WallClock = SYSTEM_CLOCK
 
     def __init__(self, socket: Socket) -> None:

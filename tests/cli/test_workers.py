@@ -148,7 +148,7 @@ async def test_a_worker_whose_event_loop_is_blocked_is_aborted_and_replaced(
             await connection.send('{"event": "block", "payload": 1000}')
             await program.until(rf"process {pid} gave no sign of life for 5 seconds: aborting it")
             await program.until(rf"process \d+ takes the place of {pid}")
-            assert "time.sleep(seconds)" in program.log or "in block" in program.log
+            assert "in block" in program.log  # the traceback that `faulthandler` writes
 
 
 @pytest.mark.heavy

@@ -154,7 +154,8 @@ STARTING: Final = (
         "importlib.util.find_spec = lambda name, *rest: None\n"
         "try: import websuckets.redis  # here\n"
         "finally:\n    importlib.util.find_spec = found\n    sys.modules.update(loaded)\n",
-        'websuckets.redis needs coredis: pip install "websuckets[redis]"',
+        'websuckets.redis needs coredis: install websuckets with its extra "redis"',
+        'pip install ".[redis]"',
         mended={"= lambda name, *rest: None": "= found"},
     ),
     mistake(
@@ -170,7 +171,8 @@ STARTING: Final = (
         "try: app.run('localhost', 0, backend='trio')  # here\n"
         "finally: sys.modules['trio'] = loaded\n",
         "backend='trio'",
-        'pip install "websuckets[trio]"',
+        'install websuckets with its extra "trio"',
+        'pip install ".[trio]"',
         mended={"app.run('localhost', 0, backend='trio')": "talk(app)"},
     ),
 )
