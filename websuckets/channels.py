@@ -114,6 +114,15 @@ class Channels:
         node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
         await node.yield_to_others()
 
+    def check(self, name: str | None, event: ClientEvent) -> None:
+        """Raise the errors that publishing this event would raise, without publishing it.
+
+        ``name`` is that of the channel, or ``None`` for an event that is sent to a user.
+        """
+        if name is not None:
+            self._running.checked(name)
+        _check_event(event)
+
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
 
@@ -303,9 +312,13 @@ def _check_socket(socket: object, method: str) -> None:
 
 
 def _frame(event: ClientEvent) -> bytes:
+    _check_event(event)
+    return event.encode()
+
+
+def _check_event(event: object) -> None:
     if not isinstance(event, ClientEvent):
         raise TypeError(
             f"Channels sends a ClientEvent, not {type(event).__name__}; write ClientEvent(event, "
             "payload)"
         )
-    return event.encode()

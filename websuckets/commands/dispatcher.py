@@ -26,6 +26,7 @@ from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.request_scope import RequestScope
 from websuckets.security import check_still_authorised
@@ -196,10 +197,13 @@ class Dispatcher:
         reply: str | None = None
         failure: BaseException | None = None
         exits: list[Exit] = []  # of the objects that the command depends on
+        effects: Effects | None = None
         try:
             dependencies: tuple[Any, ...] = ()
             if route.needs_scope:
-                dependencies = await route.resolver.resolve(peer.scope, message, exits)
+                resolver = route.resolver
+                effects = Effects() if resolver.takes_effects else None
+                dependencies = await resolver.resolve(peer.scope, message, exits, effects)
                 if route.is_protected:  # the user may have changed while they were built
                     check_still_authorised(socket)
             result = command.call_handler(socket, frame, payload, dependencies)
@@ -222,7 +226,11 @@ class Dispatcher:
         try:
             unfinished = await request_scope.finalise(exits, failure) if exits else None
             if failure is None and unfinished is None:
+                if effects is not None:
+                    await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)
                 return reply
+            if effects is not None:
+                effects.discard()
             return await self._failed(failure, unfinished, message, peer, request_scope, route)
         finally:
             request_scope.doing = None
