@@ -16,12 +16,14 @@ from websuckets.exc import (
     ConfigurationError,
     DuplicateCommand,
     InvalidGuard,
+    InvalidHandlerSignature,
     report,
 )
 from websuckets.introspection.functions import where
 from websuckets.introspection.hints import alternatives, bare_type, name_of, plain
 from websuckets.introspection.strings import plain_string
 from websuckets.middleware import Middleware, checked
+from websuckets.on_commit import OnCommit
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 
@@ -33,6 +35,14 @@ Handler = TypeVar(
 )
 
 Protection: TypeAlias = bool | TypeForm[Any] | None
+
+_ABSENT_IN_STREAMS: Final = {
+    OnCommit: (
+        "a stream ends by a cancellation as a rule, which commits nothing; open a scope for each "
+        "step with ScopeFactory[tuple[AsyncSession, OnCommit]], or what else the step needs"
+    )
+}
+"""Types that a stream cannot get in its own scope, and the reasons."""
 
 UNSET: Final = math.inf
 """Value that stands for a timeout that is not given."""
@@ -202,7 +212,14 @@ class _Declaration(Declaration):
         """
         if self.command is None:
             plan = read_plan(self.function, self.names, self.here, complete=complete)
-            injection = injection_of(plan, self._guards_of(plan))
+            absent_here = _ABSENT_IN_STREAMS if plan.is_stream else {}
+            for dependency in plan.dependencies:
+                if dependency.type in absent_here:
+                    name = f"{dependency.name}: {name_of(dependency.hint)}"
+                    raise InvalidHandlerSignature(
+                        f"{plan.where}: parameter `{name}`: {absent_here[dependency.type]}"
+                    )
+            injection = injection_of(plan, self._guards_of(plan), absent_here=absent_here)
             self.command = Command(
                 self.name,
                 plan,

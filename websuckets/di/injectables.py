@@ -12,6 +12,7 @@ from websockets.http11 import Request
 from websuckets.cache import Cache, MemoryCache
 from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di.graph import ContextTypes, asking_for
+from websuckets.di.scope_factory import ScopeSource, scope_factory
 from websuckets.exc import NotAuthorized
 from websuckets.idempotency import IdempotencyStore, MemoryIdempotencyStore, MemoryReplies
 from websuckets.protocol.messages import Message
@@ -44,10 +45,15 @@ class WebSucketsProvider(Provider):
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
         self.from_context(Effects, scope=Scope.REQUEST)
+        self.provide(scope_factory, scope=Scope.APP)
 
     @provide(scope=Scope.APP)
     def cache(self) -> Cache:
         return MemoryCache()
+
+    @provide(scope=Scope.APP)
+    def scope_source(self) -> ScopeSource:
+        return ScopeSource()  # an app has one of its own
 
     @provide(scope=Scope.APP)
     def replies(self) -> MemoryReplies:

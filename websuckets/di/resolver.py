@@ -94,7 +94,7 @@ class Resolver:
         self, scope: OpenScope, message: Message, exits: list[Exit], effects: Effects | None
     ) -> tuple[Any, ...]:
         """Resolve with a container of dishka, as any graph can be resolved."""
-        container = scope.request({Message: message, Effects: effects}, exits)
+        container = scope.request({Message: message, Effects: effects}, exits, message)
         dependencies: tuple[Any, ...] = await container.get(self._key)
         if self._user is not None:
             check_user(await container.get(CurrentUser), self._user.source)
@@ -147,6 +147,12 @@ class _Writer:
             raise _NotPlainError
         if key in self._built:
             return self._built[key]
+        binder = self._scope.binder
+        if binder is not None and binder.binds(key.type_hint):
+            hint, bind = self._name("k", key.type_hint), self._name("b", binder.bound)
+            result = self._result()
+            self._lines.append(f"{result} = {bind}({hint}, scope, message)")
+            return result
         factory = self._registry.get_factory(key)
         value = self._found(key) if factory is None else self._made(factory)
         if self._is_shared(key):

@@ -13,6 +13,7 @@ from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection, name_for_errors
 from websuckets.di.graph import scopes_of
 from websuckets.di.injectables import WebSucketsProvider, context_types, values_provider
+from websuckets.di.scope_factory import ScopeSource
 from websuckets.on_commit import OnCommit
 from websuckets.runtime.tasks import AppTasks, TaskSource
 from websuckets.security import Identity, SecurityProvider, identify
@@ -32,6 +33,7 @@ class CompiledApp:
     injections: tuple[Injection, ...]
     """Injections of all commands and hooks."""
     tasks: TaskSource
+    scopes: ScopeSource
     context: WebSucketsProvider
     values: Mapping[Any, object]
     """Objects of the app, by the type that they are injected as."""
@@ -71,7 +73,12 @@ class CompiledApp:
         tasks.provide(self.tasks.open, provides=AppTasks, cache=False)
         effects = Provider(scope=Scope.REQUEST)
         effects.provide(OnCommit)
-        return (self.context, values_provider({CompiledApp: self, **self.values}), tasks, effects)
+        return (
+            self.context,
+            values_provider({CompiledApp: self, ScopeSource: self.scopes, **self.values}),
+            tasks,
+            effects,
+        )
 
 
 def compile_app(
@@ -89,6 +96,7 @@ def compile_app(
         identification,
         (identification.injection, *of_commands, *ready.injections),
         TaskSource("the app"),
+        ScopeSource(),
         context,
         values,
     )

@@ -256,9 +256,11 @@ def _unprovable(
     injection: Injection, container: AsyncContainer, context: ContextTypes
 ) -> Iterable[ConfigurationError]:
     plan = injection.plan
-    for path, why in unprovable(container, injection.key, injection.absent, context):
+    absent, absent_here = injection.absent, injection.absent_here
+    for path, why in unprovable(container, injection.key, absent, context, absent_here):
         names = [name_of(type_) for type_ in path if type_ not in injection.provided]
-        error_class = ConfigurationError if path[-1] in injection.absent else MissingProvider
+        is_absent = path[-1] in absent or path[-1] in absent_here
+        error_class = ConfigurationError if is_absent else MissingProvider
         asked = " -> ".join(f"`{name}`" for name in names)
         yield error_class(f"{plan.where}: it asks for {asked}: {why}")
     for guard in injection.guards:
