@@ -45,15 +45,14 @@ class WebSucketsProvider(Provider):
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
         self.from_context(Effects, scope=Scope.REQUEST)
+        self.scopes: ScopeSource = ScopeSource()
+        """Source of the scopes that are opened on demand."""
+        self.provide(_constant(self.scopes), provides=ScopeSource, scope=Scope.APP)
         self.provide(scope_factory, scope=Scope.APP)
 
     @provide(scope=Scope.APP)
     def cache(self) -> Cache:
         return MemoryCache()
-
-    @provide(scope=Scope.APP)
-    def scope_source(self) -> ScopeSource:
-        return ScopeSource()  # an app has one of its own
 
     @provide(scope=Scope.APP)
     def replies(self) -> MemoryReplies:

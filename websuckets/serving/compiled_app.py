@@ -13,7 +13,6 @@ from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection, name_for_errors
 from websuckets.di.graph import scopes_of
 from websuckets.di.injectables import WebSucketsProvider, context_types, values_provider
-from websuckets.di.scope_factory import ScopeSource
 from websuckets.on_commit import OnCommit
 from websuckets.runtime.tasks import AppTasks, TaskSource
 from websuckets.security import Identity, SecurityProvider, identify
@@ -33,7 +32,6 @@ class CompiledApp:
     injections: tuple[Injection, ...]
     """Injections of all commands and hooks."""
     tasks: TaskSource
-    scopes: ScopeSource
     context: WebSucketsProvider
     values: Mapping[Any, object]
     """Objects of the app, by the type that they are injected as."""
@@ -75,7 +73,7 @@ class CompiledApp:
         effects.provide(OnCommit)
         return (
             self.context,
-            values_provider({CompiledApp: self, ScopeSource: self.scopes, **self.values}),
+            values_provider({CompiledApp: self, **self.values}),
             tasks,
             effects,
         )
@@ -96,7 +94,6 @@ def compile_app(
         identification,
         (identification.injection, *of_commands, *ready.injections),
         TaskSource("the app"),
-        ScopeSource(),
         context,
         values,
     )

@@ -120,12 +120,12 @@ async def started(
         background=background,
     )
     timeouts = PeerTimeouts.of(clock, limits, {})
-    scope.binder = ScopeBinder(compiled.scopes, container)
+    scope.binder = ScopeBinder(compiled.context.scopes, container)
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
-            compiled.scopes.begin(scope, request_scopes)
-            steps.callback(compiled.scopes.stop)
+            compiled.context.scopes.begin(scope, request_scopes)
+            steps.callback(compiled.context.scopes.stop)
             background.start_soon(report_blocked_loop, setup.dispatcher.command_of)
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
