@@ -18,6 +18,7 @@ from websuckets.limits import Limits
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.once import running_once
 from websuckets.runtime.tasks import Background, wait_through
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
@@ -70,6 +71,7 @@ class Channels:
         `TooManySubscriptions`, `NotAuthorized` for a command whose `CurrentUser` is not verified
         any more, and `ValueError` for a connection that is not open yet.
         """
+        running_once.refuse("subscribe a connection")
         node = self._running
         name = node.checked(name)
         _check_socket(socket, "subscribe")

@@ -133,13 +133,17 @@ class TestClient:
         payload: Any = None,
         token: str | None = None,
         id: str | int | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
-        """Send the command ``event``, with an ``id`` if that is not ``None``.
+        """Send the command ``event``, with an ``id`` and a ``key`` if these are not ``None``.
 
-        The payload is anything that pydantic serialises. ``None`` for the ``token`` stands for
+        The payload is anything that pydantic serialises. With a ``key``, of 1 to 128 characters, a
+        command that is declared with ``once=True`` takes effect once, however often it is sent.
+        ``None`` for the ``token`` stands for
         `TestClient.token`, and ``""`` is an empty token.
         """
-        await self.send_frame(self._command(event, payload, token, id))
+        await self.send_frame(self._command(event, payload, token, id, key))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
@@ -181,18 +185,20 @@ class TestClient:
         payload: Any = None,
         token: str | None = None,
         timeout: float | None = TIMEOUT,
+        *,
+        key: str | None = None,
     ) -> ReceivedEvent:
         """Send the command ``event`` with an id of its own and return the last reply to it.
 
-        ``payload`` and ``token`` are those of `send`; ``timeout``, in seconds, that of `receive`.
-        Other events that come meanwhile are kept for `receive`. Raises `CommandError` if the last
-        reply is an error.
+        ``payload``, ``token`` and ``key`` are those of `send`; ``timeout``, in seconds, is that of
+        `receive`. Other events that come meanwhile are kept for `receive`. Raises `CommandError` if
+        the last reply is an error.
         """
         inbox, id = self._here, f"call {next(self._ids)}"
         inbox.claim(id)
         try:
             with _within(timeout, f"no reply to {event!r}"):
-                await self.send(event, payload, token, id)
+                await self.send(event, payload, token, id, key=key)
                 while (frame := await inbox.take(id)).more:
                     pass
         except BaseException:
@@ -279,9 +285,16 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _command(self, event: str, payload: Any, token: str | None, id: str | int | None) -> str:
+    def _command(
+        self,
+        event: str,
+        payload: Any,
+        token: str | None,
+        id: str | int | None,
+        key: str | None = None,
+    ) -> str:
         token = self.token if token is None else token
-        fields = {"event": event, "payload": payload, "token": token, "id": id}
+        fields = {"event": event, "payload": payload, "token": token, "id": id, "key": key}
         given = {name: value for name, value in fields.items() if value is not None}
         return to_json(given).decode()
 

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, Final, Union, cast, get_origin
 
@@ -44,8 +44,15 @@ class Injection:
     """True if there is anything to inject or to guard; otherwise there are no providers either."""
     absent: Mapping[Any, str]
     """Types without an object in the place of the injection, and the reasons."""
-    absent_here: Mapping[Any, str]
+    also: tuple[Any, ...] = ()
+    """Types that are resolved by themselves, beside ``key``."""
+    absent_here: Mapping[Any, str] = field(default_factory=dict)
     """Types that only the scopes of a `ScopeFactory` have, and the reasons."""
+
+    @property
+    def roots(self) -> tuple[Any, ...]:
+        """All types that the container is asked for."""
+        return (self.key, *self.also) if self.needs_scope else self.also
 
 
 def injection_of(
@@ -53,15 +60,14 @@ def injection_of(
     guards: tuple[Any, ...] = (),
     absent: Mapping[Any, str] = NOTHING,
     absent_here: Mapping[Any, str] = NOTHING,
+    also: tuple[Any, ...] = (),
 ) -> Injection:
     """Return the injection of a function with this plan, behind these guards.
 
-    ``absent`` and ``absent_here`` are those of `Injection`.
+    ``absent``, ``absent_here`` and ``also`` are those of `Injection`.
     """
     if not guards and not plan.dependencies:
-        return Injection(
-            plan, guards, None, (), (), frozenset(), False, absent=NOTHING, absent_here=NOTHING
-        )
+        return Injection(plan, guards, None, (), (), frozenset(), False, absent=absent, also=also)
     hints = list(guards)
     places: list[int] = []
     """Index of each dependency in ``hints``."""
@@ -97,6 +103,7 @@ def injection_of(
         frozenset(provided),
         needs_scope=True,
         absent=absent,
+        also=also,
         absent_here=absent_here,
     )
 

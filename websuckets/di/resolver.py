@@ -30,6 +30,7 @@ from typing import Any, Final, TypeAlias
 from dishka import AsyncContainer, DependencyKey
 from dishka.dependency_source import Factory
 from dishka.entities.factory_type import FactoryType
+from dishka.registry import Registry
 
 from websuckets.introspection.functions import where
 from websuckets.protocol.messages import Message
@@ -38,7 +39,7 @@ from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.scopes import OpenScope
 from websuckets.security import CurrentUser
 
-__all__ = ["Resolver"]
+__all__ = ["Resolver", "check_user_of"]
 
 Resolve: TypeAlias = Callable[
     [OpenScope, Message, list[Exit], Effects | None], Coroutine[Any, Any, tuple[Any, ...]]
@@ -221,6 +222,13 @@ def is_user_of_the_program(factory: Any) -> bool:
     module = getattr(factory.source, "__module__", None) or ""
     is_ours = module.partition(".")[0] == "websuckets"
     return factory.provides.type_hint is CurrentUser and not is_ours
+
+
+def check_user_of(user: object, registry: Registry) -> None:
+    """Check a user as `check_user` does, if the program provides it; else do nothing."""
+    factory = registry.get_factory(DependencyKey(CurrentUser, ""))
+    if factory is not None and is_user_of_the_program(factory):
+        check_user(user, factory.source)
 
 
 def check_user(user: object, source: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Effects: functions that are called once a scope has closed without an error, so to say committed.
+"""Effects: functions that are called once a scope has closed without an error.
 
 A message, a hook and each opening of a `ScopeFactory` have effects of their own.
 """
