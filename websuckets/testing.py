@@ -143,7 +143,7 @@ class TestClient:
         ``None`` for the ``token`` stands for
         `TestClient.token`, and ``""`` is an empty token.
         """
-        await self.send_frame(self._command(event, payload, token, id, key))
+        await self.send_frame(self._frame(event, payload, token, id, key))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
@@ -225,7 +225,7 @@ class TestClient:
         `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
         id = f"stream {next(self._ids)}"
-        return _Stream(self._here, id, event, self._command(event, payload, token, id), timeout)
+        return _Stream(self._here, id, event, self._frame(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with this code and reason; do not wait for the server."""
@@ -285,18 +285,8 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _command(
-        self,
-        event: str,
-        payload: Any,
-        token: str | None,
-        id: str | int | None,
-        key: str | None = None,
-    ) -> str:
-        token = self.token if token is None else token
-        fields = {"event": event, "payload": payload, "token": token, "id": id, "key": key}
-        given = {name: value for name, value in fields.items() if value is not None}
-        return to_json(given).decode()
+    def _frame(self, *fields: Any) -> str:
+        return _command_frame(self.token, *fields)
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -370,6 +360,20 @@ class _Stream(AsyncGenerator[ReceivedEvent, None]):
         if self._runs:
             self._release()
             self._inbox.cancel_if_possible(self._id)
+
+
+def _command_frame(
+    default_token: str | None,
+    event: str,
+    payload: Any,
+    token: str | None,
+    id: str | int | None,
+    key: str | None = None,
+) -> str:
+    token = default_token if token is None else token
+    fields = {"event": event, "payload": payload, "token": token, "id": id, "key": key}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return to_json(given).decode()
 
 
 @contextmanager
