@@ -15,6 +15,7 @@ import httpx2
 import pages
 import pytest
 from harness import Client, dial, get, talk
+from repository import EXAMPLES
 from serving import uvicorn_running
 
 from websuckets.exc import MissingProvider
@@ -106,6 +107,15 @@ async def ask_both_sides(api: Any) -> None:
             async with httpx2.AsyncClient() as http:
                 answer = await http.get(f"http://127.0.0.1:{server.port}/visitors")
             assert answer.json() == {"visitors": 1, "online": 1}
+
+
+def test_the_route_of_the_page_about_fastapi_is_that_of_the_example() -> None:
+    """Expect one text of the class, because the tests of the example are those of the page."""
+    blocks = [text for _, text in pages.blocks(pages.ROOT / "docs" / "fastapi.md")]
+    (text,) = [text for text in blocks if "class TransactionRoute" in text]
+    route = re.search(r"^class TransactionRoute.*?^        return \w+$", text, re.M | re.S)
+    assert route is not None
+    assert route[0] in (EXAMPLES / "fastapi_app.py").read_text()
 
 
 def without_spaces(text: str) -> str:
