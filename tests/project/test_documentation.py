@@ -24,6 +24,8 @@ pytestmark = pytest.mark.anyio
 
 NOT_RUN = {
     "console": "`tests/cli/test_page.py` runs these",
+    "html": "`tests/project/test_browser.py` runs these, in Chromium",
+    "js": "`tests/project/test_browser.py` runs these, in Chromium",
     "py": "two lines that a reader writes below the program, to start it",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
     "txt": "diagrams",
@@ -89,7 +91,7 @@ async def test_the_program_of_a_page_does_as_the_page_says(
             exec(compile(text, "main.py", "exec"), vars(main))
             for name in re.findall(r"^async def (test_\w+)", text, re.MULTILINE):
                 await getattr(main, name)()
-            if "FastAPI(" in text:
+            if "def visitors(" in text:
                 await ask_both_sides(main.api)
             if "ready=" in text:
                 async with main.app.serve("127.0.0.1", 0) as server:
