@@ -47,6 +47,12 @@ HURRY = """
 """
 """Run at once what would wait for up to a minute, and note for how long it would have waited."""
 
+HOLD_RENEWALS = """
+    const set = setTimeout;
+    window.setTimeout = (run, delay) => delay > 60_000 ? (window.renew = run, 0) : set(run, delay);
+"""
+"""Renew a token when the test says so."""
+
 FORGET_RENEWALS = """
     const set = setTimeout;
     window.setTimeout = (run, delay) => delay === 1000 ? 0 : set(run, delay);
@@ -142,6 +148,23 @@ async def test_tabs_that_refresh_at_the_same_time_stay_signed_in(
             await tab.sees("online")
 
 
+async def test_a_renewed_token_prolongs_the_time_of_its_connection(
+    ann: Visitor, site: Site
+) -> None:
+    await ann.tab.before_each_page(HOLD_RENEWALS)
+    async with site.running():
+        await ann.opens()
+        await ann.signs_in()
+        await ann.sees("online")
+        first_ends = site.user.expires_at
+        site.main.LIFETIME *= 2
+        await ann.tab.run("renew()")
+        await ann.says("I have a new token")  # it comes behind the command `renew`
+        assert site.user.expires_at > first_ends + 60
+        assert site.connections == 1
+
+
+@pytest.mark.heavy
 async def test_a_token_is_renewed_and_the_connection_outlives_it(ann: Visitor, site: Site) -> None:
     async with site.running():
         site.main.LIFETIME = 4
@@ -239,7 +262,9 @@ async def test_the_client_heeds_each_close_code_as_the_table_says(ann: Visitor, 
     async with site.running():
         await ann.opens()
         await ann.signs_in()
+        await ann.sees("online")
         for code, advice in close_codes():
+            await ann.opens()  # which forgets the attempts
             await ann.sees("online")
             await site.user.socket.close(code)
             if code != 4401 and not advice.startswith("yes"):
@@ -249,7 +274,6 @@ async def test_the_client_heeds_each_close_code_as_the_table_says(ann: Visitor, 
                 (delay,) = await ann.tab.run("JSON.parse(document.documentElement.dataset.delays)")
                 assert delay == (30_250 if "slower" in advice else 250), code
                 await ann.sees("online")
-            await ann.opens()
 
 
 def refuse(token: str) -> None:
@@ -273,7 +297,7 @@ async def http(site: Site) -> AsyncIterator[httpx2.AsyncClient]:
     """Start the server, and yield a client for HTTP that keeps cookies."""
     async with (
         site.running(),
-        # Clients of Python send cookies that are `Secure` by TLS alone: the tests send them.
+        # It does not send cookies that are `Secure` without TLS: the tests do.
         httpx2.AsyncClient(base_url=site.url, trust_env=False, verify=False) as http,
     ):
         yield http

@@ -41,7 +41,8 @@ class Site:
                 exec(compile(text, "main.py", "exec"), vars(self.main))
         if before is not None:
             self.main.KEY, self.main.SIGNED_IN = before.KEY, before.SIGNED_IN
-        async with uvicorn_running(self._count, self.port, interface="asgi3"):
+        options = {"interface": "asgi3", "timeout_graceful_shutdown": 5}  # if a handshake hangs
+        async with uvicorn_running(self._count, self.port, **options):
             yield
 
     async def _count(self, scope: Any, receive: Any, send: Any) -> None:
@@ -65,9 +66,8 @@ class Site:
 
     @property
     def user(self) -> Any:
-        """The only user who is connected."""
-        (user,) = Session.online.values()
-        return user
+        """The user of the newest connection."""
+        return Session.verified[LOGIN]
 
 
 def write_files(directory: Path) -> None:
