@@ -16,12 +16,16 @@ import pytest
 from browser_site import LOGIN, PASSWORD, Site, Visitor, write_files
 from chromium import Browser
 from harness import Client, dial
+from redis_server import Proxy
 
 from websuckets.app import Server
 from websuckets.exc import NotAuthorized
 from websuckets.session import current_session
 
 pytestmark = [pytest.mark.anyio, pytest.mark.on_asyncio]
+
+HOLD_PINGS = "window.setInterval = run => { window.tick = run; };"
+"""Send a ping when the test says so."""
 
 COUNT_TIMERS = """
     const [timers, set, clear] = [new Set(), setTimeout, clearTimeout];
@@ -257,6 +261,27 @@ async def test_attempts_come_later_and_later_while_the_server_is_away(
         await ann.sees("online")
 
 
+async def test_a_server_that_falls_silent_is_left(ann: Visitor, site: Site) -> None:
+    await ann.tab.before_each_page(HOLD_PINGS)
+    proxy = Proxy(site.listens_on)
+    async with proxy.running():
+        site.port = proxy.port
+        async with site.running():
+            await ann.opens()
+            await ann.signs_in()
+            await ann.sees("online")
+            await ann.tab.run("tick()")
+            await ann.says("The server answers")
+            proxy.swallow()
+            await ann.tab.run("tick()")
+            assert await ann.tab.run("state.textContent") == "online"
+            await ann.tab.run("tick()")  # the answer to the last ping is missing
+            await ann.sees("offline")
+            proxy.let_through()
+            await ann.sees("online")
+
+
+@pytest.mark.heavy
 async def test_the_client_heeds_each_close_code_as_the_table_says(ann: Visitor, site: Site) -> None:
     await ann.tab.before_each_page(HURRY)
     async with site.running():

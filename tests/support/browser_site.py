@@ -22,7 +22,7 @@ class Site:
     """The server, which may be started again on the same port; requests are counted."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = self.listens_on = free_port()  # they differ behind a proxy
         self.main: Any = None
         self.requests: list[str] = []
         self.refreshing_takes = 0.0  # seconds
@@ -42,7 +42,7 @@ class Site:
         if before is not None:
             self.main.KEY, self.main.SIGNED_IN = before.KEY, before.SIGNED_IN
         options = {"interface": "asgi3", "timeout_graceful_shutdown": 5}  # if a handshake hangs
-        async with uvicorn_running(self._count, self.port, **options):
+        async with uvicorn_running(self._count, self.listens_on, **options):
             yield
 
     async def _count(self, scope: Any, receive: Any, send: Any) -> None:
