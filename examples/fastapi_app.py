@@ -7,17 +7,19 @@ examples/fastapi_app.py``, connect with ``python -m websockets ws://localhost:90
     {"event": "entry list"}
 
 ``http://localhost:9000/entries`` shows the same entries, and ``/online`` how many are connected.
-The entries are kept in the file ``guests.db``. ``test_fastapi_app.py`` shows how to test it.
+A POST of ``[{"name": "Bob", "text": "Lovely!"}]`` to ``/entries`` adds entries: all or none. The
+entries are kept in the file ``guests.db``. ``test_fastapi_app.py`` shows how to test it.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import uvicorn
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide
 from dishka.integrations.fastapi import DishkaRoute, FastapiProvider, FromDishka
 from dishka.integrations.fastapi import setup_dishka as setup_fastapi
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import (
@@ -91,6 +93,10 @@ class GuestBook:
         self._session.add(Entry(name=entry.name, text=entry.text))
         await self._session.flush()
 
+    async def has(self, name: str) -> bool:
+        query = select(Entry.id).where(Entry.name == name).limit(1)
+        return await self._session.scalar(query) is not None
+
     async def entries(self) -> list[NewEntry]:
         entries = await self._session.scalars(select(Entry).order_by(Entry.id))
         return [NewEntry.model_validate(entry) for entry in entries]
@@ -102,12 +108,38 @@ class GuestBooks(Provider):
 
 # HTTP
 
-router = APIRouter(route_class=DishkaRoute)
+
+class TransactionRoute(DishkaRoute):
+    """A route that closes the container of its request before the response is sent.
+
+    An error of the endpoint, such as an `HTTPException`, is passed to the finalisers, so that the
+    transaction is rolled back; an error of the commit is answered with the status 500.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_and_close(request: Request) -> Response:
+            async with request.state.dishka_container:
+                return await handle(request)
+
+        return handle_and_close
+
+
+router = APIRouter(route_class=TransactionRoute)
 
 
 @router.get("/entries")
 async def get_entries(book: FromDishka[GuestBook]) -> list[NewEntry]:
     return await book.entries()
+
+
+@router.post("/entries", status_code=201)
+async def post_entries(entries: list[NewEntry], book: FromDishka[GuestBook]) -> None:
+    for entry in entries:
+        if await book.has(entry.name):  # then nothing is kept of the entries before this one
+            raise HTTPException(409, f"{entry.name} has signed already")
+        await book.sign(entry)
 
 
 @router.get("/online")

@@ -15,6 +15,7 @@ import httpx2
 import pages
 import pytest
 from harness import Client, dial, get, talk
+from repository import EXAMPLES
 from serving import uvicorn_running
 
 from websuckets.exc import MissingProvider
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.anyio
 
 NOT_RUN = {
     "console": "`tests/cli/test_page.py` runs these",
+    "html": "`tests/project/test_browser.py` runs these, in Chromium",
+    "js": "`tests/project/test_browser.py` runs these, in Chromium",
     "py": "two lines that a reader writes below the program, to start it",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
     "txt": "diagrams",
@@ -88,7 +91,7 @@ async def test_the_program_of_a_page_does_as_the_page_says(
             exec(compile(text, "main.py", "exec"), vars(main))
             for name in re.findall(r"^async def (test_\w+)", text, re.MULTILINE):
                 await getattr(main, name)()
-            if "FastAPI(" in text:
+            if "def visitors(" in text:
                 await ask_both_sides(main.api)
             if "ready=" in text:
                 async with main.app.serve("127.0.0.1", 0) as server:
@@ -106,6 +109,15 @@ async def ask_both_sides(api: Any) -> None:
             async with httpx2.AsyncClient() as http:
                 answer = await http.get(f"http://127.0.0.1:{server.port}/visitors")
             assert answer.json() == {"visitors": 1, "online": 1}
+
+
+def test_the_route_of_the_page_about_fastapi_is_that_of_the_example() -> None:
+    """Expect one text of the class, because the tests of the example are those of the page."""
+    blocks = [text for _, text in pages.blocks(pages.ROOT / "docs" / "fastapi.md")]
+    (text,) = [text for text in blocks if "class TransactionRoute" in text]
+    route = re.search(r"^class TransactionRoute.*?^        return \w+$", text, re.M | re.S)
+    assert route is not None
+    assert route[0] in (EXAMPLES / "fastapi_app.py").read_text()
 
 
 def without_spaces(text: str) -> str:

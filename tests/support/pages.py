@@ -28,6 +28,7 @@ RUN = [
             "fastapi",
             "limits",
             "protocol",
+            "browser",
         )
     ),
 ]

@@ -38,9 +38,9 @@ async def by_uvicorn(app: WebSuckets, ws: Any) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def uvicorn_running(app: Any, **options: Any) -> AsyncIterator[Server]:
-    """Serve any ASGI application."""
-    listener = listening_socket()
+async def uvicorn_running(app: Any, port: int = 0, **options: Any) -> AsyncIterator[Server]:
+    """Serve any ASGI application, on the given port or on a free one."""
+    listener = listening_socket(port)
     server = Uvicorn(uvicorn.Config(app, log_config=None, **options))
     task = asyncio.create_task(server.serve([listener]))
     try:
@@ -117,10 +117,11 @@ def mounted(app: WebSuckets) -> Any:
     return host
 
 
-def listening_socket() -> socket.socket:
+def listening_socket(port: int = 0) -> socket.socket:
     """Return a socket that queues clients until the server takes it over."""
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of an earlier server
+    listener.bind(("127.0.0.1", port))
     listener.listen()
     return listener
 
