@@ -36,6 +36,27 @@ def test_a_command_is_decoded_as_it_was_sent(
     assert parsed == payload
 
 
+@given(key=st.text(st.characters(exclude_characters="\0", codec="utf-8"), min_size=1, max_size=128))
+def test_a_key_is_decoded_as_it_was_sent(key: str) -> None:
+    message, _ = decode(json.dumps({"event": "e", "key": key, "id": 1}))
+    assert message == Message("e", id=1, key=key)
+    assert key not in repr(message) or key in repr(Message("e", id=1))
+
+
+@pytest.mark.parametrize("key", ["", "k" * 129, "a\0b", 1, True, [], {}, 1.5])
+def test_a_key_that_cannot_be_one_is_refused(key: Any) -> None:
+    """Expect an invalid message, which says so with the id of the command and without the key."""
+    with pytest.raises(InvalidMessage) as caught:
+        decode(json.dumps({"event": "e", "key": key, "id": 1}))
+    assert caught.value.id == 1
+    (problem,) = caught.value.problems
+    assert (problem["loc"], problem["type"]) == (["key"], "key_type")
+
+
+def test_a_key_of_null_is_absent() -> None:
+    assert decode('{"event": "e", "key": null}') == (Message("e"), None)
+
+
 @given(event=st.text(), payload=payloads, id=ids, more=st.booleans())
 def test_an_event_says_what_it_was_made_of(event: str, payload: Any, id: Any, more: bool) -> None:
     """Expect the same text with and without an id, whether encoded once or given an id later."""

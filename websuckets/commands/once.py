@@ -38,7 +38,7 @@ from websuckets.commands.groups import Command
 from websuckets.commands.peer import Peer
 from websuckets.commands.results import note_for_result
 from websuckets.di.resolver import check_user_of
-from websuckets.exc import ClientError
+from websuckets.exc import ClientError, alone
 from websuckets.idempotency import IdempotencyStore, RetryingStore, StoredReply
 from websuckets.introspection.hints import bare_type, component_of
 from websuckets.protocol.messages import CommandId, Message, encode_event, frame_tail
@@ -201,9 +201,14 @@ class _Run:
         return ended
 
     def retry_after(self, ended: Ended, attempt: int) -> float | None:
-        """Return the seconds after which the command runs again, as its store says, if it does."""
+        """Return the seconds after which the command runs again, as its store says, if it does.
+
+        A `ClientError` is a reply that the program has decided on.
+        """
         error = ended.failure or ended.unfinished
         if not isinstance(error, Exception) or self._request_scope.is_spent:
+            return None
+        if isinstance(alone(error), ClientError):
             return None
         store = self._store
         return store.retry_after(error, attempt) if isinstance(store, RetryingStore) else None
