@@ -59,7 +59,8 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 async def test_the_first_program_makes_a_report(tmp_path: Path) -> None:
-    recipe = Recipe(tmp_path, "main.py")
+    recipe = Recipe(tmp_path)
+    recipe.write("main.py", FILES["main.py"].replace("sleep(2)", "sleep(0)"))
     async with recipe.running("websuckets run --port 8001"):
         await recipe.until_health(200)
         async with connect(recipe.url) as client:
@@ -95,8 +96,7 @@ async def test_commands_beside_fastapi_are_answered_after_sigterm(
             assert await replies_of(clients) == (8, {1012})
         status = await program.ended()
         await program.until("Application shutdown complete", times=workers)
-    if workers == 1:
-        assert status == -signal.SIGTERM
+    assert status == (-signal.SIGTERM if workers == 1 else 0)
     assert "ERROR" not in program.log
 
 
@@ -228,8 +228,7 @@ async def test_uvicorn_alone_shows_errors_without_a_time_and_no_other_lines(
     assert "Application startup complete" in log
     assert "listening on" not in log
     assert "RuntimeError: a bug" in log
-    assert re.search(r"^incident ", log, re.M) or re.search(r"^\S.*incident", log, re.M)
-    assert not re.search(r"^.*\b(ERROR|websuckets:).*incident", log, re.M)
+    assert re.search(r"^'fail' failed, incident \w+$", log, re.M)
 
 
 async def test_a_configuration_shows_the_log_of_both_under_uvicorn(recipe: Recipe) -> None:
