@@ -88,16 +88,24 @@ async def test_commands_beside_fastapi_are_answered_after_sigterm(
             program.signal(signal.SIGTERM)
             await program.until("Waiting for application shutdown", times=workers)
             await recipe.until_health(503)
-            with pytest.raises(InvalidStatus) as refused:
-                async with connect(recipe.url):
-                    pytest.fail("it is open")
-            assert refused.value.response.status_code == 503
+            assert await refusal(recipe.url) == 503
             recipe.open_gate()
             assert await replies_of(clients) == (8, {1012})
         status = await program.ended()
         await program.until("Application shutdown complete", times=workers)
     assert status == (-signal.SIGTERM if workers == 1 else 0)
     assert "ERROR" not in program.log
+
+
+async def refusal(url: str) -> int:
+    """Connect until a client is refused, and return the status: two workers stop one by one."""
+    with anyio.fail_after(LONG):
+        while True:
+            try:
+                async with connect(url):
+                    pass
+            except InvalidStatus as refused:
+                return refused.response.status_code
 
 
 async def test_commands_of_an_app_that_is_mounted_are_not_answered_after_sigterm(
@@ -240,6 +248,17 @@ async def test_a_configuration_shows_the_log_of_both_under_uvicorn(recipe: Recip
     assert re.search(LINE + "ERROR websuckets: .*incident", log, re.M), log
     assert re.search(LINE + "INFO uvicorn.error: Finished server process", log, re.M), log
     assert "websockets.server" not in log
+    assert "websuckets.access" not in log
+
+
+async def test_the_configuration_may_add_a_line_for_each_command(recipe: Recipe) -> None:
+    addition = '"websuckets.access": {"level": "DEBUG"}'
+    assert f"`{addition}`" in pages.prose(pages.PRODUCTION)
+    loggers = '"loggers": {'
+    assert FILES["log.json"].count(loggers) == 1
+    recipe.write("log.json", FILES["log.json"].replace(loggers, f"{loggers}{addition}, "))
+    log = await log_of(recipe, line("uvicorn api:api --port 8000 --log-config"), recipe.port)
+    assert re.search(LINE + "DEBUG websuckets.access: 'fail' internal error ", log, re.M), log
 
 
 async def test_the_same_configuration_serves_the_command_line(recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 from typing import Any, Final
@@ -124,9 +124,11 @@ class Recipe:
                 yield program
             finally:
                 with anyio.CancelScope(shield=True):
-                    for each in {process.pid, *children_of(process.pid)}:
-                        if process.returncode is None or each != process.pid:
+                    for each in children_of(process.pid):
+                        with suppress(ProcessLookupError):
                             os.kill(each, signal.SIGKILL)
+                    if process.returncode is None:
+                        process.kill()
                     await process.wait()
 
     def run(self, line: str, **environment: str) -> None:
