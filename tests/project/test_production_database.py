@@ -134,6 +134,7 @@ async def stop(*programs: RunningProgram) -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(300)
 async def test_programs_that_start_together_migrate_one_after_the_other(
     recipe: Recipe, url: str
 ) -> None:
@@ -142,6 +143,7 @@ async def test_programs_that_start_together_migrate_one_after_the_other(
         recipe.running(f"{START} --port {free_port()}", DATABASE_URL=url) as other,
     ):
         for program in (one, other):
+            await program.url()  # each step may take long on a machine that does much else
             await program.until("workers: 2")
         assert sorted([await add_a_note(one), await add_a_note(other)]) == [1, 2]
         await stop(one, other)
@@ -149,6 +151,7 @@ async def test_programs_that_start_together_migrate_one_after_the_other(
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(300)
 async def test_migrations_on_postgresql_wait_for_the_lock_of_the_page(
     recipe: Recipe, postgresql: str
 ) -> None:

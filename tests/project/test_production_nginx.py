@@ -179,6 +179,7 @@ async def test_a_client_takes_two_connections_of_nginx(recipe: Recipe, site: Sit
 
 
 @pytest.mark.heavy
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="as the tests of deployments")
 async def test_a_new_version_behind_nginx_refuses_no_client_and_loses_no_reply(
     recipe: Recipe, site: Site
