@@ -1,7 +1,6 @@
 """A project that `websuckets new` writes: it works at once, and where it is deployed."""
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.request import ProxyHandler, build_opener
 
+import nginx as nginx_server
 import pytest
 from new_project import FILES, files, run, running
 from ports import free_port
@@ -35,23 +35,6 @@ app.include_command_group(probe)
 """
 """Module that adds a command to the app, which tells the address of its client."""
 
-NGINX: Final = """
-daemon off;
-pid {path}/nginx.pid;
-error_log stderr notice;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {path}/body;
-    proxy_temp_path {path}/proxy;
-    fastcgi_temp_path {path}/fastcgi;
-    uwsgi_temp_path {path}/uwsgi;
-    scgi_temp_path {path}/scgi;
-    include {path}/site.conf;
-}}
-"""
-"""Configuration of a server that has one site, and writes to no directory but one."""
-
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -61,10 +44,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def nginx() -> str:
     """Return the path of the program."""
-    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        pytest.skip("nginx is not installed")
-    return found
+    return nginx_server.program()
 
 
 def answer(client: ClientConnection, event: str, payload: Any = None, token: str = "") -> Any:
@@ -80,10 +60,7 @@ def site(project: Path, directory: Path, port: int, backend: int) -> Path:
     text = text.replace("127.0.0.1:8000", f"127.0.0.1:{backend}")
     text = text.replace("listen 80;", f"listen 127.0.0.1:{port};")
     text = text.replace("listen [::]:80;", "")  # not every machine has IPv6
-    (directory / "site.conf").write_text(text)
-    path = directory / "nginx.conf"
-    path.write_text(NGINX.format(path=directory))
-    return path
+    return nginx_server.configure(directory, text)
 
 
 def directives(project: Path, name: str) -> list[str]:
@@ -229,7 +206,7 @@ def test_clients_talk_to_a_project_through_nginx(nginx: str, project: Path, tmp_
             until="listening on",
             HELP_DESK_TRUSTED_PROXIES="127.0.0.1",
         ),
-        running(nginx, "-p", tmp_path, "-c", config, cwd=tmp_path, until="start worker process "),
+        running(nginx, "-p", tmp_path, "-c", config, cwd=tmp_path, until=nginx_server.STARTED),
     ):
         hold_the_dialogue(project, port)
         with sockets.create_connection(

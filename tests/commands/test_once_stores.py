@@ -132,7 +132,7 @@ async def test_a_store_that_keeps_a_message_waiting_is_left_in_time() -> None:
     """Expect the error ``in progress``, and the claim to be settled all the same."""
     store = Scripted()
     store.hangs = {"claim"}
-    async with scripted(store, limits=Limits(handler_timeout=0.4)) as (client, desk):
+    async with scripted(store, limits=Limits(handler_timeout=0.4)) as (client, _):
         with pytest.raises(CommandError, match="in progress"):
             await client.call("order", {"item": "tea"}, key="k")
     assert store.calls == ["claim", "settle False"]
@@ -173,7 +173,7 @@ async def test_a_command_does_not_run_again_when_its_time_is_over() -> None:
     with app.override(provider_of(store)):
         async with TestClient(app) as client:
             # The last run may be cancelled, or fail by itself in the same moment.
-            with pytest.raises(CommandError, match="timeout|internal error"):
+            with pytest.raises(CommandError, match=r"timeout|internal error"):
                 await client.call("fail", key="k")
             assert len(store.pauses) > 0
             store.calls.clear()

@@ -34,9 +34,12 @@ RUN = [
 ]
 """Pages for users, whose programs and dialogues run."""
 
+PRODUCTION = ROOT / "docs" / "production.md"
+"""A page with several programs, each in files whose names stand above their blocks."""
+
 RUSSIAN = {
     README: RUSSIAN_README,
-    **{page: page.parent / "ru" / page.name for page in RUN if page is not README},
+    **{page: page.parent / "ru" / page.name for page in [*RUN[1:], PRODUCTION]},
 }
 """Pages of which there is a Russian one, and the Russian page."""
 
@@ -48,6 +51,10 @@ ALL = [
 ]
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(
+    r"^[^\n]*`([^`\n]+)`[^`\n]*:\n\n```(?:python|json|nginx|yaml)\n(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
 _CODE = re.compile(r"`[^`\n]+`")
 _HEADING = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -56,6 +63,11 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)")
 def blocks(page: Path) -> list[tuple[str, str]]:
     """Return the language and the text of each code block, in their order."""
     return _BLOCK.findall(page.read_text("utf-8"))
+
+
+def files(page: Path) -> dict[str, str]:
+    """Return the text of each block that is a file, by the last name in the line above it."""
+    return dict(_FILE.findall(page.read_text("utf-8")))
 
 
 def prose(page: Path) -> str:
