@@ -1,0 +1,121 @@
+"""Stores of commands that take effect once, of every kind, for the tests that all must pass."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import anyio
+import pytest
+
+from websuckets.idempotency import (
+    IdempotencyStore,
+    MemoryIdempotencyStore,
+    MemoryReplies,
+    StoredReply,
+)
+
+Close: TypeAlias = Callable[[bool], Awaitable[None]]
+"""A function that closes the scope of a message: with a commit (``True``), or without one."""
+
+Act: TypeAlias = Callable[[str, str], Awaitable[None]]
+"""A function of an owner and a key."""
+
+
+async def _close_nothing(committed: bool) -> None:
+    pass
+
+
+class Message:
+    """A message that a node handles: a store, used as an app uses it, and the scope around it.
+
+    A kind of store that shares the transaction of the handler gives a ``close`` that commits or
+    rolls back. The scope is closed before the store is settled, and after a reply was found.
+    """
+
+    def __init__(self, store: IdempotencyStore, close: Close = _close_nothing) -> None:
+        self.store = store
+        self._close = close
+
+    async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
+        """Claim; a claim that fails or is cancelled is settled, as an app does it."""
+        try:
+            reply = await self.store.claim(owner, key, fingerprint)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.settle(False)
+            raise
+        if reply is not None:
+            await self._close(False)
+        return reply
+
+    async def complete(self, reply: StoredReply) -> None:
+        await self.store.complete(reply)
+
+    async def settle(self, committed: bool) -> None:
+        await self._close(committed)
+        await self.store.settle(committed)
+
+
+Make: TypeAlias = Callable[[], Message]
+"""A function that returns a new message of a node."""
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Two nodes that share their replies."""
+
+    one: Make
+    two: Make
+    expire: Act
+    """Let the reply of this owner and key, which is kept, be older than its lifetime."""
+    crash: Callable[[Message], Awaitable[None]] | None = None
+    """Let the node of a message with a claim die, and wait for as long as the claim outlives it.
+
+    The message is not used any more. ``None`` for a store that dies with its only node.
+    """
+    is_serial: bool = False
+    """True if a claim keeps claims of all other keys waiting, as one writer of a database does."""
+
+    @property
+    def both(self) -> tuple[Make, Make]:
+        return self.one, self.two
+
+
+Open: TypeAlias = Callable[[float], AbstractAsyncContextManager[Nodes]]
+"""A function that takes the lifetime of replies in seconds, and opens two nodes with no replies."""
+
+
+def in_memory(request: pytest.FixtureRequest) -> Open:
+    @asynccontextmanager
+    async def opened(lifetime: float) -> AsyncIterator[Nodes]:
+        replies = MemoryReplies(lifetime=lifetime)
+
+        def make() -> Message:
+            return Message(MemoryIdempotencyStore(replies))
+
+        async def expire(owner: str, key: str) -> None:
+            reply, _ = replies._kept[owner, key]
+            replies._kept[owner, key] = reply, 0.0
+
+        yield Nodes(make, make, expire)
+
+    return opened
+
+
+STORES: Final[dict[str, tuple[str, Callable[[pytest.FixtureRequest], Open]]]] = {
+    "memory": ("asyncio trio", in_memory),
+}
+"""Every kind of store, by name: the event loops it runs on, and a function that prepares it.
+
+The function gets the fixtures that it needs, such as a server, in the main thread; the nodes are
+opened in the event loop.
+"""
+
+
+def prepared(name: str, backend: str, request: pytest.FixtureRequest) -> Open:
+    """Return the function that opens nodes of this kind, or skip the test on this event loop."""
+    backends, prepare = STORES[name]
+    if backend not in backends.split():
+        pytest.skip(f"it does not run on {backend}")
+    return prepare(request)
