@@ -1,0 +1,112 @@
+"""Engines for SQLite whose transactions begin when they should, and wait for each other."""
+
+import os
+from math import inf
+from sqlite3 import OperationalError
+from typing import Any, Final
+
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from websuckets.exc import ConfigurationError
+from websuckets.runtime.once import running_once
+
+__all__ = ["sqlite_engine"]
+
+DRIVER: Final = "sqlite+aiosqlite"
+
+TRIES: Final = 100
+"""Attempts to switch a new file to the write-ahead log while other processes do the same."""
+
+
+def sqlite_engine(
+    url_or_path: str | os.PathLike[str] | URL, *, busy_timeout: float = 5.0, **options: Any
+) -> AsyncEngine:
+    """Return an engine for a file of SQLite, by the driver aiosqlite.
+
+    ``url_or_path`` is the path of the file, or a URL as ``sqlite:///notes.db``. ``options`` are
+    those of SQLAlchemy's ``create_async_engine``.
+
+    Readers do not wait for the one writer at a time (write-ahead log), a writer waits up to
+    ``busy_timeout`` seconds for the other writer, foreign keys are checked, and a commit is on the
+    disk when it returns. Each transaction begins with ``BEGIN``, so that all its statements see one
+    state, and savepoints work. The transactions of a command with ``once=True`` begin as writers
+    (``BEGIN IMMEDIATE``): of two commands with one key the second waits, and does not fail later.
+    Such a handler therefore uses one session: a second one would wait for the first one, and fail
+    with "database is locked" after ``busy_timeout``.
+
+    A database in memory has one connection, which sessions get one after the other. Errors and logs
+    of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
+
+    Raises `ConfigurationError` for a URL of another database or driver, and for a ``busy_timeout``
+    that is not a positive number.
+    """
+    url = _url(url_or_path)
+    if not (isinstance(busy_timeout, int | float) and 0 < busy_timeout < inf):
+        raise ConfigurationError(
+            f"sqlite_engine(busy_timeout={busy_timeout!r}): it is a number of seconds, above 0"
+        )
+    options.setdefault("hide_parameters", True)
+    if url.database in (None, "", ":memory:") and "poolclass" not in options:
+        options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0} | options
+    engine = create_async_engine(url, **options)
+    milliseconds = max(1, round(busy_timeout * 1000))
+    event.listen(
+        engine.sync_engine, "connect", lambda connection, _: _configure(connection, milliseconds)
+    )
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _url(url_or_path: str | os.PathLike[str] | URL) -> URL:
+    if isinstance(url_or_path, os.PathLike):
+        url_or_path = os.fspath(url_or_path)
+    if isinstance(url_or_path, str) and "://" not in url_or_path:
+        return URL.create(DRIVER, database=url_or_path)
+    try:
+        url = make_url(url_or_path)
+    except ArgumentError:
+        raise ConfigurationError(
+            "sqlite_engine(url_or_path): it is the path of a file, or a URL as sqlite:///notes.db"
+        ) from None
+    if url.drivername not in ("sqlite", DRIVER):
+        raise ConfigurationError(
+            f"sqlite_engine(url_or_path): it is for SQLite and aiosqlite, not {url.drivername}; "
+            "other databases need SQLAlchemy's create_async_engine alone"
+        )
+    return url.set(drivername=DRIVER)
+
+
+def _configure(connection: Any, milliseconds: int) -> None:
+    """Prepare a new connection: ``connection`` is SQLAlchemy's adapter of the driver's."""
+    # Else Python's sqlite3 begins transactions itself, later than SQLAlchemy says so.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    try:
+        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")
+        _use_write_ahead_log(cursor)
+    finally:
+        cursor.close()
+
+
+def _use_write_ahead_log(cursor: Any) -> None:
+    """Switch the file to the write-ahead log, which stays so.
+
+    SQLite does not wait for its busy timeout where two connections switch a file at once.
+    """
+    for attempt in range(1, TRIES + 1):
+        cursor.execute("PRAGMA journal_mode")
+        if cursor.fetchone()[0] in ("wal", "memory"):
+            return
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except OperationalError:
+            if attempt == TRIES:
+                raise
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")
