@@ -7,13 +7,21 @@ from typing import Final, TypeAlias
 
 import anyio
 import pytest
+import sql_databases
+from sqlalchemy import delete, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from websuckets.clock import SYSTEM_CLOCK
 from websuckets.idempotency import (
     IdempotencyStore,
     MemoryIdempotencyStore,
     MemoryReplies,
     StoredReply,
 )
+from websuckets.runtime.once import running_once
+from websuckets.sql import create_tables
+from websuckets.sql.store import Settings, SqlIdempotencyStore
+from websuckets.sql.tables import replies
 
 Close: TypeAlias = Callable[[bool], Awaitable[None]]
 """A function that closes the scope of a message: with a commit (``True``), or without one."""
@@ -103,8 +111,78 @@ def in_memory(request: pytest.FixtureRequest) -> Open:
     return opened
 
 
+class SqlMessage(Message):
+    """A message with a session, whose guards and handler run for a command that takes effect once.
+
+    The session is closed as ``sessionmaker.begin`` closes it.
+    """
+
+    def __init__(self, session: AsyncSession, settings: Settings) -> None:
+        self.session: Final = session
+        store = SqlIdempotencyStore(session, settings)
+
+        async def close(committed: bool) -> None:
+            store.leave()
+            if committed:
+                await session.commit()
+            await session.close()
+
+        super().__init__(store, close)
+
+    async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
+        token = running_once.set("place")
+        try:
+            return await super().claim(owner, key, fingerprint)
+        finally:
+            running_once.reset(token)
+
+
+class SqlNode:
+    """A node that is connected to a database."""
+
+    def __init__(self, database: sql_databases.Database, lifetime: float) -> None:
+        self.engine: Final = database.engine()
+        self._settings = Settings(SYSTEM_CLOCK, lifetime, 5)
+
+    def make(self) -> Message:
+        return SqlMessage(AsyncSession(self.engine), self._settings)
+
+    async def crash(self, message: Message) -> None:
+        """Let the connection of a message end without a word to the database."""
+        assert isinstance(message, SqlMessage)
+        await message.session.invalidate()
+
+    async def expire(self, owner: str, key: str) -> None:
+        async with self.engine.begin() as connection:
+            is_it = (replies.c.owner == owner) & (replies.c.key == key)
+            await connection.execute(update(replies).where(is_it).values(expires=0.0))
+
+
+def in_database(name: str) -> Callable[[pytest.FixtureRequest], Open]:
+    def prepare(request: pytest.FixtureRequest) -> Open:
+        database = request.getfixturevalue("sql_database")(name)
+
+        @asynccontextmanager
+        async def opened(lifetime: float) -> AsyncIterator[Nodes]:
+            one, two = SqlNode(database, lifetime), SqlNode(database, lifetime)
+            await create_tables(one.engine)
+            async with one.engine.begin() as connection:
+                await connection.execute(delete(replies))
+            try:
+                yield Nodes(one.make, two.make, two.expire, one.crash, database.is_sqlite)
+            finally:
+                for node in (one, two):
+                    with anyio.CancelScope(shield=True):
+                        await node.engine.dispose()
+
+        return opened
+
+    return prepare
+
+
 STORES: Final[dict[str, tuple[str, Callable[[pytest.FixtureRequest], Open]]]] = {
     "memory": ("asyncio trio", in_memory),
+    **{name: ("asyncio", in_database(name)) for name in sql_databases.DATABASES},
 }
 """Every kind of store, by name: the event loops it runs on, and a function that prepares it.
 

@@ -67,7 +67,7 @@ def _statements(insert: Any) -> _Statements:
         .inline(),
         complete=update(replies)
         .where(is_it, replies.c.frame.is_(None))
-        .values(frame=bindparam("new_frame"))
+        .values(frame=bindparam("new_frame"), fingerprint=row["fingerprint"])
         .inline(),
     )
 
@@ -162,7 +162,10 @@ class SqlIdempotencyStore:
         transaction.check()
         session.flush()
         connection = transaction.connection
-        row = self._name | {"new_frame": _Hidden(reply.frame)}
+        row = self._name | {
+            "new_fingerprint": reply.fingerprint,
+            "new_frame": _Hidden(reply.frame),
+        }
         if execute(connection, _statements_for(connection).complete, row).rowcount != 1:
             raise RuntimeError(f"{command()}: its claim is not in websuckets_replies any more")
         transaction.complete()
