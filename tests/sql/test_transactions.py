@@ -213,6 +213,7 @@ async def catch_the_error_of_a_flush(session: AsyncSession) -> None:
         await session.flush()
 
 
+@pytest.mark.filterwarnings("ignore:transaction already deassociated")  # by the connection
 @pytest.mark.parametrize(
     "end", [close, invalidate, roll_back_the_connection, catch_the_error_of_a_flush]
 )

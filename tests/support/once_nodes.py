@@ -13,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di import provide_context
+from websuckets.exc import alone
 from websuckets.idempotency import IdempotencyStore, StoredReply
 from websuckets.runtime.once import running_once
 from websuckets.sql import SqlProvider, create_tables
@@ -83,7 +84,7 @@ class OnceNode:
                 except BaseException as error:
                     pause = self._store.retry_after(error, attempt)
                     if pause is None:
-                        raise
+                        raise alone(error) from None
                     self.repeats += 1
                     await anyio.sleep(pause)
         finally:

@@ -87,7 +87,9 @@ class ClaimedTransaction:
         try:
             self._refuse("connection.commit()")
         except RuntimeError:
-            self._state = _State.LOST  # SQLAlchemy has given the transaction up
+            self._state = _State.LOST
+            # For SQLAlchemy the transaction is over now; it would leave it open in the pool.
+            connection.dialect.do_rollback(connection.connection)
             raise
         if connection.get_transaction() is self._transactions[1]:
             self._state = _State.COMMITTED
