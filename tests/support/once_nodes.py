@@ -67,6 +67,8 @@ class OnceNode:
             *providers,
             provider or SqlProvider(AsyncSession),
         )
+        self.before_claim: Handler | None = None
+        """Function that runs before the claim, as guards do."""
         self.runs = 0
         """Runs of handlers."""
         self.repeats = 0
@@ -97,6 +99,8 @@ class OnceNode:
         store = self._store
         try:
             try:
+                if self.before_claim is not None:
+                    await self.before_claim(await scope.get(AsyncSession))
                 found = await store.claim(ANN, key, PRINT)
                 if found is None:
                     self.runs += 1
