@@ -5,6 +5,7 @@ from math import inf
 from sqlite3 import OperationalError
 from typing import Any, Final
 
+import anyio
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -16,8 +17,8 @@ __all__ = ["sqlite_engine"]
 
 DRIVER: Final = "sqlite+aiosqlite"
 
-TRIES: Final = 100
-"""Attempts to switch a new file to the write-ahead log while other processes do the same."""
+PAUSE: Final = 0.01
+"""Seconds between attempts to switch a new file to the write-ahead log."""
 
 
 def sqlite_engine(
@@ -51,9 +52,8 @@ def sqlite_engine(
     if url.database in (None, "", ":memory:") and "poolclass" not in options:
         options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0} | options
     engine = create_async_engine(url, **options)
-    milliseconds = max(1, round(busy_timeout * 1000))
     event.listen(
-        engine.sync_engine, "connect", lambda connection, _: _configure(connection, milliseconds)
+        engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
     return engine
@@ -78,34 +78,33 @@ def _url(url_or_path: str | os.PathLike[str] | URL) -> URL:
     return url.set(drivername=DRIVER)
 
 
-def _configure(connection: Any, milliseconds: int) -> None:
+def _configure(connection: Any, busy_timeout: float) -> None:
     """Prepare a new connection: ``connection`` is SQLAlchemy's adapter of the driver's."""
     # Else Python's sqlite3 begins transactions itself, later than SQLAlchemy says so.
     connection.isolation_level = None
-    cursor = connection.cursor()
-    try:
-        cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.execute("PRAGMA synchronous = FULL")
-        _use_write_ahead_log(cursor)
-    finally:
-        cursor.close()
+    connection.run_async(lambda driver: _set_pragmas(driver, busy_timeout))
 
 
-def _use_write_ahead_log(cursor: Any) -> None:
-    """Switch the file to the write-ahead log, which stays so.
-
-    SQLite does not wait for its busy timeout where two connections switch a file at once.
-    """
-    for attempt in range(1, TRIES + 1):
-        cursor.execute("PRAGMA journal_mode")
-        if cursor.fetchone()[0] in ("wal", "memory"):
-            return
+async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
+    await _execute(driver, f"PRAGMA busy_timeout = {max(1, round(busy_timeout * 1000))}")
+    await _execute(driver, "PRAGMA foreign_keys = ON")
+    await _execute(driver, "PRAGMA synchronous = FULL")
+    # The file stays switched to the write-ahead log. SQLite does not wait for its busy timeout
+    # where another process is writing in a file that is to be switched.
+    deadline = anyio.current_time() + busy_timeout
+    while True:
         try:
-            cursor.execute("PRAGMA journal_mode = WAL")
+            await _execute(driver, "PRAGMA journal_mode = WAL")
+            return
         except OperationalError:
-            if attempt == TRIES:
+            if anyio.current_time() >= deadline:
                 raise
+            await anyio.sleep(PAUSE)
+
+
+async def _execute(driver: Any, statement: str) -> None:
+    async with driver.execute(statement):
+        pass
 
 
 def _begin(connection: Connection) -> None:
