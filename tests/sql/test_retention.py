@@ -12,7 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from timeouts import TIMEOUT
 
 from websuckets.runtime.once import running_once
-from websuckets.sql.retention import delete_expired, keep_deleting
+from websuckets.runtime.tasks import AppTasks
+from websuckets.sql import retention
+from websuckets.sql.retention import Retention, delete_expired, keep_deleting
+from websuckets.sql.store import Settings, SqlIdempotencyStore
 from websuckets.sql.tables import replies
 
 pytestmark = pytest.mark.anyio
@@ -151,3 +154,24 @@ async def test_replies_are_deleted_again_and_again(
     assert running_once.get() == "order place"
     assert "expired replies cannot be deleted for now: RuntimeError" in caplog.text
     assert "canary" not in caplog.text
+
+
+async def test_the_first_claim_starts_the_deletion(
+    node: OnceNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    async def deleting(*arguments: Any) -> None:
+        started.append(arguments)
+
+    monkeypatch.setattr(retention, "keep_deleting", deleting)
+    clock, sessions = Clock(), Sessions(node)
+    async with anyio.create_task_group() as tasks:
+        begin = Retention(AppTasks(tasks), sessions, clock).begin
+        for number in range(2):
+            async with node.sessions() as session:
+                store = SqlIdempotencyStore(session, Settings(clock, 10.0, 0, begin))
+                assert await store.claim("str:ann", str(number), b"1" * 32) is None
+                store.leave()
+            await store.settle(False)
+    assert started == [(sessions, clock)]

@@ -56,7 +56,9 @@ class OnceNode:
         *providers: Provider,
         provider: SqlProvider | None = None,
         clock: WallClock = SYSTEM_CLOCK,
+        session: tuple[type[AsyncSession], str] = (AsyncSession, ""),
     ) -> None:
+        """Use a session of this type, in this component."""
         self.engine: Final = engine
         self.sessions: Final = async_sessionmaker(engine)
         clocks = Provider(scope=Scope.APP)
@@ -67,6 +69,7 @@ class OnceNode:
             *providers,
             provider or SqlProvider(AsyncSession),
         )
+        self._session = session
         self.before_claim: Handler | None = None
         """Function that runs before the claim, as guards do."""
         self.runs = 0
@@ -75,14 +78,19 @@ class OnceNode:
         """Runs after an error that passed."""
 
     async def send(
-        self, handler: Handler = place, key: str = "k", *, reply: StoredReply = REPLY
+        self,
+        handler: Handler = place,
+        key: str = "k",
+        *,
+        owner: str = ANN,
+        reply: StoredReply = REPLY,
     ) -> StoredReply:
         """Run a command, again if the store says so, and return its reply, or that of its twin."""
         token = running_once.set("order place")
         try:
             for attempt in count(1):
                 try:
-                    return await self._run(handler, key, reply)
+                    return await self._run(handler, owner, key, reply)
                 except BaseException as error:
                     pause = self._store.retry_after(error, attempt)
                     if pause is None:
@@ -93,18 +101,18 @@ class OnceNode:
             running_once.reset(token)
         raise AssertionError
 
-    async def _run(self, handler: Handler, key: str, reply: StoredReply) -> StoredReply:
+    async def _run(self, handler: Handler, owner: str, key: str, reply: StoredReply) -> StoredReply:
         scope = await self._container().__aenter__()
         self._store: Any = await scope.get(IdempotencyStore)
         store = self._store
         try:
             try:
                 if self.before_claim is not None:
-                    await self.before_claim(await scope.get(AsyncSession))
-                found = await store.claim(ANN, key, PRINT)
+                    await self.before_claim(await scope.get(*self._session))
+                found = await store.claim(owner, key, PRINT)
                 if found is None:
                     self.runs += 1
-                    await handler(await scope.get(AsyncSession))
+                    await handler(await scope.get(*self._session))
                     await store.complete(reply)
             except BaseException as error:
                 with anyio.CancelScope(shield=True):

@@ -1,5 +1,6 @@
 """Databases of every kind that websuckets.sql knows, for tests, and engines for them."""
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +45,5 @@ def database(name: str, request: pytest.FixtureRequest) -> Iterator[Database]:
     pytest.importorskip(driver)
     with request.getfixturevalue("postgres_server").database() as url:
         yield Database(make_url(url).set(drivername=f"postgresql+{driver}"))
+        # A connection that was cancelled while psycopg opened it is closed when it is collected.
+        gc.collect()

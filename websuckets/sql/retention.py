@@ -16,10 +16,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from websuckets.clock import WallClock
 from websuckets.runtime.once import running_once
+from websuckets.runtime.tasks import AppTasks
 from websuckets.sql.errors import execute
 from websuckets.sql.tables import replies
 
-__all__ = ["OpenSession", "delete_expired", "keep_deleting"]
+__all__ = ["OpenSession", "Retention", "delete_expired", "keep_deleting"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -48,8 +49,24 @@ _DELETE: Final = delete(replies).where(
 )
 
 
+class Retention:
+    """Deletion of expired replies in a task of the app, from the first claim on."""
+
+    def __init__(self, tasks: AppTasks, open_session: OpenSession, clock: WallClock) -> None:
+        self._tasks = tasks
+        self._open_session = open_session
+        self._clock = clock
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Start the task, if it is not started yet."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._tasks.start_soon(keep_deleting, self._open_session, self._clock)
+
+
 async def keep_deleting(
-    open_session: OpenSession, clock: WallClock, *, period: float = PERIOD, batch: int = BATCH
+    open_session: OpenSession, clock: WallClock, period: float = PERIOD, batch: int = BATCH
 ) -> None:
     """Delete expired replies every ``period`` seconds, until the task is cancelled.
 

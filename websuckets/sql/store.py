@@ -8,7 +8,6 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, Executable, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, TimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -38,7 +37,7 @@ class Settings:
     lifetime: float
     retries: int
     begin_retention: Callable[[], None] = lambda: None
-    """Function that is called with each claim."""
+    """Function that is called with each claim: `Retention.begin`."""
 
 
 class _Statements(NamedTuple):
@@ -106,7 +105,7 @@ class SqlIdempotencyStore:
         self._name = {"new_owner": _stored(owner), "new_key": _stored(key)}
         try:
             return await self._session.run_sync(self._claim, fingerprint)
-        except (DBAPIError, TimeoutError, OSError) as error:
+        except Exception as error:
             if passes_when_run_again(error) or not is_outage(error):
                 raise
             logger.warning("the database of SqlProvider cannot be used: %s", type(error).__name__)
