@@ -8,6 +8,7 @@ from websuckets.commands.groups import CommandGroup
 from websuckets.commands.signature import Payload
 from websuckets.exc import ClientError
 from websuckets.limits import Limits
+from websuckets.on_commit import OnCommit
 from websuckets.protocol.messages import ClientEvent, Message
 from websuckets.runtime.tasks import AppTasks, ConnectionTasks
 from websuckets.security import CurrentUser, Token
@@ -24,6 +25,7 @@ __all__ = [
     "CurrentUser",
     "Limits",
     "Message",
+    "OnCommit",
     "Payload",
     "ResponseHeaders",
     "Session",

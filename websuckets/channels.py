@@ -18,6 +18,7 @@ from websuckets.limits import Limits
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.once import running_once
 from websuckets.runtime.tasks import Background, wait_through
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
@@ -70,6 +71,7 @@ class Channels:
         `TooManySubscriptions`, `NotAuthorized` for a command whose `CurrentUser` is not verified
         any more, and `ValueError` for a connection that is not open yet.
         """
+        running_once.refuse("subscribe a connection")
         node = self._running
         name = node.checked(name)
         _check_socket(socket, "subscribe")
@@ -113,6 +115,15 @@ class Channels:
         node.subscriptions.deliver_to(user_id, frame)
         node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
         await node.yield_to_others()
+
+    def check(self, name: str | None, event: ClientEvent) -> None:
+        """Raise the errors that publishing this event would raise, without publishing it.
+
+        ``name`` is that of the channel, or ``None`` for an event that is sent to a user.
+        """
+        if name is not None:
+            self._running.checked(name)
+        _check_event(event)
 
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
@@ -303,9 +314,13 @@ def _check_socket(socket: object, method: str) -> None:
 
 
 def _frame(event: ClientEvent) -> bytes:
+    _check_event(event)
+    return event.encode()
+
+
+def _check_event(event: object) -> None:
     if not isinstance(event, ClientEvent):
         raise TypeError(
             f"Channels sends a ClientEvent, not {type(event).__name__}; write ClientEvent(event, "
             "payload)"
         )
-    return event.encode()

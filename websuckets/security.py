@@ -32,6 +32,7 @@ __all__ = [
     "Identity",
     "SecurityProvider",
     "Token",
+    "authorised_user",
     "check_still_authorised",
     "identify",
     "resumed_user",
@@ -162,6 +163,16 @@ def check_still_authorised(socket: Socket) -> None:
     # A copy of `_is_over`, because every protected command runs this.
     if user is not None and user._of._verifications != user._verified_by and user.socket is socket:
         raise NotAuthorized
+
+
+def authorised_user(socket: Socket) -> CurrentUser | None:
+    """Return the user as whom the current message of ``socket`` was authorised, if it was.
+
+    Raises `NotAuthorized` as `check_still_authorised` does.
+    """
+    check_still_authorised(socket)
+    user = _authorised.get()
+    return user if user is not None and user.socket is socket else None
 
 
 class SecurityProvider(Provider):

@@ -13,6 +13,7 @@ from websuckets.exc import NoCurrentSession, NotAuthorized
 from websuckets.introspection.strings import plain_string
 from websuckets.protocol.close_codes import REVOKED
 from websuckets.runtime.event_loop import EventLoop
+from websuckets.runtime.once import running_once
 from websuckets.runtime.revocations import Revocations, current_handling
 from websuckets.socket import Socket
 
@@ -98,6 +99,7 @@ class User:
             id.encode()
         if id == self._id:
             return
+        running_once.refuse("change the user of its connection")
         if id is not None and self._was_revoked_meanwhile(id):
             self._change_id(None)
             raise NotAuthorized

@@ -133,13 +133,17 @@ class TestClient:
         payload: Any = None,
         token: str | None = None,
         id: str | int | None = None,
+        *,
+        key: str | None = None,
     ) -> None:
-        """Send the command ``event``, with an ``id`` if that is not ``None``.
+        """Send the command ``event``, with an ``id`` and a ``key`` if these are not ``None``.
 
-        The payload is anything that pydantic serialises. ``None`` for the ``token`` stands for
+        The payload is anything that pydantic serialises. With a ``key``, of 1 to 128 characters, a
+        command that is declared with ``once=True`` takes effect once, however often it is sent.
+        ``None`` for the ``token`` stands for
         `TestClient.token`, and ``""`` is an empty token.
         """
-        await self.send_frame(self._command(event, payload, token, id))
+        await self.send_frame(self._frame(event, payload, token, id, key))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
@@ -181,18 +185,20 @@ class TestClient:
         payload: Any = None,
         token: str | None = None,
         timeout: float | None = TIMEOUT,
+        *,
+        key: str | None = None,
     ) -> ReceivedEvent:
         """Send the command ``event`` with an id of its own and return the last reply to it.
 
-        ``payload`` and ``token`` are those of `send`; ``timeout``, in seconds, that of `receive`.
-        Other events that come meanwhile are kept for `receive`. Raises `CommandError` if the last
-        reply is an error.
+        ``payload``, ``token`` and ``key`` are those of `send`; ``timeout``, in seconds, is that of
+        `receive`. Other events that come meanwhile are kept for `receive`. Raises `CommandError` if
+        the last reply is an error.
         """
         inbox, id = self._here, f"call {next(self._ids)}"
         inbox.claim(id)
         try:
             with _within(timeout, f"no reply to {event!r}"):
-                await self.send(event, payload, token, id)
+                await self.send(event, payload, token, id, key=key)
                 while (frame := await inbox.take(id)).more:
                     pass
         except BaseException:
@@ -219,7 +225,7 @@ class TestClient:
         `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
         id = f"stream {next(self._ids)}"
-        return _Stream(self._here, id, event, self._command(event, payload, token, id), timeout)
+        return _Stream(self._here, id, event, self._frame(event, payload, token, id), timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with this code and reason; do not wait for the server."""
@@ -279,11 +285,8 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _command(self, event: str, payload: Any, token: str | None, id: str | int | None) -> str:
-        token = self.token if token is None else token
-        fields = {"event": event, "payload": payload, "token": token, "id": id}
-        given = {name: value for name, value in fields.items() if value is not None}
-        return to_json(given).decode()
+    def _frame(self, *fields: Any) -> str:
+        return _command_frame(self.token, *fields)
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -357,6 +360,20 @@ class _Stream(AsyncGenerator[ReceivedEvent, None]):
         if self._runs:
             self._release()
             self._inbox.cancel_if_possible(self._id)
+
+
+def _command_frame(
+    default_token: str | None,
+    event: str,
+    payload: Any,
+    token: str | None,
+    id: str | int | None,
+    key: str | None = None,
+) -> str:
+    token = default_token if token is None else token
+    fields = {"event": event, "payload": payload, "token": token, "id": id, "key": key}
+    given = {name: value for name, value in fields.items() if value is not None}
+    return to_json(given).decode()
 
 
 @contextmanager

@@ -140,7 +140,7 @@ class Graph:
         got = []
         for _ in range(2):
             exits: list[Exit] = []
-            objects = await resolve(self.session, MESSAGE, exits)
+            objects = await resolve(self.session, MESSAGE, exits, None)
             got.append([(type(one).__name__, one.number) for one in objects])
             while exits:
                 await finalise(exits.pop(), None)
@@ -190,9 +190,9 @@ async def one_of(provider: Provider, hint: Any, *, by_container: bool) -> Any:
     """Resolve twice, so that the second time is by what was chosen the first time."""
     resolver = resolver_of(provider, hint)
     session = session_of(provider)
-    await resolver.resolve(session, MESSAGE, [])
+    await resolver.resolve(session, MESSAGE, [], None)
     assert ("by_container" in resolver.resolve.__qualname__) == by_container
-    (one,) = await resolver.resolve(session, MESSAGE, [])
+    (one,) = await resolver.resolve(session, MESSAGE, [], None)
     return one
 
 
@@ -223,7 +223,7 @@ async def test_a_value_that_is_passed_but_is_no_message_is_left_to_dishka() -> N
     provider.from_context(Thing, scope=Scope.REQUEST)
     resolver = resolver_of(provider, Thing)
     with pytest.raises(Exception, match="Thing"):
-        await resolver.resolve(session_of(provider), MESSAGE, [])
+        await resolver.resolve(session_of(provider), MESSAGE, [], None)
 
 
 async def test_the_message_literals_and_components_need_no_container() -> None:
@@ -244,7 +244,7 @@ async def test_the_message_literals_and_components_need_no_container() -> None:
     resolver = resolver_of(ours, Other)
     container = make_async_container(provider, ours, lock_factory=lock_factory)
     session = OpenScope(container, copy_context()).session({}, lock_factory, copy_context())
-    await resolver.resolve(session, MESSAGE, [])
+    await resolver.resolve(session, MESSAGE, [], None)
     assert "by_container" not in resolver.resolve.__qualname__
     assert seen == [MESSAGE, 3, Thing]
 
@@ -264,7 +264,7 @@ async def test_generators_that_were_begun_are_known_when_a_later_factory_fails()
     resolver = resolver_of(provider, Other)
     exits: list[Exit] = []
     with pytest.raises(ValueError):
-        await resolver.resolve(session_of(provider), MESSAGE, exits)
+        await resolver.resolve(session_of(provider), MESSAGE, exits, None)
     assert len(exits) == 1
 
 
@@ -281,7 +281,7 @@ async def test_the_event_loop_is_told_of_other_generators() -> None:
     resolver = resolver_of(provider, Thing)
     before = sys.get_asyncgen_hooks()
     exits: list[Exit] = []
-    await resolver.resolve(session_of(provider), MESSAGE, exits)
+    await resolver.resolve(session_of(provider), MESSAGE, exits, None)
     await finalise(exits.pop(), None)
     assert hooks == [before]
     assert sys.get_asyncgen_hooks() == before
@@ -298,7 +298,7 @@ async def test_a_container_forgets_its_objects_with_the_message() -> None:
         return Thing()
 
     resolver, exits = resolver_of(provider, Thing), list[Exit]()
-    (thing_of_message,) = await resolver.resolve(session_of(provider), MESSAGE, exits)
+    (thing_of_message,) = await resolver.resolve(session_of(provider), MESSAGE, exits, None)
     assert await containers[0].get(Thing) is thing_of_message
     while exits:
         await finalise(exits.pop(), None)

@@ -16,6 +16,7 @@ import anyio
 
 from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.groups import UNSET, Command
+from websuckets.commands.once import OnceCommands
 from websuckets.commands.outcomes import explained, refused
 from websuckets.commands.peer import Peer
 from websuckets.commands.results import note_for_result
@@ -26,6 +27,7 @@ from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.request_scope import RequestScope
 from websuckets.security import check_still_authorised
@@ -58,6 +60,7 @@ class Route:
     is_protected: bool
     is_stream: bool
     ends_on_disconnect: bool
+    takes_effect_once: bool
     around: Around | None
     """Middleware of the app and of the command's group; ``None`` if there is none."""
 
@@ -73,6 +76,7 @@ class Route:
             is_protected=bool(injection.guards),
             is_stream=command.is_stream,
             ends_on_disconnect=command.cancel_on_disconnect,
+            takes_effect_once=command.once is not None,
             around=around,
         )
 
@@ -112,6 +116,7 @@ class Dispatcher:
             )
             for name, command in commands.items()
         }
+        self._once = OnceCommands()
         self._unknown = UnknownCommands(commands)
         self._errors = errors or ErrorFunctions()
 
@@ -192,14 +197,19 @@ class Dispatcher:
             request_scope.ends_on_disconnect = True
         request_scope.doing = message.event
         request_scope.limit(route.timeout)
+        if route.takes_effect_once:
+            return await self._run_once(received, peer, request_scope)
 
         reply: str | None = None
         failure: BaseException | None = None
         exits: list[Exit] = []  # of the objects that the command depends on
+        effects: Effects | None = None
         try:
             dependencies: tuple[Any, ...] = ()
             if route.needs_scope:
-                dependencies = await route.resolver.resolve(peer.scope, message, exits)
+                resolver = route.resolver
+                effects = Effects() if resolver.takes_effects else None
+                dependencies = await resolver.resolve(peer.scope, message, exits, effects)
                 if route.is_protected:  # the user may have changed while they were built
                     check_still_authorised(socket)
             result = command.call_handler(socket, frame, payload, dependencies)
@@ -222,12 +232,35 @@ class Dispatcher:
         try:
             unfinished = await request_scope.finalise(exits, failure) if exits else None
             if failure is None and unfinished is None:
+                if effects is not None:
+                    await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)
                 return reply
+            if effects is not None:
+                effects.discard()
             return await self._failed(failure, unfinished, message, peer, request_scope, route)
         finally:
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame
+
+    async def _run_once(
+        self, received: ReceivedCommand, peer: Peer, request_scope: RequestScope
+    ) -> Answer:
+        """Answer a command that takes effect once; its time has begun."""
+        message, route, frame, payload = received
+        try:
+            ended = await self._once.run(
+                route.command, route.timeout, message, frame, payload, peer, request_scope
+            )
+            request_scope.due = math.inf
+            if ended.failure is None and ended.unfinished is None:
+                return ended.reply
+            return await self._failed(
+                *(ended.failure, ended.unfinished, message, peer, request_scope, route)
+            )
+        finally:
+            request_scope.doing = None
+            request_scope.ends_on_disconnect = False
 
     async def _failed(
         self,

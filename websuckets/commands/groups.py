@@ -16,12 +16,15 @@ from websuckets.exc import (
     ConfigurationError,
     DuplicateCommand,
     InvalidGuard,
+    InvalidHandlerSignature,
     report,
 )
+from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.functions import where
 from websuckets.introspection.hints import alternatives, bare_type, name_of, plain
 from websuckets.introspection.strings import plain_string
 from websuckets.middleware import Middleware, checked
+from websuckets.on_commit import OnCommit
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 
@@ -33,6 +36,14 @@ Handler = TypeVar(
 )
 
 Protection: TypeAlias = bool | TypeForm[Any] | None
+
+_ABSENT_IN_STREAMS: Final = {
+    OnCommit: (
+        "a stream ends by a cancellation as a rule, which commits nothing; open a scope for each "
+        "step with ScopeFactory[tuple[AsyncSession, OnCommit]], or what else the step needs"
+    )
+}
+"""Types that a stream cannot get in its own scope, and the reasons."""
 
 UNSET: Final = math.inf
 """Value that stands for a timeout that is not given."""
@@ -62,6 +73,34 @@ class Command:
     middleware: tuple[Middleware, ...] = ()
     """Middleware of the group, which runs inside of that of the app."""
     is_stream: bool = False
+    once: "OnceHandler | None" = None
+    """Handler of a command that takes effect once; ``None`` for others."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnceHandler:
+    """A handler that is called with a payload that was validated before."""
+
+    function: Callable[..., Any]
+    """Function that is called with socket, payload and dependencies by position."""
+    read_payload: Callable[[str | bytes | None, Any], tuple[Any, ...]]
+    """Function that returns the arguments for the payload: one, or none; raises as
+    `HandlerCaller` does, whose arguments it has."""
+
+
+def _once_handler(plan: Plan) -> OnceHandler:
+    payload = plan.payload
+
+    def read(frame: str | bytes | None, parsed: Any) -> tuple[Any, ...]:
+        if payload is None:
+            return ()
+        if frame is not None:
+            return (payload.validate(frame, parsed),)
+        if payload.default is None:
+            raise ClientError("payload required")
+        return (payload.default.make(),)
+
+    return OnceHandler(positional(plan), read)
 
 
 def _caller(plan: Plan) -> HandlerCaller:
@@ -126,6 +165,7 @@ class CommandGroup:
         *,
         timeout: float | None = UNSET,
         cancel_on_disconnect: bool = False,
+        once: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Return a decorator that registers an ``async def`` as the handler of ``name``.
 
@@ -143,6 +183,10 @@ class CommandGroup:
         ``None`` sets no limit.
         ``cancel_on_disconnect`` cancels the command, and rolls back, when its client is gone;
         otherwise the command is finished. A stream always ends with its client.
+
+        ``once`` lets a command that is sent with a ``key`` take effect once, however often it is
+        sent: sent again, it gets its first reply, which the `IdempotencyStore` keeps. Its handler
+        cannot be a stream, subscribe its connection, or set ``User.id``.
 
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
         a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
@@ -163,6 +207,7 @@ class CommandGroup:
                 guards=(*self._protected, *_guard_types(protected, where(handler))),
                 timeout=self._timeout if timeout is UNSET else timeout,
                 cancel_on_disconnect=cancel_on_disconnect,
+                once=once,
                 middleware=self._middleware,
             )
             try:
@@ -187,6 +232,7 @@ class _Declaration(Declaration):
     guards: tuple[Any, ...]
     timeout: float | None
     cancel_on_disconnect: bool
+    once: bool
     middleware: tuple[Middleware, ...]
     command: Command | None = None
 
@@ -202,7 +248,24 @@ class _Declaration(Declaration):
         """
         if self.command is None:
             plan = read_plan(self.function, self.names, self.here, complete=complete)
-            injection = injection_of(plan, self._guards_of(plan))
+            if self.once and plan.is_stream:
+                raise InvalidHandlerSignature(
+                    f"{plan.where}: once=True: it is a stream, and has no single reply that could "
+                    "be kept; drop once=True"
+                )
+            absent_here = _ABSENT_IN_STREAMS if plan.is_stream else {}
+            for dependency in plan.dependencies:
+                if dependency.type in absent_here:
+                    name = f"{dependency.name}: {name_of(dependency.hint)}"
+                    raise InvalidHandlerSignature(
+                        f"{plan.where}: parameter `{name}`: {absent_here[dependency.type]}"
+                    )
+            injection = injection_of(
+                plan,
+                self._guards_of(plan),
+                absent_here=absent_here,
+                also=(IdempotencyStore,) if self.once else (),
+            )
             self.command = Command(
                 self.name,
                 plan,
@@ -213,6 +276,7 @@ class _Declaration(Declaration):
                 self.cancel_on_disconnect,
                 self.middleware,
                 is_stream=plan.is_stream,
+                once=_once_handler(plan) if self.once else None,
             )
             self.frame = None
         return self.command

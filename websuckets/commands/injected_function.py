@@ -6,6 +6,7 @@ from typing import Any
 
 from websuckets.commands.injection import Injection, injection_of
 from websuckets.commands.signature import Plan, positional, read_hook
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
@@ -37,16 +38,18 @@ class InjectedFunction:
     async def run(self, scope: OpenScope, request_scope: RequestScope, *first: object) -> Any:
         """Call the function in a REQUEST scope of its own inside of ``scope``; return its result.
 
-        ``first`` are arguments that stand before the dependencies. Raises the error of the function
-        or of a dependency, or else of their finalisers.
+        ``first`` are arguments that stand before the dependencies. Effects run when the scope has
+        closed without an error. Raises the error of the function or of a dependency, or else of
+        their finalisers.
         """
         if not self.injection.needs_scope:
             return await self.function(*first)
         result: Any = None
         failure: BaseException | None = None
         exits: list[Exit] = []
+        effects = Effects()
         try:
-            dependencies = await scope.request({}, exits).get(self.injection.key)
+            dependencies = await scope.request({Effects: effects}, exits).get(self.injection.key)
             result = await self.function(*first, *dependencies)
         except BaseException as error:
             failure = error
@@ -57,7 +60,9 @@ class InjectedFunction:
             elif unfinished is not None:
                 log_incident(f"finalisers of {self.name!r}", unfinished)
             if failure is not None:
+                effects.discard()
                 raise failure
+            await effects.run(repr(self.name), request_scope.finalize_timeout)
         finally:
             failure = None  # its traceback holds this frame
         return result

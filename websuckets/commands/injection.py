@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, cast, get_origin
+from typing import Annotated, Any, Final, Union, cast, get_origin
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, FromComponent, Has, Provider, Scope, provide
 from dishka.dependency_source import Factory
@@ -19,6 +19,8 @@ from websuckets.introspection.hints import alternatives
 from websuckets.security import CurrentUser
 
 __all__ = ["Injection", "accepted", "injection_of", "name_for_errors"]
+
+NOTHING: Final[Mapping[Any, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,30 @@ class Injection:
     """True if there is anything to inject or to guard; otherwise there are no providers either."""
     absent: Mapping[Any, str]
     """Types without an object in the place of the injection, and the reasons."""
+    also: tuple[Any, ...] = ()
+    """Types that are resolved by themselves, beside ``key``."""
+    absent_here: Mapping[Any, str] = field(default_factory=dict)
+    """Types that only the scopes of a `ScopeFactory` have, and the reasons."""
+
+    @property
+    def roots(self) -> tuple[Any, ...]:
+        """All types that the container is asked for."""
+        return (self.key, *self.also) if self.needs_scope else self.also
 
 
 def injection_of(
-    plan: Plan, guards: tuple[Any, ...] = (), absent: Mapping[Any, str] | None = None
+    plan: Plan,
+    guards: tuple[Any, ...] = (),
+    absent: Mapping[Any, str] = NOTHING,
+    absent_here: Mapping[Any, str] = NOTHING,
+    also: tuple[Any, ...] = (),
 ) -> Injection:
-    """Return the injection of a function with this plan, behind these guards."""
+    """Return the injection of a function with this plan, behind these guards.
+
+    ``absent``, ``absent_here`` and ``also`` are those of `Injection`.
+    """
     if not guards and not plan.dependencies:
-        return Injection(plan, guards, None, (), (), frozenset(), needs_scope=False, absent={})
+        return Injection(plan, guards, None, (), (), frozenset(), False, absent=absent, also=also)
     hints = list(guards)
     places: list[int] = []
     """Index of each dependency in ``hints``."""
@@ -84,7 +102,9 @@ def injection_of(
         (_provider(resolve, key), *providers),
         frozenset(provided),
         needs_scope=True,
-        absent=absent or {},
+        absent=absent,
+        also=also,
+        absent_here=absent_here,
     )
 
 

@@ -32,6 +32,8 @@ class CommandInfo:
     """Types of the guards besides `CurrentUser`, in the order in which they are checked."""
     timeout: float | None
     """Seconds that the command may take, or a stream for each item; ``None`` for any number."""
+    once: bool
+    """True if the command takes effect once for each key that it is sent with."""
     summary: str | None
     """First paragraph of the handler's docstring, in one line; ``None`` without a docstring."""
     function: Callable[..., Any]
@@ -65,6 +67,7 @@ def _info(command: Command, handler_timeout: float | None) -> CommandInfo:
         CurrentUser in guards,
         tuple(guard for guard in guards if guard is not CurrentUser),
         handler_timeout if command.timeout == UNSET else command.timeout,
+        command.once is not None,
         _summary(plan.function),
         plan.function,
         file,

@@ -6,8 +6,8 @@ ever active (``when=``), and nothing of a container that is built with ``skip_va
 of these errors would fail every message, so this module finds the errors before a port opens.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from typing import Any, Final, TypeAlias, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeAlias, TypeVar, get_args, get_origin
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, BaseScope, DependencyKey, Scope
 from dishka.dependency_source import Factory
@@ -24,7 +24,9 @@ from dishka.entities.marker import (
 )
 from dishka.registry import Registry
 
+from websuckets.di.scope_factory import ScopeFactory, opened_by, opens_scopes
 from websuckets.introspection.hints import bare_type, component_of, open_variables
+from websuckets.protocol.messages import Message
 
 __all__ = [
     "ASKS_FOR",
@@ -39,17 +41,19 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_NOTHING: Final[Mapping[Any, str]] = {}
+
 ASKS_FOR: Final = "asks_for"
 """Attribute of a factory that names what the factory asks the container for while it runs: hints,
 and for each hint, whether it has to be provided."""
 
-ContextTypes: TypeAlias = Mapping[BaseScope, Container[Any]]
+ContextTypes: TypeAlias = Mapping[BaseScope, Collection[Any]]
 """Types of the values that are passed to scopes when the scopes are opened."""
 
 
 def needed_by(container: AsyncContainer, starts: Iterable[Any], hint: Any) -> bool:
     """Tell whether any of the types ``starts`` needs ``hint``, directly or further below."""
-    walk = _Walk(container, {hint: ""}, {})
+    walk = _Walk(_root(container), {hint: ""}, _passed_at_start(container))
     return any(path[-1] == hint for start in starts for path, _ in walk.problems(start))
 
 
@@ -68,6 +72,8 @@ def needs_finalising(container: AsyncContainer, starts: Iterable[Any]) -> bool:
             if factory.scope in _OF_THE_APP and factory.type in _FINALISED:
                 return True
             keys += (*factory.dependencies, *factory.kw_dependencies.values())
+            if opens_scopes(factory):
+                keys += opened_by(*get_args(factory.provides.type_hint))
             factories += factory.when_dependencies
     return False
 
@@ -77,14 +83,21 @@ _FINALISED: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
 
 
 def unprovable(
-    container: AsyncContainer, start: Any, absent: Mapping[Any, str], passed: ContextTypes
+    container: AsyncContainer,
+    start: Any,
+    absent: Mapping[Any, str],
+    passed: ContextTypes,
+    absent_here: Mapping[Any, str] = _NOTHING,
 ) -> list[tuple[list[Any], str]]:
     """Return the obstacles to building ``start``: paths to a type, and why it cannot be had.
 
-    A path is a list of types, each needing the next. ``absent`` are types without an
-    object, and the reasons.
+    A path is a list of types, each needing the next. ``absent`` are types without an object, and
+    the reasons; ``absent_here`` are types that only the scopes of a `ScopeFactory` have.
     """
-    return list(_Walk(container, absent, passed).problems(start))
+    registry = _root(container)
+    passed = {**passed, **_passed_at_start(container)}
+    opened = _Walk(registry, absent, passed)
+    return list(_Walk(registry, {**absent, **absent_here}, passed, opened).problems(start))
 
 
 def scopes_of(container: AsyncContainer, hint: Any) -> set[BaseScope]:
@@ -97,29 +110,70 @@ class _Walk:
     """A walk through the graph of a container, which visits each type once."""
 
     def __init__(
-        self, container: AsyncContainer, absent: Mapping[Any, str], passed: ContextTypes
+        self,
+        registry: Registry,
+        absent: Mapping[Any, str],
+        passed: ContextTypes,
+        opened: "_Walk | None" = None,
     ) -> None:
-        self._registry = _root(container)
+        self._registry = registry
         self._absent = absent
-        self._passed = {**passed, **_passed_at_start(container)}
+        self._passed = passed
+        self._opened = opened or self
+        """Walk through the scopes that a `ScopeFactory` of a message opens."""
+        self._opened_wider: dict[BaseScope | None, _Walk] = {}
+        """Walks through the scopes that a `ScopeFactory` of an object of a wider scope opens."""
         self._seen: set[DependencyKey] = set()
 
     def problems(self, start: Any) -> Iterator[tuple[list[Any], str]]:
-        return self._of(DependencyKey(start, DEFAULT_COMPONENT), [])
+        return self._of(DependencyKey(start, DEFAULT_COMPONENT), [], Scope.REQUEST)
 
-    def _of(self, key: DependencyKey, path: list[Any]) -> Iterator[tuple[list[Any], str]]:
+    def _of(
+        self, key: DependencyKey, path: list[Any], asking: BaseScope | None
+    ) -> Iterator[tuple[list[Any], str]]:
+        """Yield the obstacles to building ``key`` for an object of the scope ``asking``."""
         path = [*path, key.type_hint]
         if key.type_hint in self._absent:
             yield path, self._absent[key.type_hint]
         elif open_variables(key.type_hint):
             yield path, "nothing says what this type variable stands for; ask for a type"
-        elif key not in self._seen and not key.is_const() and key.type_hint is not DependencyKey:
+        elif key.is_const() or key.type_hint is DependencyKey:
+            return
+        elif get_origin(key.type_hint) is ScopeFactory and self._is_ours(key):
+            (opened,) = get_args(key.type_hint)
+            walk = self._walk_opened_by(asking)
+            for opened_key in opened_by(opened):
+                yield from walk._of(opened_key, path, Scope.REQUEST)
+        elif key not in self._seen:
             self._seen.add(key)
             factory = _factory(self._registry, key)
             if factory is None:
                 yield path, "nothing provides it; give a provider of it to the container"
             else:
                 yield from self._of_factory(factory, path)
+
+    def _is_ours(self, key: DependencyKey) -> bool:
+        factory = _factory(self._registry, key)
+        return factory is not None and opens_scopes(factory)
+
+    def _walk_opened_by(self, asking: BaseScope | None) -> "_Walk":
+        """Return the walk through scopes that a factory opens for an object of this scope."""
+        if asking is not Scope.SESSION and asking not in _OF_THE_APP:
+            return self._opened
+        walk = self._opened_wider.get(asking)
+        if walk is None:
+            absent = dict(self._opened._absent)
+            absent[Message] = (
+                f"that belongs to a message, and a ScopeFactory of an object of {asking} opens "
+                "scopes without one; let a handler, or an object of Scope.REQUEST, ask for it"
+            )
+            for hint in self._passed.get(Scope.SESSION, ()) if asking in _OF_THE_APP else ():
+                absent[hint] = (
+                    f"that belongs to a connection, and a ScopeFactory of an object of {asking} "
+                    "opens scopes of the app alone"
+                )
+            walk = self._opened_wider[asking] = _Walk(self._registry, absent, self._passed)
+        return walk
 
     def _of_factory(self, factory: Factory, path: list[Any]) -> Iterator[tuple[list[Any], str]]:
         if factory.type is FactoryType.CONTEXT and not self._is_passed(factory):
@@ -131,14 +185,15 @@ class _Walk:
                 ),
             )
         for key in (*factory.dependencies, *factory.kw_dependencies.values()):
-            yield from self._of(key, path)
+            yield from self._of(key, path, factory.scope)
         for hint, is_required in getattr(factory.source, ASKS_FOR, {}).items():
             asked = DependencyKey(bare_type(hint), component_of(hint))
             if is_required or _factory(self._registry, asked) is not None:
-                yield from self._of(asked, path)
+                yield from self._of(asked, path, factory.scope)
         for marker in unpack_marker(factory.when_override):
             if not isinstance(marker, Has | HasContext):
-                yield from self._of(DependencyKey(marker, factory.when_component), path)
+                marked = DependencyKey(marker, factory.when_component)
+                yield from self._of(marked, path, factory.scope)
         variants = [
             variant
             for variant in factory.when_dependencies
@@ -188,9 +243,9 @@ def _is_narrower(one: Factory, other: Factory) -> bool:
     return one.scope is not None and other.scope is not None and one.scope > other.scope
 
 
-def _passed_at_start(container: AsyncContainer) -> dict[BaseScope, Container[Any]]:
+def _passed_at_start(container: AsyncContainer) -> dict[BaseScope, Collection[Any]]:
     """Return the context that was passed to a container and its parents."""
-    passed: dict[BaseScope, Container[Any]] = {}
+    passed: dict[BaseScope, Collection[Any]] = {}
     level: AsyncContainer | None = container
     while level is not None:
         passed[level.scope] = level._context or ()

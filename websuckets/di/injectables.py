@@ -12,8 +12,11 @@ from websockets.http11 import Request
 from websuckets.cache import Cache, MemoryCache
 from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di.graph import ContextTypes, asking_for
+from websuckets.di.scope_factory import ScopeSource, scope_factory
 from websuckets.exc import NotAuthorized
+from websuckets.idempotency import IdempotencyStore, MemoryIdempotencyStore, MemoryReplies
 from websuckets.protocol.messages import Message
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.tasks import ConnectionTasks, TaskSource
 from websuckets.security import CurrentUser
 from websuckets.session import User
@@ -41,10 +44,23 @@ class WebSucketsProvider(Provider):
         for provides in context:
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
+        self.from_context(Effects, scope=Scope.REQUEST)
+        self.scopes: ScopeSource = ScopeSource()
+        """Source of the scopes that are opened on demand."""
+        self.provide(_constant(self.scopes), provides=ScopeSource, scope=Scope.APP)
+        self.provide(scope_factory, scope=Scope.APP)
 
     @provide(scope=Scope.APP)
     def cache(self) -> Cache:
         return MemoryCache()
+
+    @provide(scope=Scope.APP)
+    def replies(self) -> MemoryReplies:
+        return MemoryReplies()
+
+    @provide(scope=Scope.REQUEST)
+    def idempotency_store(self, replies: MemoryReplies) -> IdempotencyStore:
+        return MemoryIdempotencyStore(replies)
 
     @provide(scope=Scope.APP)
     def wall_clock(self) -> WallClock:

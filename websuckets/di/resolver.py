@@ -30,17 +30,19 @@ from typing import Any, Final, TypeAlias
 from dishka import AsyncContainer, DependencyKey
 from dishka.dependency_source import Factory
 from dishka.entities.factory_type import FactoryType
+from dishka.registry import Registry
 
 from websuckets.introspection.functions import where
 from websuckets.protocol.messages import Message
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.scopes import OpenScope
 from websuckets.security import CurrentUser
 
-__all__ = ["Resolver"]
+__all__ = ["Resolver", "check_user_of"]
 
 Resolve: TypeAlias = Callable[
-    [OpenScope, Message, list[Exit]], Coroutine[Any, Any, tuple[Any, ...]]
+    [OpenScope, Message, list[Exit], Effects | None], Coroutine[Any, Any, tuple[Any, ...]]
 ]
 
 PLAIN: Final = {
@@ -60,7 +62,7 @@ class Resolver:
     ``is_protected`` says that `CurrentUser` is a guard of the command.
     """
 
-    __slots__ = ("_is_protected", "_key", "_places", "_user", "resolve")
+    __slots__ = ("_is_protected", "_key", "_places", "_user", "resolve", "takes_effects")
 
     def __init__(self, key: Any, places: Sequence[int], *, is_protected: bool = False) -> None:
         self._is_protected = is_protected
@@ -71,24 +73,29 @@ class Resolver:
         """Function that returns the dependencies for a message in a scope of a connection.
 
         The generators of objects that have to be finalised are added to the list ``exits`` at once,
-        so that they are known if a later factory fails. Raises the errors of factories."""
+        so that they are known if a later factory fails. Raises the errors of factories. The last
+        argument has the effects of the message; it is ``None`` only if not `takes_effects`."""
+        self.takes_effects: bool = True
+        """False once it is known that nothing adds to the effects of a message."""
 
     def _choose(
-        self, scope: OpenScope, message: Message, exits: list[Exit]
+        self, scope: OpenScope, message: Message, exits: list[Exit], effects: Effects | None
     ) -> Coroutine[Any, Any, tuple[Any, ...]]:
         """Resolve for the first time, and choose how all later messages are resolved."""
         user = scope.request_registry.get_factory(DependencyKey(CurrentUser, ""))
         if self._is_protected and user is not None and is_user_of_the_program(user):
             self._user = user
         writer = _Writer(scope)
-        self.resolve = writer.write(self._key, self._places) or self._by_container
-        return self.resolve(scope, message, exits)
+        written = writer.write(self._key, self._places)
+        self.takes_effects = written is None or writer.takes_effects
+        self.resolve = written or self._by_container
+        return self.resolve(scope, message, exits, effects)
 
     async def _by_container(
-        self, scope: OpenScope, message: Message, exits: list[Exit]
+        self, scope: OpenScope, message: Message, exits: list[Exit], effects: Effects | None
     ) -> tuple[Any, ...]:
         """Resolve with a container of dishka, as any graph can be resolved."""
-        container = scope.request({Message: message}, exits)
+        container = scope.request({Message: message, Effects: effects}, exits, message)
         dependencies: tuple[Any, ...] = await container.get(self._key)
         if self._user is not None:
             check_user(await container.get(CurrentUser), self._user.source)
@@ -111,6 +118,7 @@ class _Writer:
             "check_user": check_user,
         }  # of objects that the function uses
         self._built: dict[DependencyKey, str] = {}
+        self.takes_effects = False
 
     def write(self, key: Any, places: Sequence[int]) -> Resolve | None:
         """Return the function; ``None`` for a graph that is not plain."""
@@ -122,7 +130,7 @@ class _Writer:
             return None
         result = ", ".join(values[place] for place in places)
         lines = [
-            "async def resolve(scope, message, exits):",
+            "async def resolve(scope, message, exits, effects):",
             "values, found, found_in_app = scope.values, scope.found, scope.wider.found",
             *self._lines,
             f"return ({result},)" if result else "return ()",
@@ -140,6 +148,12 @@ class _Writer:
             raise _NotPlainError
         if key in self._built:
             return self._built[key]
+        binder = self._scope.binder
+        if binder is not None and binder.binds(key.type_hint):
+            hint, bind = self._name("k", key.type_hint), self._name("b", binder.bound)
+            result = self._result()
+            self._lines.append(f"{result} = {bind}({hint}, scope, message)")
+            return result
         factory = self._registry.get_factory(key)
         value = self._found(key) if factory is None else self._made(factory)
         if self._is_shared(key):
@@ -178,6 +192,9 @@ class _Writer:
                 return self._value_of(factory.dependencies[0])
             case FactoryType.CONTEXT if factory.source is Message:
                 return "message"
+            case FactoryType.CONTEXT if factory.source is Effects:
+                self.takes_effects = True
+                return "effects"
             case kind if kind in PLAIN:
                 arguments = [self._value_of(key) for key in factory.dependencies]
                 for name, key in factory.kw_dependencies.items():
@@ -205,6 +222,13 @@ def is_user_of_the_program(factory: Any) -> bool:
     module = getattr(factory.source, "__module__", None) or ""
     is_ours = module.partition(".")[0] == "websuckets"
     return factory.provides.type_hint is CurrentUser and not is_ours
+
+
+def check_user_of(user: object, registry: Registry) -> None:
+    """Check a user as `check_user` does, if the program provides it; else do nothing."""
+    factory = registry.get_factory(DependencyKey(CurrentUser, ""))
+    if factory is not None and is_user_of_the_program(factory):
+        check_user(user, factory.source)
 
 
 def check_user(user: object, source: Callable[..., Any]) -> None:

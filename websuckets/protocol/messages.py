@@ -33,6 +33,9 @@ __all__ = [
 MAX_ID_LENGTH: Final = 128
 """Greatest number of characters in a command's ``id`` that is a string."""
 
+MAX_KEY_LENGTH: Final = 128
+"""Greatest number of characters in a command's ``key``."""
+
 MAX_ID_INTEGER: Final = 2**53
 """The largest ``id`` that is a number: JavaScript counts exactly up to it."""
 
@@ -50,6 +53,8 @@ class Message:
     event: str
     token: str | None = field(default=None, repr=False)
     id: CommandId = None
+    key: str | None = field(default=None, repr=False)
+    """Identifies the command for good, so that it takes effect once: see `IdempotencyStore`."""
 
 
 class Control:
@@ -141,14 +146,15 @@ def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
         raise InvalidMessage([problem("dict_type", "Input should be an object")])
 
     event, token, id = content.get("event"), content.get("token"), content.get("id")
-    payload = content.get("payload")
+    payload, key = content.get("payload"), content.get("key")
     if (
         type(event) is str
         and (token is None or type(token) is str)
         and (id is None or _is_command_id(id))
         and (payload is None or _all_finite(payload))
+        and (key is None or _is_key(key))
     ):
-        return Message(event, token, id), payload
+        return Message(event, token, id, key), payload
     if event is None and "event" not in content:
         if content.get("cancel") is not None:
             return _cancel(content), None
@@ -171,6 +177,10 @@ def _invalid(content: dict[str, Any]) -> InvalidMessage:
     if id is not None and not _is_command_id(id):
         id = None
         problems.append(_no_command_id("id"))
+    key = content.get("key")
+    if key is not None and not _is_key(key):
+        text = f"Input should be a string of 1 to {MAX_KEY_LENGTH} characters, without U+0000"
+        problems.append(problem("key_type", text, "key"))
     if not _all_finite(content.get("payload")):
         problems.append(problem("finite_number", "Numbers should be finite", "payload"))
     return InvalidMessage(problems, id)
@@ -272,6 +282,10 @@ def _is_command_id(id: Any) -> bool:
     if type(id) is str:
         return len(id) <= MAX_ID_LENGTH
     return type(id) is int and -MAX_ID_INTEGER <= id <= MAX_ID_INTEGER
+
+
+def _is_key(key: Any) -> bool:
+    return type(key) is str and 1 <= len(key) <= MAX_KEY_LENGTH and "\0" not in key
 
 
 def _all_finite(value: Any) -> bool:

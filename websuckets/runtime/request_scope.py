@@ -139,6 +139,17 @@ class RequestScope:
         if due < self._timer.moment:
             self._timer.by(due, timeout.step)
 
+    def pause(self) -> float:
+        """Let the current step take any time until `resume`, which gets the returned moment."""
+        due, self.due = self.due, math.inf
+        return due
+
+    def resume(self, due: float) -> None:
+        """Cancel the current step if it is not over at this moment of the clock."""
+        self.due = due
+        if due < self._timer.moment:
+            self._timer.by(due, self._step)
+
     def ring(self) -> None:
         """Cancel a step that takes too long, and set the timer for the next check."""
         self.check(self._clock.now)

@@ -17,7 +17,8 @@ This module reads and sets attributes of containers that dishka does not documen
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 from dishka import AsyncContainer, Scope
 from dishka.entities.factory_type import FactoryType
@@ -34,7 +35,21 @@ Lock = AbstractAsyncContextManager[Any]
 
 _UNSET: Final[Any] = object()
 
+_NOTHING: Final[Mapping[Any, object]] = {}
+
 _GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
+
+
+class Binder(Protocol):
+    """Maker of objects that depend on which scope asks for them, of SESSION scope or narrower."""
+
+    def binds(self, hint: Any) -> bool:
+        """Tell whether this binder makes the objects of a type."""
+        ...
+
+    def bound(self, hint: Any, scope: "OpenScope", message: Any) -> object:
+        """Return the object for ``scope``, or for a message in it if that is not ``None``."""
+        ...
 
 
 class OpenScope:
@@ -43,6 +58,7 @@ class OpenScope:
     __slots__ = (
         "_given",
         "_is_entered",
+        "binder",
         "container",
         "context",
         "found",
@@ -66,6 +82,8 @@ class OpenScope:
         self.values: Mapping[Any, Any] = {}
         """Objects, by key, that were given to this scope when it was opened."""
         self.wider: OpenScope | None = wider
+        self.binder: Binder | None = None if wider is None else wider.binder
+        """Maker of objects that are bound to a scope; it is set before any scope is opened."""
         self._is_entered = False
         self._given: frozenset[Any] | None = None  # types of a SESSION scope's values
         if wider is None:
@@ -77,26 +95,35 @@ class OpenScope:
     ) -> "OpenScope":
         """Open a SESSION scope in this one, with context values and a context of its own."""
         container = self.container(values, lock_factory, Scope.SESSION)
-        container.parent_getter = self.get
         if self._given is None:
             self._given = _from_context(container.registry)
         scope = OpenScope(container, context, self)
+        container.parent_getter = scope._get_of_wider
         scope.values = _part_of(values, self._given)
         return scope
 
-    def request(self, values: dict[Any, Any], exits: list[Exit]) -> AsyncContainer:
+    def request(
+        self,
+        values: dict[Any, Any],
+        exits: list[Exit],
+        message: Any = None,
+        objects: Mapping[Any, object] = _NOTHING,
+    ) -> AsyncContainer:
         """Open a REQUEST scope in this one, in the context of the caller.
 
         The generators of its objects, and of scopes that are opened with it, are put into
-        ``exits``: the caller finalises them.
+        ``exits``: the caller finalises them. ``values`` are its context values, ``message`` the
+        message that it is opened for, if any, and ``objects`` are objects, by key, that the scope
+        has already.
         """
         container = outermost = self.container(values, scope=Scope.REQUEST)
+        container._cache.update(objects)
         _put_into(exits, container)
         while outermost.parent_container is not self.container:
             assert outermost.parent_container is not None
             outermost = outermost.parent_container
             _put_into(exits, outermost)
-        outermost.parent_getter = self.get
+        outermost.parent_getter = partial(self._get_for_message, message)
         return container
 
     @property
@@ -136,6 +163,19 @@ class OpenScope:
         if wider is not None:
             self._hand_on(before)
         return new
+
+    async def _get_for_message(self, message: Any, key: Any) -> Any:
+        """Return an object as `get` does, for an object of a REQUEST scope in this one."""
+        if self.binder is not None and self.binder.binds(key):
+            return self.binder.bound(key, self, message)
+        return await self.get(key)
+
+    async def _get_of_wider(self, key: Any) -> Any:
+        """Return an object of a wider scope, for an object of this one."""
+        if self.binder is not None and self.binder.binds(key):
+            return self.binder.bound(key, self, None)
+        assert self.wider is not None
+        return await self.wider.get(key)
 
     def _hand_on(self, before: Context) -> None:
         """Set in the message's context what this context got since ``before``: a message in which

@@ -13,6 +13,7 @@ from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection, name_for_errors
 from websuckets.di.graph import scopes_of
 from websuckets.di.injectables import WebSucketsProvider, context_types, values_provider
+from websuckets.on_commit import OnCommit
 from websuckets.runtime.tasks import AppTasks, TaskSource
 from websuckets.security import Identity, SecurityProvider, identify
 from websuckets.serving.container import Override, build_container, check_container
@@ -68,7 +69,14 @@ class CompiledApp:
         tasks = Provider(scope=Scope.APP)
         # Not cached: `open` raises while the app does not run, and the container may outlive a run.
         tasks.provide(self.tasks.open, provides=AppTasks, cache=False)
-        return (self.context, values_provider({CompiledApp: self, **self.values}), tasks)
+        effects = Provider(scope=Scope.REQUEST)
+        effects.provide(OnCommit)
+        return (
+            self.context,
+            values_provider({CompiledApp: self, **self.values}),
+            tasks,
+            effects,
+        )
 
 
 def compile_app(

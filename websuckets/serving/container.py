@@ -96,7 +96,7 @@ def build_container(
     for injection in proved:
         errors.extend(_misuses(injection, container, context))
     for hint in new:
-        if not needed_by(container, (i.key for i in proved if i.needs_scope), bare_type(hint)):
+        if not needed_by(container, (root for i in proved for root in i.roots), bare_type(hint)):
             errors.append(
                 ConfigurationError(
                     f"override(values=...): nothing provides or asks for {name_of(hint)}, so its "
@@ -247,18 +247,20 @@ def _is_data(hint: Any) -> bool:
 def _misuses(
     injection: Injection, container: AsyncContainer, context: ContextTypes
 ) -> Iterable[ConfigurationError]:
-    if injection.needs_scope:
-        yield from _unprovable(injection, container, context)
+    for root in injection.roots:
+        yield from _unprovable(injection, root, container, context)
     yield from _payloads_provided(injection.plan, container)
 
 
 def _unprovable(
-    injection: Injection, container: AsyncContainer, context: ContextTypes
+    injection: Injection, root: Any, container: AsyncContainer, context: ContextTypes
 ) -> Iterable[ConfigurationError]:
     plan = injection.plan
-    for path, why in unprovable(container, injection.key, injection.absent, context):
+    absent, absent_here = injection.absent, injection.absent_here
+    for path, why in unprovable(container, root, absent, context, absent_here):
         names = [name_of(type_) for type_ in path if type_ not in injection.provided]
-        error_class = ConfigurationError if path[-1] in injection.absent else MissingProvider
+        is_absent = path[-1] in absent or path[-1] in absent_here
+        error_class = ConfigurationError if is_absent else MissingProvider
         asked = " -> ".join(f"`{name}`" for name in names)
         yield error_class(f"{plan.where}: it asks for {asked}: {why}")
     for guard in injection.guards:

@@ -133,7 +133,7 @@ class AppDefinition:
         if self._hooks.has("startup") or (self._providers and self._container is None):
             return True
         compiled, container = self.ready(values)
-        wanted = [i.key for i in compiled.injections if i.needs_scope]
+        wanted = [root for injection in compiled.injections for root in injection.roots]
         return needed_by(container, wanted, AppTasks) or needs_finalising(
             container, [*wanted, Broker, SessionStore, WallClock]
         )

@@ -18,6 +18,7 @@ from websuckets.connections.registry import Connections
 from websuckets.connections.setup import Setup
 from websuckets.di.context_managers import DOUBTFUL
 from websuckets.di.graph import factories_of, scopes_of
+from websuckets.di.scope_factory import ScopeBinder
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
 from websuckets.resuming import Resuming
@@ -119,9 +120,12 @@ async def started(
         background=background,
     )
     timeouts = PeerTimeouts.of(clock, limits, {})
+    scope.binder = ScopeBinder(compiled.context.scopes, container)
     with running(session):
         async with background, AsyncExitStack() as steps:
             background.start_soon(clock.run)
+            compiled.context.scopes.begin(scope, request_scopes)
+            steps.callback(compiled.context.scopes.stop)
             background.start_soon(report_blocked_loop, setup.dispatcher.command_of)
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
