@@ -95,8 +95,7 @@ def in_memory(request: pytest.FixtureRequest) -> Open:
             return Message(MemoryIdempotencyStore(replies))
 
         async def expire(owner: str, key: str) -> None:
-            reply, _ = replies._kept[owner, key]
-            replies._kept[owner, key] = reply, 0.0
+            replies._kept[owner, key] = replies._kept[owner, key]._replace(end=0.0)
 
         yield Nodes(make, make, expire)
 
