@@ -58,7 +58,10 @@ __all__ = ["RedisClaims", "RedisIdempotencyStore"]
 logger: logging.Logger = logging.getLogger("websuckets")
 
 LEASE: Final = 10.0
-"""Seconds for which a claim is good; it is renewed three times in this time."""
+"""Seconds for which a claim is good."""
+
+RENEWAL: Final = LEASE / 3
+"""Seconds between two renewals of all claims, and between two attempts to store a reply."""
 
 LONGEST_LEASE: Final = 3600.0
 """Seconds; a claim that lasts for longer was not written by a node, of whichever version."""
@@ -305,7 +308,7 @@ class RedisClaims:
         self._is_keeping = True
         try:
             while self._held:
-                await anyio.sleep(LEASE / 3)
+                await anyio.sleep(RENEWAL)
                 held = list(self._held)
                 for start in range(0, len(held), AT_ONCE):
                     await self._keep_some(held[start : start + AT_ONCE])
