@@ -143,7 +143,10 @@ class MemoryReplies:
         self._claimed: dict[_Name, anyio.Event] = {}
 
     async def claim(self, name: _Name) -> StoredReply | None:
-        """Return the reply, or ``None`` with the claim, as soon as nobody else has the claim."""
+        """Return the reply, or ``None`` with the claim, as soon as nobody else has the claim.
+
+        ``name`` is the owner and the key.
+        """
         while (settled := self._claimed.get(name)) is not None:
             await settled.wait()
         kept = self._kept.get(name)
@@ -155,7 +158,10 @@ class MemoryReplies:
         return None
 
     def check(self, name: _Name, reply: StoredReply) -> None:
-        """Raise `ValueError` for a reply that would not be kept even if it were the only one."""
+        """Raise `ValueError` for a reply that would not be kept even if it were the only one.
+
+        ``name`` counts as a part of ``reply``.
+        """
         if _size_of(name, reply) > self._most_bytes:
             raise ValueError(
                 "the reply of a command that takes effect once has more bytes than MemoryReplies "
@@ -163,7 +169,7 @@ class MemoryReplies:
             )
 
     def settle(self, name: _Name, reply: StoredReply | None) -> None:
-        """Keep the reply, if there is one, and give the claim back."""
+        """Give back the claim of ``name``; keep ``reply`` if there is one."""
         if reply is not None:
             end, size = time.monotonic() + self._lifetime, _size_of(name, reply)
             self._kept[name] = _Kept(reply, end, size)
@@ -197,7 +203,8 @@ class MemoryIdempotencyStore:
     """An `IdempotencyStore` of this process alone, which forgets everything when it ends.
 
     It is the default. A client that sends a command again to another node, or after a restart, is
-    not recognised: use ``RedisProvider(url, once=True)`` or ``SqlProvider`` there.
+    not recognised: use ``RedisProvider(url, once=True)`` or ``SqlProvider`` there. A reply that has
+    more bytes than ``replies`` keep in all is a `ValueError` of `complete`.
     """
 
     def __init__(self, replies: MemoryReplies) -> None:
