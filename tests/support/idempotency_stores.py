@@ -1,5 +1,6 @@
 """Stores of commands that take effect once, of every kind, for the tests that all must pass."""
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Final, TypeAlias
 import anyio
 import pytest
 import sql_databases
+from brokers import HEARTBEAT, linked
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,6 +20,9 @@ from websuckets.idempotency import (
     MemoryReplies,
     StoredReply,
 )
+from websuckets.redis.broker import RedisBroker
+from websuckets.redis.connection import RedisConnection
+from websuckets.redis.idempotency import RedisClaims, RedisIdempotencyStore
 from websuckets.runtime.once import running_once
 from websuckets.sql import create_tables
 from websuckets.sql.store import Settings, SqlIdempotencyStore
@@ -103,8 +108,7 @@ def in_memory(request: pytest.FixtureRequest) -> Open:
             return Message(MemoryIdempotencyStore(replies))
 
         async def expire(owner: str, key: str) -> None:
-            reply, _ = replies._kept[owner, key]
-            replies._kept[owner, key] = reply, 0.0
+            replies._kept[owner, key] = replies._kept[owner, key]._replace(end=0.0)
 
         yield Nodes(make, make, expire)
 
@@ -180,9 +184,43 @@ def in_database(name: str) -> Callable[[pytest.FixtureRequest], Open]:
     return prepare
 
 
+def in_redis(request: pytest.FixtureRequest) -> Open:
+    url = request.getfixturevalue("shared_redis").url
+
+    @asynccontextmanager
+    async def opened(lifetime: float) -> AsyncIterator[Nodes]:
+        prefix = secrets.token_hex(8)
+        one, two = (RedisBroker(RedisConnection(url, HEARTBEAT), prefix) for _ in range(2))
+        async with linked(one), linked(two), anyio.create_task_group() as tasks:
+            claims = [RedisClaims(broker, lifetime) for broker in (one, two)]
+
+            async def expire(owner: str, key: str) -> None:
+                await two.redis.ask(b"PEXPIRE", claims[1].claim(owner, key).name, 0)
+
+            async def crash(message: Message) -> None:
+                """End the lease of a claim, as time does it while a dead node renews nothing."""
+                assert isinstance(message.store, RedisIdempotencyStore)
+                claim = message.store._claim
+                assert claim is not None
+                await two.redis.ask(b"PEXPIRE", claim.name, 0)
+                for node in claims:
+                    if claim in node._held:
+                        node._held.remove(claim)
+                        node._end_turn(claim)
+
+            makes = [
+                lambda node=node: Message(RedisIdempotencyStore(node, tasks)) for node in claims
+            ]
+            yield Nodes(*makes, expire, crash)
+            tasks.cancel_scope.cancel()
+
+    return opened
+
+
 STORES: Final[dict[str, tuple[str, Callable[[pytest.FixtureRequest], Open]]]] = {
     "memory": ("asyncio trio", in_memory),
     **{name: ("asyncio", in_database(name)) for name in sql_databases.DATABASES},
+    "redis": ("asyncio trio", in_redis),
 }
 """Every kind of store, by name: the event loops it runs on, and a function that prepares it.
 
