@@ -91,11 +91,11 @@ async def test_tables_that_are_created_are_rolled_back(engine: AsyncEngine) -> N
 async def test_a_command_that_takes_effect_once_begins_as_a_writer(engine: AsyncEngine) -> None:
     """The mark is a context variable, which SQLAlchemy's greenlets see."""
     async with AsyncSession(engine) as first, AsyncSession(engine) as second:
-        running_once.set("order place")
+        run = running_once.begin("order place")
         assert await count(first) == 0
         with pytest.raises(DBAPIError, match="database is locked"):
             await count(second)
-        running_once.set(None)
+        run.is_over = True
         await second.rollback()
         assert await count(second) == 0
         with pytest.raises(DBAPIError, match="database is locked"):
@@ -110,7 +110,7 @@ async def test_two_that_read_before_they_write_take_turns_in_commands(tmp_path: 
     counts = []
 
     async def read_and_write() -> None:
-        running_once.set("order place")
+        running_once.begin("order place")
         async with AsyncSession(engine) as session, session.begin():
             counts.append(await count(session))
             await write(session)

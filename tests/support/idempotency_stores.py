@@ -134,11 +134,11 @@ class SqlMessage(Message):
         super().__init__(store, close)
 
     async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
-        token = running_once.set("place")
+        run = running_once.begin("place")
         try:
             return await super().claim(owner, key, fingerprint)
         finally:
-            running_once.reset(token)
+            run.is_over = True
 
 
 class SqlNode:

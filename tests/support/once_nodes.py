@@ -3,19 +3,20 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import anyio
-from dishka import Provider, Scope, make_async_container
+from dishka import FromComponent, Provider, Scope, make_async_container
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from websuckets.clock import SYSTEM_CLOCK, WallClock
-from websuckets.di import provide_context
+from websuckets.di import ScopeFactory, provide_context
 from websuckets.exc import alone
 from websuckets.idempotency import IdempotencyStore, StoredReply
 from websuckets.runtime.once import running_once
+from websuckets.runtime.tasks import AppTasks
 from websuckets.sql import SqlProvider, create_tables
 
 ANN: Final = "str:ann"
@@ -61,10 +62,13 @@ class OnceNode:
         """Use a session of this type, in this component."""
         self.engine: Final = engine
         self.sessions: Final = async_sessionmaker(engine)
-        clocks = Provider(scope=Scope.APP)
-        clocks.provide(lambda: clock, provides=WallClock)
+        hint: Any = Annotated[session[0], FromComponent(session[1])] if session[1] else session[0]
+        of_the_app = Provider(scope=Scope.APP)
+        of_the_app.provide(lambda: clock, provides=WallClock)
+        of_the_app.provide(lambda: self, provides=AppTasks)
+        of_the_app.provide(lambda: self.sessions.begin, provides=ScopeFactory[hint])
         self._container = make_async_container(
-            clocks,
+            of_the_app,
             provide_context(self.sessions.begin, provides=AsyncSession),
             *providers,
             provider or SqlProvider(AsyncSession),
@@ -77,6 +81,9 @@ class OnceNode:
         self.repeats = 0
         """Runs after an error that passed."""
 
+    def start_soon(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Start no task, as a node would that ends before the task runs."""
+
     async def send(
         self,
         handler: Handler = place,
@@ -86,7 +93,7 @@ class OnceNode:
         reply: StoredReply = REPLY,
     ) -> StoredReply:
         """Run a command, again if the store says so, and return its reply, or that of its twin."""
-        token = running_once.set("order place")
+        run = running_once.begin("order place")
         try:
             for attempt in count(1):
                 try:
@@ -98,7 +105,7 @@ class OnceNode:
                     self.repeats += 1
                     await anyio.sleep(pause)
         finally:
-            running_once.reset(token)
+            run.is_over = True
         raise AssertionError
 
     async def _run(self, handler: Handler, owner: str, key: str, reply: StoredReply) -> StoredReply:

@@ -8,9 +8,12 @@ from dishka import FromComponent, Provider, Scope
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from websuckets.clock import WallClock
+from websuckets.di import ScopeFactory
 from websuckets.exc import ConfigurationError
 from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.hints import name_of
+from websuckets.runtime.tasks import AppTasks
+from websuckets.sql.retention import Retention
 from websuckets.sql.store import Settings, SqlIdempotencyStore
 
 __all__ = ["SqlProvider"]
@@ -38,7 +41,7 @@ class SqlProvider(Provider):
     After a serialization failure, a deadlock or a lock of SQLite the command runs again, up to
     ``retries`` times, within its one timeout. Effects outside of the session may then repeat.
 
-    A reply is kept for ``lifetime`` seconds.
+    A reply is kept for ``lifetime`` seconds; then a task of the app deletes it.
 
     Raises `ConfigurationError` for a type that is not a session, and for numbers that mean nothing.
     """
@@ -71,8 +74,9 @@ class SqlProvider(Provider):
         if component is not None:
             hint = Annotated[session_type, FromComponent(component)]
 
-        def settings(clock: WallClock) -> Settings:
-            return Settings(clock, lifetime, retries)
+        def settings(clock: WallClock, tasks: AppTasks, new_session: Any) -> Settings:
+            retention = Retention(tasks, new_session, clock)
+            return Settings(clock, lifetime, retries, retention.begin)
 
         def store(session: Any, settings: Settings) -> Iterator[IdempotencyStore]:
             store = SqlIdempotencyStore(session, settings)
@@ -81,6 +85,7 @@ class SqlProvider(Provider):
             finally:
                 store.leave()  # before the session closes, on which this depends
 
+        settings.__annotations__["new_session"] = ScopeFactory[hint]
         store.__annotations__["session"] = hint
         self.provide(settings, scope=Scope.APP)
         self.provide(store)

@@ -15,7 +15,6 @@ from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from websuckets.clock import WallClock
-from websuckets.runtime.once import running_once
 from websuckets.runtime.tasks import AppTasks
 from websuckets.sql.errors import execute
 from websuckets.sql.tables import replies
@@ -73,7 +72,6 @@ async def keep_deleting(
     The first time is drawn at random, so that nodes that start together do not delete together. A
     deletion that fails is logged, and tried again a period later.
     """
-    running_once.set(None)  # the command that started this task is another transaction
     await anyio.sleep(uniform(0, period))
     while True:
         try:

@@ -97,11 +97,13 @@ class SqlIdempotencyStore:
     def __init__(self, session: AsyncSession, settings: Settings) -> None:
         self._session = session
         self._settings = settings
+        self._command = ""
         self._name: dict[str, Any] = {}
         self._transaction: ClaimedTransaction | None = None
 
     async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
         self._settings.begin_retention()
+        self._command = command()
         self._name = {"new_owner": _stored(owner), "new_key": _stored(key)}
         try:
             return await self._session.run_sync(self._claim, fingerprint)
@@ -121,8 +123,8 @@ class SqlIdempotencyStore:
         transaction.release()
         if committed and not transaction.is_committed:
             raise RuntimeError(
-                f"{command()}: its session was closed without a commit, so that the command has no "
-                "effect; provide the session by provide_context(sessionmaker.begin, "
+                f"{self._command}: its session was closed without a commit, so that the command "
+                "has no effect; provide the session by provide_context(sessionmaker.begin, "
                 "provides=AsyncSession)"
             )
 
@@ -166,7 +168,7 @@ class SqlIdempotencyStore:
             "new_frame": _Hidden(reply.frame),
         }
         if execute(connection, _statements_for(connection).complete, row).rowcount != 1:
-            raise RuntimeError(f"{command()}: its claim is not in websuckets_replies any more")
+            raise RuntimeError(f"{self._command}: its claim is not in websuckets_replies any more")
         transaction.complete()
 
     def __repr__(self) -> str:

@@ -37,6 +37,7 @@ class ClaimedTransaction:
 
     def __init__(self, session: Session, connection: Connection) -> None:
         self.connection: Final = connection
+        self._command: Final = command()
         self._session: Final = session
         self._transactions: Final = session.get_transaction(), connection.get_transaction()
         self._state = _State.CLAIMED
@@ -57,10 +58,10 @@ class ClaimedTransaction:
         lost = self._state is _State.LOST or current != self._transactions
         if lost or root is None or not root.is_active:
             raise RuntimeError(
-                f"{command()}: its transaction has ended before the command was done, and nothing "
-                "of it takes effect; an error that the handler catches may have rolled it back: "
-                "use a savepoint (`async with session.begin_nested():`) around statements that may "
-                "fail, and neither commit() nor rollback() nor close()"
+                f"{self._command}: its transaction has ended before the command was done, and "
+                "nothing of it takes effect; an error that the handler catches may have rolled it "
+                "back: use a savepoint (`async with session.begin_nested():`) around statements "
+                "that may fail, and neither commit() nor rollback() nor close()"
             )
 
     def complete(self) -> None:
@@ -103,17 +104,18 @@ class ClaimedTransaction:
         if self._state is _State.CLAIMED and transaction.parent is None:
             self._state = _State.LOST
             raise RuntimeError(
-                f"{command()}: session.rollback() undid the claim of the command, and nothing of "
-                "it takes effect; raise an error, which rolls everything back, or use a savepoint "
-                "for a part (`async with session.begin_nested():`)"
+                f"{self._command}: session.rollback() undid the claim of the command, and "
+                "nothing of it takes effect; raise an error, which rolls everything back, or use a "
+                "savepoint for a part (`async with session.begin_nested():`)"
             )
 
     def _refuse(self, call: str) -> None:
         if self._state not in (_State.COMPLETE, _State.COMMITTED):
             raise RuntimeError(
-                f"{command()}: {call} is refused, because a command with once=True is committed "
-                "together with its reply, when its scope closes; use `await session.flush()` to "
-                "send changes before, and savepoints (`async with session.begin_nested():`)"
+                f"{self._command}: {call} is refused, because a command with once=True is "
+                "committed together with its reply, when its scope closes; use `await "
+                "session.flush()` to send changes before, and savepoints (`async with "
+                "session.begin_nested():`)"
             )
 
 
