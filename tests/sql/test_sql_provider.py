@@ -10,7 +10,7 @@ from once_nodes import PRINT, REPLY, OnceNode, once_node, place, prepare
 from ports import free_port
 from sql_databases import Database
 from sqlalchemy import event, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
@@ -224,8 +224,9 @@ async def test_a_connection_that_the_server_has_closed_is_unavailable(
     assert await node.send() == REPLY
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # aiosqlite's
-async def test_a_file_that_cannot_be_opened_is_an_error_of_the_program(tmp_path: Path) -> None:
-    async with once_node(sqlite_engine(tmp_path / "missing" / "test.db")) as node:
-        with pytest.raises(OperationalError, match="unable to open"):
+async def test_a_file_that_is_not_a_database_is_an_error_of_the_program(tmp_path: Path) -> None:
+    path = tmp_path / "test.db"
+    path.write_text("not a database" * 1000)
+    async with once_node(sqlite_engine(path)) as node:
+        with pytest.raises(DatabaseError, match="not a database"):
             await node.send()

@@ -82,7 +82,16 @@ def _configure(connection: Any, busy_timeout: float) -> None:
     """Prepare a new connection: ``connection`` is SQLAlchemy's adapter of the driver's."""
     # Else Python's sqlite3 begins transactions itself, later than SQLAlchemy says so.
     connection.isolation_level = None
-    connection.run_async(lambda driver: _set_pragmas(driver, busy_timeout))
+    connection.run_async(lambda driver: _prepare(driver, busy_timeout))
+
+
+async def _prepare(driver: Any, busy_timeout: float) -> None:
+    try:
+        await _set_pragmas(driver, busy_timeout)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await driver.close()  # which has a thread
+        raise
 
 
 async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
