@@ -1,5 +1,6 @@
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
 
@@ -13,6 +14,7 @@ from dishka.code_tools import code_builder
 from harness import Gate
 from hypothesis import settings
 from serving import HEAVY, SERVINGS, Serving
+from sql_databases import Database, database
 from stores import STORES, Stores
 
 from websuckets import session
@@ -86,6 +88,13 @@ def postgres_server() -> Iterator[postgres.Postgres]:
         pytest.skip("no PostgreSQL server is installed")
     with postgres.running(binaries) as server:
         yield server
+
+
+@pytest.fixture
+def sql_database(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Database]]:
+    """Yield a function that makes an empty database of the kind with this name."""
+    with ExitStack() as databases:
+        yield lambda name: databases.enter_context(database(name, request))
 
 
 @pytest.fixture(scope="session")

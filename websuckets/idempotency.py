@@ -19,7 +19,8 @@ reply are committed together. A store that does not share the transaction writes
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from sys import getsizeof
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import anyio
 
@@ -41,7 +42,7 @@ BYTES: Final = 64 * 1024 * 1024
 """Bytes of all replies that one process keeps in its memory, at most: 64 MiB."""
 
 OVERHEAD: Final = 512
-"""Bytes that are counted for each reply beside its text: the key, the hash, the objects."""
+"""Bytes that are counted for each reply beside its texts: the hash, the objects, their places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,20 @@ _Name: TypeAlias = tuple[str, str]
 """Owner and key."""
 
 
+class _Kept(NamedTuple):
+    """A reply, the monotonic time of its end, and the bytes that were counted for it."""
+
+    reply: StoredReply
+    end: float
+    size: int
+
+
 class MemoryReplies:
     """Replies that one process keeps, for `MemoryIdempotencyStore` (APP scope).
 
-    A reply is kept for ``lifetime`` seconds, and at most ``entries`` replies with ``size`` bytes in
-    all: the oldest reply makes room. Raises `ValueError` for numbers that are not positive.
+    A reply is kept for ``lifetime`` seconds, and at most ``entries`` replies with ``size`` bytes of
+    memory in all: the oldest reply makes room. Raises `ValueError` for numbers that are not
+    positive.
     """
 
     def __init__(
@@ -129,50 +139,72 @@ class MemoryReplies:
         self._most = entries
         self._most_bytes = size
         self._bytes = 0
-        self._kept: OrderedDict[_Name, tuple[StoredReply, float]] = OrderedDict()  # oldest first
+        self._kept: OrderedDict[_Name, _Kept] = OrderedDict()  # the oldest first, which ends first
         self._claimed: dict[_Name, anyio.Event] = {}
 
     async def claim(self, name: _Name) -> StoredReply | None:
-        """Return the reply, or ``None`` with the claim, as soon as nobody else has the claim."""
+        """Return the reply, or ``None`` with the claim, as soon as nobody else has the claim.
+
+        ``name`` is the owner and the key.
+        """
         while (settled := self._claimed.get(name)) is not None:
             await settled.wait()
         kept = self._kept.get(name)
-        if kept is not None and kept[1] > time.monotonic():
-            return kept[0]
+        if kept is not None:
+            if kept.end > time.monotonic():
+                return kept.reply
+            self._remove(name)
         self._claimed[name] = anyio.Event()
         return None
 
+    def check(self, name: _Name, reply: StoredReply) -> None:
+        """Raise `ValueError` for a reply that would not be kept even if it were the only one.
+
+        ``name`` counts as a part of ``reply``.
+        """
+        if _size_of(name, reply) > self._most_bytes:
+            raise ValueError(
+                "the reply of a command that takes effect once has more bytes than MemoryReplies "
+                f"keeps in all ({self._most_bytes})"
+            )
+
     def settle(self, name: _Name, reply: StoredReply | None) -> None:
-        """Keep the reply, if there is one, and give the claim back."""
+        """Give back the claim of ``name``; keep ``reply`` if there is one."""
         if reply is not None:
-            self._keep(name, reply)
+            end, size = time.monotonic() + self._lifetime, _size_of(name, reply)
+            self._kept[name] = _Kept(reply, end, size)
+            self._bytes += size
+            self._make_room()
         self._claimed.pop(name).set()
 
-    def _keep(self, name: _Name, reply: StoredReply) -> None:
-        self._remove(name)
-        self._kept[name] = (reply, time.monotonic() + self._lifetime)
-        self._bytes += _size_of(reply)
-        while len(self._kept) > self._most or self._bytes > self._most_bytes:
-            self._remove(next(iter(self._kept)))
+    def _make_room(self) -> None:
+        """Remove replies that are too old, and then the oldest ones over the bounds."""
+        now = time.monotonic()
+        while self._kept:
+            name, oldest = next(iter(self._kept.items()))
+            fits = len(self._kept) <= self._most and self._bytes <= self._most_bytes
+            if fits and oldest.end > now:
+                break
+            self._remove(name)
 
     def _remove(self, name: _Name) -> None:
-        kept = self._kept.pop(name, None)
-        if kept is not None:
-            self._bytes -= _size_of(kept[0])
+        self._bytes -= self._kept.pop(name).size
 
     def __repr__(self) -> str:
         return f"MemoryReplies({len(self._kept)})"
 
 
-def _size_of(reply: StoredReply) -> int:
-    return OVERHEAD + len(reply.frame)
+def _size_of(name: _Name, reply: StoredReply) -> int:
+    """Return the bytes of memory: a character takes from 1 to 4 of them."""
+    return OVERHEAD + sum(getsizeof(text) for text in (*name, reply.frame))
 
 
 class MemoryIdempotencyStore:
     """An `IdempotencyStore` of this process alone, which forgets everything when it ends.
 
     It is the default. A client that sends a command again to another node, or after a restart, is
-    not recognised: use ``RedisProvider(url, once=True)`` or ``SqlProvider`` there.
+    not recognised: use ``RedisProvider(url, once=True)`` or ``SqlProvider`` there. A reply that has
+    more bytes than ``replies`` keep in all is a `ValueError` of `complete`.
     """
 
     def __init__(self, replies: MemoryReplies) -> None:
@@ -188,6 +220,8 @@ class MemoryIdempotencyStore:
         return reply
 
     async def complete(self, reply: StoredReply) -> None:
+        assert self._name is not None, "it has the claim"
+        self._replies.check(self._name, reply)
         self._reply = reply
 
     async def settle(self, committed: bool) -> None:

@@ -21,6 +21,7 @@ PUBLIC = [
     *(f"websuckets.{path.stem}" for path in sorted(PACKAGE.glob("[a-z]*.py"))),
     "websuckets.di",
     "websuckets.redis",
+    "websuckets.sql",
 ]
 """Modules that the documentation imports."""
 

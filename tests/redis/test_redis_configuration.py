@@ -121,6 +121,8 @@ def test_a_url_that_may_work_is_accepted(url: str) -> None:
         {"lifetime": float("nan")},
         {"lifetime": -1},
         {"records_per_user": 0},
+        {"once_lifetime": 0},
+        {"once_lifetime": "a day"},
         {"prefix": 7},
         {"prefix": b"shop"},
     ],

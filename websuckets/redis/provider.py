@@ -10,12 +10,16 @@ from websuckets.broker import Broker
 from websuckets.cache import Cache
 from websuckets.clock import WallClock
 from websuckets.exc import ConfigurationError
+from websuckets.idempotency import LIFETIME as ONCE_LIFETIME
+from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.cache import RedisCache
 from websuckets.redis.connection import RedisConnection
+from websuckets.redis.idempotency import RedisClaims, RedisIdempotencyStore
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
+from websuckets.runtime.tasks import AppTasks
 from websuckets.security import resumed_user
 from websuckets.store import LIFETIME, RECORDS_PER_USER, SessionStore
 
@@ -40,6 +44,11 @@ class RedisProvider(Provider):
     ``records_per_user`` records are kept; another one replaces the record that was not used for
     longest.
 
+    With ``once``, commands that take effect once do so whichever node gets them: an
+    `IdempotencyStore` is provided, too. A reply is kept for ``once_lifetime`` seconds. While Redis
+    is away, these commands get the error ``unavailable``. A node that dies between the commit of an
+    effect and the storing of the reply lets the command take effect again.
+
     While Redis is away, the cache is empty, and values that were set or deleted are removed when
     Redis is back; with ``strict_cache`` each method of the cache raises `Unavailable` instead.
 
@@ -60,6 +69,8 @@ class RedisProvider(Provider):
         prefix: str = "websuckets",
         heartbeat: float = HEARTBEAT,
         strict_cache: bool = False,
+        once: bool = False,
+        once_lifetime: float = ONCE_LIFETIME,
     ) -> None:
         super().__init__(scope=Scope.APP)
         problem = problem_with(url)
@@ -71,6 +82,7 @@ class RedisProvider(Provider):
             ("heartbeat", 0.001, heartbeat),
             ("lifetime", 0.001, lifetime),
             ("records_per_user", 1, records_per_user),
+            ("once_lifetime", 0.001, once_lifetime),
         ):
             if not (isinstance(number, int | float) and least <= number < math.inf):
                 raise ConfigurationError(
@@ -94,6 +106,16 @@ class RedisProvider(Provider):
 
             self.provide(store)
             self.provide(resumed_user, scope=Scope.REQUEST)
+        if once:
+
+            def claims(broker: RedisBroker) -> RedisClaims:
+                return RedisClaims(broker, once_lifetime)
+
+            def replies(claims: RedisClaims, tasks: AppTasks) -> IdempotencyStore:
+                return RedisIdempotencyStore(claims, tasks)
+
+            self.provide(claims)
+            self.provide(replies, scope=Scope.REQUEST)
 
 
 def _keep_quiet() -> None:

@@ -1,0 +1,190 @@
+"""Engines for SQLite by `sqlite_engine`."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.pool import StaticPool
+from timeouts import TIMEOUT
+
+from websuckets.exc import ConfigurationError
+from websuckets.runtime.once import running_once
+from websuckets.sql import sqlite_engine
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[AsyncEngine]:
+    engine = sqlite_engine(tmp_path / "test.db", busy_timeout=0.01)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+    yield engine
+    await engine.dispose()
+
+
+async def count(session: AsyncSession) -> int:
+    return int(await session.scalar(text("SELECT count(*) FROM items")) or 0)
+
+
+async def write(session: AsyncSession) -> None:
+    await session.execute(text("INSERT INTO items DEFAULT VALUES"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{}/a.db", "sqlite:///{}/a.db", "sqlite+aiosqlite:///{}/a.db"],
+)
+async def test_a_path_and_a_url_name_the_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.db"
+    given = name.format(tmp_path)
+    for url_or_path in (given, make_url(given) if "://" in given else Path(given)):
+        engine = sqlite_engine(url_or_path)
+        assert engine.url.drivername == "sqlite+aiosqlite"
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS a (id INTEGER)")
+        await engine.dispose()
+        assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("pragma", "value"),
+    [("journal_mode", "wal"), ("busy_timeout", 10), ("foreign_keys", 1), ("synchronous", 2)],
+)
+async def test_connections_are_configured(engine: AsyncEngine, pragma: str, value: Any) -> None:
+    async with engine.connect() as connection:
+        assert await connection.scalar(text(f"PRAGMA {pragma}")) == value
+
+
+async def test_foreign_keys_are_checked(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("CREATE TABLE parts (item INTEGER REFERENCES items (id))")
+        with pytest.raises(IntegrityError):
+            await connection.exec_driver_sql("INSERT INTO parts VALUES (7)")
+
+
+async def test_a_reader_sees_one_state_and_waits_for_no_writer(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as reader, AsyncSession(engine) as writer:
+        assert await count(reader) == 0
+        await write(writer)
+        await writer.commit()
+        assert await count(reader) == 0
+        await reader.rollback()
+        assert await count(reader) == 1
+
+
+async def test_tables_that_are_created_are_rolled_back(engine: AsyncEngine) -> None:
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("CREATE TABLE others (id INTEGER)")
+        await connection.rollback()
+        with pytest.raises(DBAPIError, match="no such table"):
+            await connection.exec_driver_sql("SELECT * FROM others")
+
+
+async def test_a_command_that_takes_effect_once_begins_as_a_writer(engine: AsyncEngine) -> None:
+    """The mark is a context variable, which SQLAlchemy's greenlets see."""
+    async with AsyncSession(engine) as first, AsyncSession(engine) as second:
+        run = running_once.begin("order place")
+        assert await count(first) == 0
+        with pytest.raises(DBAPIError, match="database is locked"):
+            await count(second)
+        run.is_over = True
+        await second.rollback()
+        assert await count(second) == 0
+        with pytest.raises(DBAPIError, match="database is locked"):
+            await write(second)
+
+
+async def test_two_that_read_before_they_write_take_turns_in_commands(tmp_path: Path) -> None:
+    """Without the mark, one of them would fail as soon as it writes."""
+    engine = sqlite_engine(tmp_path / "test.db")
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+    counts = []
+
+    async def read_and_write() -> None:
+        running_once.begin("order place")
+        async with AsyncSession(engine) as session, session.begin():
+            counts.append(await count(session))
+            await write(session)
+
+    with anyio.fail_after(TIMEOUT):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(read_and_write)
+    assert counts == [0, 1, 2, 3]
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", ":memory:"])
+async def test_sessions_of_a_database_in_memory_take_turns(url: str) -> None:
+    engine = sqlite_engine(url)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+
+    async def read_and_write() -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            await count(session)
+            await write(session)
+
+    with anyio.fail_after(TIMEOUT):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(4):
+                tasks.start_soon(read_and_write)
+    async with AsyncSession(engine) as session:
+        assert await count(session) == 4
+    await engine.dispose()
+
+
+async def test_options_are_those_of_sqlalchemy(tmp_path: Path) -> None:
+    engine = sqlite_engine(":memory:", poolclass=StaticPool, hide_parameters=False)
+    assert isinstance(engine.pool, StaticPool)
+    assert not engine.sync_engine.hide_parameters
+    assert sqlite_engine(tmp_path / "test.db").sync_engine.hide_parameters
+
+
+@pytest.mark.parametrize("is_freed", [True, False])
+async def test_a_new_file_in_which_another_process_writes_is_waited_for(
+    tmp_path: Path, is_freed: bool
+) -> None:
+    path = tmp_path / "test.db"
+    engine = sqlite_engine(path, busy_timeout=TIMEOUT if is_freed else 0.02)
+
+    async def connect() -> None:
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, anyio.fail_after(TIMEOUT):
+        other.execute("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+        other.execute("BEGIN IMMEDIATE")
+        if is_freed:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(connect)
+                await anyio.sleep(0.05)  # in which it tries, but not more may be known
+                other.execute("COMMIT")
+        else:
+            with pytest.raises(DBAPIError, match="database is locked"):
+                await connect()
+    await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://localhost/canary", "sqlite+pysqlite:///canary", "://canary", 7]
+)
+def test_another_database_is_refused(url: Any) -> None:
+    with pytest.raises(ConfigurationError, match="sqlite_engine") as caught:
+        sqlite_engine(url)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan"), "5", None])
+def test_a_timeout_that_is_not_a_time_is_refused(seconds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="busy_timeout="):
+        sqlite_engine("a.db", busy_timeout=seconds)

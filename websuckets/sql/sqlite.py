@@ -1,0 +1,120 @@
+"""Engines for SQLite whose transactions begin when they should, and wait for each other."""
+
+import os
+from math import inf
+from sqlite3 import OperationalError
+from typing import Any, Final
+
+import anyio
+from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from websuckets.exc import ConfigurationError
+from websuckets.runtime.once import running_once
+
+__all__ = ["sqlite_engine"]
+
+DRIVER: Final = "sqlite+aiosqlite"
+
+PAUSE: Final = 0.01
+"""Seconds between attempts to switch a new file to the write-ahead log."""
+
+
+def sqlite_engine(
+    url_or_path: str | os.PathLike[str] | URL, *, busy_timeout: float = 5.0, **options: Any
+) -> AsyncEngine:
+    """Return an engine for a file of SQLite, by the driver aiosqlite.
+
+    ``url_or_path`` is the path of the file, or a URL as ``sqlite:///notes.db``. ``options`` are
+    those of SQLAlchemy's ``create_async_engine``.
+
+    Readers do not wait for the one writer at a time (write-ahead log), a writer waits up to
+    ``busy_timeout`` seconds for the other writer, foreign keys are checked, and a commit is on the
+    disk when it returns. Each transaction begins with ``BEGIN``, so that all its statements see one
+    state, and savepoints work. The transactions of a command with ``once=True`` begin as writers
+    (``BEGIN IMMEDIATE``): of two commands with one key the second waits, and does not fail later.
+    Such a handler therefore uses one session: a second one would wait for the first one, and fail
+    with "database is locked" after ``busy_timeout``.
+
+    A database in memory has one connection, which sessions get one after the other. Errors and logs
+    of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
+
+    Raises `ConfigurationError` for a URL of another database or driver, and for a ``busy_timeout``
+    that is not a positive number.
+    """
+    url = _url(url_or_path)
+    if not (isinstance(busy_timeout, int | float) and 0 < busy_timeout < inf):
+        raise ConfigurationError(
+            f"sqlite_engine(busy_timeout={busy_timeout!r}): it is a number of seconds, above 0"
+        )
+    options.setdefault("hide_parameters", True)
+    if url.database in (None, "", ":memory:") and "poolclass" not in options:
+        options = {"poolclass": AsyncAdaptedQueuePool, "pool_size": 1, "max_overflow": 0} | options
+    engine = create_async_engine(url, **options)
+    event.listen(
+        engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
+    )
+    event.listen(engine.sync_engine, "begin", _begin)
+    return engine
+
+
+def _url(url_or_path: str | os.PathLike[str] | URL) -> URL:
+    if isinstance(url_or_path, os.PathLike):
+        url_or_path = os.fspath(url_or_path)
+    if isinstance(url_or_path, str) and "://" not in url_or_path:
+        return URL.create(DRIVER, database=url_or_path)
+    try:
+        url = make_url(url_or_path)
+    except ArgumentError:
+        raise ConfigurationError(
+            "sqlite_engine(url_or_path): it is the path of a file, or a URL as sqlite:///notes.db"
+        ) from None
+    if url.drivername not in ("sqlite", DRIVER):
+        raise ConfigurationError(
+            f"sqlite_engine(url_or_path): it is for SQLite and aiosqlite, not {url.drivername}; "
+            "other databases need SQLAlchemy's create_async_engine alone"
+        )
+    return url.set(drivername=DRIVER)
+
+
+def _configure(connection: Any, busy_timeout: float) -> None:
+    """Prepare a new connection: ``connection`` is SQLAlchemy's adapter of the driver's."""
+    # Else Python's sqlite3 begins transactions itself, later than SQLAlchemy says so.
+    connection.isolation_level = None
+    connection.run_async(lambda driver: _prepare(driver, busy_timeout))
+
+
+async def _prepare(driver: Any, busy_timeout: float) -> None:
+    try:
+        await _set_pragmas(driver, busy_timeout)
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await driver.close()  # which has a thread
+        raise
+
+
+async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
+    await _execute(driver, f"PRAGMA busy_timeout = {max(1, round(busy_timeout * 1000))}")
+    await _execute(driver, "PRAGMA foreign_keys = ON")
+    await _execute(driver, "PRAGMA synchronous = FULL")
+    # The file stays switched to the write-ahead log. SQLite does not wait for its busy timeout
+    # where another process is writing in a file that is to be switched.
+    deadline = anyio.current_time() + busy_timeout
+    while True:
+        try:
+            await _execute(driver, "PRAGMA journal_mode = WAL")
+            return
+        except OperationalError:
+            if anyio.current_time() >= deadline:
+                raise
+            await anyio.sleep(PAUSE)
+
+
+async def _execute(driver: Any, statement: str) -> None:
+    async with driver.execute(statement):
+        pass
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")

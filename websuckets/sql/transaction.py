@@ -1,0 +1,125 @@
+"""Transaction of a command that takes effect once, from its claim to the end of its scope.
+
+Effect and reply are committed together, by whatever closes the session. So nothing may end the
+transaction between the claim and the reply; and if nothing commits it after the reply, the command
+has not taken effect. Both are mistakes of a program, which SQLAlchemy's events show:
+
+- A commit is refused before anything is committed. A session that is told so goes on as if it had
+  not been asked, and the command may still succeed.
+- A rollback cannot be refused. The claim is gone with it, so the command ends in an error, also
+  where the handler catches the one of the rollback and goes on.
+- A commit of the connection below the session is refused, too. Only one that SQLAlchemy does not
+  see, by the driver or as a text, commits an effect without its reply.
+"""
+
+from enum import Enum, auto
+from typing import Final
+
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session, SessionTransaction
+
+from websuckets.runtime.once import running_once
+
+__all__ = ["ClaimedTransaction", "command"]
+
+
+class _State(Enum):
+    CLAIMED = auto()
+    LEFT = auto()
+    """The handler is done, and has failed: the scope closes."""
+    COMPLETE = auto()
+    COMMITTED = auto()
+    LOST = auto()
+
+
+class ClaimedTransaction:
+    """Watch over the transaction in which a command was claimed, until `release`."""
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self.connection: Final = connection
+        self._command: Final = command()
+        self._session: Final = session
+        self._transactions: Final = session.get_transaction(), connection.get_transaction()
+        self._state = _State.CLAIMED
+        event.listen(session, "before_commit", self._before_commit)
+        event.listen(session, "after_commit", self._after_commit)
+        event.listen(session, "after_soft_rollback", self._after_rollback)
+        event.listen(connection, "commit", self._before_connection_commits)
+
+    @property
+    def is_committed(self) -> bool:
+        """True if the transaction was committed after `complete`."""
+        return self._state is _State.COMMITTED
+
+    def check(self) -> None:
+        """Raise `RuntimeError` if the transaction of the claim has ended."""
+        root, _ = self._transactions
+        current = self._session.get_transaction(), self.connection.get_transaction()
+        lost = self._state is _State.LOST or current != self._transactions
+        if lost or root is None or not root.is_active:
+            raise RuntimeError(
+                f"{self._command}: its transaction has ended before the command was done, and "
+                "nothing of it takes effect; an error that the handler catches may have rolled it "
+                "back: use a savepoint (`async with session.begin_nested():`) around statements "
+                "that may fail, and neither commit() nor rollback() nor close()"
+            )
+
+    def complete(self) -> None:
+        """Expect the commit from now on."""
+        self._state = _State.COMPLETE
+
+    def leave(self) -> None:
+        """Allow a rollback, because the scope closes."""
+        if self._state is _State.CLAIMED:
+            self._state = _State.LEFT
+
+    def release(self) -> None:
+        """Watch no longer."""
+        event.remove(self._session, "before_commit", self._before_commit)
+        event.remove(self._session, "after_commit", self._after_commit)
+        event.remove(self._session, "after_soft_rollback", self._after_rollback)
+        event.remove(self.connection, "commit", self._before_connection_commits)
+
+    def _before_commit(self, session: Session) -> None:
+        if not session.in_nested_transaction():
+            self._refuse("session.commit()")
+
+    def _before_connection_commits(self, connection: Connection) -> None:
+        try:
+            self._refuse("connection.commit()")
+        except RuntimeError:
+            self._state = _State.LOST
+            # For SQLAlchemy the transaction is over now; it would leave it open in the pool.
+            connection.dialect.do_rollback(connection.connection)
+            raise
+        if connection.get_transaction() is self._transactions[1]:
+            self._state = _State.COMMITTED
+
+    def _after_commit(self, session: Session) -> None:
+        if self._state is _State.COMPLETE and session.get_transaction() is self._transactions[0]:
+            if not session.in_nested_transaction():
+                self._state = _State.COMMITTED
+
+    def _after_rollback(self, session: Session, transaction: SessionTransaction) -> None:
+        if self._state is _State.CLAIMED and transaction.parent is None:
+            self._state = _State.LOST
+            raise RuntimeError(
+                f"{self._command}: session.rollback() undid the claim of the command, and "
+                "nothing of it takes effect; raise an error, which rolls everything back, or use a "
+                "savepoint for a part (`async with session.begin_nested():`)"
+            )
+
+    def _refuse(self, call: str) -> None:
+        if self._state not in (_State.COMPLETE, _State.COMMITTED):
+            raise RuntimeError(
+                f"{self._command}: {call} is refused, because a command with once=True is "
+                "committed together with its reply, when its scope closes; use `await "
+                "session.flush()` to send changes before, and savepoints (`async with "
+                "session.begin_nested():`)"
+            )
+
+
+def command() -> str:
+    """Return the name of the command that runs, for errors."""
+    name = running_once.get()
+    return "a command with once=True" if name is None else f"command {name!r}"
