@@ -108,6 +108,34 @@ async def test_a_command_is_rolled_back_where_redis_has_lost_its_data(
     assert await node.found() is None
 
 
+async def test_a_lease_is_renewed_soon_after_redis_is_back(
+    node: Node, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect more than one attempt, though the next renewal is far away."""
+    monkeypatch.setattr(idempotency, "RETRY", 0.05)
+    monkeypatch.setattr(idempotency, "RENEWAL", 0.1)
+    store = await node.claimed()
+    claim = store._claim
+    assert claim is not None
+    await away(node, own_redis)
+    attempts, ask_all = [], node.broker.redis.ask_all
+
+    async def counted(commands: object) -> object:
+        attempts.append(commands)
+        if len(attempts) == 1:
+            monkeypatch.setattr(idempotency, "RENEWAL", 1000.0)
+        return await ask_all(commands)
+
+    monkeypatch.setattr(node.broker.redis, "ask_all", counted)
+    await until(lambda: len(attempts) > 2)
+    own_redis.start()
+    own_redis.command("SET", claim.name, claim.value, "PX", "5000")
+    await until(lambda: int(own_redis.command("PTTL", claim.name)[1:]) > 5000)
+    await store.complete(REPLY)
+    await store.settle(True)
+    assert await node.found() == REPLY
+
+
 async def test_a_command_that_fails_while_redis_is_away_leaves_nothing_on_the_node(
     node: Node, own_redis: RedisServer
 ) -> None:

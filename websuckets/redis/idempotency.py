@@ -61,10 +61,13 @@ LEASE: Final = 10.0
 """Seconds for which a claim is good."""
 
 RENEWAL: Final = LEASE / 3
-"""Seconds between two renewals of all claims, and between two attempts to store a reply."""
+"""Seconds between two renewals of all claims."""
 
 LONGEST_LEASE: Final = 3600.0
 """Seconds; a claim that lasts for longer was not written by a node, of whichever version."""
+
+RETRY: Final = 0.5
+"""Seconds before the next attempt where Redis did not answer."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.2
 """Seconds between two questions for a claim that another node has, at first and at most."""
@@ -305,13 +308,14 @@ class RedisClaims:
         """Renew leases, and store replies that could not be stored before."""
         if self._is_keeping:
             return
-        self._is_keeping = True
+        self._is_keeping, has_answered = True, True
         try:
             while self._held:
-                await anyio.sleep(RENEWAL)
+                # Soon after a failure: what is left of the leases may be short.
+                await anyio.sleep(RENEWAL if has_answered else min(RENEWAL, RETRY))
                 held = list(self._held)
-                for start in range(0, len(held), AT_ONCE):
-                    await self._keep_some(held[start : start + AT_ONCE])
+                some = [held[start : start + AT_ONCE] for start in range(0, len(held), AT_ONCE)]
+                has_answered = all([await self._keep_some(claims) for claims in some])
         finally:
             self._is_keeping = False
             if self._unstored:
@@ -321,7 +325,8 @@ class RedisClaims:
                     len(self._unstored),
                 )
 
-    async def _keep_some(self, claims: list[_Claim]) -> None:
+    async def _keep_some(self, claims: list[_Claim]) -> bool:
+        """Return True if Redis has answered."""
         # A claim may be settled while Redis is asked, so the questions are remembered.
         unstored = [claim.end is not None for claim in claims]
         questions = [
@@ -335,7 +340,7 @@ class RedisClaims:
                     self._stored(claim, answer)
                 elif not answer and claim.end is None:  # `complete` tells
                     self._held.discard(claim)
-            return
+            return True
         for claim in claims:
             if claim.end is not None and claim.end <= anyio.current_time():
                 self._forget(claim)
@@ -344,6 +349,7 @@ class RedisClaims:
                     "that took effect: sent again, the command takes effect again",
                     TIME_TO_STORE,
                 )
+        return False
 
     def _stored(self, claim: _Claim, answer: int) -> None:
         """Take the answer to `STORE`."""
