@@ -343,6 +343,22 @@ async def test_a_provider_that_rolls_back_and_commits_something_else_is_an_error
     await expect_nothing(node)
 
 
+@pytest.mark.filterwarnings("ignore:transaction already deassociated")  # by the connection
+async def test_a_provider_that_commits_another_transaction_of_its_connection_is_an_error(
+    node: OnceNode,
+) -> None:
+    async def opened() -> AsyncIterator[AsyncSession]:
+        async with node.engine.connect() as connection:
+            yield AsyncSession(connection, join_transaction_mode="rollback_only")
+            await connection.rollback()
+            await connection.execute(text("SELECT 1"))
+            await connection.commit()
+
+    with pytest.raises(RuntimeError, match="closed without a commit"):
+        await provided(node, opened).send()
+    await expect_nothing(node)
+
+
 @pytest.mark.parametrize("has_failed", [False, True])
 async def test_a_provider_may_commit_and_roll_back_itself(node: OnceNode, has_failed: bool) -> None:
     async def opened() -> AsyncIterator[AsyncSession]:

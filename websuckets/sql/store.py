@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import uniform
 from typing import Any, Final, NamedTuple
 
+import anyio
 from sqlalchemy import Connection, Executable, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -27,6 +28,10 @@ PAUSE: Final = 0.01
 
 DOUBLINGS: Final = 7
 """Doublings of the pause, at most."""
+
+
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds that the connection of a cancelled claim may take to close."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ class SqlIdempotencyStore:
         self._name = {"new_owner": _stored(owner), "new_key": _stored(key)}
         try:
             return await self._session.run_sync(self._claim, fingerprint)
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception):  # a cancellation, while the connection is in use
+                await self._discard_connection()
+                raise
             if passes_when_run_again(error) or not is_outage(error):
                 raise
             logger.warning("the database of SqlProvider cannot be used: %s", type(error).__name__)
@@ -137,6 +145,15 @@ class SqlIdempotencyStore:
         """Take note that the scope of the command closes."""
         if self._transaction is not None:
             self._transaction.leave()
+
+    async def _discard_connection(self) -> None:
+        """Keep the connection from the pool.
+
+        Some versions of SQLAlchemy (2.0.46 to 2.0.54, and 2.1.0) are interrupted while they do so
+        themselves, and leave a connection in the pool that is closed.
+        """
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await self._session.invalidate()
 
     def _claim(self, session: Session, fingerprint: bytes) -> StoredReply | None:
         connection = session.connection({"clause": replies})
