@@ -149,7 +149,7 @@ class _Writer:
         if key in self._built:
             return self._built[key]
         binder = self._scope.binder
-        if binder is not None and binder.binds(key.type_hint):
+        if binder is not None and binder.binds(key.as_compilation_key()):
             hint, bind = self._name("k", key.type_hint), self._name("b", binder.bound)
             result = self._result()
             self._lines.append(f"{result} = {bind}({hint}, scope, message)")
