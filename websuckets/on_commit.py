@@ -1,9 +1,11 @@
 """Effects of a message that happen only if its transaction commits: `OnCommit`."""
 
 from collections.abc import Callable, Coroutine
+from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import Any
 
 from websuckets.channels import Channels
+from websuckets.introspection.functions import where
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.effects import Effects
 from websuckets.session import UserId
@@ -40,7 +42,7 @@ class OnCommit:
     def __call__(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
         """Call ``function``, sync or async, with these arguments on commit.
 
-        Raises `TypeError` for anything that cannot be called.
+        Raises `TypeError` for anything that cannot be called, and for a generator function.
         """
         given: object = function
         if not callable(given):
@@ -49,6 +51,11 @@ class OnCommit:
             raise TypeError(
                 "on_commit(function, ...): pass a function and its arguments, without calling it, "
                 f"not a {type(given).__name__}"
+            )
+        if isasyncgenfunction(function) or isgeneratorfunction(function):
+            raise TypeError(
+                f"on_commit(function, ...): {where(function)} yields, so a call of it alone would "
+                "do nothing; pass a function without `yield`"
             )
         self._effects.add(function, *arguments, **keywords)
 
