@@ -192,7 +192,7 @@ class _Writer:
                 return self._value_of(factory.dependencies[0])
             case FactoryType.CONTEXT if factory.source is Message:
                 return "message"
-            case FactoryType.CONTEXT if factory.source is Effects:
+            case FactoryType.FACTORY if factory.provides.type_hint is Effects:
                 self.takes_effects = True
                 return "effects"
             case kind if kind in PLAIN:

@@ -13,7 +13,7 @@ a message here and without one there, so it could not be proved at start that th
 """
 
 from types import TracebackType
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_args, get_origin
 
 import anyio
 from dishka import AsyncContainer, DependencyKey
@@ -103,6 +103,13 @@ class ScopeFactory(Generic[T]):
 
     def __repr__(self) -> str:
         return f"ScopeFactory[{name_of(self._hint)}]"
+
+    if not TYPE_CHECKING:  # type checkers refuse a factory as a context by themselves
+
+        async def __aenter__(self) -> NoReturn:
+            raise TypeError(f"{self!r} opens scopes; call it: `async with new_scope() as ...`")
+
+        async def __aexit__(self, *error: object) -> NoReturn: ...
 
 
 class _Opening(Generic[T]):
