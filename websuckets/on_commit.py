@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Coroutine
 from inspect import isasyncgenfunction, isgeneratorfunction
-from typing import Any
+from typing import ParamSpec
 
 from websuckets.channels import Channels
 from websuckets.introspection.functions import where
@@ -12,6 +12,8 @@ from websuckets.session import UserId
 from websuckets.socket import Socket
 
 __all__ = ["OnCommit"]
+
+P = ParamSpec("P")
 
 
 class OnCommit:
@@ -39,7 +41,9 @@ class OnCommit:
         self._effects = effects
         self._channels = channels
 
-    def __call__(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
+    def __call__(
+        self, function: Callable[P, object], /, *arguments: P.args, **keywords: P.kwargs
+    ) -> None:
         """Call ``function``, sync or async, with these arguments on commit.
 
         Raises `TypeError` for anything that cannot be called, and for a generator function.
@@ -68,7 +72,7 @@ class OnCommit:
         self._effects.add(self._channels.publish, name, event, exclude)
 
     def send_to(self, user_id: UserId, event: ClientEvent) -> None:
-        """Send an event to every connection of a user on commit, as `Channels.send_to` does.
+        """Send an event to every connection of the user ``user_id`` on commit.
 
         Raises `TypeError` for an event that is not a `ClientEvent`.
         """

@@ -67,7 +67,8 @@ class ScopeFactory(Generic[T]):
     entered as a context, a REQUEST scope, and gives the object of type ``AsyncSession`` in it;
     ``ScopeFactory[tuple[A, B]]`` gives several objects of one scope. The scope closes at the end of
     the block, with the error that ended the block, so that a transaction is committed or rolled
-    back; then the effects of its `OnCommit` run. Any number of scopes may be open at once.
+    back; then the effects of its `OnCommit` run. Any number of scopes may be open at once;
+    as a task group, each is left in the task that has entered it, the last one first.
 
     A factory that a command has got, or an object of REQUEST scope in it, opens scopes with the
     message and the user of the command, as long as the client is connected. A factory of an object
