@@ -42,6 +42,10 @@ class NeedsSocket:
     def __init__(self, new_scope: ScopeFactory[tuple[Db, Socket]]) -> None: ...
 
 
+class NeedsSeveral:
+    def __init__(self, one: NeedsSocket, other: ScopeFactory[Db]) -> None: ...
+
+
 class NeedsTwice:
     """An object whose scopes contain such an object again."""
 
@@ -50,7 +54,7 @@ class NeedsTwice:
 
 def app_asking_for(hint: Any, scope: Scope = Scope.REQUEST, *, is_stream: bool = False) -> Any:
     things = Provider(scope=scope)
-    for thing in (NeedsMessage, NeedsUser, NeedsSocket):
+    for thing in (NeedsMessage, NeedsUser, NeedsSocket, NeedsSeveral):
         things.provide(thing)
     messages = Provider(scope=Scope.REQUEST)
     for thing in (Db, NeedsTwice):
@@ -149,6 +153,7 @@ async def test_a_scope_that_cannot_be_opened_is_refused_at_the_start(
         (NeedsMessage, Scope.REQUEST),
         (NeedsUser, Scope.REQUEST),
         (NeedsSocket, Scope.SESSION),
+        (NeedsSeveral, Scope.SESSION),
         (NeedsTwice, Scope.REQUEST),
         (ScopeFactory[ScopeFactory[Db]], Scope.REQUEST),
     ],
