@@ -1,15 +1,19 @@
 """Effects of a message that happen only if its transaction commits: `OnCommit`."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from inspect import isasyncgenfunction, isgeneratorfunction
+from typing import ParamSpec
 
 from websuckets.channels import Channels
+from websuckets.introspection.functions import where
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.effects import Effects
 from websuckets.session import UserId
 from websuckets.socket import Socket
 
 __all__ = ["OnCommit"]
+
+P = ParamSpec("P")
 
 
 class OnCommit:
@@ -37,10 +41,12 @@ class OnCommit:
         self._effects = effects
         self._channels = channels
 
-    def __call__(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> None:
+    def __call__(
+        self, function: Callable[P, object], /, *arguments: P.args, **keywords: P.kwargs
+    ) -> None:
         """Call ``function``, sync or async, with these arguments on commit.
 
-        Raises `TypeError` for anything that cannot be called.
+        Raises `TypeError` for anything that cannot be called, and for a generator function.
         """
         given: object = function
         if not callable(given):
@@ -49,6 +55,11 @@ class OnCommit:
             raise TypeError(
                 "on_commit(function, ...): pass a function and its arguments, without calling it, "
                 f"not a {type(given).__name__}"
+            )
+        if isasyncgenfunction(function) or isgeneratorfunction(function):
+            raise TypeError(
+                f"on_commit(function, ...): {where(function)} yields, so a call of it alone would "
+                "do nothing; pass a function without `yield`"
             )
         self._effects.add(function, *arguments, **keywords)
 
@@ -61,7 +72,7 @@ class OnCommit:
         self._effects.add(self._channels.publish, name, event, exclude)
 
     def send_to(self, user_id: UserId, event: ClientEvent) -> None:
-        """Send an event to every connection of a user on commit, as `Channels.send_to` does.
+        """Send an event to every connection of the user ``user_id`` on commit.
 
         Raises `TypeError` for an event that is not a `ClientEvent`.
         """

@@ -168,11 +168,13 @@ def check_still_authorised(socket: Socket) -> None:
 def authorised_user(socket: Socket) -> CurrentUser | None:
     """Return the user as whom the current message of ``socket`` was authorised, if it was.
 
-    Raises `NotAuthorized` as `check_still_authorised` does.
+    Returns ``None`` also for a user that the message itself has logged out since. Raises
+    `NotAuthorized` as `check_still_authorised` does.
     """
     check_still_authorised(socket)
     user = _authorised.get()
-    return user if user is not None and user.socket is socket else None
+    is_user = user is not None and user.socket is socket and user._id is not None
+    return user if is_user else None
 
 
 class SecurityProvider(Provider):

@@ -22,7 +22,12 @@ INTERNAL: Final = {
     "websuckets.limits": {"OutboxBound", "seconds"},
     "websuckets.middleware": {"Around", "Attempt", "checked", "composed"},
     "websuckets.resuming": {"Resuming"},
-    "websuckets.security": {"check_still_authorised", "identify", "resumed_user"},
+    "websuckets.security": {
+        "authorised_user",
+        "check_still_authorised",
+        "identify",
+        "resumed_user",
+    },
     "websuckets.socket": {"MAX_REASON", "response_headers", "sent_headers"},
     "websuckets.store": {"key_of"},
 }

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from dishka import FromComponent, Provider, Scope, make_async_container, provide
-from websuckets import CommandGroup, Message, Payload, Socket, WebSuckets
-from websuckets.di import lock_factory, provide_context, setup_dishka
+from websuckets import CommandGroup, Message, OnCommit, Payload, Socket, WebSuckets
+from websuckets.di import ScopeFactory, lock_factory, provide_context, setup_dishka
 from websuckets.exc import NotAuthorized
 from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity, SecurityProvider
 from websuckets.session import Session, User
@@ -250,6 +250,47 @@ DEPENDENCIES: Final = (
 
 PROTECTED: Final = (
     '@group.command("run", protected=Admin)  # here\nasync def run(socket: Socket) -> None: ...\n'
+)
+
+SCOPES: Final = (
+    mistake(
+        "effects in a stream",
+        THINGS + '@group.command("run")  # here\n'
+        "async def run(socket: Socket, *, on_commit: OnCommit) -> AsyncIterator[int]:\n"
+        "    yield 1\n" + STARTS,
+        "command 'run', `program.run` (",
+        "parameter `on_commit: OnCommit`: a stream ends by a cancellation as a rule, which commits "
+        "nothing; open a scope for each step with ScopeFactory[tuple[AsyncSession, OnCommit]]",
+        mended={"on_commit: OnCommit": "new_scope: ScopeFactory[tuple[Db, OnCommit]]"},
+    ),
+    mistake(
+        "an effect that is called by the handler",
+        THINGS + "async def send() -> None: ...\n"
+        '@group.command("run")\n'
+        "async def run(socket: Socket, *, on_commit: OnCommit) -> None:\n"
+        "    on_commit(send())  # here\n" + STARTS.replace("talk(app)", 'talk(app, "run")'),
+        "on_commit(function, ...): pass a function and its arguments, without calling it, not a "
+        "coroutine",
+        mended={"send())": "send)"},
+    ),
+    mistake(
+        "a scope factory without a type",
+        THINGS + '@group.command("run")  # here\n'
+        "async def run(socket: Socket, *, new_scope: ScopeFactory) -> None: ...\n" + STARTS,
+        "command 'run', `program.run` (",
+        "`ScopeFactory`: nothing says what its scopes give; write the type of the object, as in "
+        "ScopeFactory[AsyncSession]",
+        mended={"new_scope: ScopeFactory": "new_scope: ScopeFactory[Db]"},
+    ),
+    mistake(
+        "a scope factory that is not called",
+        THINGS + '@group.command("run")\n'
+        "async def run(socket: Socket, *, new_scope: ScopeFactory[Db]) -> None:\n"
+        "    async with new_scope as db: ...  # here\n"
+        + STARTS.replace("talk(app)", 'talk(app, "run")'),
+        "ScopeFactory[Db] opens scopes; call it: `async with new_scope() as ...`",
+        mended={"with new_scope as": "with new_scope() as"},
+    ),
 )
 
 SECURITY: Final = (

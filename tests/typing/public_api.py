@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, NewType, assert_type
 from uuid import UUID
 
+import anyio
 import trio
 from dishka import FromComponent, Provider, Scope, make_async_container
 from fastapi import FastAPI
@@ -27,6 +28,7 @@ from websuckets import (
     ConnectionTasks,
     Limits,
     Message,
+    OnCommit,
     Payload,
     Socket,
     WebSuckets,
@@ -36,6 +38,7 @@ from websuckets.cache import Cache, MemoryCache
 from websuckets.clock import WallClock
 from websuckets.di import (
     FromDishka,
+    ScopeFactory,
     WebSucketsProvider,
     lock_factory,
     provide_context,
@@ -363,6 +366,27 @@ container = make_async_container(
     SecurityProvider(), WebSucketsProvider(), *app.providers, lock_factory=lock_factory
 )
 assert_type(setup_dishka(container, app), None)
+
+
+async def in_scopes(
+    one: ScopeFactory[Admin],
+    two: ScopeFactory[tuple[Admin, OnCommit]],
+    not_called: ScopeFactory[int],
+) -> None:
+    async with one() as admin, two() as (another, on_commit):
+        assert_type(admin, Admin)
+        assert_type(another, Admin)
+        assert_type(on_commit, OnCommit)
+        assert_type(on_commit(print, "sync", end=""), None)
+        assert_type(on_commit(anyio.sleep, 1), None)
+        assert_type(on_commit.publish("news", ClientEvent("event")), None)
+        assert_type(on_commit.send_to(7, ClientEvent("event")), None)
+        on_commit(anyio.sleep, "1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        on_commit(anyio.sleep(1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async with not_called:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+        pass
+
+
 setup_dishka(container, FastAPI())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 assert_type(app.graph(), str)
 

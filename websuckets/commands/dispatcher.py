@@ -239,6 +239,8 @@ class Dispatcher:
                 effects.discard()
             return await self._failed(failure, unfinished, message, peer, request_scope, route)
         finally:
+            if effects is not None:  # the finalisers may have been interrupted
+                effects.discard()
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame

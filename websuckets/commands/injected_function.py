@@ -60,9 +60,9 @@ class InjectedFunction:
             elif unfinished is not None:
                 log_incident(f"finalisers of {self.name!r}", unfinished)
             if failure is not None:
-                effects.discard()
                 raise failure
             await effects.run(repr(self.name), request_scope.finalize_timeout)
         finally:
+            effects.discard()
             failure = None  # its traceback holds this frame
         return result

@@ -43,6 +43,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _NOTHING: Final[Mapping[Any, str]] = {}
 
+_SCOPE_FACTORIES: Final = (
+    "the type of the object, as in ScopeFactory[AsyncSession], or the type of each of several "
+    "objects, as in ScopeFactory[tuple[AsyncSession, OnCommit]]"
+)
+
 ASKS_FOR: Final = "asks_for"
 """Attribute of a factory that names what the factory asks the container for while it runs: hints,
 and for each hint, whether it has to be provided."""
@@ -135,6 +140,8 @@ class _Walk:
         path = [*path, key.type_hint]
         if key.type_hint in self._absent:
             yield path, self._absent[key.type_hint]
+        elif key.type_hint is ScopeFactory:
+            yield path, f"nothing says what its scopes give; write {_SCOPE_FACTORIES}"
         elif open_variables(key.type_hint):
             yield path, "nothing says what this type variable stands for; ask for a type"
         elif key.is_const() or key.type_hint is DependencyKey:
@@ -147,7 +154,9 @@ class _Walk:
         elif key not in self._seen:
             self._seen.add(key)
             factory = _factory(self._registry, key)
-            if factory is None:
+            if factory is None and _is_open(key) and get_origin(path[-2]) is ScopeFactory:
+                yield path, f"a scope gives a fixed number of objects; write {_SCOPE_FACTORIES}"
+            elif factory is None:
                 yield path, "nothing provides it; give a provider of it to the container"
             else:
                 yield from self._of_factory(factory, path)
@@ -241,6 +250,12 @@ class _Walk:
 
 def _is_narrower(one: Factory, other: Factory) -> bool:
     return one.scope is not None and other.scope is not None and one.scope > other.scope
+
+
+def _is_open(key: DependencyKey) -> bool:
+    """Tell whether a key is ``tuple`` or ``tuple[X, ...]``, for any number of objects."""
+    hint = key.type_hint
+    return hint is tuple or (get_origin(hint) is tuple and ... in get_args(hint))
 
 
 def _passed_at_start(container: AsyncContainer) -> dict[BaseScope, Collection[Any]]:

@@ -44,7 +44,6 @@ class WebSucketsProvider(Provider):
         for provides in context:
             self.from_context(provides, scope=Scope.SESSION)
         self.from_context(Message, scope=Scope.REQUEST)
-        self.from_context(Effects, scope=Scope.REQUEST)
         self.scopes: ScopeSource = ScopeSource()
         """Source of the scopes that are opened on demand."""
         self.provide(_constant(self.scopes), provides=ScopeSource, scope=Scope.APP)
@@ -65,6 +64,15 @@ class WebSucketsProvider(Provider):
     @provide(scope=Scope.APP)
     def wall_clock(self) -> WallClock:
         return SYSTEM_CLOCK
+
+    @provide(scope=Scope.REQUEST)
+    def effects(self) -> Effects:
+        # Scopes that the app opens have their effects already.
+        raise RuntimeError(
+            "OnCommit: the program itself has opened this scope, so nothing would call functions "
+            "when it closes; ask for ScopeFactory[tuple[AsyncSession, OnCommit]], or what else the "
+            "effects depend on, and open a scope with it"
+        )
 
     @provide(scope=Scope.SESSION)
     async def connection_tasks(self, source: TaskSource) -> ConnectionTasks:

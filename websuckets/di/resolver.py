@@ -149,7 +149,7 @@ class _Writer:
         if key in self._built:
             return self._built[key]
         binder = self._scope.binder
-        if binder is not None and binder.binds(key.type_hint):
+        if binder is not None and binder.binds(key.as_compilation_key()):
             hint, bind = self._name("k", key.type_hint), self._name("b", binder.bound)
             result = self._result()
             self._lines.append(f"{result} = {bind}({hint}, scope, message)")
@@ -192,7 +192,7 @@ class _Writer:
                 return self._value_of(factory.dependencies[0])
             case FactoryType.CONTEXT if factory.source is Message:
                 return "message"
-            case FactoryType.CONTEXT if factory.source is Effects:
+            case FactoryType.FACTORY if factory.provides.type_hint is Effects:
                 self.takes_effects = True
                 return "effects"
             case kind if kind in PLAIN:

@@ -13,19 +13,19 @@ a message here and without one there, so it could not be proved at start that th
 """
 
 from types import TracebackType
-from typing import Any, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, get_args, get_origin
 
 import anyio
 from dishka import AsyncContainer, DependencyKey
 from dishka.dependency_source import Factory
 
 from websuckets.exc import alone
-from websuckets.introspection.hints import bare_type, component_of, name_of
+from websuckets.introspection.hints import bare_type, component_of, name_of, plain
 from websuckets.protocol.messages import Message
 from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 from websuckets.runtime.incidents import log_incident
-from websuckets.runtime.request_scope import RequestScopes
+from websuckets.runtime.request_scope import RequestScope, RequestScopes
 from websuckets.runtime.scopes import OpenScope
 from websuckets.security import CurrentUser, authorised_user
 from websuckets.socket import Socket
@@ -67,7 +67,8 @@ class ScopeFactory(Generic[T]):
     entered as a context, a REQUEST scope, and gives the object of type ``AsyncSession`` in it;
     ``ScopeFactory[tuple[A, B]]`` gives several objects of one scope. The scope closes at the end of
     the block, with the error that ended the block, so that a transaction is committed or rolled
-    back; then the effects of its `OnCommit` run. Any number of scopes may be open at once.
+    back; then the effects of its `OnCommit` run. Any number of scopes may be open at once;
+    as a task group, each is left in the task that has entered it, the last one first.
 
     A factory that a command has got, or an object of REQUEST scope in it, opens scopes with the
     message and the user of the command, as long as the client is connected. A factory of an object
@@ -81,7 +82,7 @@ class ScopeFactory(Generic[T]):
     dishka's ``ExitError``; if the block has failed, its error is raised, and others are logged.
     """
 
-    __slots__ = ("_hint", "_keys", "_message", "_scope", "_source")
+    __slots__ = ("_gives_tuple", "_hint", "_keys", "_message", "_scope", "_source")
 
     def __init__(
         self,
@@ -92,6 +93,7 @@ class ScopeFactory(Generic[T]):
     ) -> None:
         self._hint = hint
         self._keys = opened_by(hint)
+        self._gives_tuple = _is_tuple(plain(hint))
         self._source = source
         self._scope = scope
         self._message = message
@@ -103,26 +105,37 @@ class ScopeFactory(Generic[T]):
     def __repr__(self) -> str:
         return f"ScopeFactory[{name_of(self._hint)}]"
 
+    if not TYPE_CHECKING:  # type checkers refuse a factory as a context by themselves
+
+        async def __aenter__(self) -> NoReturn:
+            raise TypeError(f"{self!r} opens scopes; call it: `async with new_scope() as ...`")
+
+        async def __aexit__(self, *error: object) -> NoReturn: ...
+
 
 class _Opening(Generic[T]):
-    """One scope, as a context."""
+    """One scope, as a context.
 
-    __slots__ = ("_effects", "_exits", "_factory", "_request_scopes")
+    Providers may hold cancel scopes around their ``yield``, such as timeouts and task groups. So
+    the request scope, which is a cancel scope, too, is entered before they are, and left after
+    them: in the same task.
+    """
 
-    _request_scopes: RequestScopes
+    __slots__ = ("_effects", "_exits", "_factory", "_request_scope")
+
+    _effects: Effects
+    _request_scope: RequestScope
 
     def __init__(self, factory: ScopeFactory[T]) -> None:
         self._factory = factory
-        self._effects: Effects | None = None  # set once the context is entered
-        self._exits: list[Exit] = []
+        self._exits: list[Exit] | None = None  # set once the context is entered
 
     async def __aenter__(self) -> T:
         factory = self._factory
-        if self._effects is not None:
+        if self._exits is not None:
             raise RuntimeError(f"{factory!r}: the scope was opened before; call the factory again")
-        scope, self._request_scopes = factory._source.running
-        self._effects = Effects()
-        values: dict[Any, Any] = {Effects: self._effects}
+        scope, request_scopes = factory._source.running
+        values: dict[Any, Any] = {}
         objects: dict[Any, object] = {}
         if factory._scope is not None:
             scope = factory._scope
@@ -131,13 +144,17 @@ class _Opening(Generic[T]):
             user = authorised_user(scope.values[Socket])
             if user is not None:
                 objects[CurrentUser] = user
-        container = scope.request(values, self._exits, factory._message, objects)
+        self._effects = values[Effects] = Effects()
+        self._exits = []
+        self._request_scope = request_scopes.begin(anyio.CancelScope())  # which nothing cancels
+        self._request_scope.__enter__()
         try:
+            container = scope.request(values, self._exits, factory._message, objects)
             found = [await container.get(key.type_hint, key.component) for key in factory._keys]
         except BaseException as error:
             await self._close(error)
             raise
-        given: Any = tuple(found) if _is_tuple(factory._hint) else found[0]
+        given: Any = tuple(found) if factory._gives_tuple else found[0]
         return given  # type: ignore[no-any-return]  # a T
 
     async def __aexit__(
@@ -149,19 +166,22 @@ class _Opening(Generic[T]):
         await self._close(exc)
 
     async def _close(self, error: BaseException | None) -> None:
-        assert self._effects is not None
-        unfinished: BaseException | None = None
-        with anyio.CancelScope() as life, self._request_scopes.begin(life) as request_scope:
-            unfinished = await request_scope.finalise(self._exits, error)
-        if error is None and unfinished is None:
-            await self._effects.run(f"{self._factory!r}", self._request_scopes.finalize_timeout)
+        assert self._exits is not None
+        request_scope = self._request_scope
+        try:
+            try:
+                unfinished = await request_scope.finalise(self._exits, error)
+            finally:
+                request_scope.__exit__(None, None, None)
+            if error is None and unfinished is None:
+                await self._effects.run(repr(self._factory), request_scope.finalize_timeout)
+        finally:
+            self._effects.discard()
+        if unfinished is None:
             return
-        self._effects.discard()
         if error is None:
-            assert unfinished is not None
             raise alone(unfinished)
-        if unfinished is not None:
-            log_incident(f"finalisers of {self._factory!r}", unfinished)
+        log_incident(f"finalisers of {self._factory!r}", unfinished)
 
 
 def scope_factory(hint: type[T], source: ScopeSource) -> ScopeFactory[T]:
@@ -202,7 +222,8 @@ def opens_scopes(factory: Factory) -> bool:
 
 def opened_by(hint: Any) -> tuple[DependencyKey, ...]:
     """Return the keys of the objects in a scope for ``ScopeFactory[hint]``."""
-    hints = get_args(hint) if _is_tuple(hint) else (hint,)
+    hint = plain(hint)
+    hints = map(plain, get_args(hint)) if _is_tuple(hint) else (hint,)
     return tuple(DependencyKey(bare_type(one), component_of(one)) for one in hints)
 
 

@@ -42,7 +42,8 @@ def target_of(function: Callable[..., Any]) -> Any:
 def where(function: Callable[..., Any]) -> str:
     """Return the function's name, file and line, for errors."""
     target = target_of(function)
-    name = f"`{getattr(target, '__module__', None)}.{name_of(target)}`"
+    module = getattr(target, "__module__", None)  # a method of a built-in object has none
+    name = f"`{name_of(target)}`" if module is None else f"`{module}.{name_of(target)}`"
     place = place_of(function)
     return name if place is None else f"{name} ({place[0]}, line {place[1]})"
 

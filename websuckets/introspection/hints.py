@@ -3,8 +3,8 @@
 import typing
 from collections.abc import Callable, Hashable, Mapping
 from functools import wraps
-from types import UnionType
-from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, ForwardRef, Literal, TypeVar, Union, get_args, get_origin
 from weakref import WeakValueDictionary
 
 from dishka import FromComponent
@@ -45,11 +45,28 @@ def component_of(hint: Any) -> str:
 
 
 def name_of(thing: Any) -> str:
-    """Return the name of a function or of a hint, as it is written."""
+    """Return the name of a function or of a hint, as it is written where its names are imported."""
     thing = bare_type(thing)
-    if get_args(thing):
-        return str(thing).replace("typing.", "")
+    origin, arguments = get_origin(thing), get_args(thing)
+    if origin in (Union, UnionType):
+        return " | ".join(_name_of_argument(argument) for argument in arguments)
+    if origin is Literal:
+        return f"Literal[{', '.join(map(repr, arguments))}]"
+    if arguments:
+        return f"{name_of(origin)}[{', '.join(map(_name_of_argument, arguments))}]"
     return getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None) or repr(thing)
+
+
+def _name_of_argument(argument: Any) -> str:
+    if argument is NoneType:
+        return "None"
+    if argument is ...:
+        return "..."
+    if isinstance(argument, ForwardRef):
+        return argument.__forward_arg__
+    if isinstance(argument, list):  # parameters of a `Callable`
+        return f"[{', '.join(map(_name_of_argument, argument))}]"
+    return name_of(argument)
 
 
 def plain(hint: Any) -> Any:

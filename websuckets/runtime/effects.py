@@ -5,7 +5,7 @@ A message, a hook and each opening of a `ScopeFactory` have effects of their own
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
@@ -13,7 +13,7 @@ import anyio
 
 from websuckets.introspection.functions import where
 from websuckets.runtime.event_loop import cancellations
-from websuckets.runtime.failures import is_failure
+from websuckets.runtime.failures import ends_the_program
 from websuckets.runtime.incidents import log_incident
 
 __all__ = ["Effects"]
@@ -56,41 +56,56 @@ class Effects:
         """Call the functions, also when this task is cancelled, within ``timeout`` seconds in all.
 
         ``whose`` names the effects for the log. A function that fails, and functions that are left
-        when the time is over, are an incident in the log. Raises errors that end the program at
-        once, and a cancellation by asyncio's own ``Task.cancel()`` when all functions have run.
+        when the time is over, are an incident in the log. A function that asyncio's own
+        ``Task.cancel()`` hits, which nothing can keep out, ends there and is an incident, too; the
+        cancellation is raised when the other functions have run. Raises errors that end the
+        program at once.
         """
-        effects = self._effects
-        interruption: BaseException | None = None
+        effects, before = self._effects, cancellations()
+        cancellation: BaseException | None = None
         try:
             if effects is None:
                 return
             with anyio.move_on_after(timeout, shield=True) as scope:
-                while effects and not _is_late(scope):
-                    effect = effects.popleft()
-                    try:
-                        await _call(effect)
-                    except BaseException as error:
-                        if is_failure(error):
-                            log_incident(f"effect {where(effect[0])} of {whose}", error)
-                        elif not _is_cancellation(error):
-                            raise
-                        elif _is_late(scope):
-                            effects.appendleft(effect)
-                        elif cancellations() > 0:
-                            interruption = error
-                        else:  # it waited for something that another part of the program cancelled
-                            log_incident(f"effect {where(effect[0])} of {whose}", error)
+                cancellation = await _call_each(effects, whose, scope)
             if effects:
-                functions = ", ".join(where(effect[0]) for effect in effects)
                 late = TimeoutError(
                     f"effects took more than Limits.finalize_timeout, which is {timeout} seconds; "
-                    f"not finished or not called: {functions}"
+                    f"not finished or not called: {_names_of(effects)}"
                 )
                 log_incident(f"effects of {whose}", late)
+            # Else an effect waited for something that another part of the program has cancelled.
+            if cancellation is not None and cancellations() > before:
+                raise cancellation
+        except BaseException as error:
+            if effects and error is not cancellation:
+                end = f"{type(error).__name__} came before effects: not called: "
+                log_incident(f"effects of {whose}", RuntimeError(f"{end}{_names_of(effects)}"))
+            raise
         finally:
             self.discard()
-        if interruption is not None:
-            raise interruption
+            cancellation = None  # its traceback holds this frame
+
+
+async def _call_each(
+    effects: deque[_Effect], whose: str, scope: anyio.CancelScope
+) -> BaseException | None:
+    """Call functions and remove them, until ``scope`` is over; return a cancellation that came."""
+    cancellation: BaseException | None = None
+    while effects and not _is_over(scope):
+        effect = effects.popleft()
+        try:
+            await _call(effect)
+        except BaseException as error:
+            if ends_the_program(error) or isinstance(error, GeneratorExit):
+                raise
+            if _is_cancellation(error):
+                cancellation = error
+                if _is_over(scope):
+                    effects.appendleft(effect)
+                    break
+            log_incident(f"effect {where(effect[0])} of {whose}", error)
+    return cancellation
 
 
 async def _call(effect: _Effect) -> None:
@@ -100,8 +115,13 @@ async def _call(effect: _Effect) -> None:
         await result
 
 
-def _is_late(scope: anyio.CancelScope) -> bool:
-    return scope.cancel_called
+def _names_of(effects: Iterable[_Effect]) -> str:
+    return ", ".join(where(effect[0]) for effect in effects)
+
+
+def _is_over(scope: anyio.CancelScope) -> bool:
+    # A function that never waits keeps the event loop from cancelling the scope.
+    return scope.cancel_called or anyio.current_time() >= scope.deadline
 
 
 def _is_cancellation(error: BaseException) -> bool:

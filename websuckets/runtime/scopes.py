@@ -25,6 +25,7 @@ from dishka.entities.factory_type import FactoryType
 from dishka.registry import Registry
 
 from websuckets.runtime.contexts import in_context
+from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
 
 __all__ = ["ExitsOf", "OpenScope", "sources_of_generators"]
@@ -112,12 +113,14 @@ class OpenScope:
         """Open a REQUEST scope in this one, in the context of the caller.
 
         The generators of its objects, and of scopes that are opened with it, are put into
-        ``exits``: the caller finalises them. ``values`` are its context values, ``message`` the
-        message that it is opened for, if any, and ``objects`` are objects, by key, that the scope
-        has already.
+        ``exits``: the caller finalises them. ``values`` are its context values, and its `Effects`.
+        ``message`` is the message that it is opened for, if any, and ``objects`` are objects, by
+        key, that the scope has already.
         """
         container = outermost = self.container(values, scope=Scope.REQUEST)
         container._cache.update(objects)
+        if Effects in values:
+            container._cache[Effects] = values[Effects]
         _put_into(exits, container)
         while outermost.parent_container is not self.container:
             assert outermost.parent_container is not None
