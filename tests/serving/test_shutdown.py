@@ -352,8 +352,8 @@ async def test_leaving_serve_leaves_behind_what_ignores_that(
         enough.set()
     messages = [record.getMessage() for record in errors(caplog)]
     assert messages == [
-        "1 connections ignore their cancellation, 'stay' (1)",
-        "tasks of the app ignore their cancellation",
+        "1 connections ignore their cancellation, 'stay' (1) (Limits.finalize_timeout is 0.05)",
+        "tasks of the app ignore their cancellation (Limits.finalize_timeout is 0.05)",
     ]
     with anyio.fail_after(TIMEOUT):
         while sorted(ended) != ["handler", "task"]:

@@ -224,7 +224,7 @@ async def stop(
                 if close is not None:
                     await close()
         finally:
-            await connections.abort()
+            await connections.abort(timeout)
 
 
 class UntilTheLoopEnds:
