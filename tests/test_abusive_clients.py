@@ -42,7 +42,7 @@ async def test_more_messages_than_the_rate_are_refused(
         async with dial(server) as other:
             assert (await other.call("ping"))["payload"] == "pong"
     (warning,) = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert "sends more than Limits(rate=4, burst=3) allows" in warning
+    assert "sends too many messages (Limits.rate is 4, Limits.burst is 3)" in warning
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,7 @@ async def test_a_factory_is_cancelled_with_the_last_who_waits_for_it(
             first = await start_asking(tasks, ask, got=[])
             await gate.reached.wait()
             second = await start_asking(tasks, ask, got=[])
+            await until_waiting(here, 1)
             first.cancel()
             await anyio.wait_all_tasks_blocked()
             assert journal == []
@@ -318,6 +319,7 @@ async def test_those_who_wait_begin_anew_when_a_cancelled_caller_stays_too_long(
             first = await start_asking(tasks, ask, got=got)
             await gate.reached.wait()
             await start_asking(tasks, partial(caches[0].get_or_set, "key", one, LONG), got=got)
+            await until_waiting(caches[0], 1)
             first.cancel()
     assert got == [1]
 
@@ -330,7 +332,7 @@ async def test_a_cancellation_by_asyncio_itself_is_like_any_other(caches: Caches
     first, second = asyncio.create_task(ask()), asyncio.create_task(ask())
     with anyio.fail_after(TIMEOUT):
         await gate.reached.wait()
-        await anyio.wait_all_tasks_blocked()
+        await until_waiting(caches[0], 1)
         for _ in range(2):
             first.cancel()
             await anyio.wait_all_tasks_blocked()

@@ -1,5 +1,6 @@
 """Messages for many: channels to which connections subscribe, and users wherever they are."""
 
+import logging
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,7 +15,7 @@ from websuckets.delivery.revocation_announcements import RevocationAnnouncements
 from websuckets.delivery.subscriptions import ONLINE, Subscriptions
 from websuckets.exc import InvalidChannel
 from websuckets.introspection.strings import plain_string
-from websuckets.limits import Limits
+from websuckets.limits import Limits, limit_text
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
@@ -25,6 +26,8 @@ from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
 
 __all__ = ["Channels"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 CHANNEL: Final = "channel/"
 """Prefix of the topic of a channel."""
@@ -249,6 +252,10 @@ class _RunningChannels:
         except UnicodeEncodeError:
             raise InvalidChannel from None
         if self._longest_name is not None and size > self._longest_name:
+            logger.debug(
+                "the name of a channel has %d bytes (%s)",
+                *(size, limit_text("channel_name", self._longest_name)),
+            )
             raise InvalidChannel
         return plain_string(name)
 

@@ -251,6 +251,11 @@ class OutboxCount:
         return self._frames <= self._bound.frames and self._bytes <= self._bound.bytes
 
 
+def limit_text(name: str, value: object) -> str:
+    """Return the name and the value of a field of `Limits`, for a line in the log where it acts."""
+    return f"Limits.{name} is {value}"
+
+
 def seconds(limit: float | None) -> float:
     """Return the limit in seconds; infinity without a limit."""
     return math.inf if limit is None else limit

@@ -1,5 +1,6 @@
 """Users who continue with their tokens on another connection, and revocations that reach them."""
 
+import logging
 import math
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -13,12 +14,13 @@ from dishka import Provider, Scope
 from websuckets.clock import WallClock
 from websuckets.connections.admission import client_of
 from websuckets.exc import NotAuthorized, Unavailable
-from websuckets.limits import Limits, seconds
+from websuckets.limits import Limits, limit_text, seconds
 from websuckets.protocol.close_codes import REVOKED, UNSURE, CloseReason
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.tasks import Background
 from websuckets.security import resumed_user
 from websuckets.session import Session, User, UserId, may_be_added
+from websuckets.socket import Socket
 from websuckets.store import (
     LIFETIME,
     RECORDS_PER_USER,
@@ -29,6 +31,8 @@ from websuckets.store import (
 )
 
 __all__ = ["ResumeProvider", "Resuming"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 LOOKS: Final = 4
 """Number of checks for revocations within `Limits.revocation_lag`."""
@@ -80,7 +84,7 @@ class Resuming:
         self._start = background.start_soon
         self._lag = seconds(limits.revocation_lag)
         self._between_looks = min(self._lag / LOOKS, LONGEST_LOOK)
-        self._unknown_tokens = limits.unknown_tokens
+        self._limits = limits
         self._guesses: dict[object, _Guesses] = {}  # in this minute, by client
         self._minute_ends = -math.inf
         self._known: int | None = None  # number of revocations that were applied on this node
@@ -167,7 +171,7 @@ class Resuming:
                 before = self._session._revocations.count
                 record = await self._store.load(key)
         if record is None:
-            guesses.was_unknown()
+            guesses.was_unknown(user.socket)
             return
         if any(removal.is_of(record, key) for removal in self._removals):
             return
@@ -186,8 +190,19 @@ class Resuming:
                 if await self._check():
                     last_seen = anyio.current_time()
                 elif anyio.current_time() + self._between_looks > last_seen + self._lag:
-                    self._close_connections(self._saved(), UNSURE)
+                    self._close_unsure()
                 await anyio.sleep(self._between_looks)
+
+    def _close_unsure(self) -> None:
+        """Close the connections of all saved users: nobody can tell whether one was revoked."""
+        saved = self._saved()
+        if saved:
+            logger.warning(
+                "the store of sessions has been away for too long: closing the connections of %d "
+                "saved users (%s)",
+                *(len(saved), limit_text("revocation_lag", self._limits.revocation_lag)),
+            )
+        self._close_connections(saved, UNSURE)
 
     def stop(self) -> None:
         """Stop checking for revocations, at the end of the app."""
@@ -233,7 +248,7 @@ class Resuming:
             self._guesses.clear()
             self._minute_ends = now + MINUTE
         if client not in self._guesses:
-            self._guesses[client] = _Guesses(self._unknown_tokens, self._minute_ends)
+            self._guesses[client] = _Guesses(self._limits.unknown_tokens, self._minute_ends)
         return self._guesses[client]
 
 
@@ -257,6 +272,7 @@ class _Guesses:
     """
 
     def __init__(self, most: int | None, minute_ends: float) -> None:
+        self._most = most
         self._left = math.inf if most is None else most
         self._minute_ends = minute_ends
         self._looking = 0
@@ -275,9 +291,14 @@ class _Guesses:
         finally:
             self._looking -= 1
 
-    def was_unknown(self) -> None:
-        """Count an unknown token. Raises `NotAuthorized` past the limit."""
+    def was_unknown(self, socket: Socket) -> None:
+        """Count an unknown token, of this connection. Raises `NotAuthorized` past the limit."""
         self._left -= 1
+        if self._left == -1:
+            logger.info(
+                "too many unknown tokens within a minute came from the address of %s (%s)",
+                *(socket.id, limit_text("unknown_tokens", self._most)),
+            )
         if self._left < 0:
             after = self._minute_ends - anyio.current_time()
             raise NotAuthorized("rate limited", {"retry_after": max(1, math.ceil(after))})

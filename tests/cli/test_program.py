@@ -86,9 +86,10 @@ def test_version_and_help_are_printed(project: Project) -> None:
     assert alone.stdout + alone.stderr == helped.stdout
 
 
+@pytest.mark.parametrize("how", ["call", pytest.param("run", marks=pytest.mark.heavy)])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_has_an_example(project: Project, name: str) -> None:
-    result = project.run(name, "--help")
+def test_the_help_of_a_command_has_an_example(project: Project, name: str, how: str) -> None:
+    result = getattr(project, how)(name, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith(f"Usage: websuckets {name} ")
     examples = result.stdout.partition("Examples:\n")[2].partition("\n\n")[0]

@@ -179,7 +179,9 @@ async def test_a_command_that_does_not_finish_is_cancelled_at_the_deadline(
         f"close session with {cancelled()}",
         "close app",
     ]
-    assert "aborting 1 connections that did not close, 'forever' (1)" in caplog.messages
+    assert (
+        "aborting 1 connections that did not close, 'forever' (1) (Limits.drain_timeout is 0.05)"
+    ) in caplog.messages
     assert not errors(caplog)
 
 
@@ -205,7 +207,9 @@ async def test_a_command_that_ignores_its_cancellation_is_left_behind(
     async with talk(app_with(group, limits=limits)) as client:
         await client.send("forever")
         await started.wait()
-    assert caplog.messages[-1] == "1 connections ignore their cancellation, 'forever' (1)"
+    assert caplog.messages[-1] == (
+        "1 connections ignore their cancellation, 'forever' (1) (Limits.finalize_timeout is 0.05)"
+    )
     enough.set()
     await ended.wait()
 

@@ -17,6 +17,7 @@ from websuckets.session import User
 from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
+heavy = pytest.mark.heavy
 
 
 class Editor: ...
@@ -169,6 +170,7 @@ def expected(guards: list[str], asked: str, caller: str) -> tuple[list[str], str
     return [*built, "handler"], "in"
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", pytest.param("trio", marks=heavy)])
 @pytest.mark.parametrize(
     ("protection", "asked"),
     list(itertools.product(PROTECTIONS, ASKS)),

@@ -174,13 +174,14 @@ async def test_no_command_is_half_done(start: str) -> None:
     ("way", "first", "second"),
     [
         ("wait", signal.SIGTERM, signal.SIGINT),
-        ("wait", signal.SIGINT, signal.SIGINT),
+        pytest.param("wait", signal.SIGINT, signal.SIGINT, marks=heavy),
         pytest.param("wait", signal.SIGINT, signal.SIGTERM, marks=heavy),
         pytest.param("wait", signal.SIGTERM, signal.SIGTERM, marks=heavy),
-        ("ignore", signal.SIGTERM, signal.SIGINT),
+        pytest.param("ignore", signal.SIGTERM, signal.SIGINT, marks=heavy),
         ("thread", signal.SIGTERM, signal.SIGINT),
         ("block", signal.SIGTERM, signal.SIGINT),
-        ("compute", signal.SIGINT, signal.SIGTERM),
+        ("wait in C", signal.SIGINT, signal.SIGTERM),
+        pytest.param("compute", signal.SIGINT, signal.SIGTERM, marks=heavy),
     ],
 )
 async def test_a_second_signal_stops_at_once(
@@ -193,7 +194,11 @@ async def test_a_second_signal_stops_at_once(
         else:
             await begin(client, "stay", payload=way)
         program.signal(first)
-        if way not in ("block", "compute"):  # then the event loop cannot say that it stops
+        if way not in (
+            "block",
+            "wait in C",
+            "compute",
+        ):  # then the event loop cannot say that it stops
             await until_stopping(program.server)
         program.signal(second)
         assert await program.ended() != 0
@@ -206,7 +211,8 @@ async def test_a_second_signal_stops_at_once(
         pytest.param("shield", marks=heavy),
         pytest.param("thread", marks=heavy),
         "block",
-        "compute",
+        "wait in C",
+        pytest.param("compute", marks=heavy),
     ],
 )
 async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
@@ -235,10 +241,13 @@ async def test_a_thread_that_a_handler_has_left_does_not_keep_the_program(
         assert "threads that run: " in line
 
 
-async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(start: str) -> None:
+@pytest.mark.parametrize("way", ["wait with the GIL", pytest.param("match", marks=heavy)])
+async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(
+    start: str, way: str
+) -> None:
     """The process ends though no line of Python can run; the log has a traceback."""
     async with started(start, **SOON) as program, dial(program.server) as client:
-        await begin(client, "stay", payload="match")
+        await begin(client, "stay", payload=way)
         program.signal(signal.SIGTERM)
         assert await program.ended() == 1
         assert "Timeout (" in "".join(program.log)
@@ -343,8 +352,8 @@ async def test_leaving_serve_leaves_behind_what_ignores_that(
         enough.set()
     messages = [record.getMessage() for record in errors(caplog)]
     assert messages == [
-        "1 connections ignore their cancellation, 'stay' (1)",
-        "tasks of the app ignore their cancellation",
+        "1 connections ignore their cancellation, 'stay' (1) (Limits.finalize_timeout is 0.05)",
+        "tasks of the app ignore their cancellation (Limits.finalize_timeout is 0.05)",
     ]
     with anyio.fail_after(TIMEOUT):
         while sorted(ended) != ["handler", "task"]:

@@ -5,6 +5,7 @@ commands wait for a line, or the end, of its standard input, and write to its st
 """
 
 import asyncio
+import ctypes
 import hashlib
 import json
 import re
@@ -81,6 +82,25 @@ async def match() -> None:
     re.match("(a+)+$", "a" * 50 + "b")
 
 
+async def wait_in_c() -> None:
+    """Wait while Python runs no handler of signals, as in `compute`, but idly.
+
+    Signals do not end waiting for a mutex that this thread itself holds.
+    """
+    library, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+    library.pthread_mutex_init(mutex, None)
+    for _ in range(2):
+        library.pthread_mutex_lock(mutex)
+
+
+async def wait_with_the_gil() -> None:
+    """Wait while no other thread of Python runs, as in `match`, but idly."""
+    sys.setswitchinterval(FOR_EVER)
+    sleep = ctypes.PyDLL(None).usleep
+    while True:
+        sleep(10_000)
+
+
 WAYS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
     "ignore": ignore,
     "shield": shield,
@@ -90,6 +110,8 @@ WAYS: Final[dict[str, Callable[[], Awaitable[None]]]] = {
     "pool": pool,
     "compute": compute,
     "match": match,
+    "wait in C": wait_in_c,
+    "wait with the GIL": wait_with_the_gil,
 }
 """Ways not to stop when told to."""
 

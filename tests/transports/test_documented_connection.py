@@ -429,7 +429,7 @@ async def run(serve: Any, case: Case) -> tuple[Any, list[Any]]:
     return outcomes[0], seen
 
 
-@pytest.fixture(params=["fast path", "plain path"])
+@pytest.fixture(params=["fast path", pytest.param("plain path", marks=pytest.mark.heavy)])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare connections with and without the fast path."""
     if request.param == "plain path":

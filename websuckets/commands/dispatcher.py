@@ -24,6 +24,7 @@ from websuckets.commands.stream_items import Stream
 from websuckets.commands.unknown import UnknownCommands
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
+from websuckets.limits import limit_text
 from websuckets.middleware import Around, Middleware, Outcome, composed
 from websuckets.protocol.messages import Control, Message, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
@@ -157,7 +158,7 @@ class Dispatcher:
             return self._run(received, peer, request_scope, begun)
 
         attempt = _Attempt(
-            *(message, peer, request_scope, run, self._errors, route.timeout),
+            *(message, peer, request_scope, run, self._errors, route.timeout, self._timeout),
             route.ends_on_disconnect,
         )
         return self._answer_around(attempt, route.around)
@@ -170,7 +171,9 @@ class Dispatcher:
         async def run(request_scope: RequestScope) -> Answer:
             return refused(message, error)
 
-        attempt = _Attempt(message, peer, request_scope, run, self._errors, self._timeout)
+        attempt = _Attempt(
+            *(message, peer, request_scope, run, self._errors, self._timeout, self._timeout)
+        )
         return self._answer_around(attempt, self._around)
 
     @classmethod
@@ -277,7 +280,7 @@ class Dispatcher:
         if failure is None:
             assert unfinished is not None
             return await explained(unfinished, message, peer, request_scope, self._errors)
-        limit = _limit_of(route.timeout, is_stream=route.is_stream)
+        limit = _limit_of(route.timeout, self._timeout, is_stream=route.is_stream)
         return await explained(
             failure, message, peer, request_scope, self._errors, unfinished, limit
         )
@@ -301,9 +304,15 @@ class Dispatcher:
             access.debug("%.80r %.80s %.1f ms %s", event, result, milliseconds, connection)
 
 
-def _limit_of(timeout: Timeout, *, is_stream: bool) -> str:
-    """Return the time that a command may take, for the log."""
-    return f"{timeout.seconds:g} seconds{' for its next item' if is_stream else ''}"
+def _limit_of(timeout: Timeout, default: Timeout, *, is_stream: bool) -> str:
+    """Return the time that a command may take, and whose limit that is, for the log."""
+    limit = (
+        f"{limit_text('handler_timeout', timeout.seconds)}; a command may have its own, by timeout="
+        if timeout is default
+        else f"the timeout= of its command or group is {timeout.seconds}"
+    )
+    item = " for its next item" if is_stream else ""
+    return f"{timeout.seconds:g} seconds{item} and was cancelled ({limit})"
 
 
 @dataclass(slots=True)
@@ -316,6 +325,8 @@ class _Attempt:
     run: Callable[[RequestScope], Coroutine[Any, Any, Answer]]
     errors: ErrorFunctions
     timeout: Timeout
+    default: Timeout
+    """Timeout of commands without one of their own."""
     ends_on_disconnect: bool = False
     is_over: bool = False
     """True once the outermost middleware has ended."""
@@ -365,7 +376,7 @@ class _Attempt:
         return Outcome(encode_result(message.event, result, message.id))
 
     async def explain(self, error: BaseException) -> Outcome:
-        limit = _limit_of(self.timeout, is_stream=False)
+        limit = _limit_of(self.timeout, self.default, is_stream=False)
         return await explained(
             error, self.message, self.peer, self.request_scope, self.errors, limit=limit
         )

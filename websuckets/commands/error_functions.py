@@ -8,6 +8,7 @@ import anyio
 
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.exc import ClientError
+from websuckets.limits import limit_text
 from websuckets.runtime.failures import Failure, Meaning, judge, judge_mapped
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
@@ -57,7 +58,8 @@ class ErrorFunctions:
         with anyio.move_on_after(timeout, shield=True) as life, request_scope.within(life) as own:
             reply = await function.run(scope, own, error)
         if life.cancelled_caught:
-            raise TimeoutError(f"{function.name} took more than {timeout} seconds")
+            limit = limit_text("finalize_timeout", timeout)
+            raise TimeoutError(f"{function.name} took more than {timeout} seconds ({limit})")
         if reply is None or isinstance(reply, ClientError):
             return reply
         raise TypeError(

@@ -34,8 +34,8 @@ async def explained(
     """Return the outcome of a command that raised ``error``, and log the error if need be.
 
     ``unfinished`` is the failure of finalisers that got this error, if any; the failure is logged,
-    too. ``limit`` is the time that the command may take, for the log. Raises the error again if it
-    has to propagate.
+    too. ``limit`` is the time that the command may take, and its consequence, for the log. Raises
+    the error again if it has to propagate.
     """
     name = f"{message.event!r:.80}"
     failure = await errors.judge(name, error, peer.scope, request_scope, peer.is_of_its_end)
@@ -96,7 +96,6 @@ def _log(error: ClientError, message: Message, peer: Peer, limit: str) -> None:
         logger.info("forbidden: %.80r from %s", message.event, peer.socket.id)
     elif isinstance(error, CommandTimeout):
         logger.warning(
-            "%.80r from %s took longer than %s and was cancelled; the limit is the timeout= of its "
-            "command, or Limits.handler_timeout",
+            "%.80r from %s took longer than %s",
             *(message.event, peer.socket.id, limit),
         )

@@ -10,7 +10,7 @@ from websuckets.commands.dispatcher import Answer, Dispatcher, ReceivedCommand, 
 from websuckets.commands.outcomes import refused
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, NotAuthorized
-from websuckets.limits import Limits
+from websuckets.limits import Limits, limit_text
 from websuckets.protocol.messages import Message, encode_event
 from websuckets.runtime.failures import Cancelled, Meaning, judge_end
 from websuckets.runtime.incidents import log_incident
@@ -35,6 +35,7 @@ class ConcurrentCommands:
         "_answered",
         "_background",
         "_dispatcher",
+        "_has_told",
         "_limits",
         "_one_gone",
         "_peer",
@@ -58,6 +59,7 @@ class ConcurrentCommands:
         self._background = background
         self._request_scopes = request_scopes
         self._limits = limits
+        self._has_told = False  # the log, that the client wants too many streams
         self._revocations = revocations
         self._answered = answered
         self._running: set[_RunningCommand] = set()
@@ -130,6 +132,12 @@ class ConcurrentCommands:
         most = self._limits.streams
         # Streams that are over count: their last replies may wait for a client that does not read.
         if most is not None and len(self._streams) >= most:
+            if not self._has_told:
+                self._has_told = True
+                logger.info(
+                    "%s wants too many streams (%s)",
+                    *(self._peer.socket.id, limit_text("streams", most)),
+                )
             return "too many streams"
         id = message.id
         if id is not None and any(running.answers(id) for running in self._streams):

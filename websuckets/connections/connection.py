@@ -27,7 +27,7 @@ once. See also `websuckets.runtime.request_scope`, and `websuckets.runtime.failu
 """
 
 import logging
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 from websockets import CloseCode
@@ -39,7 +39,15 @@ from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
 from websuckets.connections.verification_deadlines import VerificationDeadlines
 from websuckets.exc import HandshakeRefused
-from websuckets.protocol.close_codes import RESTART, CloseReason
+from websuckets.limits import limit_text
+from websuckets.protocol.close_codes import (
+    NOT_VERIFIED,
+    RESTART,
+    TOO_FAST,
+    TOO_MANY_REFUSALS,
+    TOO_MANY_UNKNOWN,
+    CloseReason,
+)
 from websuckets.protocol.transport import TransportConnection
 from websuckets.runtime.failures import Cancelled, Meaning, judge_end
 from websuckets.runtime.incidents import log_incident
@@ -48,6 +56,14 @@ from websuckets.session import connected, connecting, disconnected, not_connecti
 __all__ = ["Connection"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+LIMITS_BY_REASON: Final = {
+    NOT_VERIFIED: "auth_timeout",
+    TOO_FAST: "rate",
+    TOO_MANY_REFUSALS: "auth_failures",
+    TOO_MANY_UNKNOWN: "unknown_streak",
+}
+"""Limits past which a connection is closed, by the close reason."""
 
 
 class Registry(Protocol):
@@ -244,7 +260,10 @@ class Connection:
     async def _close(self, reason: CloseReason) -> None:
         socket = self._scope.peer.socket
         if reason != RESTART:  # a reason is not logged: it may be the program's text
-            logger.info("closing %s with %d", socket.id, reason[0])
+            limit = LIMITS_BY_REASON.get(reason)
+            value = getattr(self._setup.limits, limit or "", None)
+            why = "" if limit is None else f" ({limit_text(limit, value)})"
+            logger.info("closing %s with %d%s", socket.id, reason[0], why)
         if self._messages.concurrent is not None:
             await self._messages.concurrent.drain()
         await socket.close(*reason)
@@ -268,5 +287,9 @@ class Connection:
         self._scope.peer.transport.failed(error)
 
     def _remove(self) -> None:
+        transport = self._scope.peer.transport
+        if transport.has_exceeded_size:
+            limit = limit_text("max_size", self._setup.limits.max_size)
+            logger.info("%s sent too large a message: closed (%s)", transport.socket.id, limit)
         self._deadlines.stop()
         self._registry.gone(self)

@@ -10,6 +10,7 @@ from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, HandshakeRefused, alone
+from websuckets.limits import limit_text
 from websuckets.protocol.close_codes import CloseReason
 from websuckets.runtime.failures import Meaning, judge
 from websuckets.runtime.incidents import log_incident
@@ -101,7 +102,8 @@ async def call_on_disconnect(
                     raise
                 log_incident(hook.name, error)
     if life.cancelled_caught:
-        log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds"))
+        limit = limit_text("finalize_timeout", timeout)
+        log_incident(hook.name, TimeoutError(f"it took more than {timeout} seconds ({limit})"))
 
 
 def shortened(reason: str) -> str:

@@ -11,6 +11,7 @@ from websuckets.connections.setup import Setup
 from websuckets.connections.state import ConnectionState, State
 from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
+from websuckets.limits import limit_text
 from websuckets.middleware import Outcome
 from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason
 from websuckets.protocol.messages import Cancel, Control, Message, Ping, encode_pong
@@ -162,8 +163,10 @@ class MessageLoop:
         if not self._abuse.was_over_rate:
             limits = self._setup.limits
             logger.warning(
-                "%s sends more than Limits(rate=%s, burst=%s) allows",
-                *(self._peer.socket.id, limits.rate, limits.burst),
+                "%s sends too many messages (%s, %s)",
+                self._peer.socket.id,
+                limit_text("rate", limits.rate),
+                limit_text("burst", limits.burst),
             )
         self._close_if(self._abuse.over_rate())
         details = {"retry_after": math.ceil(retry_after * 1000) / 1000}

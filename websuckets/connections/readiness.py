@@ -7,7 +7,7 @@ import anyio
 
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.connections.setup import Setup
-from websuckets.limits import Limits
+from websuckets.limits import Limits, limit_text
 from websuckets.runtime.clock import Clock
 from websuckets.runtime.contexts import in_context
 from websuckets.runtime.failures import Meaning, judge_end
@@ -106,7 +106,8 @@ class Readiness:
             await wait_through(run.ended, timeout)
         finally:
             if not run.ended.is_set():
-                logger.error("%s ignores its cancellation", run.name)
+                limit = limit_text("finalize_timeout", self._setup.limits.finalize_timeout)
+                logger.error("%s ignores its cancellation (%s)", run.name, limit)
 
     async def _call(self, function: InjectedFunction, run: "_Run") -> None:
         """Call the function, and give the answer to all who wait for the run.
@@ -167,7 +168,8 @@ class _Run:
 
     def ring(self) -> None:
         """Give the answer in place of a function that takes too long, and cancel the function."""
-        self.failed(TimeoutError(f"it took more than {self._timeout} seconds"))
+        limit = limit_text("ready_timeout", self._timeout)
+        self.failed(TimeoutError(f"it took more than {self._timeout} seconds ({limit})"))
         self.life.cancel()
 
     def cancel(self) -> None:

@@ -15,6 +15,7 @@ from websuckets.connections.connection import Connection
 from websuckets.connections.readiness import Readiness
 from websuckets.connections.setup import Setup
 from websuckets.exc import HandshakeRefused
+from websuckets.limits import limit_text
 from websuckets.protocol.transport import HttpResponse, TransportConnection
 from websuckets.runtime.stop_times import time_to_abort, time_to_stop
 from websuckets.runtime.tasks import wait_through
@@ -36,10 +37,16 @@ WHY_REFUSED: Final = {
     HTTPStatus.FORBIDDEN: "the origin is not among WebSuckets(origins=[...])",
     HTTPStatus.NOT_FOUND: "the path is not that of WebSuckets(path=...)",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "its cookies are too long",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Limits.max_connections are open",
-    HTTPStatus.TOO_MANY_REQUESTS: "Limits.max_connections_per_ip are open",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too many connections are open",
+    HTTPStatus.TOO_MANY_REQUESTS: "too many connections of its address are open",
 }
 """Reasons for which the app itself refuses an opening handshake, by the HTTP status."""
+
+LIMITS_BY_STATUS: Final = {
+    HTTPStatus.SERVICE_UNAVAILABLE: "max_connections",
+    HTTPStatus.TOO_MANY_REQUESTS: "max_connections_per_ip",
+}
+"""Limits past which the app refuses an opening handshake, by the HTTP status."""
 
 COMMANDS_LOGGED: Final = 10
 """Names of commands in one log line."""
@@ -89,6 +96,9 @@ class Connections:
         if refusal.status == HTTPStatus.FORBIDDEN:
             origin = ", ".join(request.headers.get_all("Origin"))
             why += f"; its origin: {ascii(origin[:SHOWN]) if origin else 'none'}"
+        limit = None if self._closing else LIMITS_BY_STATUS.get(refusal.status)
+        if limit is not None:
+            why += f" ({limit_text(limit, getattr(self._setup.limits, limit))})"
         logger.info("refused %s: HTTP %d, %s", transport.socket.id, refusal.status, why)
 
     def _refusal(self, transport: TransportConnection) -> HandshakeRefused | None:
@@ -132,15 +142,19 @@ class Connections:
         await anyio.sleep(delay)
         await connection.drain()
 
-    async def abort(self) -> None:
+    async def abort(self, after: float | None) -> None:
         """Cancel connections that are left, and wait until they have been finalised.
 
+        ``after`` is the number of seconds in which they should have closed, for the log.
         A handler that ignores its cancellation is left behind, and an error is logged.
         """
         if not self._open:
             return
+        limit = self._setup.limits.drain_timeout
+        why = limit_text("drain_timeout", limit) if after == limit else f"after {after} seconds"
         logger.warning(
-            "aborting %d connections that did not close%s", len(self._open), self.what_runs()
+            "aborting %d connections that did not close%s (%s)",
+            *(len(self._open), self.what_runs(), why),
         )
         for connection in self._open:
             connection.cancel()
@@ -160,7 +174,10 @@ class Connections:
         """Log and abort connections that are left; at least their clients learn of the end."""
         if self._open:
             logger.error(
-                "%d connections ignore their cancellation%s", len(self._open), self.what_runs()
+                "%d connections ignore their cancellation%s (%s)",
+                len(self._open),
+                self.what_runs(),
+                limit_text("finalize_timeout", self._setup.limits.finalize_timeout),
             )
         for connection in self._open:
             connection.abort()

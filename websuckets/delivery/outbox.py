@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from websockets.exceptions import ConnectionClosed
 
-from websuckets.limits import Limits, OutboxBound, OutboxCount, Overflow
+from websuckets.limits import Limits, OutboxBound, OutboxCount, Overflow, limit_text
 from websuckets.protocol.close_codes import SLOW
 from websuckets.socket import Socket
 
@@ -35,6 +35,10 @@ class Outboxes:
         self.empty: OutboxCount = OutboxCount(self.bound)
         """Count that stays 0, of outboxes where nothing waits."""
         self.overflow: Overflow = limits.overflow
+        self.limits_text: str = (
+            f"{limit_text('outbox', limits.outbox)}, {limit_text('overflow', limits.overflow)}"
+        )
+        """Limits that act once too much waits, for the log."""
         self.writing: set[Outbox] = set()
         """Outboxes for whose connection anything waits."""
 
@@ -102,8 +106,10 @@ class Outbox:
     def _log_overflow(self) -> None:
         if not self._has_overflowed:
             self._has_overflowed = True
-            what = self._shared.overflow.value
-            logger.info("%s reads too slowly what is published: %s", self._socket.id, what)
+            what, limits = self._shared.overflow.value, self._shared.limits_text
+            logger.info(
+                "%s reads too slowly what is published: %s (%s)", self._socket.id, what, limits
+            )
 
     async def _write(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """Announcements from node to node of users who are not verified any more."""
 
+import logging
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
@@ -7,13 +8,15 @@ import anyio
 from pydantic_core import from_json, to_json
 
 from websuckets.broker import Link
-from websuckets.limits import Limits
+from websuckets.limits import Limits, limit_text
 from websuckets.protocol.close_codes import REVOKED as CLOSE_REVOKED
 from websuckets.protocol.close_codes import UNSURE
 from websuckets.runtime.tasks import Background
 from websuckets.session import Session, User, UserId, is_user_id
 
 __all__ = ["RevocationAnnouncements", "user_id_of"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 REVOKED: Final = b"revoked"
 FORGOTTEN: Final = b"forgotten"
@@ -65,10 +68,16 @@ class RevocationAnnouncements:
 
     async def _close_connections(self, users: Iterable[Verified], after: float) -> None:
         await anyio.sleep(after)
-        for user, *verified_as in users:
-            if [user.id, user.token] == verified_as:
-                user.id = None
-                self._start(user.socket.close, *UNSURE)
+        left = [user for user, *verified_as in users if [user.id, user.token] == verified_as]
+        if left:
+            logger.warning(
+                "what other nodes revoked was lost: closing the connections of %d users who did "
+                "not verify themselves again (%s)",
+                *(len(left), limit_text("revocation_lag", after)),
+            )
+        for user in left:
+            user.id = None
+            self._start(user.socket.close, *UNSURE)
 
 
 def user_id_of(text: bytes) -> UserId:

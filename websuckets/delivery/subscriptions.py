@@ -1,5 +1,6 @@
 """Subscriptions of the connections of one node to channels."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Final
@@ -7,10 +8,13 @@ from uuid import UUID
 
 from websuckets.delivery.outbox import Outbox, Outboxes
 from websuckets.exc import TooManySubscriptions
+from websuckets.limits import limit_text
 from websuckets.protocol.messages import ClientEvent
 from websuckets.session import Session, User, UserId, connections_of
 
 __all__ = ["ONLINE", "Subscriptions"]
+
+logger: logging.Logger = logging.getLogger("websuckets")
 
 ONLINE: Final = ""
 """Name of the group of all verified users; other groups are named as channels, never empty."""
@@ -68,6 +72,10 @@ class Subscriptions:
                 subscriber.channels[channel] = None
             return
         if self._most is not None and len(subscriber.channels) >= self._most:
+            logger.debug(
+                "%s is subscribed to too many channels (%s)",
+                *(user.socket.id, limit_text("subscriptions", self._most)),
+            )
             raise TooManySubscriptions
         subscriber.channels[channel] = owner
         self._channels.setdefault(channel, {})[user.socket.id] = subscriber

@@ -39,6 +39,11 @@ class TransportConnection(Protocol):
         """
         ...
 
+    @property
+    def has_exceeded_size(self) -> bool:
+        """True once a message larger than `Limits.max_size` has closed the connection."""
+        ...
+
     async def receive(self) -> str | bytes:
         """Wait for the next message, text or binary.
 

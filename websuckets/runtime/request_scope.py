@@ -28,6 +28,7 @@ from typing import Protocol, Self
 import anyio
 from dishka.exceptions import ExitError
 
+from websuckets.limits import limit_text
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.event_loop import cancellations
 from websuckets.runtime.failures import Cancelled, Meaning, is_failure, judge
@@ -199,7 +200,9 @@ class RequestScope:
         """Error to report if the request scope `is_late`, else ``None``."""
         if not self.is_late:
             return None
-        return TimeoutError(f"finalisers took more than {self.finalize_timeout} seconds")
+        timeout = self.finalize_timeout
+        limit = limit_text("finalize_timeout", timeout)
+        return TimeoutError(f"finalisers took more than {timeout} seconds ({limit})")
 
     async def close_scope(
         self, scope: OpenScope, error: BaseException | None = None

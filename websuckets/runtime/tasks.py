@@ -8,6 +8,7 @@ from typing import Any, NewType, NoReturn
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from websuckets.limits import limit_text
 from websuckets.runtime.event_loop import (
     Propagate,
     cancellations,
@@ -198,11 +199,12 @@ class TaskSource:
         try:
             await wait_through(ended, background.timeout)
         finally:
-            self._log_those_left(ended)
+            self._log_those_left(ended, background.timeout)
 
-    def _log_those_left(self, ended: anyio.Event) -> None:
+    def _log_those_left(self, ended: anyio.Event, timeout: float | None) -> None:
         if not ended.is_set():
-            logger.error("tasks of %s ignore their cancellation", self._whose)
+            limit = limit_text("finalize_timeout", timeout)
+            logger.error("tasks of %s ignore their cancellation (%s)", self._whose, limit)
 
     async def _hold_open(
         self, ending: anyio.Event, propagate: Propagate, *, task_status: TaskStatus["Tasks"]

@@ -228,7 +228,7 @@ async def stop(
                 if close is not None:
                     await close()
         finally:
-            await connections.abort()
+            await connections.abort(timeout)
 
 
 class UntilTheLoopEnds:

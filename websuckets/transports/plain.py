@@ -103,6 +103,7 @@ class PlainConnection(ABC):
         self.socket: PlainSocket = PlainSocket(self, request, remote_address, subprotocol)
         self.request_path: str = path
         self.has_stopped_receiving: bool = False
+        self.has_exceeded_size: bool = False
         self.state: CloseState = CloseState()
         self.sender: Sender = Sender(
             *(self.socket, self.state, timeouts, self.write, self.abort_at_once)
@@ -165,6 +166,7 @@ class PlainConnection(ABC):
         return not is_longer(frame, self._max_size) and self._frames.offer(frame)
 
     async def _close_for_size(self) -> None:
+        self.has_exceeded_size = not self.state.is_closed
         await self.close(CloseCode.MESSAGE_TOO_BIG, f"over {self._max_size} bytes")
 
     async def _take_turn(self) -> None:

@@ -19,7 +19,7 @@ class Sender:
     connection without waiting. The server below sends pings, if any; the watchdog here sends none.
     """
 
-    __slots__ = ("_abort", "_socket", "_state", "_write", "watchdog")
+    __slots__ = ("_abort", "_socket", "_state", "_timeouts", "_write", "watchdog")
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class Sender:
     ) -> None:
         self._socket = socket
         self._state = state
+        self._timeouts = timeouts
         self._write = write
         self._abort = abort
         self.watchdog: PeerWatchdog = PeerWatchdog(timeouts, self)
@@ -46,7 +47,8 @@ class Sender:
         with self.watchdog.queued(frame) as is_too_much:
             if is_too_much:
                 logger.info(
-                    "%s does not read what is sent to it, and more is: aborted", self._socket.id
+                    "%s does not read what is sent to it, and more is: aborted (%s)",
+                    *(self._socket.id, self._timeouts.overflow_text),
                 )
                 self._abort()
                 raise self._state.error()
@@ -71,5 +73,8 @@ class Sender:
 
     def peer_fault(self, fault: PeerFault) -> None:
         assert fault is PeerFault.STALLED
-        logger.info("%s does not read what is sent to it: aborted", self._socket.id)
+        logger.info(
+            "%s does not read what is sent to it: aborted (%s)",
+            *(self._socket.id, self._timeouts.stalled_text),
+        )
         self._abort()

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from websuckets.limits import Limits, OutboxBound, OutboxCount, seconds
+from websuckets.limits import Limits, OutboxBound, OutboxCount, limit_text, seconds
 from websuckets.runtime.clock import Clock, Timeout
 
 __all__ = ["CLOSE_FRAME_TIME", "PeerFault", "PeerTimeouts", "PeerWatchdog"]
@@ -51,6 +51,10 @@ class PeerTimeouts:
     for_pong: Timeout
     """`ping_timeout` as a timeout on the clock."""
     outbox: OutboxBound
+    stalled_text: str
+    """Limit that acts when a peer does not read, for the log."""
+    overflow_text: str
+    """Limit that acts when too much waits for a peer, for the log."""
 
     @classmethod
     def of(cls, clock: Clock, limits: Limits, options: dict[str, Any]) -> "PeerTimeouts":
@@ -64,6 +68,8 @@ class PeerTimeouts:
             ping_timeout=seconds(timeout),
             for_pong=clock.timeout(timeout),
             outbox=OutboxBound.of(limits),
+            stalled_text=limit_text("send_timeout", limits.send_timeout),
+            overflow_text=limit_text("outbox", limits.outbox),
         )
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, PayloadTooBig
 from websockets.protocol import State
 
 from websuckets.protocol.close_codes import CUT_SHORT
@@ -53,6 +53,10 @@ class WatchedConnection(ReceivingConnection):
         assert self.request is not None  # since before the app learned of the connection
         return path_of(self.request)
 
+    @property
+    def has_exceeded_size(self) -> bool:
+        return isinstance(self.protocol.parser_exc, PayloadTooBig)
+
     def failed(self, error: BaseException) -> None: ...
 
     def peer_is_read(self) -> bool:
@@ -61,7 +65,10 @@ class WatchedConnection(ReceivingConnection):
     def peer_fault(self, fault: PeerFault) -> None:
         match fault:
             case PeerFault.STALLED:
-                logger.info("%s does not read what is sent to it: aborted", self.id)
+                logger.info(
+                    "%s does not read what is sent to it: aborted (%s)",
+                    *(self.id, self.timeouts.stalled_text),
+                )
                 self._abort()
             case PeerFault.PING:
                 self._start(self._ping)
@@ -83,7 +90,11 @@ class WatchedConnection(ReceivingConnection):
 
     def _abort_slow_peer(self) -> None:
         """Abort, as more waits to be sent to the peer than the outbox allows."""
-        logger.info("%s does not read what is sent to it, and more is: aborted", self.id)
+        if not self.has_stopped_receiving:  # else it is aborted already, or is being closed
+            logger.info(
+                "%s does not read what is sent to it, and more is: aborted (%s)",
+                *(self.id, self.timeouts.overflow_text),
+            )
         self._abort()
 
     async def _send_message(self, message: Any, text: bool | None) -> None:
