@@ -41,6 +41,7 @@ from websuckets.di.resolver import check_user_of
 from websuckets.exc import ClientError, alone
 from websuckets.idempotency import IdempotencyStore, RetryingStore, StoredReply
 from websuckets.introspection.hints import bare_type, component_of
+from websuckets.limits import limit_text
 from websuckets.protocol.messages import CommandId, Message, encode_event, frame_tail
 from websuckets.runtime.clock import Timeout
 from websuckets.runtime.effects import Effects
@@ -293,7 +294,10 @@ class _Run:
             with anyio.move_on_after(timeout, shield=True) as life:
                 await self._store.settle(has_succeeded)
             if life.cancelled_caught:
-                failure = TimeoutError(f"the idempotency store took more than {timeout} seconds")
+                limit = limit_text("finalize_timeout", timeout)
+                failure = TimeoutError(
+                    f"the idempotency store took more than {timeout} seconds ({limit})"
+                )
         except BaseException as error:
             if not is_failure(error):
                 raise
