@@ -1,7 +1,7 @@
 """`ScopeFactory`: its proof at the start of an app, and the user of a message in its scopes."""
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
 from dishka import Provider, Scope, make_async_container
@@ -46,6 +46,16 @@ class NeedsSeveral:
     def __init__(self, one: NeedsSocket, other: ScopeFactory[Db]) -> None: ...
 
 
+class Box(Generic[T]):
+    """An object of a generic provider of the program's own."""
+
+    def __init__(self, content: type[T]) -> None: ...
+
+
+def box(content: type[T]) -> Box[T]:
+    return Box(content)
+
+
 class NeedsTwice:
     """An object whose scopes contain such an object again."""
 
@@ -57,6 +67,7 @@ def app_asking_for(hint: Any, scope: Scope = Scope.REQUEST, *, is_stream: bool =
     for thing in (NeedsMessage, NeedsUser, NeedsSocket, NeedsSeveral):
         things.provide(thing)
     messages = Provider(scope=Scope.REQUEST)
+    messages.provide(box)
     for thing in (Db, NeedsTwice):
         messages.provide(thing)
     group = CommandGroup()
@@ -153,6 +164,7 @@ async def test_a_scope_that_cannot_be_opened_is_refused_at_the_start(
         (NeedsMessage, Scope.REQUEST),
         (NeedsUser, Scope.REQUEST),
         (NeedsSocket, Scope.SESSION),
+        (ScopeFactory[Box[Db]], Scope.REQUEST),
         (NeedsSeveral, Scope.SESSION),
         (NeedsTwice, Scope.REQUEST),
         (ScopeFactory[ScopeFactory[Db]], Scope.REQUEST),
