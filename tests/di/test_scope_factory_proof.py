@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Generic, TypeVar
 
 import pytest
-from dishka import Provider, Scope, make_async_container
+from dishka import DependencyKey, Provider, Scope, make_async_container
 from harness import app_with, until
 
 from websuckets import AppTasks, CommandGroup, Message, OnCommit, Socket, WebSuckets
@@ -56,6 +56,12 @@ def box(content: type[T]) -> Box[T]:
     return Box(content)
 
 
+class Keyed:
+    """An object whose provider asks for the key by which it is asked for."""
+
+    def __init__(self, key: DependencyKey) -> None: ...
+
+
 class NeedsTwice:
     """An object whose scopes contain such an object again."""
 
@@ -68,7 +74,7 @@ def app_asking_for(hint: Any, scope: Scope = Scope.REQUEST, *, is_stream: bool =
         things.provide(thing)
     messages = Provider(scope=Scope.REQUEST)
     messages.provide(box)
-    for thing in (Db, NeedsTwice):
+    for thing in (Db, Keyed, NeedsTwice):
         messages.provide(thing)
     group = CommandGroup()
 
@@ -164,7 +170,7 @@ async def test_a_scope_that_cannot_be_opened_is_refused_at_the_start(
         (NeedsMessage, Scope.REQUEST),
         (NeedsUser, Scope.REQUEST),
         (NeedsSocket, Scope.SESSION),
-        (ScopeFactory[Box[Db]], Scope.REQUEST),
+        (ScopeFactory[tuple[Box[Db], Keyed]], Scope.REQUEST),
         (NeedsSeveral, Scope.SESSION),
         (NeedsTwice, Scope.REQUEST),
         (ScopeFactory[ScopeFactory[Db]], Scope.REQUEST),
