@@ -1,10 +1,10 @@
 """`ScopeFactory`: its proof at the start of an app, and the user of a message in its scopes."""
 
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pytest
-from dishka import Provider, Scope, make_async_container
+from dishka import DependencyKey, Provider, Scope, make_async_container
 from harness import app_with, until
 
 from websuckets import AppTasks, CommandGroup, Message, OnCommit, Socket, WebSuckets
@@ -46,6 +46,22 @@ class NeedsSeveral:
     def __init__(self, one: NeedsSocket, other: ScopeFactory[Db]) -> None: ...
 
 
+class Box(Generic[T]):
+    """An object of a generic provider of the program's own."""
+
+    def __init__(self, content: type[T]) -> None: ...
+
+
+def box(content: type[T]) -> Box[T]:
+    return Box(content)
+
+
+class Keyed:
+    """An object whose provider asks for the key by which it is asked for."""
+
+    def __init__(self, key: DependencyKey) -> None: ...
+
+
 class NeedsTwice:
     """An object whose scopes contain such an object again."""
 
@@ -57,7 +73,8 @@ def app_asking_for(hint: Any, scope: Scope = Scope.REQUEST, *, is_stream: bool =
     for thing in (NeedsMessage, NeedsUser, NeedsSocket, NeedsSeveral):
         things.provide(thing)
     messages = Provider(scope=Scope.REQUEST)
-    for thing in (Db, NeedsTwice):
+    messages.provide(box)
+    for thing in (Db, Keyed, NeedsTwice):
         messages.provide(thing)
     group = CommandGroup()
 
@@ -153,6 +170,7 @@ async def test_a_scope_that_cannot_be_opened_is_refused_at_the_start(
         (NeedsMessage, Scope.REQUEST),
         (NeedsUser, Scope.REQUEST),
         (NeedsSocket, Scope.SESSION),
+        (ScopeFactory[tuple[Box[Db], Keyed]], Scope.REQUEST),
         (NeedsSeveral, Scope.SESSION),
         (NeedsTwice, Scope.REQUEST),
         (ScopeFactory[ScopeFactory[Db]], Scope.REQUEST),
