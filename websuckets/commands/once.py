@@ -186,6 +186,8 @@ class _Run:
             is_closed = True
         finally:
             self._mark.is_over = True
+            if not is_closed:
+                self._effects.discard()
             try:
                 await self._settle(ended, is_closed=is_closed)
             finally:
