@@ -86,6 +86,7 @@ class FakeTransport:
     remote_address = None
     request_path = "/"
     has_stopped_receiving = False
+    has_exceeded_size = False
     closed_errors = (EOFError,)
 
     def __init__(self, receive: Any) -> None:

@@ -176,10 +176,12 @@ async def test_a_handshake_that_takes_too_long_is_refused(
         await anyio.sleep_forever()
 
     async with app.serve("127.0.0.1", 0, open_timeout=0.05) as server:
-        with pytest.raises((EOFError, ConnectionClosed, OSError, Exception)):
-            async with connect(server.urls[0]):
-                raise AssertionError("it was let in")
-        await until(journal, "close visit")
+        with anyio.fail_after(TIMEOUT):
+            while "close visit" not in journal:  # a busy server may time out before the hook runs
+                with suppress(EOFError, ConnectionClosed, OSError, InvalidHandshake):
+                    async with connect(server.urls[0]):
+                        journal.append("let in")
+    assert "let in" not in journal
     assert errors(caplog) == []
 
 

@@ -578,7 +578,8 @@ async def test_why_a_handshake_was_refused_is_logged(
         assert await status(server, "/ws", Origin="https://a'\xe9" + "x" * 500) == 403
     texts = [r.getMessage() for r in caplog.records if r.getMessage().startswith("refused ")]
     assert [text.partition(": ")[2] for text in texts] == [
-        "HTTP 429, Limits.max_connections_per_ip are open",
+        "HTTP 429, too many connections of its address are open "
+        "(Limits.max_connections_per_ip is 0)",
         "HTTP 404, the path is not that of WebSuckets(path=...)",
         "HTTP 403, the origin is not among WebSuckets(origins=[...]); its origin: none",
         "HTTP 403, the origin is not among WebSuckets(origins=[...]); its origin: "

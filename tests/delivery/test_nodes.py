@@ -178,6 +178,20 @@ async def test_who_may_have_been_revoked_unheard_is_closed_after_the_lag() -> No
         assert await verified(eve, "eve")
 
 
+async def test_nobody_has_to_go_who_was_verified_anew(caplog: pytest.LogCaptureFixture) -> None:
+    """Once all have verified themselves again, no connection is closed, and nothing is logged."""
+    app = app_on(MemoryBroker(), Limits(revocation_lag=0.01))
+    async with TestClient(app) as ann:
+        await ann.call("enter", "ann")
+        node = app._channels._node
+        assert node is not None
+        (user,) = app._session.online.values()
+        before = [(user, "bob", "secret of bob")]
+        await node.revocations._close_connections(before, 0.01)
+        assert await verified(ann, "ann")
+    assert "revoked" not in caplog.text
+
+
 async def test_without_a_lag_nobody_has_to_go() -> None:
     """With `revocation_lag=None`, no connection is closed after missed announcements."""
     app = app_on(MemoryBroker(), Limits(revocation_lag=None))

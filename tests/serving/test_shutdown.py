@@ -82,7 +82,11 @@ async def test_a_hundred_commands_in_flight_are_all_answered(
             assert await client.receive() == {"event": "wait", "payload": "done", "id": index}
             assert await client.closed() == RESTART
         assert await program.ended() == 0
-    assert not program.errors() + program.errors("WARNING")
+    warnings = program.errors(
+        "WARNING"
+    )  # where others keep the processor, the loop may stand still
+    assert not program.errors()
+    assert not [line for line in warnings if "the event loop has been blocked" not in line]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
