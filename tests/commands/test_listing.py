@@ -38,7 +38,7 @@ def listed(*groups: CommandGroup, **options: Any) -> dict[str, CommandInfo]:
 def test_a_command_is_listed_as_its_handler_declares_it() -> None:
     group = CommandGroup("post", protected=True)
 
-    @group.command("edit", protected=Admin, timeout=5)
+    @group.command("edit", protected=Admin, timeout=5, once=True)
     async def edit(socket: Socket, post: Post) -> list[Post]:
         """Edit a post, and return
         all posts.
@@ -57,6 +57,7 @@ def test_a_command_is_listed_as_its_handler_declares_it() -> None:
             protected=True,
             guards=(Admin,),
             timeout=5,
+            once=True,
             summary="Edit a post, and return all posts.",
             function=edit,
             file=__file__,
