@@ -1,6 +1,6 @@
 """Orders that are paid once, however often a client sends them.
 
-Install what it needs with ``pip install ".[examples]"``, run it with ``python examples/orders.py``,
+Install its libraries with ``pip install ".[examples]"``, run it with ``python examples/orders.py``,
 connect with ``python -m websockets ws://localhost:9000`` and type::
 
     {"event": "enter", "payload": "ann"}
@@ -54,7 +54,7 @@ from websuckets.sql import SqlProvider, create_tables, sqlite_engine
 CENTS = {"soup": 450, "bread": 150}
 POCKET_MONEY = 2000
 
-# Models: what the database keeps, and what clients send and get.
+# Models: rows of the database, and payloads of clients.
 
 
 class Table(DeclarativeBase): ...
@@ -111,7 +111,7 @@ class Storage(Provider):
 
 
 def transaction(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncSession]:
-    """Commits before the reply, or rolls back what failed."""
+    """Commits before the reply, or rolls back a command that failed."""
     return async_sessionmaker(engine).begin()
 
 
