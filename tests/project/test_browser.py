@@ -2,13 +2,12 @@
 
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
 from pathlib import Path
 
 import anyio
-import chromium
 import httpx2
 import jwt
 import pages
@@ -62,22 +61,6 @@ FORGET_RENEWALS = """
     window.setTimeout = (run, delay) => delay === 1000 ? 0 : set(run, delay);
 """
 """Forget timers of a second, half of the life of a token, like a machine that sleeps meanwhile."""
-
-
-@pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """Yield the address of a Chromium for all tests of a worker."""
-    binary = chromium.find_binary()
-    if binary is None:
-        pytest.skip("no Chromium is installed")
-    with chromium.running(binary) as address:
-        yield address
-
-
-@pytest.fixture
-async def browser(address: str) -> AsyncIterator[Browser]:
-    async with chromium.profile(address) as browser:
-        yield browser
 
 
 @pytest.fixture

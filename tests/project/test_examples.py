@@ -143,7 +143,10 @@ async def hold_a_conversation(ann: Client, bob: Client) -> None:
         assert who["payload"] == ["ann"]
 
 
-@pytest.mark.parametrize("name", ["hello", "users", "chat", "chat_rooms", "notes", "ticker"])
+PROGRAMS = ["hello", "users", "chat", "chat_rooms", "notes", "orders", "ticker"]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_each_runs_as_a_program(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Started as a program, an example serves on the address that it tells."""
     started: list[Any] = []

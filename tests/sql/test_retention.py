@@ -150,6 +150,21 @@ async def test_replies_are_deleted_again_and_again(
     assert "canary" not in caplog.text
 
 
+async def test_nothing_is_deleted_in_the_first_seconds_of_an_app(
+    node: OnceNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect an app that a test runs to open no session that the test does not expect."""
+    bounds: list[tuple[float, float]] = []
+    monkeypatch.setattr(retention, "uniform", lambda *drawn: bounds.append(drawn) or 0)
+    sessions = Sessions(node)
+    with anyio.fail_after(TIMEOUT):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(keep_deleting, sessions, Clock())
+            await sessions.was_opened.wait()
+            tasks.cancel_scope.cancel()
+    assert bounds == [(30, 300)]
+
+
 async def test_the_first_claim_starts_the_deletion(
     node: OnceNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ RUN = [
             "security",
             "sessions",
             "channels",
+            "exactly-once",
             "cache",
             "hooks",
             "testing",
