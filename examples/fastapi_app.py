@@ -172,11 +172,11 @@ sockets.include_command_group(group)
 def make_container(*overrides: Provider) -> AsyncContainer:
     """What comes later wins."""
     return make_async_container(
+        *sockets.providers,
         Database(),
         GuestBooks(),
         provide_context(transaction),
         FastapiProvider(),
-        *sockets.providers,
         *overrides,
         lock_factory=lock_factory,
     )

@@ -12,6 +12,7 @@ from timeouts import TIMEOUT
 
 from websuckets import CommandGroup, Payload, Socket, WebSuckets
 from websuckets.di import lock_factory, setup_dishka
+from websuckets.exc import ConfigurationError
 from websuckets.idempotency import IdempotencyStore, StoredReply
 from websuckets.redis import RedisProvider
 from websuckets.redis.idempotency import RedisClaims, RedisIdempotencyStore
@@ -90,7 +91,7 @@ async def test_an_app_that_starts_again_in_its_container_goes_on_renewing(
     provider = RedisProvider(shared_redis.url, prefix=secrets.token_hex(8), once=True)
     app = app_with(commands())
     container: AsyncContainer = make_async_container(
-        provider, *app.providers, lock_factory=lock_factory
+        *app.providers, provider, lock_factory=lock_factory
     )
     setup_dishka(container, app)
     for key in ("a", "b"):
@@ -99,6 +100,18 @@ async def test_an_app_that_starts_again_in_its_container_goes_on_renewing(
             claims = await container.get(RedisClaims)
             assert claims._is_keeping
         assert not claims._is_keeping
+    await container.close()
+
+
+async def test_a_container_in_which_the_default_store_wins_is_refused() -> None:
+    """dishka takes the last provider of a type, and the defaults of the app came last."""
+    provider = RedisProvider("redis://127.0.0.1:1", once=True)
+    app = app_with(commands())
+    container = make_async_container(provider, *app.providers, lock_factory=lock_factory)
+    setup_dishka(container, app)
+    with pytest.raises(ConfigurationError, match=r"so \*app.providers stands first"):
+        async with TestClient(app):
+            pytest.fail("it has started")
     await container.close()
 
 

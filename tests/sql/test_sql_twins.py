@@ -180,7 +180,8 @@ async def test_a_deadlock_ends_with_both_commands_in_effect(
             tasks.start_soon(send, node, 0)
             tasks.start_soon(send, other_node, 1)
     assert await node.orders() == ["1++", "2++"]
-    assert node.repeats + other_node.repeats == (0 if database.is_sqlite else 1)
+    repeats = node.repeats + other_node.repeats
+    assert repeats == 0 if database.is_sqlite else repeats >= 1
 
 
 async def test_a_database_that_stays_locked_is_an_error_in_the_end(database: Database) -> None:

@@ -33,8 +33,10 @@ __all__ = [
     "ContextTypes",
     "asking_for",
     "factories_of",
+    "misplaced",
     "needed_by",
     "needs_finalising",
+    "replacing",
     "scopes_of",
     "unprovable",
 ]
@@ -52,8 +54,27 @@ ASKS_FOR: Final = "asks_for"
 """Attribute of a factory that names what the factory asks the container for while it runs: hints,
 and for each hint, whether it has to be provided."""
 
+REPLACES: Final = "replaces"
+"""Attribute of a factory that names the types whose defaults its provider replaces."""
+
 ContextTypes: TypeAlias = Mapping[BaseScope, Collection[Any]]
 """Types of the values that are passed to scopes when the scopes are opened."""
+
+
+def misplaced(container: AsyncContainer, defaults: str) -> dict[Any, Any]:
+    """Return types whose defaults hide what another provider gives, each with its factory.
+
+    dishka takes the last provider of a type. ``defaults`` is the name of the module with the
+    defaults, and the factories are those that `replacing` marks.
+    """
+    registry = _root(container)
+    hidden: dict[Any, Any] = {}
+    for factory in factories_of(container):
+        for type_ in getattr(factory.source, REPLACES, ()):
+            used = _factory(registry, DependencyKey(type_, DEFAULT_COMPONENT))
+            if used is not None and getattr(used.source, "__module__", None) == defaults:
+                hidden[type_] = factory
+    return hidden
 
 
 def needed_by(container: AsyncContainer, starts: Iterable[Any], hint: Any) -> bool:
@@ -312,6 +333,16 @@ def asking_for(hints: Mapping[Any, bool]) -> Callable[[Function], Function]:
 
     def say(function: Function) -> Function:
         setattr(function, ASKS_FOR, hints)
+        return function
+
+    return say
+
+
+def replacing(*types: Any) -> Callable[[Function], Function]:
+    """Declare the types whose defaults the provider of a factory replaces; see `misplaced`."""
+
+    def say(function: Function) -> Function:
+        setattr(function, REPLACES, types)
         return function
 
     return say

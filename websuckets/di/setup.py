@@ -19,7 +19,9 @@ def setup_dishka(container: AsyncContainer, app: DishkaApp) -> None:
     """Let the app run with this container, which other frameworks may share.
 
     The container has ``app.providers``, and a provider of `CurrentUser` if commands are protected:
-    ``make_async_container(SecurityProvider(), ..., *app.providers, lock_factory=lock_factory)``.
+    ``make_async_container(*app.providers, SecurityProvider(), ..., lock_factory=lock_factory)``.
+    Of two providers of a type the last one wins, so ``app.providers``, which has defaults, is
+    first.
     The program that built the container closes it. A container of a later call takes its place.
 
     Raises `ConfigurationError` for anything but a container of APP scope, for an app that runs

@@ -9,6 +9,7 @@ from dishka import Provider, Scope
 from websuckets.broker import Broker
 from websuckets.cache import Cache
 from websuckets.clock import WallClock
+from websuckets.di.graph import replacing
 from websuckets.exc import ConfigurationError
 from websuckets.idempotency import LIFETIME as ONCE_LIFETIME
 from websuckets.idempotency import IdempotencyStore
@@ -90,9 +91,12 @@ class RedisProvider(Provider):
                 )
         _keep_quiet()
         url, prefix = plain_string(url), plain_string(prefix)
-        self.provide(
-            lambda: RedisBroker(RedisConnection(url, heartbeat), prefix), provides=RedisBroker
-        )
+
+        @replacing(Cache)
+        def broker() -> RedisBroker:
+            return RedisBroker(RedisConnection(url, heartbeat), prefix)
+
+        self.provide(broker)
         self.alias(RedisBroker, provides=Broker)
 
         def cache(broker: RedisBroker) -> Cache:
@@ -108,6 +112,7 @@ class RedisProvider(Provider):
             self.provide(resumed_user, scope=Scope.REQUEST)
         if once:
 
+            @replacing(IdempotencyStore)
             def claims(broker: RedisBroker) -> RedisClaims:
                 return RedisClaims(broker, once_lifetime)
 

@@ -22,7 +22,8 @@ from pydantic import BaseModel
 
 from websuckets.commands.injection import Injection, accepted
 from websuckets.commands.signature import ONE_PAYLOAD, STANDS_SECOND, Dependency, Plan
-from websuckets.di.graph import ContextTypes, needed_by, scopes_of, unprovable
+from websuckets.di import injectables
+from websuckets.di.graph import ContextTypes, misplaced, needed_by, scopes_of, unprovable
 from websuckets.di.injectables import context_types, values_provider
 from websuckets.di.lock import lock_factory
 from websuckets.exc import (
@@ -110,7 +111,7 @@ def build_container(
 
 HOW_TO_BUILD: Final = """build it when every group is included and every hook registered:
     container = make_async_container(
-        SecurityProvider(), ..., *app.providers, lock_factory=lock_factory
+        *app.providers, SecurityProvider(), ..., lock_factory=lock_factory
     )
     setup_dishka(container, app)"""
 
@@ -138,6 +139,12 @@ def check_container(
         raise ConfigurationError(
             "the container contains the providers of another app behind this app's, and one "
             f"container serves one app; {HOW_TO_BUILD}"
+        )
+    for type_, factory in misplaced(container, injectables.__name__).items():
+        raise ConfigurationError(
+            f"the container gives the default {name_of(type_)} of the app, and not the one that "
+            f"comes with `{name_of(factory.provides.type_hint)}`: of two providers of a type the "
+            f"last one wins, so *app.providers stands first; {HOW_TO_BUILD}"
         )
     if on_trio() and type(container.lock).__module__.startswith("asyncio"):
         raise ConfigurationError(

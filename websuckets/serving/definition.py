@@ -144,15 +144,15 @@ class AppDefinition:
         if late:
             raise ConfigurationError(
                 f"the commands {sorted(late)} came after app.providers was read: import what adds "
-                "commands to groups before\n    container = make_async_container(..., "
-                "*app.providers, ...)"
+                "commands to groups before\n    container = make_async_container(*app.providers, "
+                "...)"
             )
 
     def _check_not_sealed(self, what: str) -> None:
         if self._sealed is not None:
             raise ConfigurationError(
                 f"app.providers was read already, and a container built of it perhaps: {what} "
-                "before\n    container = make_async_container(..., *app.providers, ...)"
+                "before\n    container = make_async_container(*app.providers, ...)"
             )
 
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from websuckets.clock import WallClock
 from websuckets.di import ScopeFactory
+from websuckets.di.graph import replacing
 from websuckets.exc import ConfigurationError
 from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.hints import name_of
@@ -74,6 +75,7 @@ class SqlProvider(Provider):
         if component is not None:
             hint = Annotated[session_type, FromComponent(component)]
 
+        @replacing(IdempotencyStore)
         def settings(clock: WallClock, tasks: AppTasks, new_session: Any) -> Settings:
             retention = Retention(tasks, new_session, clock)
             return Settings(clock, lifetime, retries, retention.begin)
