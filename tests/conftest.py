@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Final
 
 import postgres
 import pytest
@@ -34,6 +34,12 @@ SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisable
 
 coredis leaves a socket, with anyio before 4.16 on trio, when it aborts a connection.
 """
+HEAVY_FIXTURES: Final = frozenset({"chromium_address", "recipe"})
+"""Fixtures with programs that take seconds of processor time to start."""
+
+HEAVY_DATABASES: Final = frozenset({"postgresql with asyncpg"})
+"""Databases that are tested with the heavy tests: another driver uses the same server before."""
+
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
 
 
@@ -62,7 +68,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         backend = parameters.get("anyio_backend")
-        if any((value, backend) in HEAVY for value in parameters.values() if type(value) is str):
+        names = [value for value in parameters.values() if type(value) is str]
+        if any(
+            (name, backend) in HEAVY or name in HEAVY_DATABASES for name in names
+        ) or HEAVY_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.heavy)
         if ANYIO < (4, 16) and "own_redis" in getattr(item, "fixturenames", ()):
             item.add_marker(SOCKETS_OF_COREDIS)

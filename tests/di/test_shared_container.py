@@ -183,7 +183,9 @@ async def test_one_that_was_built_without_our_providers(app: WebSuckets) -> None
         async with TestClient(app):
             pytest.fail("it has started")
     assert "does not contain this app's providers" in str(refused.value)
-    assert "*app.providers, SecurityProvider(), ..., lock_factory=lock_factory" in str(refused.value)
+    assert "*app.providers, SecurityProvider(), ..., lock_factory=lock_factory" in str(
+        refused.value
+    )
     assert "setup_dishka(container, app)" in str(refused.value)
 
 

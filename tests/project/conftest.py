@@ -6,7 +6,7 @@ from chromium import Browser
 
 
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
+def chromium_address() -> Iterator[str]:
     """Yield the address of a Chromium for all tests of a worker."""
     binary = chromium.find_binary()
     if binary is None:
@@ -16,6 +16,6 @@ def address() -> Iterator[str]:
 
 
 @pytest.fixture
-async def browser(address: str) -> AsyncIterator[Browser]:
-    async with chromium.profile(address) as browser:
+async def browser(chromium_address: str) -> AsyncIterator[Browser]:
+    async with chromium.profile(chromium_address) as browser:
         yield browser

@@ -60,6 +60,7 @@ asyncio.run(main(sys.argv[1]))
 """
 
 
+@pytest.mark.heavy
 async def test_processes_may_create_the_tables_at_once(database: Database) -> None:
     url = database.url.render_as_string(hide_password=False)
     processes = [
