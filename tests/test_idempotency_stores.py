@@ -6,7 +6,7 @@ from itertools import cycle, islice
 import anyio
 import anyio.lowlevel
 import pytest
-from idempotency_stores import STORES, Make, Message, Nodes, Open, prepared
+from idempotency_stores import PARAMETERS, Make, Message, Nodes, Open, prepared
 from timeouts import TIMEOUT
 
 from websuckets.idempotency import StoredReply
@@ -54,7 +54,7 @@ OWNERS = ["", "str:1", "int:1", "str:int:1", "str:", "str:a:b", "str:é", "str:"
 """Owners; with the key ``b``, ``str:a`` and ``b:b`` must not be mixed up either."""
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=PARAMETERS)
 def open_nodes(request: pytest.FixtureRequest, anyio_backend: str) -> Open:
     """Return a function that opens two nodes with replies of a given lifetime."""
     return prepared(request.param, anyio_backend, request)

@@ -229,6 +229,14 @@ opened in the event loop.
 """
 
 
+PARAMETERS: Final = [
+    pytest.param(name, marks=[pytest.mark.heavy] if name in sql_databases.POSTGRES else [])
+    for name in STORES
+]
+"""Parameters of tests, one for each kind; each test makes a database, for which PostgreSQL takes
+long."""
+
+
 def prepared(name: str, backend: str, request: pytest.FixtureRequest) -> Open:
     """Return the function that opens nodes of this kind, or skip the test on this event loop."""
     backends, prepare = STORES[name]
