@@ -1,5 +1,6 @@
 """A server whose sockets are shared makes way for another one without losing a client."""
 
+import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -34,6 +35,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     if request.param == "trio":
         return "trio"
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Collect the sockets that a test has left, so that no other test is blamed for them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(params=["tcp", "unix"])
