@@ -1,6 +1,5 @@
 """A server whose sockets are shared makes way for another one without losing a client."""
 
-import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -21,11 +20,6 @@ from websuckets.transports.shared_sockets import SharedSockets
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(sys.platform == "win32", reason="sockets are shared on Unix"),
-    # Unix sockets of clients, not of the server: anyio leaves them on uvloop and Python 3.13.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket.socket .*raddr=/"
-        ":pytest.PytestUnraisableExceptionWarning"
-    ),
 ]
 
 REQUEST = (
@@ -40,13 +34,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     if request.param == "trio":
         return "trio"
     return "asyncio", {"use_uvloop": request.param == "uvloop"}
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """Collect the sockets that a test has left, so that no other test is blamed for them."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(params=["tcp", "unix"])
