@@ -118,10 +118,14 @@ def test_a_port_in_use_is_told_in_a_line(app: Project, more: list[str]) -> None:
     assert text.count("\n") == 0
 
 
+NOT_OURS = ("cannot assign requested address", "could not bind on any address")
+"""Texts for an address of another machine; the second one is that of asyncio since Python 3.13."""
+
+
 @MODES
 def test_an_address_of_another_machine_is_told_in_a_line(app: Project, more: list[str]) -> None:
     text = refused("--host", "192.0.2.1", *more)
-    assert "cannot assign requested address" in text.lower()
+    assert any(told in text.lower() for told in NOT_OURS)
     assert text.count("\n") == 0
 
 
@@ -129,7 +133,8 @@ def test_an_error_of_a_server_is_told_in_a_line_where_trio_is_not_installed(
     app: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "trio", None)
-    assert "annot assign" in refused("--host", "192.0.2.1", "--loop", "asyncio")
+    text = refused("--host", "192.0.2.1", "--loop", "asyncio")
+    assert any(told in text.lower() for told in NOT_OURS)
 
 
 @MODES
@@ -299,7 +304,7 @@ def open_database() -> None:
 """
     app.write(main=PROGRAM + hook)
     result = run("--port", "0")
-    lines = [line for line in result.stderr.splitlines() if "^^^" not in line]
+    lines = [line for line in result.stderr.splitlines() if line.strip(" ~^")]  # no marks
     number = PROGRAM.count("\n")
     assert result.exit_code == 1
     assert lines[:6] == [

@@ -2,10 +2,10 @@
 
 import asyncio
 import socket
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from inspect import signature
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve, unix_serve
@@ -84,15 +84,17 @@ async def _close(servers: Sequence[Server]) -> None:
 async def _serve_shared(shared: socket.socket, options: dict[str, Any]) -> Server:
     """Return a server that will accept clients from one shared socket."""
     options = {**options, "sock": _Listening(fileno=shared.detach()), "backlog": BACKLOG}
-    is_asyncio = _is_asyncio(asyncio.get_running_loop())
-    if is_asyncio:
+    loop = asyncio.get_running_loop()
+    if _is_asyncio(loop):
         # asyncio accepts as many clients at a time as `backlog` says; one leaves some to others.
         options["backlog"] = 1
     if shared.family != getattr(socket, "AF_UNIX", None):
         return await serve(serve_connection, **options)
-    # The path is removed by whoever has bound the socket.
-    keeps_path: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
-    return await unix_serve(serve_connection, **options, **(keeps_path if is_asyncio else {}))
+    # The path is removed by whoever has bound the socket: asyncio since Python 3.13, and uvloop
+    # there, would remove it with the first server that is closed, while others still listen.
+    takes = signature(loop.create_unix_server).parameters
+    keeps_path: dict[str, Any] = {"cleanup_socket": False} if "cleanup_socket" in takes else {}
+    return await unix_serve(serve_connection, **options, **keeps_path)
 
 
 class _Listening(socket.socket):
