@@ -3,19 +3,25 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import ExitStack
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from signal import SIGCONT
 from typing import Any, Final
 
 import anyio
 import pytest
 from once_processes import LEASE, POINTS, Nodes, create_all, effects
+from postgres import Postgres
+from redis_server import RedisServer
 from timeouts import TIMEOUT
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.heavy]
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="it reads the state of processes")
 
 KILLS: Final = int(os.environ.get("WEBSUCKETS_KILLS", "5"))
 """Number of nodes that are killed at each point."""
@@ -73,7 +79,7 @@ async def pay(url: str, order: str, key: str) -> Any:
 
 async def pay_and_be_killed(url: str, point: str, order: str, key: str) -> None:
     async with connect(url) as connection:
-        assert (await call(connection, "arm", point))["payload"] == "armed"
+        assert (await call(connection, "arm", point))["payload"] > 0
         with pytest.raises(ConnectionClosed):
             await call(connection, "pay", order, key=key)
 
@@ -140,9 +146,76 @@ async def send_twins(pair: Pair, order: str) -> None:
     assert effects(pair.url)[order] == 1
 
 
+@on_linux
+async def test_a_node_that_is_stopped_keeps_its_claim_in_a_database(
+    postgres_server: Postgres, tmp_path: Path
+) -> None:
+    """Expect a resend to be in progress meanwhile, and one effect when the node goes on."""
+    with (
+        postgres_server.database() as url,
+        Nodes(database=url, directory=str(tmp_path)) as nodes,
+    ):
+        create_all(url)
+        first, second = nodes.start(), nodes.start()
+        key = secrets.token_hex(16)
+        async with stopped_in_the_handler(first, key) as connection:
+            reply = await pay(second, "an order", key)
+            assert (reply["error"], reply["details"]) == ("in progress", {"retry_after": 1.0})
+        with anyio.fail_after(TIMEOUT):
+            reply = json.loads(await connection.recv())
+        assert reply["payload"]["times"] == 1
+        assert await pay(second, "an order", key) == reply
+        assert effects(url) == {"an order": 1}
+        await connection.close()
+
+
+@on_linux
+async def test_with_redis_a_node_that_is_stopped_for_longer_than_its_lease_rolls_back(
+    own_redis: RedisServer, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    """Expect the effect of the other node alone, and no success of the one that was stopped."""
+    options = {"redis": own_redis.url, "prefix": secrets.token_hex(8)}
+    with (
+        postgres_server.database() as url,
+        Nodes(database=url, directory=str(tmp_path), **options) as nodes,
+    ):
+        create_all(url)
+        first, second = nodes.start(), nodes.start()
+        key = secrets.token_hex(16)
+        async with stopped_in_the_handler(first, key) as connection:
+            paid = await pay(second, "an order", key)
+        with anyio.fail_after(TIMEOUT):
+            reply = json.loads(await connection.recv())
+        assert reply["error"] in ("unavailable", "timeout")
+        assert await pay(first, "an order", key) == paid
+        assert effects(url) == {"an order": 1}
+        await connection.close()
+
+
+@asynccontextmanager
+async def stopped_in_the_handler(url: str, key: str) -> AsyncIterator[ClientConnection]:
+    """Yield the connection of a command whose node is stopped until the context ends."""
+    connection = await connect(url, ping_interval=None)
+    pid = (await call(connection, "arm", "stop in the handler"))["payload"]
+    command = {"event": "pay", "payload": "an order", "id": 1, "key": key}
+    await connection.send(json.dumps(command))
+    try:
+        with anyio.fail_after(TIMEOUT):
+            while "T" not in state_of(pid):
+                await anyio.sleep(0.01)
+        yield connection
+    finally:
+        os.kill(pid, SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    """Return the state of a process, as Linux shows it: ``T`` if it is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.mark.parametrize("point", POINTS)
 async def test_with_redis_a_command_runs_again_only_between_commit_and_reply(
-    own_redis: Any, tmp_path: Path, point: str
+    own_redis: RedisServer, tmp_path: Path, point: str
 ) -> None:
     """Expect two effects where the documentation says so, and one at all other points."""
     url = f"sqlite:///{tmp_path / 'orders.db'}"

@@ -51,6 +51,9 @@ POINTS: Final = (
 LEASE: Final = 1.0
 """Seconds of a lease in Redis, shorter than that of the library, as each killed node leaves one."""
 
+HANDLER_TIMEOUT: Final = 8.0
+"""Seconds of a command; for one less, a message waits for another one with its key."""
+
 REPLY: Final = "r" * 500
 """Part of the reply, so that it has a middle."""
 
@@ -104,6 +107,9 @@ class Switch:
     def reach(self, point: str) -> None:
         if self.point == point:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.point == f"stop {point}":
+            self.point = None
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 class KillingStore:
@@ -169,9 +175,9 @@ def app_of(options: dict[str, Any]) -> WebSuckets:
     directory = Path(options["directory"])
 
     @group.command("arm")
-    async def arm(socket: Socket, point: Payload[str | None]) -> str:
+    async def arm(socket: Socket, point: Payload[str | None]) -> int:
         switch.point = point
-        return "armed"
+        return os.getpid()
 
     @group.command("pay", once=True)
     async def pay(
@@ -206,7 +212,7 @@ def app_of(options: dict[str, Any]) -> WebSuckets:
     app = WebSuckets(
         providers=[*providers, Killing(switch)],
         middleware=[before_the_reply],
-        limits=Limits(concurrency=None),
+        limits=Limits(concurrency=None, handler_timeout=HANDLER_TIMEOUT),
     )
     app.include_command_group(group)
     return app
