@@ -7,21 +7,31 @@ from typing import Annotated, Any
 
 import anyio
 import pytest
-from dishka import FromComponent
+from dishka import FromComponent, Provider, Scope, provide
 from failing_commands import incident_of
 from harness import app_with, dial
 from once_nodes import Order, prepare
 from sql_databases import Database
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from timeouts import TIMEOUT
 
-from websuckets import CommandGroup, OnCommit, Payload, Socket, WebSuckets
+from websuckets import (
+    CommandGroup,
+    CurrentUser,
+    OnCommit,
+    Payload,
+    Socket,
+    Token,
+    User,
+    WebSuckets,
+)
 from websuckets.clock import WallClock
 from websuckets.di import provide_context
 from websuckets.exc import ClientError
 from websuckets.sql import SqlProvider, retention
 from websuckets.sql.tables import replies
+from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
 
@@ -166,6 +176,79 @@ async def test_a_command_that_fails_has_no_effect_and_may_be_sent_again(
             placed_later = await client.call("place", payload="tea", key="k")
             assert placed_later["event"] == "place"
         assert await placed(engine) == ["tea"]
+
+
+class Cart:
+    """A cart that is not empty, which a dependency checks; the command empties it."""
+
+
+class Audit:
+    """A guard that writes who asked."""
+
+
+class Checks(Provider):
+    scope = Scope.REQUEST
+    asked = 0
+
+    @provide
+    async def cart(self, db: AsyncSession) -> Cart:
+        if await db.scalar(select(Order.id).where(Order.text == "in the cart")) is None:
+            raise ClientError("the cart is empty")
+        return Cart()
+
+    @provide
+    async def audit(self, user: CurrentUser, db: AsyncSession) -> Audit:
+        self.asked += 1
+        db.add(Order(text=f"{user.id} asked {self.asked}"))
+        await db.flush()
+        return Audit()
+
+
+async def test_a_resend_is_not_refused_by_a_state_that_the_first_run_changed(shop: Shop) -> None:
+    """Expect dependencies of the handler not to be built for it."""
+    group = CommandGroup()
+
+    @group.command("buy", once=True)
+    async def buy(socket: Socket, cart: Cart, db: AsyncSession) -> str:
+        bought = update(Order).where(Order.text == "in the cart").values(text="bought")
+        await db.execute(bought)
+        return "bought"
+
+    async with shop.node() as (app, engine):
+        app.include_command_group(group)
+        async with engine.begin() as connection:
+            await connection.execute(insert(Order).values(text="in the cart"))
+        with app.override(Checks()):
+            async with TestClient(app) as client:
+                for _ in range(2):
+                    assert (await client.call("buy", key="k")).payload == "bought"
+                with pytest.raises(CommandError, match="the cart is empty"):
+                    await client.call("buy", key="l")
+        assert await placed(engine) == ["bought"]
+
+
+async def test_a_guard_that_writes_is_rolled_back_for_a_resend(shop: Shop) -> None:
+    """Expect the row of the guard once, in the transaction of the command."""
+    group = CommandGroup()
+
+    @group.command("log in")
+    async def log_in(socket: Socket, user: User) -> str:
+        user.id, user.token = "ann", Token.generate()
+        return user.token
+
+    @group.command("audited", protected=Audit, once=True)
+    async def audited(socket: Socket, db: AsyncSession) -> str:
+        db.add(Order(text="done"))
+        return "done"
+
+    async with shop.node() as (app, engine):
+        app.include_command_group(group)
+        with app.override(Checks()):
+            async with TestClient(app) as client:
+                client.token = (await client.call("log in")).payload
+                for _ in range(3):
+                    assert (await client.call("audited", key="k")).payload == "done"
+        assert await placed(engine) == ["ann asked 1", "done"]
 
 
 async def test_a_locked_database_is_tried_again_and_is_an_incident_in_the_end(
