@@ -130,6 +130,7 @@ async def test_a_reader_that_gets_an_announcement_always_finds_the_row(
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.heavy
 async def test_a_pool_of_one_connection_serves_many_streams_and_tasks(
     database: str, request: pytest.FixtureRequest
 ) -> None:

@@ -374,7 +374,9 @@ async def test_a_twin_that_is_cancelled_when_the_claim_comes_blocks_nobody(
     await keep(here)
 
 
-@pytest.mark.parametrize("checkpoints", range(12))
+@pytest.mark.parametrize(
+    "checkpoints", [pytest.param(n, marks=[pytest.mark.heavy] if n > 3 else []) for n in range(12)]
+)
 async def test_a_claim_that_is_cancelled_at_any_moment_blocks_nobody(
     nodes: Nodes, checkpoints: int
 ) -> None:

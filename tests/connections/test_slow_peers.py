@@ -147,6 +147,7 @@ async def test_others_get_everything_once_a_peer_that_does_not_read_is_aborted(
         tasks.cancel_scope.cancel()
 
 
+@heavy
 async def test_a_peer_that_reads_slowly_is_served(server: str, anyio_backend: str) -> None:
     """Expect the peer to be served for as long as each frame gets through in time."""
     limits = {"send_timeout": 3}

@@ -9,6 +9,7 @@ from redis_server import RedisServer
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.heavy
 async def test_two_processes_are_one_app(own_redis: RedisServer, anyio_backend_name: str) -> None:
     """Events, kept sessions and revocations of one process reach the other.
 

@@ -19,7 +19,7 @@ import pytest
 from harness import Client, connect
 from timeouts import TIMEOUT
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.heavy]
 
 EMPTY = """
 import asyncio

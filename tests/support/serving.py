@@ -185,9 +185,9 @@ SERVINGS: dict[str, tuple[str, Serving]] = {
 """Ways in which an app can be served, each with its event loops."""
 
 HEAVY: frozenset[tuple[str, str]] = frozenset(
-    {("uvicorn, wsproto", "asyncio"), ("hypercorn", "asyncio")}
+    {("uvicorn, wsproto", "asyncio"), ("hypercorn", "asyncio"), ("app.run", "trio")}
 )
-"""Servers, with their event loop, that are tested with the heavy tests.
+"""Servers, and programs that stop, with their event loop, that are tested with the heavy tests.
 
 Each transport is tested on each event loop without them: two other servers use the ASGI transport.
 """
