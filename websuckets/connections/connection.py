@@ -27,6 +27,7 @@ once. See also `websuckets.runtime.request_scope`, and `websuckets.runtime.failu
 """
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import anyio
@@ -57,7 +58,7 @@ __all__ = ["Connection"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
-LIMITS_BY_REASON: Final = {
+LIMITS_BY_REASON: Final[Mapping[CloseReason, str]] = {
     NOT_VERIFIED: "auth_timeout",
     TOO_FAST: "rate",
     TOO_MANY_REFUSALS: "auth_failures",
