@@ -189,19 +189,22 @@ class Resuming:
             while True:
                 if await self._check():
                     last_seen = anyio.current_time()
-                elif anyio.current_time() + self._between_looks > last_seen + self._lag:
+                elif self._saved() and self._is_late(last_seen):
                     self._close_unsure()
                 await anyio.sleep(self._between_looks)
+
+    def _is_late(self, last_seen: float) -> bool:
+        """Tell whether the next look at the store may come too late after the last one."""
+        return anyio.current_time() + self._between_looks > last_seen + self._lag
 
     def _close_unsure(self) -> None:
         """Close the connections of all saved users: nobody can tell whether one was revoked."""
         saved = self._saved()
-        if saved:
-            logger.warning(
-                "the store of sessions has been away for too long: closing the connections of %d "
-                "saved users (%s)",
-                *(len(saved), limit_text("revocation_lag", self._limits.revocation_lag)),
-            )
+        logger.warning(
+            "the store of sessions has been away for too long: closing the connections of %d saved "
+            "users (%s)",
+            *(len(saved), limit_text("revocation_lag", self._limits.revocation_lag)),
+        )
         self._close_connections(saved, UNSURE)
 
     def stop(self) -> None:

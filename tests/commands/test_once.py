@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import anyio
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from once_commands import Desk, Entry
 from payloads import payloads
+from pydantic import PlainSerializer
 from serving import Serving
 
 from websuckets import (
@@ -149,6 +150,22 @@ async def test_an_event_that_was_returned_comes_again() -> None:
         assert (first.event, first.payload) == (again.event, again.payload)
         assert (first.event, first.payload) == ("eventful", {"entries": 0})
     assert desk.ledger.entries == ["event"]
+
+
+async def test_a_result_of_none_is_written_as_the_annotation_says() -> None:
+    """Expect the first reply and the kept one to be that of a command without ``once``."""
+    group = CommandGroup()
+
+    def write(value: str | None) -> str:
+        return value or "nothing"
+
+    @group.command("find", once=True)
+    async def find(socket: Socket) -> Annotated[str | None, PlainSerializer(write)]:
+        return None
+
+    async with TestClient(app_with(group)) as client:
+        for _ in range(2):
+            assert (await client.call("find", key="k")).payload == "nothing"
 
 
 @pytest.mark.parametrize("id", [None, 7, "an id"])

@@ -1,5 +1,6 @@
 """Tests of commands that take effect once with a store that fails, hangs, or wants a retry."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import app_with, errors
+from harness import app_with, errors, talk
 from once_commands import Desk
 from websockets.exceptions import ConnectionClosed
 
@@ -17,6 +18,7 @@ from websuckets import (
     CommandGroup,
     CurrentUser,
     Limits,
+    OnCommit,
     Session,
     Socket,
     User,
@@ -315,3 +317,185 @@ async def test_keys_and_payloads_do_not_reach_the_log(caplog: pytest.LogCaptureF
             except CommandError:
                 pass
     assert "canary" not in caplog.text
+
+
+async def test_a_stored_reply_is_not_sent_when_the_user_is_not_verified_any_longer() -> None:
+    """Expect the user to log out while the message waits for its store."""
+    desk = Desk(limits=Limits(concurrency=None))
+    store = Scripted()
+    reached, go_on = anyio.Event(), anyio.Event()
+
+    async def claim(owner: str, key: str, fingerprint: bytes) -> StoredReply:
+        reached.set()
+        await go_on.wait()
+        return StoredReply(fingerprint, '{"event":"pay","payload":"a secret"}')
+
+    store.claim = claim  # type: ignore[method-assign]
+    leaving = CommandGroup()
+
+    @leaving.command("log out")
+    async def log_out(socket: Socket, user: User) -> None:
+        user.id = None
+
+    desk.app.include_command_group(leaving)
+    with desk.app.override(provider_of(store)):
+        async with TestClient(desk.app) as client:
+            client.token = (await client.call("log in", "ann")).payload
+            async with anyio.create_task_group() as tasks:
+
+                async def pay() -> None:
+                    with pytest.raises(CommandError, match="not authorized"):
+                        await client.call("pay", key="k")
+
+                tasks.start_soon(pay)
+                await reached.wait()
+                await client.call("log out")
+                go_on.set()
+
+
+async def test_a_store_has_time_also_where_guards_took_longer_than_a_message_may_wait() -> None:
+    group = CommandGroup()
+
+    class Ticket: ...
+
+    class Slow(Provider):
+        @provide(scope=Scope.REQUEST)
+        async def ticket(self, user: User) -> Ticket:
+            await anyio.sleep(1.1)
+            return Ticket()
+
+    @group.command("log in")
+    async def log_in(socket: Socket, user: User) -> str:
+        user.id, user.token = "ann", "a token"
+        return user.token
+
+    @group.command("run", protected=Ticket, once=True, timeout=2)
+    async def run(socket: Socket) -> str:
+        return "done"
+
+    class Waiting(Scripted):
+        async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
+            await anyio.sleep(0.01)
+            return await super().claim(owner, key, fingerprint)
+
+    app = app_with(group, providers=[Slow()])
+    with app.override(provider_of(Waiting())):
+        async with TestClient(app) as client:
+            client.token = (await client.call("log in")).payload
+            assert (await client.call("run", key="k")).payload == "done"
+
+
+async def test_failures_of_finalisers_that_no_client_is_told_of_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Expect those of each run that is not the last one."""
+    store = Scripted()
+    store.pauses = [0.0]
+    group = CommandGroup()
+    runs: list[int] = []
+
+    class Thing: ...
+
+    class Failing(Provider):
+        @provide(scope=Scope.REQUEST)
+        async def thing(self) -> AsyncIterator[Thing]:
+            yield Thing()
+            if len(runs) < 2:
+                raise RuntimeError("cannot close")
+
+    @group.command("run", once=True)
+    async def run(socket: Socket, thing: Thing) -> str:
+        runs.append(1)
+        if len(runs) == 1:
+            raise RuntimeError("a fault")
+        return "done"
+
+    app = app_with(group, providers=[Failing()])
+    with app.override(provider_of(store)):
+        async with TestClient(app) as client:
+            assert (await client.call("run", key="k")).payload == "done"
+    (record,) = errors(caplog)
+    assert "finalisers of 'run'" in record.getMessage()
+
+
+async def test_the_time_of_a_command_goes_on_while_its_scope_is_closed() -> None:
+    """Expect a second run to be cancelled whose time was over when the first one had ended."""
+    store = Scripted()
+    store.pauses = [0.0] * 1000
+    group = CommandGroup()
+    runs: list[int] = []
+
+    class Thing: ...
+
+    class Slow(Provider):
+        @provide(scope=Scope.REQUEST)
+        async def thing(self) -> AsyncIterator[Thing]:
+            yield Thing()
+            if len(runs) == 1:
+                await anyio.sleep(0.5)
+
+    @group.command("run", once=True, timeout=0.3)
+    async def run(socket: Socket, thing: Thing) -> None:
+        runs.append(1)
+        if len(runs) == 1:
+            raise RuntimeError("a fault")
+        await anyio.sleep_forever()
+
+    app = app_with(group, providers=[Slow()])
+    with app.override(provider_of(store)):
+        async with TestClient(app) as client:
+            with pytest.raises(CommandError, match="timeout"):
+                await client.call("run", key="k")
+
+
+async def test_a_store_that_is_cancelled_by_the_program_is_an_incident(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    store = Scripted()
+
+    async def settle(committed: bool) -> None:
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            try:
+                await anyio.sleep(1)
+            except anyio.get_cancelled_exc_class() as error:
+                caught.append(error)
+        raise caught[0]
+
+    caught: list[BaseException] = []
+    store.settle = settle  # type: ignore[method-assign]
+    async with scripted(store) as (client, _):
+        with pytest.raises(CommandError, match="internal error"):
+            await client.call("order", {"item": "tea"}, key="k")
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.on_asyncio
+async def test_effects_are_discarded_when_a_finaliser_is_cancelled() -> None:
+    """Expect asyncio's own cancellation, which nothing can keep out, to end the connection."""
+    store = Scripted()
+    group = CommandGroup()
+    effects: list[int] = []
+
+    class Thing: ...
+
+    class Cancelling(Provider):
+        @provide(scope=Scope.REQUEST)
+        async def thing(self) -> AsyncIterator[Thing]:
+            yield Thing()
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await anyio.sleep(0)
+
+    @group.command("run", once=True)
+    async def run(socket: Socket, thing: Thing, on_commit: OnCommit) -> None:
+        on_commit(effects.append, 1)
+
+    app = app_with(group, providers=[Cancelling()])
+    with app.override(provider_of(store)):
+        async with talk(app) as client:
+            await client.send("run", key="k", id=1)
+            await client.closed()
+    assert not effects
+    assert store.calls == ["claim", "complete", "settle False"]

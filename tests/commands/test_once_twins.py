@@ -1,19 +1,23 @@
 """Tests of messages with one key that are handled at the same time."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
 from dishka import Provider, Scope, provide
-from harness import Gate, app_with, errors
+from harness import Gate, app_with, errors, talk
 from once_commands import Desk
 from timeouts import TIMEOUT
 
 from websuckets import (
     ClientError,
     CommandGroup,
+    CurrentUser,
     Limits,
+    OnCommit,
+    Payload,
     Socket,
     User,
 )
@@ -224,3 +228,104 @@ async def test_a_turn_that_comes_with_the_cancellation_of_who_waits_is_passed_on
         with_turn.cancel()
         turns.end(name)
     assert turns.begin(name)
+
+
+@pytest.mark.on_asyncio
+async def test_a_message_that_waited_and_is_cancelled_at_its_end_ends_its_turn_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Expect no error but that of the first run, and the next message with the key to go on."""
+    group = CommandGroup()
+    gate, runs, waits = Gate(), [], anyio.Event()
+    wait = _Turns.wait
+
+    async def wait_and_say(turns: _Turns, name: tuple[str, str]) -> None:
+        waits.set()
+        await wait(turns, name)
+
+    monkeypatch.setattr(_Turns, "wait", wait_and_say)
+
+    async def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await anyio.sleep(0)
+
+    @group.command("run", once=True)
+    async def run(socket: Socket, on_commit: OnCommit) -> str:
+        runs.append(socket)
+        if len(runs) == 1:
+            await gate()
+            raise ClientError("refused")
+        on_commit(cancel)
+        return "done"
+
+    async with talk(app_with(group)) as client, client.another() as other:
+        await client.send("run", key="canary", id=1)
+        await gate.reached.wait()
+        await other.send("run", key="canary", id=2)
+        await waits.wait()
+        gate.opened.set()
+        assert (await client.receive())["error"] == "refused"
+        await other.closed()
+        assert (await client.call("run", key="canary"))["payload"] == "done"
+    assert "KeyError" not in caplog.text
+    assert "canary" not in caplog.text
+
+
+async def test_a_message_whose_user_changed_while_it_waited_has_the_turn_of_the_new_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Expect the turn that it had waited for to go to the next one."""
+    group = CommandGroup()
+    gate, runs, waits = Gate(), [], anyio.Event()
+    wait = _Turns.wait
+
+    async def wait_and_say(turns: _Turns, name: tuple[str, str]) -> None:
+        waits.set()
+        await wait(turns, name)
+
+    monkeypatch.setattr(_Turns, "wait", wait_and_say)
+
+    class Trusting(Provider):
+        @provide(scope=Scope.REQUEST)
+        def current_user(self, user: User) -> CurrentUser:
+            return CurrentUser(user)
+
+    @group.command("be")
+    async def be(socket: Socket, name: Payload[str], user: User) -> None:
+        user.id = name
+
+    @group.command("run", protected=True, once=True)
+    async def run(socket: Socket, user: CurrentUser) -> str:
+        runs.append(user.id)
+        if len(runs) == 1:
+            await gate()
+        return str(user.id)
+
+    app = app_with(group, providers=[Trusting()], limits=Limits(concurrency=None))
+    async with TestClient(app) as client, client.connect() as other:
+        for one in (client, other):
+            await one.call("be", "ann")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call, "run", None, None, TIMEOUT)
+            await gate.reached.wait()
+            gate.opened.set()
+        gate.reached, gate.opened = anyio.Event(), anyio.Event()
+        runs.clear()
+
+        async def first() -> None:
+            assert (await client.call("run", key="k")).payload == "ann"
+
+        async def second() -> None:
+            assert (await other.call("run", key="k")).payload == "bob"
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await gate.reached.wait()
+            tasks.start_soon(second)
+            await waits.wait()
+            await other.call("be", "bob")
+            gate.opened.set()
+        assert (await client.call("run", key="k")).payload == "ann"
+    assert runs == ["ann", "bob"]

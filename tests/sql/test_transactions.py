@@ -1,14 +1,15 @@
 """Transactions of commands that take effect once: committed with the reply, or not at all."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 from dishka import Provider, Scope
 from once_nodes import REPLY, Handler, OnceNode, Order, place
+from sql_databases import Database
 from sqlalchemy import Row, insert, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
 
 from websuckets.di import provide_context
@@ -285,8 +286,8 @@ async def test_a_commit_of_the_driver_is_an_error_and_the_command_never_runs_aga
     assert await node.orders() == ["order"]
 
 
-async def test_an_error_at_the_commit_leaves_nothing_behind(node: OnceNode) -> None:
-    """The foreign key is checked when the transaction is committed."""
+async def make_parts(node: OnceNode) -> None:
+    """Create a table with a foreign key that is checked by the commit."""
     async with node.engine.begin() as connection:
         await connection.execute(
             text(
@@ -294,6 +295,11 @@ async def test_an_error_at_the_commit_leaves_nothing_behind(node: OnceNode) -> N
                 " REFERENCES orders (id) DEFERRABLE INITIALLY DEFERRED)"
             )
         )
+
+
+async def test_an_error_at_the_commit_leaves_nothing_behind(node: OnceNode) -> None:
+    """The foreign key is checked when the transaction is committed."""
+    await make_parts(node)
 
     async def break_at_the_end(session: AsyncSession) -> None:
         await place(session)
@@ -383,6 +389,84 @@ async def test_a_provider_may_commit_and_roll_back_itself(node: OnceNode, has_fa
     else:
         assert await own.send() == REPLY
         assert await own.orders() == ["order"]
+
+
+async def test_a_provider_that_hides_that_its_commit_failed_is_an_error(node: OnceNode) -> None:
+    """The commit fails, because a constraint is deferred, and the provider rolls back silently."""
+    await make_parts(node)
+
+    async def opened() -> AsyncIterator[AsyncSession]:
+        async with node.sessions() as session:
+            yield session
+            try:
+                await session.commit()
+            except IntegrityError:
+                await session.rollback()
+
+    async def break_at_the_end(session: AsyncSession) -> None:
+        await session.execute(text("INSERT INTO parts (id, part_of) VALUES (1, 99)"))
+
+    with pytest.raises(RuntimeError, match="closed without a commit"):
+        await provided(node, opened).send(break_at_the_end)
+    await expect_nothing(node)
+
+
+async def test_a_provider_that_rolls_back_a_savepoint_around_the_reply_is_an_error(
+    node: OnceNode,
+) -> None:
+    async def opened() -> AsyncIterator[AsyncSession]:
+        async with node.sessions() as session:
+            outer = await session.begin_nested()
+            yield session
+            await outer.rollback()
+            await session.commit()
+
+    with pytest.raises(RuntimeError):
+        await provided(node, opened).send()
+    await expect_nothing(node)
+
+
+async def test_a_provider_may_roll_back_a_savepoint_of_its_own(node: OnceNode) -> None:
+    async def opened() -> AsyncIterator[AsyncSession]:
+        async with node.sessions.begin() as session:
+            yield session
+            own = await session.begin_nested()
+            await place(session, "audit")
+            await own.rollback()
+
+    own = provided(node, opened)
+    assert await own.send() == REPLY
+    assert await own.orders() == ["order"]
+
+
+async def test_a_provider_that_hides_a_statement_that_failed_commits_no_false_success(
+    node: OnceNode, database: Database
+) -> None:
+    """PostgreSQL answers such a commit by a rollback, without an error; SQLite commits the rest."""
+
+    async def opened() -> AsyncIterator[AsyncSession]:
+        async with node.sessions.begin() as session:
+            yield session
+            with suppress(DBAPIError):
+                await session.execute(text("INSERT INTO no_such_table VALUES (1)"))
+
+    own = provided(node, opened)
+    if database.is_sqlite:
+        assert await own.send() == REPLY
+        assert await own.orders() == ["order"]
+    else:
+        with pytest.raises(DBAPIError):
+            await own.send()
+        await expect_nothing(node)
+
+
+async def test_a_session_that_commits_each_statement_is_refused(node: OnceNode) -> None:
+    engine = node.engine.execution_options(isolation_level="AUTOCOMMIT")
+    sessions = async_sessionmaker(engine)
+    own = OnceNode(node.engine, provide_context(sessions.begin, provides=AsyncSession))
+    with pytest.raises(RuntimeError, match="AUTOCOMMIT"):
+        await own.send()
+    await expect_nothing(node)
 
 
 async def test_a_provider_that_commits_whatever_happens_commits_no_failure(node: OnceNode) -> None:

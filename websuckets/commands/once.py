@@ -42,7 +42,7 @@ from websuckets.exc import ClientError, alone
 from websuckets.idempotency import IdempotencyStore, RetryingStore, StoredReply
 from websuckets.introspection.hints import bare_type, component_of
 from websuckets.limits import limit_text
-from websuckets.protocol.messages import CommandId, Message, encode_event, frame_tail
+from websuckets.protocol.messages import CommandId, Message, frame_tail
 from websuckets.runtime.clock import Timeout
 from websuckets.runtime.effects import Effects
 from websuckets.runtime.failures import is_failure
@@ -97,15 +97,18 @@ class OnceCommands:
         ``frame`` and ``parsed`` are the payload as `HandlerCaller` has it. A command without a key
         runs as often as it is sent. Raises errors that a finaliser lets propagate.
         """
-        waits_until = anyio.current_time() + _time_to_wait(timeout.seconds)
+        begun = anyio.current_time()
+        waits_until = begun + _time_to_wait(timeout.seconds)
+        times = waits_until, begun + timeout.seconds
         turn: _Name | None = None
         attempt = 0
         try:
             while True:
-                run = _Run(command, message, peer, request_scope, self._turns, turn, waits_until)
+                mine, turn = turn, None  # the run ends the turn, however the run itself ends
+                run = _Run(command, message, peer, request_scope, self._turns, mine, times)
                 ended = await run.run(frame, parsed)
-                turn = None
                 if isinstance(ended.failure, _TakenError):
+                    run.log_unfinished(ended)
                     with anyio.move_on_after(waits_until - anyio.current_time()):
                         await self._turns.wait(ended.failure.name)
                         turn = ended.failure.name
@@ -116,12 +119,11 @@ class OnceCommands:
                 pause = run.retry_after(ended, attempt)
                 if pause is None:
                     return ended
+                if ended.failure is not None:
+                    run.log_unfinished(ended)
                 await anyio.sleep(pause)
         except BaseException as error:  # a cancellation, or an error to propagate
             return Ended(failure=error)
-        finally:
-            if turn is not None:
-                self._turns.end(turn)
 
 
 class _TakenError(Exception):
@@ -143,8 +145,8 @@ class _StoredError(Exception):
 class _Run:
     """One run of a command in a scope of its own.
 
-    ``turn`` is the owner and key whose turn the message has waited for; ``waits_until`` is the
-    moment until which it may wait for its store.
+    ``turn`` is the owner and key whose turn the message has waited for. ``times`` are the moment
+    until which it may wait for other messages, and that of its own timeout.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class _Run:
         request_scope: RequestScope,
         turns: "_Turns",
         turn: _Name | None,
-        waits_until: float,
+        times: tuple[float, float],
     ) -> None:
         self._command = command
         self._message = message
@@ -163,7 +165,7 @@ class _Run:
         self._request_scope = request_scope
         self._turns = turns
         self._turn = turn
-        self._waits_until = waits_until
+        self._waits_until, self._ends_at = times
         self._mark = running_once.begin(message.event)
         self._effects = Effects()
         self._store: IdempotencyStore | None = None
@@ -208,7 +210,7 @@ class _Run:
 
         A `ClientError` is a reply that the program has decided on.
         """
-        error = ended.failure or ended.unfinished
+        error = ended.unfinished if ended.failure is None else ended.failure
         if not isinstance(error, Exception) or self._request_scope.is_spent:
             return None
         if isinstance(alone(error), ClientError):
@@ -245,7 +247,7 @@ class _Run:
             raise
         if self._store is not None:
             await self._store.complete(StoredReply(self._fingerprint, text))
-        return _reply_to(message.event, text, message.id)
+        return _reply_to(command, text, message.id)
 
     async def _user(self, container: AsyncContainer) -> CurrentUser:
         user = await container.get(CurrentUser)
@@ -275,12 +277,18 @@ class _Run:
         store: IdempotencyStore = await container.get(IdempotencyStore)
         self._store = store
         stored: StoredReply | None = None
-        with anyio.move_on_after(self._waits_until - anyio.current_time()) as waiting:
+        # A store gets some time also where guards took so long that no time to wait is left.
+        now = anyio.current_time()
+        with anyio.move_on_after(
+            max(self._waits_until - now, (self._ends_at - now) / 2)
+        ) as waiting:
             stored = await store.claim(owner, key, self._fingerprint)
         if waiting.cancelled_caught:
             raise _in_progress()
         if stored is not None:
             self._store = None
+            if user is not None:  # maybe verified no longer, if the claim had to wait
+                check_still_authorised(self._peer.socket)
             if stored.fingerprint != self._fingerprint:
                 raise ClientError("key reused")
             raise _StoredError(stored)
@@ -312,10 +320,14 @@ class _Run:
 
     def _replay(self, ended: Ended, stored: StoredReply) -> None:
         """End with a stored reply; what went wrong when the scope was rolled back is logged."""
+        self.log_unfinished(ended)
+        ended.failure = ended.unfinished = None
+        ended.reply = _reply_to(self._command, stored.frame, self._message.id)
+
+    def log_unfinished(self, ended: Ended) -> None:
+        """Log the failure of finalisers, if any, of a scope whose end the client is not told."""
         if ended.unfinished is not None:
             log_incident(f"finalisers of {self._message.event!r:.80}", ended.unfinished)
-        ended.failure = ended.unfinished = None
-        ended.reply = _reply_to(self._message.event, stored.frame, self._message.id)
 
 
 class _Turns:
@@ -377,11 +389,11 @@ def _fingerprint(event: str, frame: str | bytes | None, parsed: Any) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
-def _reply_to(event: str, stored: str, id: CommandId) -> str | None:
+def _reply_to(command: Command, stored: str, id: CommandId) -> str | None:
     """Return the frame that answers a command: the stored reply, with the ``id`` of this message.
 
     ``stored`` is that of `StoredReply`.
     """
     if not stored:
-        return None if id is None else encode_event(event, None, id)
+        return command.encode.reply(None, id)
     return f"{stored[:-1]}{frame_tail(id, more=False)}"

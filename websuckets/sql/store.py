@@ -157,6 +157,11 @@ class SqlIdempotencyStore:
 
     def _claim(self, session: Session, fingerprint: bytes) -> StoredReply | None:
         connection = session.connection({"clause": replies})
+        if connection._is_autocommit_isolation():
+            raise RuntimeError(
+                f"{self._command}: its session commits each statement by itself "
+                "(isolation_level='AUTOCOMMIT'); a command with once=True needs transactions"
+            )
         statements = _statements_for(connection)
         now = self._settings.clock.time()
         row = self._name | {

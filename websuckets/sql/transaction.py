@@ -41,6 +41,9 @@ class ClaimedTransaction:
         self._session: Final = session
         self._transactions: Final = session.get_transaction(), connection.get_transaction()
         self._state = _State.CLAIMED
+        self._is_of_session = False  # of the commit that has begun
+        self._has_worked = False  # since the reply was written
+        self._around_reply: frozenset[SessionTransaction] = frozenset()
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_soft_rollback", self._after_rollback)
@@ -66,7 +69,14 @@ class ClaimedTransaction:
 
     def complete(self) -> None:
         """Expect the commit from now on."""
+        savepoints = set()
+        transaction = self._session.get_nested_transaction()
+        while transaction is not None:
+            savepoints.add(transaction)
+            transaction = transaction.parent
+        self._around_reply = frozenset(savepoints)
         self._state = _State.COMPLETE
+        event.listen(self.connection, "before_cursor_execute", self._before_statement)
 
     def leave(self) -> None:
         """Allow a rollback, because the scope closes."""
@@ -79,20 +89,31 @@ class ClaimedTransaction:
         event.remove(self._session, "after_commit", self._after_commit)
         event.remove(self._session, "after_soft_rollback", self._after_rollback)
         event.remove(self.connection, "commit", self._before_connection_commits)
+        if event.contains(self.connection, "before_cursor_execute", self._before_statement):
+            event.remove(self.connection, "before_cursor_execute", self._before_statement)
 
     def _before_commit(self, session: Session) -> None:
         if not session.in_nested_transaction():
             self._refuse("session.commit()")
+            self._is_of_session = True
+
+    def _before_statement(self, *arguments: object) -> None:
+        self._has_worked = True
 
     def _before_connection_commits(self, connection: Connection) -> None:
         try:
             self._refuse("connection.commit()")
-        except RuntimeError:
+            if self._has_worked:
+                # PostgreSQL answers the commit of a transaction in which a statement has failed by
+                # a rollback and no error; any other statement raises there.
+                connection.exec_driver_sql("SELECT 1")
+        except Exception:
             self._state = _State.LOST
             # For SQLAlchemy the transaction is over now; it would leave it open in the pool.
             connection.dialect.do_rollback(connection.connection)
             raise
-        if connection.get_transaction() is self._transactions[1]:
+        # A commit of the session may still fail: `_after_commit` says whether it has succeeded.
+        if not self._is_of_session and connection.get_transaction() is self._transactions[1]:
             self._state = _State.COMMITTED
 
     def _after_commit(self, session: Session) -> None:
@@ -101,7 +122,10 @@ class ClaimedTransaction:
                 self._state = _State.COMMITTED
 
     def _after_rollback(self, session: Session, transaction: SessionTransaction) -> None:
-        if self._state is _State.CLAIMED and transaction.parent is None:
+        if self._state is _State.COMPLETE:
+            if transaction.parent is not None and transaction in self._around_reply:
+                self._state = _State.LOST  # without the reply, the claim must not be committed
+        elif self._state is _State.CLAIMED and transaction.parent is None:
             self._state = _State.LOST
             raise RuntimeError(
                 f"{self._command}: session.rollback() undid the claim of the command, and "
