@@ -499,3 +499,33 @@ async def test_effects_are_discarded_when_a_finaliser_is_cancelled() -> None:
             await client.closed()
     assert not effects
     assert store.calls == ["claim", "complete", "settle False"]
+
+
+async def test_a_command_whose_commit_failed_runs_again_as_its_store_says(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Expect the failure of a finaliser to be told to the store, and nothing in the log."""
+    store = Scripted()
+    store.pauses = [0.0]
+    group = CommandGroup()
+    runs: list[int] = []
+
+    class Thing: ...
+
+    class Failing(Provider):
+        @provide(scope=Scope.REQUEST)
+        async def thing(self) -> AsyncIterator[Thing]:
+            yield Thing()
+            if len(runs) == 1:
+                raise RuntimeError("cannot commit")
+
+    @group.command("run", once=True, timeout=None)
+    async def run(socket: Socket, thing: Thing) -> int:
+        runs.append(1)
+        return len(runs)
+
+    app = app_with(group, providers=[Failing()])
+    with app.override(provider_of(store)):
+        async with TestClient(app) as client:
+            assert (await client.call("run", key="k")).payload == 2
+    assert not errors(caplog)
