@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from sql_databases import Database
 from sqlalchemy import Row, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from websuckets.di import provide_context
 from websuckets.exc import ClientError
+from websuckets.sql import sqlite_engine
 from websuckets.sql.tables import replies
 
 pytestmark = pytest.mark.anyio
@@ -458,6 +461,55 @@ async def test_a_provider_that_hides_a_statement_that_failed_commits_no_false_su
         with pytest.raises(DBAPIError):
             await own.send()
         await expect_nothing(node)
+
+
+async def test_a_session_of_two_databases_is_refused(node: OnceNode, tmp_path: Path) -> None:
+    """Their commits are two: the reply could be kept without the order."""
+
+    class Elsewhere(DeclarativeBase): ...
+
+    class Note(Elsewhere):
+        __tablename__ = "notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    other = sqlite_engine(tmp_path / "other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Elsewhere.metadata.create_all)
+    sessions = async_sessionmaker(node.engine, binds={Note: other})
+    own = OnceNode(node.engine, provide_context(sessions.begin, provides=AsyncSession))
+
+    async def write_in_both(session: AsyncSession) -> None:
+        await place(session)
+        await session.execute(insert(Note).values(id=1))
+
+    with pytest.raises(RuntimeError, match="works on several databases"):
+        await own.send(write_in_both)
+    await expect_nothing(node)
+    async with other.connect() as connection:
+        assert not (await connection.execute(select(Note.id))).all()
+    await other.dispose()
+
+
+async def test_what_follows_a_rollback_by_sqlite_itself_is_not_kept(
+    node: OnceNode, database: Database
+) -> None:
+    """Expect neither effect nor reply, whatever the handler catches."""
+    if not database.is_sqlite:
+        pytest.skip("no other database does that")
+    async with node.engine.begin() as connection:
+        await connection.execute(text("CREATE TABLE once (n INTEGER UNIQUE ON CONFLICT ROLLBACK)"))
+
+    async def go_on(session: AsyncSession) -> None:
+        for _ in range(2):
+            with suppress(DBAPIError):
+                await session.execute(text("INSERT INTO once VALUES (1)"))
+        with suppress(Exception):
+            await place(session)
+
+    for _ in range(2):
+        with pytest.raises(Exception):  # noqa: B017  # the driver may raise first
+            await node.send(go_on)
+    await expect_nothing(node)
 
 
 async def test_a_session_that_commits_each_statement_is_refused(node: OnceNode) -> None:

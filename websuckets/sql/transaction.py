@@ -13,7 +13,7 @@ has not taken effect. Both are mistakes of a program, which SQLAlchemy's events 
 """
 
 from enum import Enum, auto
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
@@ -48,6 +48,7 @@ class ClaimedTransaction:
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_soft_rollback", self._after_rollback)
         event.listen(connection, "commit", self._before_connection_commits)
+        event.listen(connection, "before_cursor_execute", self._before_statement)
 
     @property
     def is_committed(self) -> bool:
@@ -59,6 +60,11 @@ class ClaimedTransaction:
         root, _ = self._transactions
         current = self._session.get_transaction(), self.connection.get_transaction()
         lost = self._state is _State.LOST or current != self._transactions
+        if root is not None and len({id(used) for used, *_ in root._connections.values()}) > 1:
+            raise RuntimeError(
+                f"{self._command}: its session works on several databases (binds=), which do not "
+                "commit together; use a session of the one database that has websuckets_replies"
+            )
         if lost or root is None or not root.is_active:
             raise RuntimeError(
                 f"{self._command}: its transaction has ended before the command was done, and "
@@ -76,7 +82,6 @@ class ClaimedTransaction:
             transaction = transaction.parent
         self._around_reply = frozenset(savepoints)
         self._state = _State.COMPLETE
-        event.listen(self.connection, "before_cursor_execute", self._before_statement)
 
     def leave(self) -> None:
         """Allow a rollback, because the scope closes."""
@@ -89,16 +94,25 @@ class ClaimedTransaction:
         event.remove(self._session, "after_commit", self._after_commit)
         event.remove(self._session, "after_soft_rollback", self._after_rollback)
         event.remove(self.connection, "commit", self._before_connection_commits)
-        if event.contains(self.connection, "before_cursor_execute", self._before_statement):
-            event.remove(self.connection, "before_cursor_execute", self._before_statement)
+        event.remove(self.connection, "before_cursor_execute", self._before_statement)
 
     def _before_commit(self, session: Session) -> None:
         if not session.in_nested_transaction():
             self._refuse("session.commit()")
             self._is_of_session = True
 
-    def _before_statement(self, *arguments: object) -> None:
-        self._has_worked = True
+    def _before_statement(self, connection: Connection, *arguments: object) -> None:
+        if self._state is _State.COMPLETE:
+            self._has_worked = True
+        elif self._state is _State.CLAIMED and connection.dialect.name == "sqlite":
+            driver: Any = connection.connection.driver_connection
+            if not driver.in_transaction:
+                self._state = _State.LOST
+                raise RuntimeError(
+                    f"{self._command}: SQLite has rolled its transaction back by itself (ON "
+                    "CONFLICT ROLLBACK, RAISE(ROLLBACK), or a full disk), and what follows would "
+                    "be kept without its reply; nothing of it takes effect"
+                )
 
     def _before_connection_commits(self, connection: Connection) -> None:
         try:
