@@ -115,7 +115,7 @@ async def test_a_reader_that_gets_an_announcement_always_finds_the_row(
 ) -> None:
     url = request.getfixturevalue(database)
     async with engine_at(url) as engine:
-        # Of its own, so that the reader does not wait for the writer's connection to the database.
+        # A separate engine: the reader does not wait for a connection of the writer.
         other = create_async_engine(url)
         app = announcing_app(engine, other)
         async with app.serve("127.0.0.1", 0) as server, dial(server) as one, dial(server) as two:

@@ -198,7 +198,7 @@ async def test_a_hook_without_a_message_cannot_open_scopes_with_one() -> None:
             pass
 
 
-# What an ASGI host has to start -------------------------------------------------------------------
+# Apps that an ASGI host has to start
 
 
 class Pool: ...

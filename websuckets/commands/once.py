@@ -95,7 +95,8 @@ class OnceCommands:
         """Run a command, or find the reply of its first run.
 
         ``frame`` and ``parsed`` are the payload as `HandlerCaller` has it. A command without a key
-        runs as often as it is sent. Raises errors that a finaliser lets propagate.
+        runs as often as it is sent. Every error is in the result, cancellations and others that
+        have to propagate among them.
         """
         begun = anyio.current_time()
         waits_until = begun + _time_to_wait(timeout.seconds)

@@ -157,6 +157,7 @@ class SqlIdempotencyStore:
 
     def _claim(self, session: Session, fingerprint: bytes) -> StoredReply | None:
         connection = session.connection({"clause": replies})
+        # Undocumented; the documented get_isolation_level() asks the server.
         if connection._is_autocommit_isolation():
             raise RuntimeError(
                 f"{self._command}: its session commits each statement by itself "

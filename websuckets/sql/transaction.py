@@ -60,6 +60,7 @@ class ClaimedTransaction:
         root, _ = self._transactions
         current = self._session.get_transaction(), self.connection.get_transaction()
         lost = self._state is _State.LOST or current != self._transactions
+        # An attribute that SQLAlchemy does not document; no public one has all connections.
         if root is not None and len({id(used) for used, *_ in root._connections.values()}) > 1:
             raise RuntimeError(
                 f"{self._command}: its session works on several databases (binds=), which do not "
