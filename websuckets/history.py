@@ -134,7 +134,7 @@ class EventLog(Protocol):
         ...
 
     async def positions(self, channels: Sequence[str]) -> Sequence[Position]:
-        """Return the `position` of each of these channels, in their order, of a thousand at most."""
+        """Return the `position` of each of these channels, a thousand at most, in their order."""
         ...
 
     async def new_epoch(self) -> None:
