@@ -48,29 +48,47 @@ class Subscriptions:
         absent: Callable[[str, UserId], None],
     ) -> None:
         self.outboxes = outboxes
+        self.ended: Callable[[UUID, str], None] = lambda connection, channel: None
+        """Function that is called with connection and channel of a subscription that has ended."""
         self._session = session
         self._most = most
         self._present = present
         self._absent = absent
         self._subscribers: dict[UUID, _Subscriber] = {}
         self._channels: dict[str, dict[UUID, _Subscriber]] = {}
+        """Subscribers of each channel to whom its events are delivered."""
+        self._held: dict[str, dict[UUID, _Subscriber]] = {}
+        """Other subscribers of channels: those who do not get live events, see `hold`."""
         self._groups: dict[str, Counter[UserId]] = {}
 
     @property
     def channels(self) -> list[str]:
         """Channels with subscribers."""
-        return list(self._channels)
+        return [*self._channels, *(name for name in self._held if name not in self._channels)]
 
-    def subscribe(self, user: User, channel: str, owner: UserId | None = None) -> None:
+    def is_subscribed(self, connection: UUID, channel: str) -> bool:
+        """Tell whether a connection is subscribed to a channel."""
+        subscriber = self._subscribers.get(connection)
+        return subscriber is not None and channel in subscriber.channels
+
+    def has_subscribers(self, channel: str) -> bool:
+        """Tell whether any connection is subscribed to a channel."""
+        return channel in self._channels or channel in self._held
+
+    def subscribe(
+        self, user: User, channel: str, owner: UserId | None = None, *, held: bool = False
+    ) -> bool:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
-        A subscription without an owner never gets one. Raises `TooManySubscriptions`.
+        A subscription without an owner never gets one. With ``held``, a new subscription begins as
+        `hold` leaves it. Returns false for a connection that was subscribed before. Raises
+        `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
             if owner is None:
                 subscriber.channels[channel] = None
-            return
+            return False
         if self._most is not None and len(subscriber.channels) >= self._most:
             logger.debug(
                 "%s is subscribed to too many channels (%s)",
@@ -78,9 +96,19 @@ class Subscriptions:
             )
             raise TooManySubscriptions
         subscriber.channels[channel] = owner
-        self._channels.setdefault(channel, {})[user.socket.id] = subscriber
+        place = self._held if held else self._channels
+        place.setdefault(channel, {})[user.socket.id] = subscriber
         if user.id is not None:
             self._enter(channel, user.id)
+        return True
+
+    def hold(self, connection: UUID, channel: str) -> None:
+        """Deliver no events of a channel to a subscriber, until `release`."""
+        _move(connection, channel, self._channels, self._held)
+
+    def release(self, connection: UUID, channel: str) -> None:
+        """Deliver the events of a channel to a subscriber, from the next one on."""
+        _move(connection, channel, self._held, self._channels)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Unsubscribe; return whether the channel has lost its last subscriber."""
@@ -98,27 +126,38 @@ class Subscriptions:
             if connection != exclude:
                 subscriber.outbox.put(frame)
 
+    def deliver_logged(
+        self, channel: str, frame: bytes, excluded: UUID | None, instead: bytes
+    ) -> None:
+        """Send a frame to every subscriber of a channel, and another one to ``excluded``."""
+        for connection, subscriber in self._channels.get(channel, {}).items():
+            subscriber.outbox.put(frame if connection != excluded else instead)
+
+    def send(self, connection: UUID, frame: bytes) -> None:
+        """Send a frame to one subscriber, if it is still there."""
+        subscriber = self._subscribers.get(connection)
+        if subscriber is not None:
+            subscriber.outbox.put(frame)
+
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
         """Send a frame to every connection of this user."""
         for user in connections_of(user_id, self._session):
             self._subscriber(user).outbox.put(frame)
 
-    def announce_gap(self) -> None:
-        """Tell every subscriber of every channel, and every verified user, of a possible gap."""
-        for channel in self._channels:
-            self.announce_gap_in(channel)
-        self.announce_gap_to_users()
-
     def announce_gap_to_users(self) -> None:
         """Tell every verified user that messages to that user alone may be missing."""
-        frame = _gap(None)
+        frame = gap(None)
         for user in self._session.online.values():
             if user.id is not None:
                 self._subscriber(user).outbox.put(frame)
 
     def announce_gap_in(self, channel: str) -> None:
         """Tell the subscribers of a channel that published messages may be missing."""
-        self.deliver(channel, _gap(channel))
+        self.deliver(channel, gap(channel))
+
+    def announce_gap_to(self, connection: UUID, channel: str) -> None:
+        """Tell one subscriber of a channel that published messages may be missing."""
+        self.send(connection, gap(channel))
 
     def members(self, group: str) -> set[UserId]:
         """Return the users who are in the group on this node."""
@@ -161,11 +200,14 @@ class Subscriptions:
         return {} if subscriber is None else subscriber.channels
 
     def _forget(self, connection: UUID, channel: str) -> bool:
-        subscribers = self._channels[channel]
-        del subscribers[connection]
-        if not subscribers:
-            del self._channels[channel]
-        return not subscribers
+        for place in (self._channels, self._held):
+            subscribers = place.get(channel)
+            if subscribers is not None:
+                subscribers.pop(connection, None)
+                if not subscribers:
+                    del place[channel]
+        self.ended(connection, channel)
+        return not self.has_subscribers(channel)
 
     def _enter(self, group: str, id: UserId) -> None:
         users = self._groups.setdefault(group, Counter())
@@ -183,5 +225,20 @@ class Subscriptions:
             del self._groups[group]
 
 
-def _gap(channel: str | None) -> bytes:
+def _move(
+    connection: UUID,
+    channel: str,
+    source: dict[str, dict[UUID, _Subscriber]],
+    target: dict[str, dict[UUID, _Subscriber]],
+) -> None:
+    """Move a subscriber of a channel from ``source``, if it is there, to ``target``."""
+    subscriber = source.get(channel, {}).pop(connection, None)
+    if subscriber is not None:
+        target.setdefault(channel, {})[connection] = subscriber
+        if not source[channel]:
+            del source[channel]
+
+
+def gap(channel: str | None) -> bytes:
+    """Return the frame that tells of a possible gap."""
     return ClientEvent("channel gap", {"channel": channel}).encode()

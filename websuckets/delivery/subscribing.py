@@ -1,0 +1,111 @@
+"""Subscriptions that one message makes to channels with a history, until its answer is sent.
+
+The problem: a command subscribes to a channel and then reads the state that its client is to show.
+Events of the channel that reached the client before its reply would meet a screen that has no state
+yet; and where the command fails, its client must not be subscribed.
+
+The solution: a subscription of a command is held, and begins when the reply has been sent, at the
+position that the reply names. Until then nothing is kept in memory for it: what was published
+meanwhile is read from the log. A command that fails takes its new subscriptions back.
+
+Outside of commands, in hooks, streams and tasks, there is no reply to wait for: a subscription
+begins at once, and an event ``subscribed`` tells the client its position.
+"""
+
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from websuckets.history import MessageLog
+from websuckets.protocol.messages import ClientEvent, with_subscribed
+from websuckets.socket import Socket
+
+__all__ = ["Made", "Subscribing", "begin_subscribing", "subscribing_on"]
+
+Seen: TypeAlias = Mapping[str, tuple[str, int]]
+"""Epochs and offsets that a client has seen, by the names of their channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A subscription that a message has made, or an earlier one that it has set back."""
+
+    answer: Mapping[str, Any]
+    """Position for the client: ``epoch``, ``offset`` and, where the client asked, ``recovered``."""
+    begin: Callable[[], None]
+    """Function that begins the delivery."""
+    take_back: Callable[[], None]
+    """Function that undoes the subscription."""
+
+
+@dataclass(slots=True)
+class Subscribing:
+    """Subscriptions that a message makes, from its beginning to its end."""
+
+    socket: Socket
+    since: Seen | None
+    log: MessageLog | None = None
+    """Log through the transaction of the handler; ``None`` where the message has none."""
+    holds: bool = True
+    """True in a command, whose subscriptions begin after its reply."""
+    is_over: bool = False
+    made: dict[str, Made] = field(default_factory=dict)
+
+    def add(self, channel: str, made: Made) -> None:
+        """Take note of a subscription; one to the same channel replaces it."""
+        earlier = self.made.get(channel)
+        if earlier is not None:  # the first one knows how it was before
+            made = Made(made.answer, made.begin, earlier.take_back)
+        self.made[channel] = made
+
+    def in_reply(self, reply: str | None, *, has_id: bool) -> str | None:
+        """Return the reply of the message together with the positions.
+
+        Without an id there is no one reply that a client could tell from events: the positions are
+        then an event of their own, which `begin` sends.
+        """
+        if reply is None or not has_id:
+            return reply
+        return with_subscribed(reply, self._answers())
+
+    def event(self) -> bytes:
+        """Return the event that tells the client its positions."""
+        return ClientEvent("subscribed", self._answers()).encode()
+
+    def begin(self) -> None:
+        """Begin the delivery of all subscriptions, because the reply has been sent."""
+        made, self.made = self.made, {}
+        for subscription in made.values():
+            subscription.begin()
+
+    def take_back(self) -> None:
+        """Undo all subscriptions, because the message has failed."""
+        made, self.made = self.made, {}
+        for subscription in made.values():
+            subscription.take_back()
+
+    def _answers(self) -> dict[str, Mapping[str, Any]]:
+        return {channel: made.answer for channel, made in self.made.items()}
+
+
+_current: Final[ContextVar[Subscribing | None]] = ContextVar(
+    "websuckets.subscribing", default=None
+)
+
+
+def begin_subscribing(subscribing: Subscribing) -> None:
+    """Let the current message, whose context is the current one, make its subscriptions there."""
+    _current.set(subscribing)
+
+
+def subscribing_on(socket: Socket) -> Subscribing | None:
+    """Return where the current message makes subscriptions of this connection, if it does.
+
+    Returns ``None`` for other connections than that of the message, outside of messages, and in
+    tasks that a message has started, once the message has ended.
+    """
+    current = _current.get()
+    if current is None or current.is_over or current.socket is not socket:
+        return None
+    return current
