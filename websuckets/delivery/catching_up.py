@@ -41,8 +41,8 @@ class _Connection:
 class CatchingUp:
     """Tasks that catch up, of all connections of one node.
 
-    ``cursors`` are the cursors of the node, and ``heal`` brings one of them up to the log. ``start``
-    starts a task.
+    ``cursors`` are the cursors of the node, and ``heal`` brings one of them up to the log.
+    ``start`` starts a task.
     """
 
     def __init__(
@@ -101,8 +101,7 @@ class CatchingUp:
             self._subscriptions.release(connection.socket.id, channel)
         elif position.offset > cursor.offset:
             self._heal(cursor)
-            with anyio.move_on_after(_pause()):
-                await cursor.moved()
+            await cursor.moved_or(_pause())
         else:
             try:
                 page = await self._pages.read(channel, position)
@@ -117,7 +116,7 @@ class CatchingUp:
     async def _send(
         self, connection: _Connection, channel: str, position: Position, tail: bytes, page: Events
     ) -> None:
-        """Send a page from ``position`` on, unless the subscription ends or begins anew meanwhile."""
+        """Send a page that begins at ``position``, until the subscription ends or begins anew."""
         socket, own = connection.socket, str(connection.socket.id)
         for event in page:
             if connection.positions.get(channel) is not position:

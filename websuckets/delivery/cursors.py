@@ -49,6 +49,11 @@ class Cursor:
             self._moved = anyio.Event()
         await self._moved.wait()
 
+    async def moved_or(self, seconds: float) -> None:
+        """Wait until the cursor moves, for so many seconds at most."""
+        with anyio.move_on_after(seconds):
+            await self.moved()
+
     @property
     def has_early(self) -> bool:
         """True if events have come before those that stand before them."""

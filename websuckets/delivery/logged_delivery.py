@@ -23,20 +23,17 @@ gap, and load their state anew.
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from random import uniform
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import anyio
 
 from websuckets.broker import Link
-from websuckets.delivery.catching_up import CatchingUp
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.pages import PAGE, Pages
-from websuckets.delivery.subscribing import Made, Subscribing, subscribing_on
 from websuckets.delivery.subscriptions import Subscriptions
 from websuckets.exc import Unavailable
 from websuckets.history import (
@@ -48,10 +45,8 @@ from websuckets.history import (
     decode_hint,
     encode_hint,
 )
-from websuckets.limits import Limits
 from websuckets.protocol.messages import encode_logged, encode_offset
 from websuckets.runtime.tasks import Background
-from websuckets.session import User, UserId
 
 __all__ = ["DeliveryCounts", "LoggedDelivery"]
 
@@ -91,7 +86,6 @@ class LoggedDelivery:
         log: EventLog,
         subscriptions: Subscriptions,
         link: Link,
-        limits: Limits,
         background: Background,
         topic: Callable[[str], str],
         counts: DeliveryCounts,
@@ -99,18 +93,14 @@ class LoggedDelivery:
         self._log = log
         self._subscriptions = subscriptions
         self._link = link
-        self._recovery = limits.recovery
         self._start = background.start_soon
         self._topic = topic
         self._counts = counts
-        self._cursors: dict[str, Cursor] = {}
-        self._pages = Pages(log)
-        self._catching_up = CatchingUp(
-            subscriptions, self._cursors, self._pages, self._heal_now, background.start_soon
-        )
+        self.cursors: dict[str, Cursor] = {}
+        """Cursors by the names of their channels; see `cursor`."""
+        self.pages: Pages = Pages(log)
         self._has_to_compare = anyio.Event()
         self._is_away = False
-        subscriptions.ended = self._subscription_ended
 
     async def run(self) -> None:
         """Compare positions with the log again and again, until cancelled."""
@@ -133,6 +123,51 @@ class LoggedDelivery:
     def compare_soon(self) -> None:
         """Compare positions with the log at once, because messages of nodes may be lost."""
         self._has_to_compare.set()
+
+    # Cursors
+
+    async def begin(self, channel: str, *, listens: bool = False) -> Cursor:
+        """Return the cursor of a channel, from which this node delivers the channel's events.
+
+        Everything that is appended later, by any node, is delivered. The cursor is kept until
+        `end_if_unwanted`; if the caller ``listens``, at least until `end_listening`. Raises
+        `Unavailable`.
+        """
+        cursor = self.cursors.get(channel)
+        if cursor is None:
+            cursor = self.cursors[channel] = Cursor(channel)
+        cursor.listeners += listens
+        try:
+            await self._link.subscribe(self._topic(channel))
+            if cursor.position is None:
+                position = await self._log.position(channel)
+                if cursor.position is None:  # nobody else has asked meanwhile
+                    cursor.move(position)
+        except BaseException:
+            cursor.listeners -= listens
+            self.end_if_unwanted(channel)
+            raise
+        return cursor
+
+    def end_listening(self, cursor: Cursor) -> None:
+        """Take note that a listener has ended."""
+        cursor.listeners -= 1
+        self.end_if_unwanted(cursor.channel)
+
+    async def end_of(self, channel: str) -> Position:
+        """Return the position behind the last event in the log. Raises `Unavailable`."""
+        return await self._log.position(channel)
+
+    def end_if_unwanted(self, channel: str) -> None:
+        """Remove the cursor of a channel that has neither subscribers nor listeners."""
+        cursor = self.cursors.get(channel)
+        if (
+            cursor is not None
+            and not cursor.listeners
+            and not self._subscriptions.has_subscribers(channel)
+        ):
+            del self.cursors[channel]
+            self._link.unsubscribe(self._topic(channel))
 
     # Publishing
 
@@ -159,7 +194,7 @@ class LoggedDelivery:
 
     def _take(self, channel: str, epoch: str, event: LoggedEvent) -> None:
         """Deliver an event if it is the next one; else see to it that it comes."""
-        cursor = self._cursors.get(channel)
+        cursor = self.cursors.get(channel)
         if cursor is None or cursor.position is None:
             return
         if epoch != cursor.position.epoch:
@@ -184,7 +219,7 @@ class LoggedDelivery:
     # Healing
 
     async def _compare(self) -> None:
-        cursors = iter([c for c in self._cursors.values() if c.position is not None])
+        cursors = iter([c for c in self.cursors.values() if c.position is not None])
         while some := list(islice(cursors, AT_ONCE)):
             before = [cursor.position for cursor in some]
             positions = await self._log.positions([cursor.channel for cursor in some])
@@ -195,7 +230,7 @@ class LoggedDelivery:
                     await self._log.new_epoch()
                     self.compare_soon()
                     return
-                if self._cursors.get(cursor.channel) is cursor:
+                if self.cursors.get(cursor.channel) is cursor:
                     self._compare_one(cursor, was, position)
 
     def _compare_one(self, cursor: Cursor, was: Position, position: Position) -> None:
@@ -205,16 +240,17 @@ class LoggedDelivery:
             if cursor.position.epoch == was.epoch:
                 self._lose(cursor, position)
         elif position.offset > cursor.offset:
-            self._heal_now(cursor)
+            self.heal(cursor)
 
     def _lose(self, cursor: Cursor, position: Position) -> None:
         """Go on at a position, and tell all subscribers of a gap."""
         cursor.forget_early()
-        self._pages.forget()
+        self.pages.forget()
         cursor.move(position)
         self._subscriptions.announce_gap_in(cursor.channel)
 
-    def _heal_now(self, cursor: Cursor) -> None:
+    def heal(self, cursor: Cursor) -> None:
+        """Bring a cursor up to the end of the log, in a task of its own."""
         self._heal(cursor, 0)
 
     def _heal(self, cursor: Cursor, after: float) -> None:
@@ -227,9 +263,9 @@ class LoggedDelivery:
         try:
             if after:
                 await anyio.sleep(after)
-                if not cursor.has_early or cursor.take_early() is not None:
-                    pass
-            while self._cursors.get(cursor.channel) is cursor and cursor.position is not None:
+                if not cursor.has_early:  # all has come meanwhile
+                    return
+            while self.cursors.get(cursor.channel) is cursor and cursor.position is not None:
                 position = cursor.position
                 events = await self._log.read(cursor.channel, position, PAGE)
                 for event in events:
@@ -251,5 +287,13 @@ class LoggedDelivery:
     async def _go_on_at_the_end(self, cursor: Cursor) -> None:
         was = cursor.position
         position = await self._log.position(cursor.channel)
-        if cursor.position == was and self._cursors.get(cursor.channel) is cursor:
+        if cursor.position == was and self.cursors.get(cursor.channel) is cursor:
             self._lose(cursor, position)
+
+
+def _id_of(text: str) -> UUID | None:
+    """Return the id of a connection, which another version of the program may have written."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

@@ -14,11 +14,11 @@ begins at once, and an event ``subscribed`` tells the client its position.
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, TypeAlias
 
 from websuckets.history import MessageLog
-from websuckets.protocol.messages import ClientEvent, with_subscribed
+from websuckets.protocol.messages import ClientEvent, Message, with_subscribed
 from websuckets.socket import Socket
 
 __all__ = ["Made", "Subscribing", "begin_subscribing", "subscribing_on"]
@@ -33,6 +33,8 @@ class Made:
 
     answer: Mapping[str, Any]
     """Position for the client: ``epoch``, ``offset`` and, where the client asked, ``recovered``."""
+    tell: Callable[[bytes], None]
+    """Function that sends a frame to the connection."""
     begin: Callable[[], None]
     """Function that begins the delivery."""
     take_back: Callable[[], None]
@@ -41,40 +43,53 @@ class Made:
 
 @dataclass(slots=True)
 class Subscribing:
-    """Subscriptions that a message makes, from its beginning to its end."""
+    """Subscriptions that a message makes, from its beginning until its reply has been sent."""
 
     socket: Socket
-    since: Seen | None
-    log: MessageLog | None = None
-    """Log through the transaction of the handler; ``None`` where the message has none."""
+    since: Seen | None = None
+    has_id: bool = False
     holds: bool = True
     """True in a command, whose subscriptions begin after its reply."""
-    is_over: bool = False
+    log: MessageLog | None = None
+    """Log through the transaction of the handler; ``None`` where the message has none."""
     made: dict[str, Made] = field(default_factory=dict)
+    is_over: bool = False
+    """True once the message has been handled; tasks that it started may run on."""
+    _is_answered: bool = False
 
     def add(self, channel: str, made: Made) -> None:
-        """Take note of a subscription; one to the same channel replaces it."""
+        """Take note of a subscription; one to the same channel takes the place of the first."""
         earlier = self.made.get(channel)
-        if earlier is not None:  # the first one knows how it was before
-            made = Made(made.answer, made.begin, earlier.take_back)
+        if earlier is not None:  # only the first one knows how it was before
+            made = replace(made, take_back=earlier.take_back)
         self.made[channel] = made
 
-    def in_reply(self, reply: str | None, *, has_id: bool) -> str | None:
+    def in_reply(self, reply: str | None) -> str | None:
         """Return the reply of the message together with the positions.
 
-        Without an id there is no one reply that a client could tell from events: the positions are
-        then an event of their own, which `begin` sends.
+        Without an id no client could tell the reply from events: the positions are then an event of
+        their own, which `begin` sends.
         """
-        if reply is None or not has_id:
-            return reply
-        return with_subscribed(reply, self._answers())
+        return with_subscribed(reply, self._answers()) if reply and self.has_id else reply
 
-    def event(self) -> bytes:
-        """Return the event that tells the client its positions."""
-        return ClientEvent("subscribed", self._answers()).encode()
+    def answered(self) -> Self:
+        """Leave the subscriptions to the sender of the reply, because the message succeeded."""
+        self._is_answered = True
+        return self
+
+    def end(self) -> None:
+        """Make no more subscriptions; undo them unless the message succeeded."""
+        self.is_over = True
+        if not self._is_answered:
+            self.take_back()
 
     def begin(self) -> None:
         """Begin the delivery of all subscriptions, because the reply has been sent."""
+        if not self.has_id:
+            event = ClientEvent("subscribed", self._answers()).encode()
+            for subscription in self.made.values():
+                subscription.tell(event)
+                break
         made, self.made = self.made, {}
         for subscription in made.values():
             subscription.begin()
@@ -94,9 +109,11 @@ _current: Final[ContextVar[Subscribing | None]] = ContextVar(
 )
 
 
-def begin_subscribing(subscribing: Subscribing) -> None:
-    """Let the current message, whose context is the current one, make its subscriptions there."""
+def begin_subscribing(socket: Socket, message: Message, *, holds: bool) -> Subscribing:
+    """Return where a message makes its subscriptions, whose context is the current one."""
+    subscribing = Subscribing(socket, message.since, message.id is not None, holds)
     _current.set(subscribing)
+    return subscribing
 
 
 def subscribing_on(socket: Socket) -> Subscribing | None:
