@@ -46,7 +46,6 @@ from websuckets.history import (
     encode_hint,
 )
 from websuckets.protocol.messages import encode_logged, encode_offset
-from websuckets.runtime.tasks import Background
 
 __all__ = ["DeliveryCounts", "LoggedDelivery"]
 
@@ -78,7 +77,8 @@ class DeliveryCounts:
 class LoggedDelivery:
     """Delivery of the channels with a history on one node, while the app runs.
 
-    ``topic`` returns the topic of a channel, on which nodes send hints to each other.
+    ``start`` starts a task of a function with arguments. ``topic`` returns the topic of a channel,
+    on which nodes send hints to each other.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class LoggedDelivery:
         log: EventLog,
         subscriptions: Subscriptions,
         link: Link,
-        background: Background,
+        start: Callable[..., None],
         topic: Callable[[str], str],
         counts: DeliveryCounts,
     ) -> None:
         self._log = log
         self._subscriptions = subscriptions
         self._link = link
-        self._start = background.start_soon
+        self._start = start
         self._topic = topic
         self._counts = counts
         self.cursors: dict[str, Cursor] = {}

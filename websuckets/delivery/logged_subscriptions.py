@@ -1,7 +1,7 @@
 """Subscriptions to channels with a history: where each begins, and what a client is told of it."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -160,7 +160,9 @@ class LoggedSubscriptions:
 
     # Listeners
 
-    async def listen(self, channel: str, since: Position | None) -> AsyncIterator[LoggedEvent]:
+    async def listen(
+        self, channel: str, since: Position | None
+    ) -> AsyncGenerator[LoggedEvent, None]:
         """Yield the events behind a position, or from now on, as they are delivered.
 
         Raises `HistoryLost` when events are lost. While the log cannot be reached, nothing is
