@@ -16,6 +16,7 @@ from websuckets.delivery.subscriptions import ONLINE, Subscriptions
 from websuckets.exc import InvalidChannel
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits, limit_text
+from websuckets.protocol.events import AnyEvent, client_event
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
@@ -96,37 +97,38 @@ class Channels:
         if node.subscriptions.unsubscribe(socket.id, name):
             node.link.unsubscribe(CHANNEL + name)
 
-    async def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
+    async def publish(self, name: str, event: AnyEvent, exclude: Socket | None = None) -> None:
         """Send an event to every subscriber of the channel ``name`` but ``exclude``.
 
-        Raises `TypeError` for an event that is not a `ClientEvent`.
+        Raises `TypeError` for an event that is neither a `ClientEvent` nor an `Event`.
         """
         node = self._running
         name = node.checked(name)
-        frame = _frame(event)
+        frame = client_event(event).encode()
         node.subscriptions.deliver(name, frame, None if exclude is None else exclude.id)
         node.link.publish(CHANNEL + name, frame)
         await node.yield_to_others()
 
-    async def send_to(self, user_id: UserId, event: ClientEvent) -> None:
+    async def send_to(self, user_id: UserId, event: AnyEvent) -> None:
         """Send an event to every connection that is verified as ``user_id``, if there is any.
 
-        Raises `TypeError` for an event that is not a `ClientEvent`.
+        Raises `TypeError` for an event that is neither a `ClientEvent` nor an `Event`.
         """
         node = self._running
-        frame = _frame(event)
+        frame = client_event(event).encode()
         node.subscriptions.deliver_to(user_id, frame)
         node.link.publish(USERS, to_json(user_id) + b"\n" + frame)
         await node.yield_to_others()
 
-    def check(self, name: str | None, event: ClientEvent) -> None:
-        """Raise the errors that publishing this event would raise, without publishing it.
+    def check(self, name: str | None, event: AnyEvent) -> ClientEvent:
+        """Return the event as it would be sent; raise the errors that publishing it would raise.
 
-        ``name`` is that of the channel, or ``None`` for an event that is sent to a user.
+        ``name`` is that of the channel, or ``None`` for an event that is sent to a user. Later
+        changes to the payload are not seen.
         """
         if name is not None:
             self._running.checked(name)
-        _check_event(event)
+        return client_event(event)
 
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
@@ -317,17 +319,4 @@ def _check_socket(socket: object, method: str) -> None:
         raise TypeError(
             f"Channels.{method}(socket, name): it takes the socket, not "
             f"{type(socket).__name__}; write user.socket"
-        )
-
-
-def _frame(event: ClientEvent) -> bytes:
-    _check_event(event)
-    return event.encode()
-
-
-def _check_event(event: object) -> None:
-    if not isinstance(event, ClientEvent):
-        raise TypeError(
-            f"Channels sends a ClientEvent, not {type(event).__name__}; write ClientEvent(event, "
-            "payload)"
         )

@@ -6,7 +6,7 @@ from typing import ParamSpec
 
 from websuckets.channels import Channels
 from websuckets.introspection.functions import where
-from websuckets.protocol.messages import ClientEvent
+from websuckets.protocol.events import AnyEvent
 from websuckets.runtime.effects import Effects
 from websuckets.session import UserId
 from websuckets.socket import Socket
@@ -63,21 +63,22 @@ class OnCommit:
             )
         self._effects.add(function, *arguments, **keywords)
 
-    def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
+    def publish(self, name: str, event: AnyEvent, exclude: Socket | None = None) -> None:
         """Send an event to every subscriber of the channel ``name`` but ``exclude`` on commit.
 
-        Raises the errors of `Channels.publish` at once.
+        The event is encoded now: later changes to its payload are not seen. Raises the errors of
+        `Channels.publish` at once.
         """
-        self._channels.check(name, event)
-        self._effects.add(self._channels.publish, name, event, exclude)
+        encoded = self._channels.check(name, event)
+        self._effects.add(self._channels.publish, name, encoded, exclude)
 
-    def send_to(self, user_id: UserId, event: ClientEvent) -> None:
+    def send_to(self, user_id: UserId, event: AnyEvent) -> None:
         """Send an event to every connection of the user ``user_id`` on commit.
 
-        Raises `TypeError` for an event that is not a `ClientEvent`.
+        The event is encoded now, as by `publish`. Raises the errors of `Channels.send_to` at once.
         """
-        self._channels.check(None, event)
-        self._effects.add(self._channels.send_to, user_id, event)
+        encoded = self._channels.check(None, event)
+        self._effects.add(self._channels.send_to, user_id, encoded)
 
     def __repr__(self) -> str:
         return "OnCommit()"
