@@ -29,7 +29,7 @@ from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
-from websuckets.channels import Channels
+from websuckets.channels import Channel, Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
@@ -116,6 +116,7 @@ class WebSuckets:
         path: str | None = None,
         health: str | None = "/health",
         ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
+        channels: Iterable[Channel] = (),
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
@@ -132,7 +133,7 @@ class WebSuckets:
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
         self._session = Session()
-        self._channels = Channels(self._session)
+        self._channels = Channels(self._session, channels)
         self._is_running = False
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))

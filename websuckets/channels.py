@@ -1,43 +1,24 @@
 """Messages for many: channels to which connections subscribe, and users wherever they are."""
 
-import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Final
 
-import anyio
-import anyio.lowlevel
-from anyio.abc import TaskStatus
-from pydantic_core import from_json, to_json
-
-from websuckets.broker import Broker, Link
-from websuckets.delivery.outbox import Outboxes
-from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
-from websuckets.delivery.subscriptions import ONLINE, Subscriptions
-from websuckets.exc import InvalidChannel
-from websuckets.introspection.strings import plain_string
-from websuckets.limits import Limits, limit_text
+from websuckets.broker import Broker
+from websuckets.delivery.declarations import Channel, ChannelDeclarations, ChannelName
+from websuckets.delivery.logged_delivery import DeliveryCounts
+from websuckets.delivery.running_channels import USERS, RunningChannels, publication_of
+from websuckets.delivery.subscriptions import ONLINE
+from websuckets.history import EventLog, History, Position, Publication
+from websuckets.limits import Limits
+from websuckets.protocol.events import AnyEvent, Event, client_event
 from websuckets.protocol.messages import ClientEvent
-from websuckets.runtime.event_loop import EventLoop
-from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.once import running_once
-from websuckets.runtime.tasks import Background, wait_through
+from websuckets.runtime.tasks import Background
 from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
 
-__all__ = ["Channels"]
-
-logger: logging.Logger = logging.getLogger("websuckets")
-
-CHANNEL: Final = "channel/"
-"""Prefix of the topic of a channel."""
-
-USERS: Final = "users"
-"""Topic of messages for users, on whatever node they are; each message names its user."""
-
-TURNS: Final = 4
-"""Number of times that a publisher lets other tasks run while messages still wait in outboxes: many
-messages at once must not outrun clients that read as fast as they can."""
+__all__ = ["Channel", "ChannelName", "Channels", "History"]
 
 
 class Channels:
@@ -57,10 +38,32 @@ class Channels:
     `InvalidChannel`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, declared: Iterable[Channel] = ()) -> None:
         self._session = session
+        self._declared = ChannelDeclarations(declared)
         self._node: RunningChannels | None = None
+        self._counts = DeliveryCounts()
         watch(session, self)
+
+    @property
+    def have_history(self) -> bool:
+        """True if the app includes a channel with a history."""
+        return self._declared.have_history
+
+    @property
+    def recovered(self) -> int:
+        """Number of subscriptions, since the app was created, that got all they had missed."""
+        return self._counts.recovered
+
+    @property
+    def reloaded(self) -> int:
+        """Number of subscriptions whose clients had missed more than the log gives them."""
+        return self._counts.reloaded
+
+    @property
+    def healed(self) -> int:
+        """Number of events that this node read from the log, as no other node had told it."""
+        return self._counts.healed
 
     async def subscribe(
         self, socket: Socket, name: str, *, public: bool = False

@@ -27,7 +27,8 @@ from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.limits import limit_text
 from websuckets.middleware import Around, Middleware, Outcome, composed
-from websuckets.protocol.messages import Control, Message, decode, encode_result
+from websuckets.protocol.events import client_event
+from websuckets.protocol.messages import Control, Message, SentEvent, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
@@ -410,6 +411,8 @@ class _Attempt:
         message = self.message
         if result is None and message.id is None:
             return Outcome(None)
+        if isinstance(result, SentEvent):
+            result = client_event(result)
         return Outcome(encode_result(message.event, result, message.id))
 
     async def explain(self, error: BaseException) -> Outcome:

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 from typing_extensions import TypeForm
 
 from websuckets.commands.injection import Injection, injection_of
+from websuckets.delivery.declarations import Channel
 from websuckets.commands.results import ResultEncoder
 from websuckets.commands.signature import Declaration, Plan, positional, read_plan
 from websuckets.exc import (
@@ -75,6 +76,7 @@ class Command:
     is_stream: bool = False
     once: "OnceHandler | None" = None
     """Handler of a command that takes effect once; ``None`` for others."""
+    subscribes: tuple[Channel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ __all__ = [
     "Control",
     "Message",
     "Ping",
+    "SentEvent",
     "decode",
     "encode_error",
     "encode_event",
@@ -91,7 +92,13 @@ class Ping(Control):
     number: str | float
 
 
-class ClientEvent(str):
+class SentEvent:
+    """Base class of all that a program sends as an event: `ClientEvent`, and `Event`."""
+
+    __slots__ = ()
+
+
+class ClientEvent(str, SentEvent):
     """A message for a client: a JSON text ``{"event": ..., "payload": ...}``.
 
     A `ClientEvent` is a ``str``, so that any connection sends it as it is, and keeps its ``event``
