@@ -35,6 +35,7 @@ from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
+from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
@@ -133,7 +134,7 @@ class WebSuckets:
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
         self._session = Session()
-        self._channels = Channels(self._session, channels)
+        self._channels = Channels(self._session, ChannelDeclarations(channels))
         self._is_running = False
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))

@@ -1,6 +1,6 @@
 """Messages for many: channels to which connections subscribe, and users wherever they are."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from websuckets.broker import Broker
@@ -38,9 +38,9 @@ class Channels:
     `InvalidChannel`.
     """
 
-    def __init__(self, session: Session, declared: Iterable[Channel] = ()) -> None:
+    def __init__(self, session: Session, declared: ChannelDeclarations | None = None) -> None:
         self._session = session
-        self._declared = ChannelDeclarations(declared)
+        self._declared = declared or ChannelDeclarations()
         self._node: RunningChannels | None = None
         self._counts = DeliveryCounts()
         watch(session, self)
@@ -141,6 +141,11 @@ class Channels:
         """
         node = self._running
         name = node.checked(name)
+        if node.history_of(name) is None:
+            raise ValueError(
+                f"Channels.listen({name!r:.80}): nothing is kept of this channel; declare it with a "
+                "history: Channel(..., history=History())"
+            )
         return node.listen(name, since)
 
     def check(self, name: str | None, event: AnyEvent) -> ClientEvent:
@@ -151,7 +156,7 @@ class Channels:
         """
         if name is not None:
             node = self._running
-            node.frame_of(node.checked(name), event)
+            self._declared.check(node.checked(name), event)
         return client_event(event)
 
     def publication(
@@ -182,9 +187,7 @@ class Channels:
         self, limits: Limits, background: Background, broker: Broker, log: EventLog
     ) -> None:
         """Start the channels when the app starts; they run until `_stop`."""
-        node = RunningChannels(
-            self._session, limits, background, self._declared, log, self._counts
-        )
+        node = RunningChannels(self._session, limits, background, self._declared, log, self._counts)
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations

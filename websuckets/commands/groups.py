@@ -9,9 +9,9 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 from typing_extensions import TypeForm
 
 from websuckets.commands.injection import Injection, injection_of
-from websuckets.delivery.declarations import Channel
 from websuckets.commands.results import ResultEncoder
 from websuckets.commands.signature import Declaration, Plan, positional, read_plan
+from websuckets.delivery.declarations import Channel
 from websuckets.exc import (
     ClientError,
     ConfigurationError,

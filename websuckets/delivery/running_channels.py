@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing
 from typing import Final
 from uuid import UUID
 
@@ -18,9 +19,11 @@ from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
 from websuckets.delivery.subscriptions import Subscriptions
 from websuckets.exc import InvalidChannel
-from websuckets.history import EventLog, History, LoggedEvent, Position, Publication
+from websuckets.history import EventLog, History, Position, Publication
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits, limit_text
+from websuckets.protocol.events import AnyEvent, Event, client_event
+from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.tasks import Background, wait_through
@@ -123,7 +126,8 @@ class RunningChannels:
     def checked(self, name: str) -> str:
         """Return the name as a plain ``str``.
 
-        Raises `InvalidChannel`, and `TypeError` for a name that is not a ``str``.
+        Raises `InvalidChannel`, `TypeError` for a name that is not a ``str``, and
+        `ConfigurationError` for one of a declaration that the app does not include.
         """
         if not isinstance(name, str):
             raise TypeError(
@@ -142,6 +146,8 @@ class RunningChannels:
                 *(size, limit_text("channel_name", self._longest_name)),
             )
             raise InvalidChannel
+        if type(name) is not str:
+            self._declared.find(name)
         return plain_string(name)
 
     def history_of(self, name: str) -> History | None:
@@ -195,14 +201,11 @@ class RunningChannels:
 
         Raises `ValueError` for an event that a declared channel does not list.
         """
-        channel = self._declared.find(name)
-        if channel is not None:
-            channel.check_event(event)
-        return client_event(event).encode()
+        sent = client_event(event)
+        self._declared.check(name, event)
+        return sent.encode()
 
-    async def listen(
-        self, name: str, since: Position | None
-    ) -> AsyncIterator[ClientEvent | Event]:
+    async def listen(self, name: str, since: Position | None) -> AsyncIterator[ClientEvent | Event]:
         """Yield the events of a channel with a history, see `LoggedSubscriptions.listen`."""
         channel = self._declared.find(name)
         assert channel is not None
@@ -279,5 +282,3 @@ def _check(frame: bytes) -> None:
         and isinstance(content["event"], str)
     ):
         raise ValueError("no event")
-
-

@@ -104,9 +104,7 @@ class Subscribing:
         return {channel: made.answer for channel, made in self.made.items()}
 
 
-_current: Final[ContextVar[Subscribing | None]] = ContextVar(
-    "websuckets.subscribing", default=None
-)
+_current: Final[ContextVar[Subscribing | None]] = ContextVar("websuckets.subscribing", default=None)
 
 
 def begin_subscribing(socket: Socket, message: Message, *, holds: bool) -> Subscribing:
