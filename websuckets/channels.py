@@ -42,28 +42,14 @@ class Channels:
         self._session = session
         self._declared = declared or ChannelDeclarations()
         self._node: RunningChannels | None = None
-        self._counts = DeliveryCounts()
+        self.counts: DeliveryCounts = DeliveryCounts()
+        """Counts of clients that have caught up, since the app was created."""
         watch(session, self)
 
     @property
     def have_history(self) -> bool:
         """True if the app includes a channel with a history."""
         return self._declared.have_history
-
-    @property
-    def recovered(self) -> int:
-        """Number of subscriptions, since the app was created, that got all they had missed."""
-        return self._counts.recovered
-
-    @property
-    def reloaded(self) -> int:
-        """Number of subscriptions whose clients had missed more than the log gives them."""
-        return self._counts.reloaded
-
-    @property
-    def healed(self) -> int:
-        """Number of events that this node read from the log, as no other node had told it."""
-        return self._counts.healed
 
     async def subscribe(
         self, socket: Socket, name: str, *, public: bool = False
@@ -143,8 +129,8 @@ class Channels:
         name = node.checked(name)
         if node.history_of(name) is None:
             raise ValueError(
-                f"Channels.listen({name!r:.80}): nothing is kept of this channel; declare it with a "
-                "history: Channel(..., history=History())"
+                f"Channels.listen({name!r:.80}): nothing is kept of this channel; declare it with "
+                "a history: Channel(..., history=History())"
             )
         return node.listen(name, since)
 
@@ -187,7 +173,7 @@ class Channels:
         self, limits: Limits, background: Background, broker: Broker, log: EventLog
     ) -> None:
         """Start the channels when the app starts; they run until `_stop`."""
-        node = RunningChannels(self._session, limits, background, self._declared, log, self._counts)
+        node = RunningChannels(self._session, limits, background, self._declared, log, self.counts)
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.outbox import TEXT, Start
 from websuckets.delivery.pages import Events, Pages
-from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.exc import Unavailable
 from websuckets.history import HistoryLost, Position
 from websuckets.protocol.messages import encode_logged, encode_offset
@@ -134,7 +134,7 @@ class CatchingUp:
     def _give_up(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""
         del connection.positions[channel]
-        self._subscriptions.announce_gap_to(connection.socket.id, channel)
+        self._subscriptions.send(connection.socket.id, gap(channel))
         self._subscriptions.release(connection.socket.id, channel)
 
 

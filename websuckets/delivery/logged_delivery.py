@@ -102,23 +102,27 @@ class LoggedDelivery:
         self._has_to_compare = anyio.Event()
         self._is_away = False
 
-    async def run(self) -> None:
-        """Compare positions with the log again and again, until cancelled."""
-        while True:
-            period = uniform(PERIOD * 4 / 5, PERIOD * 6 / 5) if self._log.is_shared else None
-            with anyio.move_on_after(period):
-                await self._has_to_compare.wait()
-            self._has_to_compare = anyio.Event()
-            try:
-                await self._compare()
-            except Unavailable:
-                if not self._is_away:
-                    self._is_away = True
-                    logger.error("the log of channels is away: no events of other nodes for now")
-            else:
-                if self._is_away:
-                    self._is_away = False
-                    logger.warning("the log of channels is back")
+    async def run(self, life: anyio.CancelScope) -> None:
+        """Compare positions with the log again and again, until ``life`` is cancelled."""
+        with life:
+            while True:
+                await self._wait_and_compare()
+
+    async def _wait_and_compare(self) -> None:
+        period = uniform(PERIOD * 4 / 5, PERIOD * 6 / 5) if self._log.is_shared else None
+        with anyio.move_on_after(period):
+            await self._has_to_compare.wait()
+        self._has_to_compare = anyio.Event()
+        try:
+            await self._compare()
+        except Unavailable:
+            if not self._is_away:
+                self._is_away = True
+                logger.error("the log of channels is away: no events of other nodes for now")
+        else:
+            if self._is_away:
+                self._is_away = False
+                logger.warning("the log of channels is back")
 
     def compare_soon(self) -> None:
         """Compare positions with the log at once, because messages of nodes may be lost."""
@@ -209,11 +213,11 @@ class LoggedDelivery:
 
     def _deliver(self, cursor: Cursor, event: LoggedEvent) -> None:
         assert cursor.position is not None
-        excluded, instead = None, b""
+        excluded, instead = None, None
         if event.excluded:
             excluded, instead = _id_of(event.excluded), encode_offset(cursor.tail, event.offset)
         frame = encode_logged(event.frame, cursor.tail, event.offset)
-        self._subscriptions.deliver_logged(cursor.channel, frame, excluded, instead)
+        self._subscriptions.deliver(cursor.channel, frame, excluded, instead)
         cursor.move(Position(cursor.position.epoch, event.offset))
 
     # Healing

@@ -18,6 +18,7 @@ from websuckets.delivery.logged_subscriptions import LoggedSubscriptions
 from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
 from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import InvalidChannel
 from websuckets.history import EventLog, History, Position, Publication
 from websuckets.introspection.strings import plain_string
@@ -74,9 +75,11 @@ class RunningChannels:
         self._ended = anyio.Event()
         self.loop = EventLoop()
         outboxes = Outboxes(limits, background.start_soon)
-        self.subscriptions = Subscriptions(
-            session, outboxes, limits.subscriptions, self._enter, self._leave
+        self._users = UserGroups(
+            lambda group, id: self.link.enter(group, id),
+            lambda group, id: self.link.leave(group, id),
         )
+        self.subscriptions = Subscriptions(session, outboxes, limits.subscriptions, self._users)
 
     async def run(self, broker: Broker, *, task_status: TaskStatus[None]) -> None:
         """Keep the link to other nodes until `stop`.
@@ -112,11 +115,7 @@ class RunningChannels:
             *(self._delivery, self.subscriptions, self._limits.recovery, start, self._counts)
         )
         if self._declared.have_history:
-            start(self._compare)
-
-    async def _compare(self) -> None:
-        with self._comparing:
-            await self._delivery.run()
+            start(self._delivery.run, self._comparing)
 
     async def stop(self) -> None:
         self._comparing.cancel()
@@ -214,7 +213,7 @@ class RunningChannels:
                 yield channel.event_of(event.frame)
 
     async def members(self, group: str) -> set[UserId]:
-        return self.subscriptions.members(group) | await self.link.members(group)
+        return self._users.members(group) | await self.link.members(group)
 
     async def yield_to_others(self) -> None:
         for _ in range(TURNS):
@@ -253,12 +252,6 @@ class RunningChannels:
     def missed_announcements(self) -> None:
         if hasattr(self, "revocations"):  # else nobody can be connected yet
             self.revocations.missed()
-
-    def _enter(self, group: str, id: UserId) -> None:
-        self.link.enter(group, id)
-
-    def _leave(self, group: str, id: UserId) -> None:
-        self.link.leave(group, id)
 
 
 def publication_of(

@@ -1,18 +1,18 @@
 """Subscriptions of the connections of one node to channels."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 from websuckets.delivery.outbox import Outbox, Outboxes
+from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import TooManySubscriptions
 from websuckets.limits import limit_text
 from websuckets.protocol.messages import ClientEvent
 from websuckets.session import Session, User, UserId, connections_of
 
-__all__ = ["ONLINE", "Subscriptions"]
+__all__ = ["ONLINE", "Subscriptions", "gap"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -35,8 +35,7 @@ class _Subscriber:
 class Subscriptions:
     """Subscriptions of the clients of a running app; a `SessionObserver` of its session.
 
-    ``present`` is called with group and id when the first connection of a user enters the group,
-    and ``absent`` when the last connection leaves the group. No method waits.
+    ``users`` are told who enters and leaves a channel. No method waits.
     """
 
     def __init__(
@@ -44,22 +43,19 @@ class Subscriptions:
         session: Session,
         outboxes: Outboxes,
         most: int | None,
-        present: Callable[[str, UserId], None],
-        absent: Callable[[str, UserId], None],
+        users: UserGroups,
     ) -> None:
         self.outboxes = outboxes
         self.ended: Callable[[UUID, str], None] = lambda connection, channel: None
         """Function that is called with connection and channel of a subscription that has ended."""
         self._session = session
         self._most = most
-        self._present = present
-        self._absent = absent
+        self._users = users
         self._subscribers: dict[UUID, _Subscriber] = {}
         self._channels: dict[str, dict[UUID, _Subscriber]] = {}
         """Subscribers of each channel to whom its events are delivered."""
         self._held: dict[str, dict[UUID, _Subscriber]] = {}
         """Other subscribers of channels: those who do not get live events, see `hold`."""
-        self._groups: dict[str, Counter[UserId]] = {}
 
     @property
     def channels(self) -> list[str]:
@@ -99,7 +95,7 @@ class Subscriptions:
         place = self._held if held else self._channels
         place.setdefault(channel, {})[user.socket.id] = subscriber
         if user.id is not None:
-            self._enter(channel, user.id)
+            self._users.enter(channel, user.id)
         return True
 
     def hold(self, connection: UUID, channel: str) -> None:
@@ -117,21 +113,25 @@ class Subscriptions:
             return False
         del subscriber.channels[channel]
         if subscriber.user.id is not None:
-            self._exit(channel, subscriber.user.id)
+            self._users.leave(channel, subscriber.user.id)
         return self._forget(connection, channel)
 
-    def deliver(self, channel: str, frame: bytes, exclude: UUID | None = None) -> None:
-        """Send a frame to every subscriber of a channel except ``exclude``."""
+    def deliver(
+        self,
+        channel: str,
+        frame: bytes,
+        exclude: UUID | None = None,
+        instead: bytes | None = None,
+    ) -> None:
+        """Send a frame to every subscriber of a channel but ``exclude``.
+
+        ``exclude`` gets the frame ``instead``, if there is one.
+        """
         for connection, subscriber in self._channels.get(channel, {}).items():
             if connection != exclude:
                 subscriber.outbox.put(frame)
-
-    def deliver_logged(
-        self, channel: str, frame: bytes, excluded: UUID | None, instead: bytes
-    ) -> None:
-        """Send a frame to every subscriber of a channel, and another one to ``excluded``."""
-        for connection, subscriber in self._channels.get(channel, {}).items():
-            subscriber.outbox.put(frame if connection != excluded else instead)
+            elif instead is not None:
+                subscriber.outbox.put(instead)
 
     def send(self, connection: UUID, frame: bytes) -> None:
         """Send a frame to one subscriber, if it is still there."""
@@ -155,18 +155,10 @@ class Subscriptions:
         """Tell the subscribers of a channel that published messages may be missing."""
         self.deliver(channel, gap(channel))
 
-    def announce_gap_to(self, connection: UUID, channel: str) -> None:
-        """Tell one subscriber of a channel that published messages may be missing."""
-        self.send(connection, gap(channel))
-
-    def members(self, group: str) -> set[UserId]:
-        """Return the users who are in the group on this node."""
-        return set(self._groups.get(group, ()))
-
     def verified(self, user: User, id: UserId) -> None:
-        self._enter(ONLINE, id)
+        self._users.enter(ONLINE, id)
         for channel in self._channels_of(user):
-            self._enter(channel, id)
+            self._users.enter(channel, id)
 
     def demoted(self, user: User, id: UserId) -> list[str]:
         """End the subscriptions of this connection whose owner is that user.
@@ -175,9 +167,9 @@ class Subscriptions:
         """
         owned = [name for name, owner in self._channels_of(user).items() if owner == id]
         empty = [name for name in owned if self.unsubscribe(user.socket.id, name)]
-        self._exit(ONLINE, id)
+        self._users.leave(ONLINE, id)
         for channel in self._channels_of(user):
-            self._exit(channel, id)
+            self._users.leave(channel, id)
         return empty
 
     def left(self, user: User) -> list[str]:
@@ -208,21 +200,6 @@ class Subscriptions:
                     del place[channel]
         self.ended(connection, channel)
         return not self.has_subscribers(channel)
-
-    def _enter(self, group: str, id: UserId) -> None:
-        users = self._groups.setdefault(group, Counter())
-        users[id] += 1
-        if users[id] == 1:
-            self._present(group, id)
-
-    def _exit(self, group: str, id: UserId) -> None:
-        users = self._groups[group]
-        users[id] -= 1
-        if not users[id]:
-            del users[id]
-            self._absent(group, id)
-        if not users:
-            del self._groups[group]
 
 
 def _move(
