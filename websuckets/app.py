@@ -29,12 +29,13 @@ from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
-from websuckets.channels import Channels
+from websuckets.channels import Channel, Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
+from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
@@ -71,6 +72,9 @@ class WebSuckets:
     provider of `CurrentUser` replaces the security.
 
     ``middleware`` runs around every command, the first outermost; see `Middleware`.
+
+    ``channels`` are the declarations of the channels that the app has; see `Channel`. Channels with
+    other names need no declaration.
 
     ``origins`` are the pages from which browsers may connect, compared as a whole
     (``"https://example.org"``); ``None`` among them stands for clients that send no ``Origin``,
@@ -110,6 +114,7 @@ class WebSuckets:
         providers: Iterable[Provider] = (),
         limits: Limits | None = None,
         middleware: Iterable[Middleware] = (),
+        channels: Iterable[Channel] = (),
         origins: Iterable[str | None] | None = None,
         trusted_proxies: Iterable[str] = (),
         subprotocols: Iterable[str] = (),
@@ -132,7 +137,7 @@ class WebSuckets:
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
         self._session = Session()
-        self._channels = Channels(self._session)
+        self._channels = Channels(self._session, ChannelDeclarations(channels))
         self._is_running = False
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))

@@ -10,10 +10,12 @@ from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
 from websuckets.broker import Broker, Link
+from websuckets.delivery.declarations import Channel, ChannelDeclarations, ChannelName
 from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
 from websuckets.delivery.subscriptions import ONLINE, Subscriptions
 from websuckets.exc import InvalidChannel
+from websuckets.history import History
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits, limit_text
 from websuckets.protocol.events import AnyEvent, client_event
@@ -26,7 +28,7 @@ from websuckets.security import check_still_authorised
 from websuckets.session import Session, User, UserId, watch
 from websuckets.socket import Socket
 
-__all__ = ["Channels"]
+__all__ = ["Channel", "ChannelName", "Channels", "History"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -55,11 +57,13 @@ class Channels:
     payload names the channel: ``{"channel": "news"}``, or ``null`` for events sent to a user.
 
     Names that are not encodable as UTF-8, empty, or longer than `Limits.channel_name` raise
-    `InvalidChannel`.
+    `InvalidChannel`. A name that an included `Channel` covers is a channel of that declaration; the
+    name of a declaration that the app does not include raises `ConfigurationError`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, declarations: ChannelDeclarations | None = None) -> None:
         self._session = session
+        self._declarations = declarations or ChannelDeclarations()
         self._node: _RunningChannels | None = None
         watch(session, self)
 
@@ -100,11 +104,13 @@ class Channels:
     async def publish(self, name: str, event: AnyEvent, exclude: Socket | None = None) -> None:
         """Send an event to every subscriber of the channel ``name`` but ``exclude``.
 
-        Raises `TypeError` for an event that is neither a `ClientEvent` nor an `Event`.
+        Raises `TypeError` for an event that is neither a `ClientEvent` nor an `Event`, and
+        `ValueError` for an event that the declaration of the channel does not list.
         """
         node = self._running
         name = node.checked(name)
         frame = client_event(event).encode()
+        self._declarations.check(name, event)
         node.subscriptions.deliver(name, frame, None if exclude is None else exclude.id)
         node.link.publish(CHANNEL + name, frame)
         await node.yield_to_others()
@@ -126,9 +132,10 @@ class Channels:
         ``name`` is that of the channel, or ``None`` for an event that is sent to a user. Later
         changes to the payload are not seen.
         """
+        encoded = client_event(event)
         if name is not None:
-            self._running.checked(name)
-        return client_event(event)
+            self._declarations.check(self._running.checked(name), event)
+        return encoded
 
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
@@ -143,7 +150,7 @@ class Channels:
 
     async def _start(self, limits: Limits, background: Background, broker: Broker) -> None:
         """Start the channels when the app starts; they run until `_stop`."""
-        node = _RunningChannels(self._session, limits, background)
+        node = _RunningChannels(self._session, limits, background, self._declarations)
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations
@@ -197,8 +204,15 @@ class _RunningChannels:
     link: Link
     revocations: RevocationAnnouncements
 
-    def __init__(self, session: Session, limits: Limits, background: Background) -> None:
+    def __init__(
+        self,
+        session: Session,
+        limits: Limits,
+        background: Background,
+        declarations: ChannelDeclarations,
+    ) -> None:
         self._session = session
+        self._declarations = declarations
         self._limits = limits
         self._background = background
         self._longest_name = limits.channel_name
@@ -240,7 +254,8 @@ class _RunningChannels:
     def checked(self, name: str) -> str:
         """Return the name as a plain ``str``.
 
-        Raises `InvalidChannel`, and `TypeError` for a name that is not a ``str``.
+        Raises `InvalidChannel`, `TypeError` for a name that is not a ``str``, and
+        `ConfigurationError` for the name of a declaration that the app does not include.
         """
         if not isinstance(name, str):
             raise TypeError(
@@ -259,6 +274,8 @@ class _RunningChannels:
                 *(size, limit_text("channel_name", self._longest_name)),
             )
             raise InvalidChannel
+        if isinstance(name, ChannelName):
+            self._declarations.find(name)
         return plain_string(name)
 
     async def members(self, group: str) -> set[UserId]:
