@@ -73,6 +73,9 @@ class WebSuckets:
 
     ``middleware`` runs around every command, the first outermost; see `Middleware`.
 
+    ``channels`` are the declarations of the channels that the app has; see `Channel`. Channels with
+    other names need no declaration.
+
     ``origins`` are the pages from which browsers may connect, compared as a whole
     (``"https://example.org"``); ``None`` among them stands for clients that send no ``Origin``,
     which browsers always do. Any other client gets HTTP 403. Without ``origins`` any page may
@@ -111,13 +114,13 @@ class WebSuckets:
         providers: Iterable[Provider] = (),
         limits: Limits | None = None,
         middleware: Iterable[Middleware] = (),
+        channels: Iterable[Channel] = (),
         origins: Iterable[str | None] | None = None,
         trusted_proxies: Iterable[str] = (),
         subprotocols: Iterable[str] = (),
         path: str | None = None,
         health: str | None = "/health",
         ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
-        channels: Iterable[Channel] = (),
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")

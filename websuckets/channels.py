@@ -35,12 +35,13 @@ class Channels:
     payload names the channel: ``{"channel": "news"}``, or ``null`` for events sent to a user.
 
     Names that are not encodable as UTF-8, empty, or longer than `Limits.channel_name` raise
-    `InvalidChannel`.
+    `InvalidChannel`. A name that an included `Channel` covers is a channel of that declaration; the
+    name of a declaration that the app does not include raises `ConfigurationError`.
     """
 
-    def __init__(self, session: Session, declared: ChannelDeclarations | None = None) -> None:
+    def __init__(self, session: Session, declarations: ChannelDeclarations | None = None) -> None:
         self._session = session
-        self._declared = declared or ChannelDeclarations()
+        self._declarations = declarations or ChannelDeclarations()
         self._node: RunningChannels | None = None
         self.counts: DeliveryCounts = DeliveryCounts()
         """Counts of clients that have caught up, since the app was created."""
@@ -49,7 +50,7 @@ class Channels:
     @property
     def have_history(self) -> bool:
         """True if the app includes a channel with a history."""
-        return self._declared.have_history
+        return self._declarations.have_history
 
     async def subscribe(
         self, socket: Socket, name: str, *, public: bool = False
@@ -140,10 +141,10 @@ class Channels:
         ``name`` is that of the channel, or ``None`` for an event that is sent to a user. Later
         changes to the payload are not seen.
         """
+        encoded = client_event(event)
         if name is not None:
-            node = self._running
-            self._declared.check(node.checked(name), event)
-        return client_event(event)
+            self._declarations.check(self._running.checked(name), event)
+        return encoded
 
     def publication(
         self, name: str, event: ClientEvent, exclude: Socket | None
@@ -173,7 +174,7 @@ class Channels:
         self, limits: Limits, background: Background, broker: Broker, log: EventLog
     ) -> None:
         """Start the channels when the app starts; they run until `_stop`."""
-        node = RunningChannels(self._session, limits, background, self._declared, log, self.counts)
+        node = RunningChannels(self._session, limits, background, self._declarations, log, self.counts)
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations

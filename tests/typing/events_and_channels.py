@@ -16,6 +16,7 @@ from websuckets import (
     Socket,
     WebSuckets,
 )
+from websuckets.channels import Channel, ChannelName, History
 
 T = TypeVar("T")
 
@@ -77,4 +78,28 @@ async def publish(channels: Channels, on_commit: OnCommit, socket: Socket) -> No
     on_commit.publish("news", Commented)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-app = WebSuckets()
+# Channels
+
+ticket = Channel(
+    "ticket/{id}", events=[Commented, Closed], history=History(size=1000, seconds=86_400)
+)
+Channel("news", presence=True)
+Channel("all", events=(Commented, Changed[int]), history=None)
+assert_type(ticket(id=5), ChannelName)
+assert_type(ticket(id=5).channel, Channel)
+assert_type(ticket.events, tuple[type[Event], ...] | None)
+assert_type(ticket.event_of(b""), ClientEvent | Event)
+Channel(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Channel("a", events=[Ticket])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+Channel("a", events=Commented)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+ticket(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+app = WebSuckets(channels=[ticket])
+WebSuckets(channels=["news"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def watch(channels: Channels, on_commit: OnCommit, socket: Socket) -> None:
+    name: str = ticket(id=5)
+    await channels.subscribe(socket, ticket(id=5))
+    await channels.publish(name, Commented(ticket=1))
+    on_commit.publish(ticket(id="a"), Closed(ticket=1), exclude=socket)

@@ -200,8 +200,8 @@ class Channel:
         another = ", which is another class than the listed one" if is_named else ""
         kind = type(event).__name__ if isinstance(event, Event) else "its class"
         raise ValueError(
-            f"{self!r} does not list the event {name!r:.80}{another}; add {kind} to the events=[...] "
-            "of the channel"
+            f"{self!r} does not list the event {name!r:.80}{another}; add {kind} to the "
+            "events=[...] of the channel"
         )
 
     def _overlaps(self, other: "Channel") -> bool:
