@@ -139,8 +139,10 @@ APPEND: Final = (
 local hash, stream, generations, sent = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lifetime, excluded, frame = tonumber(ARGV[3]), ARGV[5], ARGV[6]
 expect(sent, 'string')
-local epoch, offset = string.match(redis.call('GET', sent) or '', '^(%x+) (%d+)$')
-if epoch then return {{malformed, epoch, offset}} end
+local position = redis.call('GET', sent)
+local epoch, offset = string.match(position or '', '^(%x+) (%d+)$')
+if epoch and #offset < {len(str(HIGHEST))} then return {{malformed, epoch, offset}} end
+if position then malformed = malformed + 1 end
 local generation = generation_at(generations)
 epoch, offset = log_at(hash, generation)
 if not epoch then epoch, offset = ARGV[1], 0 end
