@@ -139,6 +139,8 @@ async def test_a_stream_that_is_ahead_of_its_hash_begins_a_new_epoch(
     for count in range(5):
         before = await here.log.append(publication(str(count)))
     shared_redis.command("HSET", here.key("log"), "offset", "2")
+    for since in (3, 4, 5):
+        assert await there.frames(since) is None
     after = await here.log.append(publication("new"))
     assert after.offset == 1
     assert after.epoch != before.epoch

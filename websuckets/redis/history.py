@@ -354,4 +354,4 @@ def _new_epoch() -> str:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000))
+    return math.ceil(seconds * 1000)
