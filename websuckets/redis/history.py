@@ -11,8 +11,8 @@ The solution: each step is one script.
   the id tells the age of the event. It is the time of Redis: one clock for all nodes, while those
   of the nodes may differ.
 - `append` counts, adds the entry, removes what the channel does not keep any more, and publishes
-  the hint for other nodes. So there is no event without a hint, and no hint without its event; a
-  hint may be lost all the same.
+  the hint for other nodes. So neither of the two is there without the other; a hint may get lost
+  all the same.
 - The position of a publication is kept for `REMEMBERED` seconds under the publication's id. Where a
   connection is lost before the answer came, the publication is appended again, for `TIME_TO_RETRY`
   seconds: it is there once, and has the position that it got first.
