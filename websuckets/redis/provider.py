@@ -57,7 +57,7 @@ class RedisProvider(Provider):
     file (``appendonly yes``), and must not evict keys where its memory is full (``maxmemory-policy
     noeviction``). A channel whose data Redis has lost begins with a new epoch, and its clients load
     their state anew. While Redis is away, or its memory full, publishing to such a channel raises
-    `Unavailable`, and while Redis is away, subscribing does, too.
+    `Unavailable`, and subscribing may, too.
 
     While Redis is away, the cache is empty, and values that were set or deleted are removed when
     Redis is back; with ``strict_cache`` each method of the cache raises `Unavailable` instead.
