@@ -174,7 +174,9 @@ class Channels:
         self, limits: Limits, background: Background, broker: Broker, log: EventLog
     ) -> None:
         """Start the channels when the app starts; they run until `_stop`."""
-        node = RunningChannels(self._session, limits, background, self._declarations, log, self.counts)
+        node = RunningChannels(
+            *(self._session, limits, background, self._declarations, log, self.counts)
+        )
         await background.start(node.run, broker)
         self._node = node
         self._session._other_nodes = node.revocations

@@ -304,5 +304,5 @@ async def test_the_app_counts_what_recovered(serving: Serving) -> None:
             await watch(bob, {NAME: [epoch, offset]})
             for at in range(offset + 1, 3) if offset else ():
                 assert await bob.receive() == commented(at - 1, at)
-        counts = app._channels.counts.recovered, app._channels.counts.reloaded, app._channels.counts.healed
-        assert counts == (2, 1, 0)
+        counts = app._channels.counts
+        assert (counts.recovered, counts.reloaded, counts.healed) == (2, 1, 0)

@@ -395,10 +395,12 @@ async def test_a_name_and_a_plain_string_are_one_channel(serving: Serving) -> No
         closed = {"event": "closed", "payload": {"ticket": 1}}
         for client in (ann, bob):
             got = [await client.receive() for _ in range(2)]
-            assert sorted(got, key=lambda frame: str(frame["event"])) == [closed, commented]
+            assert sorted(frame["offset"] for frame in got) == [1, 2]
+            events = [{name: frame[name] for name in ("event", "payload")} for frame in got]
+            assert sorted(events, key=lambda frame: str(frame["event"])) == [closed, commented]
         await ann.call("leave", payload=1, id=2)
         await bob.send("publish", payload="client event")
-        assert await bob.receive() == closed
+        assert await bob.receive() == closed | {"channel": "ticket/1", "offset": 3}
         assert (await ann.call("members", payload=1, id=3))["payload"] == []
 
 

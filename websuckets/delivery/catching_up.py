@@ -81,6 +81,8 @@ class CatchingUp:
 
     async def _run(self, connection: _Connection) -> None:
         try:
+            # Else the outbox would send earlier events after these.
+            await self._subscriptions.earlier_sent(connection.socket.id)
             while connection.positions:
                 channel = next(iter(connection.positions))
                 await self._step(connection, channel)

@@ -139,6 +139,12 @@ class Subscriptions:
         if subscriber is not None:
             subscriber.outbox.put(frame)
 
+    async def earlier_sent(self, connection: UUID) -> None:
+        """Wait until the frames that wait for a subscriber now have been sent."""
+        subscriber = self._subscribers.get(connection)
+        if subscriber is not None:
+            await subscriber.outbox.earlier_sent()
+
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
         """Send a frame to every connection of this user."""
         for user in connections_of(user_id, self._session):
