@@ -30,7 +30,7 @@ from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
 from websuckets.channels import Channel, Channels
-from websuckets.commands.groups import CommandGroup
+from websuckets.commands.groups import CommandGroup, check_subscribes
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
@@ -137,7 +137,8 @@ class WebSuckets:
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
         self._session = Session()
-        self._channels = Channels(self._session, ChannelDeclarations(channels))
+        self._declarations = ChannelDeclarations(channels)
+        self._channels = Channels(self._session, self._declarations)
         self._is_running = False
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
@@ -520,6 +521,7 @@ class WebSuckets:
         """
         limits = limits or self._limits
         compiled, container = self._definition.ready(self._values(limits), groups)
+        check_subscribes(compiled.commands.values(), self._declarations)
         if self._admission.origins is None and compiled.verifies_at_handshake(container):
             raise ConfigurationError(_NO_ORIGINS)
         return compiled, container

@@ -341,13 +341,13 @@ def app_including(channels: Iterable[Channel], **options: Any) -> WebSuckets:
         "another client event": ClientEvent("reopened", {"ticket": 1}),
     }
 
-    @group.command("watch")
+    @group.command("watch", subscribes=channels)
     async def watch(socket: Socket, id: Payload[int | str], *, channels: Channels) -> ChannelName:
         name = TICKET(id=id)
         await channels.subscribe(socket, name)
         return name
 
-    @group.command("watch by name")
+    @group.command("watch by name", subscribes=channels)
     async def watch_by_name(socket: Socket, name: Payload[str], *, channels: Channels) -> None:
         await channels.subscribe(socket, name)
 

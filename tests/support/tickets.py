@@ -32,17 +32,17 @@ def app(**arguments: Any) -> WebSuckets:
     async def enter(socket: Socket, name: Payload[str | None], user: User) -> None:
         user.id, user.token = name, None if name is None else f"secret of {name}"
 
-    @group.command("watch")
+    @group.command("watch", subscribes=[ticket, short])
     async def watch(socket: Socket, names: Payload[list[str]], *, channels: Channels) -> str:
         for name in names:
             await channels.subscribe(socket, name)
         return "state"
 
-    @group.command("watch quietly")
+    @group.command("watch quietly", subscribes=[ticket, short])
     async def watch_quietly(socket: Socket, name: Payload[str], *, channels: Channels) -> None:
         await channels.subscribe(socket, name)
 
-    @group.command("watch and fail")
+    @group.command("watch and fail", subscribes=[ticket, short])
     async def watch_and_fail(socket: Socket, name: Payload[str], *, channels: Channels) -> None:
         await channels.subscribe(socket, name)
         await channels.publish(name, Commented(text="while it fails"))

@@ -98,6 +98,16 @@ app = WebSuckets(channels=[ticket])
 WebSuckets(channels=["news"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
 
+@group.command("watch", protected=True, subscribes=[ticket, Channel("news")])
+async def watch_ticket(socket: Socket, id: Payload[int], *, channels: Channels) -> Ticket:
+    await channels.subscribe(socket, ticket(id=id))
+    return Ticket(id=id)
+
+
+group.command("watch", subscribes=["news"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+assert_type(app.commands["watch"].subscribes, tuple[Channel, ...])
+
+
 async def watch(channels: Channels, on_commit: OnCommit, socket: Socket) -> None:
     name: str = ticket(id=5)
     await channels.subscribe(socket, ticket(id=5))

@@ -82,7 +82,7 @@ class Route:
             is_stream=command.is_stream,
             ends_on_disconnect=command.cancel_on_disconnect,
             takes_effect_once=command.once is not None,
-            takes_log=bool(command.subscribes),
+            takes_log=command.takes_log,
             around=around,
         )
 
@@ -217,7 +217,9 @@ class Dispatcher:
         effects: Effects | None = None
         subscribing: Subscribing | None = None
         if self._has_history:
-            subscribing = begin_subscribing(socket, message, holds=not route.is_stream)
+            subscribing = begin_subscribing(
+                socket, message, command.subscribes, holds=not route.is_stream
+            )
         try:
             dependencies: tuple[Any, ...] = ()
             if route.needs_scope:

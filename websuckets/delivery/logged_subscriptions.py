@@ -12,7 +12,7 @@ from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.outbox import Start
 from websuckets.delivery.pages import Events
-from websuckets.delivery.subscribing import Made, Subscribing, subscribing_on
+from websuckets.delivery.subscribing import Made, Subscribing
 from websuckets.delivery.subscriptions import Subscriptions
 from websuckets.exc import Unavailable
 from websuckets.history import HistoryLost, LoggedEvent, Position
@@ -48,14 +48,15 @@ class LoggedSubscriptions:
         )
         subscriptions.ended = self._ended
 
-    async def subscribe(self, user: User, channel: str, owner: UserId | None) -> Position:
+    async def subscribe(
+        self, user: User, channel: str, owner: UserId | None, current: Subscribing | None
+    ) -> Position:
         """Subscribe a connection; return the position behind which its events begin.
 
-        The events begin later, if a command subscribes; see `Subscribing`. ``owner`` is that of
+        In a command, which is ``current``, the events begin later. ``owner`` is that of
         `Subscriptions.subscribe`. Raises `TooManySubscriptions`, and `Unavailable`.
         """
         socket = user.socket
-        current = subscribing_on(socket)
         is_new = self._subscriptions.subscribe(user, channel, owner, held=True)
         try:
             cursor = await self._delivery.begin(channel)

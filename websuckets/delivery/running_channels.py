@@ -17,6 +17,7 @@ from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.logged_subscriptions import LoggedSubscriptions
 from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
+from websuckets.delivery.subscribing import subscribing_on
 from websuckets.delivery.subscriptions import Subscriptions
 from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import InvalidChannel
@@ -156,8 +157,12 @@ class RunningChannels:
 
     async def subscribe(self, user: User, name: str, owner: UserId | None) -> Position | None:
         """Subscribe a connection; return its position in a channel with a history."""
-        if self.history_of(name) is not None:
-            return await self._logged.subscribe(user, name, owner)
+        channel = self._declared.find(name)
+        if channel is not None and channel.history is not None:
+            current = subscribing_on(user.socket)
+            if current is not None:
+                current.check(channel)
+            return await self._logged.subscribe(user, name, owner, current)
         self.subscriptions.subscribe(user, name, owner)
         await self.link.subscribe(_topic(name))
         return None

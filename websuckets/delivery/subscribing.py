@@ -17,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self, TypeAlias
 
+from websuckets.delivery.declarations import Channel
 from websuckets.history import MessageLog
 from websuckets.protocol.messages import ClientEvent, Message, with_subscribed
 from websuckets.socket import Socket
@@ -46,6 +47,9 @@ class Subscribing:
     """Subscriptions that a message makes, from its beginning until its reply has been sent."""
 
     socket: Socket
+    command: str = ""
+    declared: tuple[Channel, ...] = ()
+    """Channels that the command declares by ``subscribes=``."""
     since: Seen | None = None
     has_id: bool = False
     holds: bool = True
@@ -56,6 +60,17 @@ class Subscribing:
     is_over: bool = False
     """True once the message has been handled; tasks that it started may run on."""
     _is_answered: bool = False
+
+    def check(self, channel: Channel) -> None:
+        """Raise `RuntimeError` for a channel to which the command must not subscribe.
+
+        The command declares its channels, so that the position is read in its transaction.
+        """
+        if channel not in self.declared:
+            raise RuntimeError(
+                f"command {self.command!r:.80} subscribes to {channel!r}, which has a history, and "
+                "does not declare it; write @group.command(..., subscribes=[...]) with this channel"
+            )
 
     def add(self, channel: str, made: Made) -> None:
         """Take note of a subscription; one to the same channel takes the place of the first."""
@@ -107,9 +122,12 @@ class Subscribing:
 _current: Final[ContextVar[Subscribing | None]] = ContextVar("websuckets.subscribing", default=None)
 
 
-def begin_subscribing(socket: Socket, message: Message, *, holds: bool) -> Subscribing:
+def begin_subscribing(
+    socket: Socket, message: Message, declared: tuple[Channel, ...], *, holds: bool
+) -> Subscribing:
     """Return where a message makes its subscriptions, whose context is the current one."""
-    subscribing = Subscribing(socket, message.since, message.id is not None, holds)
+    has_id = message.id is not None
+    subscribing = Subscribing(socket, message.event, declared, message.since, has_id, holds)
     _current.set(subscribing)
     return subscribing
 
