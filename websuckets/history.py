@@ -27,6 +27,8 @@ __all__ = [
     "PlainMessageLog",
     "Position",
     "Publication",
+    "decode_hint",
+    "encode_hint",
     "in_order",
 ]
 
@@ -38,6 +40,9 @@ BYTES: Final = 64 * 1024 * 1024
 
 OVERHEAD: Final = 256
 """Bytes that are counted for each event beside its text: the objects, and their places."""
+
+LONGEST_OFFSET: Final = 18
+"""Digits of an offset in a hint, at most: as many as 64 bits hold in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,14 @@ class EventLog(Protocol):
     @property
     def is_shared(self) -> bool:
         """True if other processes append to this log, too; its `positions` are then polled."""
+        ...
+
+    @property
+    def publishes_hints(self) -> bool:
+        """True if `append` tells other nodes of the event by itself, in the form of `encode_hint`.
+
+        Otherwise the app tells them by the `Link`.
+        """
         ...
 
     async def append(self, publication: Publication) -> Position:
@@ -230,6 +243,10 @@ class MemoryLog:
     def is_shared(self) -> bool:
         return False
 
+    @property
+    def publishes_hints(self) -> bool:
+        return False
+
     async def append(self, publication: Publication) -> Position:
         log = self._log(publication.channel)
         log.last += 1
@@ -243,6 +260,7 @@ class MemoryLog:
 
     async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
         log = self._log(channel)
+        self._forget_others()
         first = log.last - len(log.events)  # offset of the last event that is not kept
         if since.epoch != log.epoch or not first <= since.offset <= log.last:
             raise HistoryLost(f"events of {channel!r:.80} are not kept any more")
@@ -301,3 +319,27 @@ def in_order(publications: Iterable[Publication]) -> list[Publication]:
     Two transactions that append in this order do not wait for each other.
     """
     return sorted(publications, key=lambda publication: publication.channel)
+
+
+def encode_hint(position: Position, event: LoggedEvent) -> bytes:
+    """Return the text by which a node tells others of an event, which is right before a position.
+
+    Neither the epoch nor the connection that is excluded may have a line break. A log that tells
+    other nodes by itself writes the same form.
+    """
+    parts = (position.epoch.encode(), b"%d" % event.offset, event.excluded.encode(), event.frame)
+    return b"\n".join(parts)
+
+
+def decode_hint(body: bytes) -> tuple[str, LoggedEvent]:
+    """Return the epoch and the event of a hint.
+
+    Raises `ValueError` for a text that no node has written.
+    """
+    epoch, offset, excluded, frame = body.split(b"\n", 3)
+    if not epoch or not offset.isdigit() or not 0 < len(offset) <= LONGEST_OFFSET:
+        raise ValueError("not a hint of a node")
+    number = int(offset)
+    if number == 0:
+        raise ValueError("not a hint of a node: offsets begin with 1")
+    return epoch.decode(), LoggedEvent(number, frame, excluded.decode())

@@ -46,6 +46,7 @@ from websuckets.redis.url import database_of
 __all__ = [
     "AT_ONCE",
     "Command",
+    "ConnectionLost",
     "RedisConnection",
     "RedisConnectionUser",
     "answers_to",
@@ -77,6 +78,14 @@ STEPS: Final = 4
 
 ABOUT: Final[Command] = (b"HELLO", 3)
 """Command that asks for the server's role; allowed to every user, and answered in every state."""
+
+
+class ConnectionLost(Unavailable):
+    """Error for a connection that ended after a command was sent, and before its answer came.
+
+    It is not known if the command took effect. A command that Redis never got raises `Unavailable`
+    itself.
+    """
 
 
 class RedisConnectionUser(Protocol):
@@ -155,7 +164,7 @@ class RedisConnection:
         """Return the answer of Redis to one command.
 
         Raises `Unavailable` while Redis does not answer, or refuses, and other errors of Redis
-        without what was sent.
+        without what was sent; `ConnectionLost` where the connection ends before the answer.
         """
         (answer,) = await self.ask_all([command])
         return answer
@@ -188,8 +197,8 @@ class RedisConnection:
         if meaning in (Meaning.LOST, Meaning.ELSEWHERE):
             self._reason_to_leave = text_of(error)
             self._has_to_leave.set()
-        else:
-            self.refusals.found(error)
+            return ConnectionLost()
+        self.refusals.found(error)
         return Unavailable()
 
     async def _live_where_the_keys_are(self, user: RedisConnectionUser) -> None:

@@ -11,12 +11,14 @@ from websuckets.cache import Cache
 from websuckets.clock import WallClock
 from websuckets.di.graph import replacing
 from websuckets.exc import ConfigurationError
+from websuckets.history import EventLog
 from websuckets.idempotency import LIFETIME as ONCE_LIFETIME
 from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.strings import plain_string
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.cache import RedisCache
 from websuckets.redis.connection import RedisConnection
+from websuckets.redis.history import RedisLog
 from websuckets.redis.idempotency import RedisClaims, RedisIdempotencyStore
 from websuckets.redis.store import RedisSessionStore
 from websuckets.redis.url import problem_with
@@ -50,6 +52,13 @@ class RedisProvider(Provider):
     is away, these commands get the error ``unavailable``. A node that dies between the commit of an
     effect and the storing of the reply lets the command take effect again.
 
+    With ``history``, the history of channels is one for all nodes: an `EventLog` is provided, too.
+    What is published to such a channel is as safe as Redis keeps it: Redis needs an append-only
+    file (``appendonly yes``), and must not evict keys where its memory is full (``maxmemory-policy
+    noeviction``). A channel whose data Redis has lost begins with a new epoch, and its clients load
+    their state anew. While Redis is away, or its memory full, publishing to such a channel raises
+    `Unavailable`, and subscribing may, too.
+
     While Redis is away, the cache is empty, and values that were set or deleted are removed when
     Redis is back; with ``strict_cache`` each method of the cache raises `Unavailable` instead.
 
@@ -72,6 +81,7 @@ class RedisProvider(Provider):
         strict_cache: bool = False,
         once: bool = False,
         once_lifetime: float = ONCE_LIFETIME,
+        history: bool = False,
     ) -> None:
         super().__init__(scope=Scope.APP)
         problem = problem_with(url)
@@ -121,6 +131,13 @@ class RedisProvider(Provider):
 
             self.provide(claims)
             self.provide(replies, scope=Scope.REQUEST)
+        if history:
+
+            @replacing(EventLog)
+            def log(broker: RedisBroker) -> EventLog:
+                return RedisLog(broker)
+
+            self.provide(log)
 
 
 def _keep_quiet() -> None:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-__all__ = ["OF_KIND"]
+__all__ = ["NOW", "OF_KIND"]
 
 OF_KIND: Final = """
 local function is_of_kind(key, kind)
@@ -13,3 +13,11 @@ local function is_of_kind(key, kind)
 end
 """
 """Beginning of every script: a function that removes a key of another kind than expected."""
+
+NOW: Final = """
+local function now()
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+"""
+"""Function for milliseconds since the epoch, by the clock of Redis, which all nodes share."""

@@ -11,19 +11,11 @@ from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import AT_ONCE
-from websuckets.redis.scripts import OF_KIND
+from websuckets.redis.scripts import NOW, OF_KIND
 from websuckets.session import UserId
 from websuckets.store import RECORDS_PER_USER, Record
 
 __all__ = ["RedisSessionStore"]
-
-NOW: Final = """
-local function now()
-    local time = redis.call('TIME')
-    return time[1] * 1000 + math.floor(time[2] / 1000)
-end
-"""
-"""Function for milliseconds since the epoch, by the clock of Redis, which all nodes share."""
 
 LOAD: Final = (
     OF_KIND

@@ -10,11 +10,16 @@ from coredis import BaseConnection
 from websuckets.redis.connection import AT_ONCE, send
 from websuckets.redis.messages import EVERY_NODE
 
-__all__ = ["Topics"]
+__all__ = ["Topics", "channel_of"]
 
 TIMEOUT_HEARTBEATS: Final = 3
 """Number of heartbeats to wait for the confirmation of a subscription; a lost connection is noticed
 within two."""
+
+
+def channel_of(root: str, topic: str) -> str:
+    """Return the channel of Redis that carries a topic."""
+    return f"{root}:topic:{topic}"
 
 
 class Topics:
@@ -25,7 +30,7 @@ class Topics:
     """
 
     def __init__(self, root: str, heartbeat: float) -> None:
-        self._prefix = f"{root}:topic:"
+        self._prefix = channel_of(root, "")
         self._timeout = TIMEOUT_HEARTBEATS * heartbeat
         self._connection: BaseConnection | None = None
         self._topics: dict[str, anyio.Event] = {EVERY_NODE: anyio.Event()}  # set when confirmed
