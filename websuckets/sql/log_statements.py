@@ -93,8 +93,8 @@ def _rows_of(name: str, **types: Any) -> Any:
     """Return arrays, which are parameters named as ``types``, as the columns of one table."""
     arrays = [bindparam(f"{name}_{each}", type_=ARRAY(kind)) for each, kind in types.items()]
     columns = [column(each, kind) for each, kind in types.items()]
-    rows = func.unnest(*arrays).table_valued(*columns, name=name, with_ordinality="nth")
-    return rows.render_derived()
+    rows = func.unnest(*arrays).table_valued(*columns, with_ordinality="nth")
+    return rows.render_derived(name=name)
 
 
 def _counting_and_inserting() -> Executable:
@@ -103,7 +103,7 @@ def _counting_and_inserting() -> Executable:
     heads = _counting(
         postgresql.insert,
         select(counts.c.channel, log.c.life, log.c.epoch, counts.c.number, counts.c.size)
-        .where(log.c.id == ONE)
+        .join_from(counts, log, log.c.id == ONE)
         .order_by(counts.c.nth),  # in which the rows are locked
     ).cte("heads")
     new = _rows_of(
