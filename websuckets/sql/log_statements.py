@@ -45,21 +45,18 @@ ONE: Final = 1
 class _Statements(NamedTuple):
     """Statements for a dialect, which SQLAlchemy compiles once for each engine."""
 
-    append: Executable
-    """Statement that counts the events of channels, and inserts the events, too, on PostgreSQL."""
     positions: Executable
     begin_epoch: Executable
     begin_new_epoch: Executable
 
 
-def _statements(insert: Any, append: Executable, is_one_of_these: Any) -> _Statements:
+def _statements(insert: Any, is_one_of_these: Any) -> _Statements:
     row = {"id": ONE, "life": 1, "epoch": bindparam("new_epoch")}
     first = insert(log).values(row).inline()
     new = {"life": log.c.life + 1, "epoch": bindparam("new_epoch")}
     # A row without the columns of tables that have none, so that their lack is seen in one step.
     nothing = select(literal(1)).subquery()
     return _Statements(
-        append=append,
         positions=select(log.c.epoch, channels.c.channel, channels.c.head).select_from(
             nothing.outerjoin(log, log.c.id == ONE).outerjoin(
                 channels, (channels.c.life == log.c.life) & is_one_of_these
@@ -97,18 +94,25 @@ def _rows_of(name: str, **types: Any) -> Any:
     return rows.render_derived(name=name)
 
 
-def _counting_and_inserting() -> Executable:
-    """Return the statement by which PostgreSQL counts and inserts any number of events."""
-    counts = _rows_of("counts", channel=Text, number=BigInteger, size=BigInteger)
+def _row_of(name: str, **types: Any) -> Any:
+    """Return parameters named as ``types``, each a value, as the columns of one row."""
+    values = [bindparam(f"{name}_{each}", type_=kind).label(each) for each, kind in types.items()]
+    return select(*values, literal(1).label("nth")).subquery(name)
+
+
+def _appending(given: Any) -> Executable:
+    """Return the statement by which PostgreSQL counts and inserts events.
+
+    ``given`` makes a table of parameters.
+    """
+    counts = given("counts", channel=Text, number=BigInteger, size=BigInteger)
     heads = _counting(
         postgresql.insert,
         select(counts.c.channel, log.c.life, log.c.epoch, counts.c.number, counts.c.size)
         .join_from(counts, log, log.c.id == ONE)
         .order_by(counts.c.nth),  # in which the rows are locked
     ).cte("heads")
-    new = _rows_of(
-        "new", channel=Text, behind=BigInteger, frame=Text, excluded=Text, expires=Double
-    )
+    new = given("new", channel=Text, behind=BigInteger, frame=Text, excluded=Text, expires=Double)
     inserted = (
         insert(events)
         .from_select(
@@ -120,39 +124,43 @@ def _counting_and_inserting() -> Executable:
                 new.c.frame,
                 new.c.excluded,
                 new.c.expires,
-            ).join(heads, heads.c.channel == new.c.channel),
+            ).join_from(new, heads, heads.c.channel == new.c.channel),
         )
         .cte("inserted")
     )
     return select(heads).add_cte(inserted)
 
 
+APPEND_ONE, APPEND_MANY = _appending(_row_of), _appending(_rows_of)
+"""Statements of PostgreSQL; one event is so frequent that it has one of its own."""
+
+COUNT: Final = _counting(
+    sqlite.insert,
+    select(
+        bindparam("channel", type_=Text),
+        log.c.life,
+        log.c.epoch,
+        bindparam("number", type_=BigInteger),
+        bindparam("size", type_=BigInteger),
+    ).where(log.c.id == ONE),
+)
+"""Statement by which SQLite counts events, before it inserts them."""
+
+INSERT: Final = insert(events).inline()
+
 STATEMENTS: Final = {
     "postgresql": _statements(
         postgresql.insert,
-        _counting_and_inserting(),
         channels.c.channel == func.any(bindparam("channels", type_=ARRAY(Text))),
     ),
     "sqlite": _statements(
         sqlite.insert,
-        _counting(
-            sqlite.insert,
-            select(
-                bindparam("channel", type_=Text),
-                log.c.life,
-                log.c.epoch,
-                bindparam("number", type_=BigInteger),
-                bindparam("size", type_=BigInteger),
-            ).where(log.c.id == ONE),
-        ),
         channels.c.channel.in_(
             select(func.json_each(bindparam("channels", type_=Text)).table_valued("value").c.value)
         ),
     ),
 }
 """Statements by the name of SQLAlchemy's dialect."""
-
-INSERT: Final = insert(events).inline()
 
 READ: Final = (
     select(log.c.epoch, channels.c.head, events.c.offset, events.c.frame, events.c.excluded)
@@ -212,7 +220,7 @@ def append(
             }
         )
     counts = [{"channel": name, "number": numbers[name], "size": sizes[name]} for name in sizes]
-    if connection.dialect.name == "postgresql":
+    if _statements_for(connection) is STATEMENTS["postgresql"]:
         heads = _append_at_once(connection, counts, rows)
     else:
         heads = _append_in_turn(connection, counts, rows)
@@ -229,17 +237,24 @@ _Heads: TypeAlias = dict[str, _Head] | None
 
 
 def _append_at_once(connection: Connection, counts: _Rows, rows: _Rows) -> _Heads:
-    arrays = {f"counts_{key}": [count[key] for count in counts] for key in counts[0]}
-    arrays |= {f"new_{key}": [row[key] for row in rows] for key in rows[0]}
-    found = execute(connection, _statements_for(connection).append, arrays).all()
+    tables = {"counts": counts, "new": rows}
+    if len(rows) == 1:
+        values = {f"{name}_{key}": of[0][key] for name, of in tables.items() for key in of[0]}
+        found = execute(connection, APPEND_ONE, values)
+    else:
+        arrays = {
+            f"{name}_{key}": [row[key] for row in of]
+            for name, of in tables.items()
+            for key in of[0]
+        }
+        found = execute(connection, APPEND_MANY, arrays)
     return {row.channel: _Head(row.life, row.epoch, row.head) for row in found} or None
 
 
 def _append_in_turn(connection: Connection, counts: _Rows, rows: _Rows) -> _Heads:
-    statement = _statements_for(connection).append
     heads: dict[str, _Head] = {}
     for count in counts:
-        found = execute(connection, statement, count).one_or_none()
+        found = execute(connection, COUNT, count).one_or_none()
         if found is None:
             return None
         heads[found.channel] = _Head(found.life, found.epoch, found.head)
