@@ -7,13 +7,14 @@ from typing import Any
 import anyio
 from event_logs import publication
 from sql_databases import Database
-from sqlalchemy import text
+from sqlalchemy import delete, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from timeouts import TIMEOUT
 
 from websuckets.clock import SYSTEM_CLOCK
 from websuckets.history import Position, in_order
 from websuckets.sql.history import SqlLog, SqlMessageLog
+from websuckets.sql.tables import channels, events, log
 
 WAITING = """
 SELECT count(*) FROM pg_stat_activity
@@ -57,6 +58,12 @@ class Node:
             with anyio.fail_after(TIMEOUT):
                 while not await connection.scalar(text(WAITING)):
                     await anyio.sleep(0.01)
+
+    async def remove_all(self) -> None:
+        """Leave tables as a migration makes them."""
+        async with self.engine.begin() as connection:
+            for table in (log, channels, events):
+                await connection.execute(delete(table))
 
     async def events(self, channel: str = "c") -> list[tuple[int, bytes]]:
         epoch = (await self.log.position(channel)).epoch

@@ -7,6 +7,7 @@ as the last thing before the commit.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Final, Generic, TypeVar
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from websuckets.clock import WallClock
+from websuckets.exc import Unavailable
 from websuckets.history import LoggedEvent, Position, Publication
 from websuckets.sql import log_statements
 from websuckets.sql.errors import is_conflict, is_outage, pause_after
@@ -163,11 +165,18 @@ class SqlMessageLog:
         """
         self._log.begin_retention()
         position = await run_in(self._session, self._position, channel)
-        if position is None:
-            # The first epoch must not be rolled back with the handler, nor keep others waiting.
-            (first,) = await self._log.positions([channel])
-            position = Position(first.epoch, 0)
-        return position
+        return Position(await self._first_epoch(), 0) if position is None else position
+
+    async def _first_epoch(self) -> str:
+        """Return the epoch of a log that had none, made in a transaction of its own.
+
+        The epoch is not rolled back with the handler, nor do others wait for the handler. But where
+        the handler is the one writer of SQLite, or has the last connection of the pool, the other
+        transaction waits in vain: then the epoch belongs to the handler's.
+        """
+        with anyio.move_on_after(TIME_TO_RETRY), suppress(Unavailable):
+            return (await self._log.position("")).epoch
+        return await run_in(self._session, _epoch)
 
     def _append(self, session: Session, publications: Sequence[Publication]) -> list[Position]:
         if not publications:
@@ -176,12 +185,7 @@ class SqlMessageLog:
         return _appended(publications, self._log.clock, _connection_of(session))
 
     def _position(self, session: Session, channel: str) -> Position | None:
-        connection = _connection_of(session)
-        if connection.dialect.name == "sqlite":
-            # It has one writer, for which another transaction would wait in vain.
-            found: list[Position] | None = _positions([channel], connection)
-        else:
-            found = log_statements.positions(connection, [channel])
+        found = log_statements.positions(_connection_of(session), [channel])
         _expire_unchanged(session)
         return None if found is None else found[0]
 
@@ -213,6 +217,10 @@ def _positions(channels: Sequence[str], connection: Connection) -> list[Position
     while (found := log_statements.positions(connection, channels)) is None:
         log_statements.begin_epoch(connection)
     return found
+
+
+def _epoch(session: Session) -> str:
+    return _positions([""], _connection_of(session))[0].epoch
 
 
 def _expire_unchanged(session: Session) -> None:

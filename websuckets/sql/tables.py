@@ -1,4 +1,4 @@
-"""Tables that websuckets keeps in the database of a program, and their creation."""
+"""Tables that websuckets keeps in the database of a program."""
 
 from typing import Final
 
@@ -11,12 +11,9 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    text,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-__all__ = ["channels", "create_tables", "events", "log", "metadata", "replies"]
+__all__ = ["channels", "events", "log", "metadata", "replies"]
 
 metadata: Final = MetaData()
 """Tables of websuckets, as SQLAlchemy describes them, for migrations: in the ``env.py`` of Alembic
@@ -65,27 +62,3 @@ events: Final = Table(
     Column("expires", Double, nullable=False, index=True),  # seconds since the epoch of clocks
 )
 """Events of channels with a history, and for some time those that are not kept any more."""
-
-CREATION: Final = 0x77656273
-"""Number of the lock that PostgreSQL gives to one creator of tables at a time."""
-
-
-async def create_tables(engine: AsyncEngine) -> None:
-    """Create the tables of websuckets in the database of ``engine``, if they are not there.
-
-    Several processes may do so at once. Programs whose database is changed by migrations give
-    `metadata` to their migrations instead.
-    """
-    async with engine.begin() as connection:
-        await _create(connection)
-
-
-async def _create(connection: AsyncConnection) -> None:
-    if connection.dialect.name == "postgresql":
-        # Two "CREATE ... IF NOT EXISTS" at once may both find nothing, and one of them fails.
-        lock = text("SELECT pg_advisory_xact_lock(:number)")
-        await connection.execute(lock, {"number": CREATION})
-    for table in metadata.sorted_tables:
-        await connection.execute(CreateTable(table, if_not_exists=True))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            await connection.execute(CreateIndex(index, if_not_exists=True))
