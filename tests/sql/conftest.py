@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from once_nodes import OnceNode, once_node, prepare
 from sql_databases import DATABASES, Database
+from sql_logs import Node, opened
 
 
 @pytest.fixture
@@ -30,3 +31,16 @@ async def other_node(database: Database, node: OnceNode) -> AsyncIterator[OnceNo
     """Yield a second node, with the same database."""
     async with once_node(database.engine()) as other:
         yield other
+
+
+@pytest.fixture
+async def one(database: Database) -> AsyncIterator[Node]:
+    async with opened(database) as node:
+        await prepare(node.engine)
+        yield node
+
+
+@pytest.fixture
+async def two(database: Database, one: Node) -> AsyncIterator[Node]:
+    async with opened(database) as node:
+        yield node

@@ -13,7 +13,7 @@ from timeouts import TIMEOUT
 
 from websuckets.runtime.tasks import AppTasks
 from websuckets.sql import retention
-from websuckets.sql.retention import Retention, delete_expired, keep_deleting
+from websuckets.sql.retention import REPLIES, Retention, delete_expired, keep_deleting
 from websuckets.sql.store import Settings, SqlIdempotencyStore
 from websuckets.sql.tables import replies
 
@@ -80,7 +80,7 @@ async def test_expired_replies_are_deleted_in_batches(node: OnceNode) -> None:
     await keep(node, 1, expires=1000.0)
     await keep(node, 4, expires=1000.5)
     sessions = Sessions(node)
-    await delete_expired(sessions, Clock(), batch=10)
+    await delete_expired(REPLIES, sessions, Clock(), batch=10)
     assert await kept(node) == {1000.5: 4}
     assert sessions.opened == 3
 
@@ -88,7 +88,7 @@ async def test_expired_replies_are_deleted_in_batches(node: OnceNode) -> None:
 async def test_a_deletion_of_full_batches_ends_where_nothing_is_left(node: OnceNode) -> None:
     await keep(node, 20, expires=999.0)
     sessions = Sessions(node)
-    await delete_expired(sessions, Clock(), batch=10)
+    await delete_expired(REPLIES, sessions, Clock(), batch=10)
     assert await kept(node) == {}
     assert sessions.opened == 3
 
@@ -96,7 +96,7 @@ async def test_a_deletion_of_full_batches_ends_where_nothing_is_left(node: OnceN
 async def test_sessions_that_do_not_commit_end_the_deletion_all_the_same(node: OnceNode) -> None:
     await keep(node, 2, expires=999.0)
     sessions = Sessions(node, commits=False)
-    await delete_expired(sessions, Clock(), batch=1, batches=7)
+    await delete_expired(REPLIES, sessions, Clock(), batch=1, batches=7)
     assert await kept(node) == {999.0: 2}
     assert sessions.opened == 7
 
@@ -107,7 +107,7 @@ async def test_nodes_delete_at_the_same_time(node: OnceNode, other_node: OnceNod
         async with anyio.create_task_group() as tasks:
             for each in (node, other_node, node, other_node):
                 tasks.start_soon(
-                    lambda each: delete_expired(Sessions(each), Clock(), batch=7), each
+                    lambda each: delete_expired(REPLIES, Sessions(each), Clock(), batch=7), each
                 )
     assert await kept(node) == {}
 
@@ -123,7 +123,7 @@ async def test_a_reply_that_is_being_replaced_is_left_alone(
         is_one = replies.c.key == "999.0 1"
         await connection.execute(replies.update().where(is_one).values(expires=2000.0))
         with anyio.fail_after(TIMEOUT):
-            await delete_expired(Sessions(other_node), Clock(), batch=10)
+            await delete_expired(REPLIES, Sessions(other_node), Clock(), batch=10)
         assert await kept(other_node) == {999.0: 1}
     assert await kept(node) == {2000.0: 1}
 
@@ -138,7 +138,7 @@ async def test_replies_are_deleted_again_and_again(
     sessions.errors.append(RuntimeError("canary"))
     with anyio.fail_after(TIMEOUT):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(lambda: keep_deleting(sessions, clock, period=0.01))
+            tasks.start_soon(lambda: keep_deleting(REPLIES, sessions, clock, period=0.01))
             while 999.0 in await kept(node):
                 await sessions.was_opened.wait()
             assert await kept(node) == {1999.0: 5}
@@ -159,7 +159,7 @@ async def test_nothing_is_deleted_in_the_first_seconds_of_an_app(
     sessions = Sessions(node)
     with anyio.fail_after(TIMEOUT):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(keep_deleting, sessions, Clock())
+            tasks.start_soon(keep_deleting, REPLIES, sessions, Clock())
             await sessions.was_opened.wait()
             tasks.cancel_scope.cancel()
     assert bounds == [(30, 300)]
@@ -176,11 +176,11 @@ async def test_the_first_claim_starts_the_deletion(
     monkeypatch.setattr(retention, "keep_deleting", deleting)
     clock, sessions = Clock(), Sessions(node)
     async with anyio.create_task_group() as tasks:
-        begin = Retention(AppTasks(tasks), sessions, clock).begin
+        begin = Retention(REPLIES, AppTasks(tasks), sessions, clock).begin
         for number in range(2):
             async with node.sessions() as session:
                 store = SqlIdempotencyStore(session, Settings(clock, 10.0, 0, begin))
                 assert await store.claim("str:ann", str(number), b"1" * 32) is None
                 store.leave()
             await store.settle(False)
-    assert started == [(sessions, clock)]
+    assert started == [(REPLIES, sessions, clock)]

@@ -4,17 +4,24 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 import pytest
+import sql_databases
 from brokers import HEARTBEAT, linked
 from ports import free_port
+from sqlalchemy import delete, event, text
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from websuckets.history import EventLog, History, MemoryLog, Publication
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection
 from websuckets.redis.history import RedisLog
+from websuckets.sql import create_tables
+from websuckets.sql.history import SqlLog
+from websuckets.sql.retention import EVENTS, delete_expired
+from websuckets.sql.tables import channels, events, log
 
 KEPT: Final = History(size=1000, seconds=1000)
 """A history that loses nothing during a test, unless the test lets time pass."""
@@ -125,8 +132,64 @@ def in_redis(request: pytest.FixtureRequest) -> Open:
     return opened
 
 
+END_OTHERS: Final = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+"""Statement that ends all other connections to a database of PostgreSQL."""
+
+
+def in_database(name: str) -> Callable[[pytest.FixtureRequest], Open]:
+    def prepare(request: pytest.FixtureRequest) -> Open:
+        database = request.getfixturevalue("sql_database")(name)
+
+        @asynccontextmanager
+        async def opened() -> AsyncIterator[Nodes]:
+            clock = SetClock()
+            one, two = database.engine(), database.engine()
+            logs = [SqlLog(async_sessionmaker(engine).begin, clock, 5) for engine in (one, two)]
+            await create_tables(one)
+            async with one.begin() as connection:
+                for table in (log, channels, events):
+                    await connection.execute(delete(table))
+
+            async def pass_time(seconds: float) -> None:
+                clock.now += seconds
+
+            async def trim(channel: str) -> None:
+                await delete_expired(EVENTS, async_sessionmaker(two).begin, clock)
+
+            @asynccontextmanager
+            async def outage() -> AsyncIterator[None]:
+                """Let the server take no connections of the first node, and end those it has."""
+                closed = free_port()
+
+                def connect_elsewhere(*arguments: Any) -> None:
+                    arguments[-1]["port"] = closed
+
+                event.listen(one.sync_engine, "do_connect", connect_elsewhere)
+                await two.dispose()
+                async with two.connect() as connection:
+                    await connection.execute(text(END_OTHERS))
+                yield
+                event.remove(one.sync_engine, "do_connect", connect_elsewhere)
+
+            try:
+                ends = None if database.is_sqlite else outage
+                yield Nodes(logs[0], logs[1], pass_time, trim, ends)
+            finally:
+                for engine in (one, two):
+                    with anyio.CancelScope(shield=True):
+                        await engine.dispose()
+
+        return opened
+
+    return prepare
+
+
 LOGS: Final[dict[str, tuple[str, Callable[[pytest.FixtureRequest], Open]]]] = {
     "memory": ("asyncio trio", in_memory),
+    **{name: ("asyncio", in_database(name)) for name in sql_databases.DATABASES},
     "redis": ("asyncio trio", in_redis),
 }
 """Every kind of log, by name: the event loops it runs on, and a function that prepares it.
@@ -135,8 +198,12 @@ The function gets the fixtures that it needs, such as a server, in the main thre
 opened in the event loop.
 """
 
-PARAMETERS: Final = [pytest.param(name) for name in LOGS]
-"""Parameters of tests, one for each kind."""
+PARAMETERS: Final = [
+    pytest.param(name, marks=[pytest.mark.heavy] if name in sql_databases.POSTGRES else [])
+    for name in LOGS
+]
+"""Parameters of tests, one for each kind; each test makes a database, for which PostgreSQL takes
+long."""
 
 
 def prepared(name: str, backend: str, request: pytest.FixtureRequest) -> Open:

@@ -8,8 +8,9 @@ if find_spec("sqlalchemy") is None:
         'checkout by: pip install ".[sql]"'
     )
 
+from websuckets.sql.creation import create_tables
 from websuckets.sql.provider import SqlProvider
 from websuckets.sql.sqlite import sqlite_engine
-from websuckets.sql.tables import create_tables, metadata
+from websuckets.sql.tables import metadata
 
 __all__ = ["SqlProvider", "create_tables", "metadata", "sqlite_engine"]

@@ -1,6 +1,7 @@
 """Errors of databases: which of them pass when a transaction runs again, and their texts."""
 
 from collections.abc import Iterator
+from random import uniform
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import (
     TimeoutError,
 )
 
-__all__ = ["execute", "is_outage", "passes_when_run_again"]
+__all__ = ["execute", "is_conflict", "is_outage", "passes_when_run_again", "pause_after"]
 
 TRANSIENT: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs of serialization failures and deadlocks."""
@@ -22,16 +23,32 @@ TRANSIENT: Final = frozenset({"40001", "40P01"})
 OUTAGES: Final = ("08", "53", "57P")
 """Beginnings of SQLSTATEs of connections that are lost, and of servers that take none."""
 
+PAUSE: Final = 0.01
+"""Seconds before a second run, at most; twice as many before each further one."""
+
+DOUBLINGS: Final = 7
+"""Doublings of the pause, at most."""
+
 
 def passes_when_run_again(error: BaseException) -> bool:
     """Tell whether a serialization failure, a deadlock or a lock of SQLite led to ``error``.
 
     Looks at its causes and contexts, and at the errors of exception groups.
     """
-    return any(
-        _sqlstate(part) in TRANSIENT or _sqlite_code(part) in (SQLITE_BUSY, SQLITE_LOCKED)
-        for part in _parts(error)
-    )
+    return any(map(_is_transient, _parts(error)))
+
+
+def is_conflict(error: BaseException) -> bool:
+    """Tell whether ``error`` itself is one that passes, so that its transaction has no effect.
+
+    Does not look at what led to ``error``: that may be the error of another transaction.
+    """
+    return _is_transient(error.orig if isinstance(error, DBAPIError) else error)
+
+
+def pause_after(attempt: int) -> float:
+    """Return the seconds before the next run, at random; ``attempt`` counts the runs, from 1."""
+    return uniform(0, PAUSE * 2 ** min(attempt, DOUBLINGS))
 
 
 def is_outage(error: BaseException) -> bool:
@@ -52,7 +69,9 @@ def is_outage(error: BaseException) -> bool:
 
 
 def execute(
-    connection: Connection, statement: Executable, parameters: dict[str, Any]
+    connection: Connection,
+    statement: Executable,
+    parameters: dict[str, Any] | list[dict[str, Any]],
 ) -> CursorResult[Any]:
     """Execute a statement of websuckets, whose errors do not show the parameters."""
     try:
@@ -86,6 +105,10 @@ def _parts(error: BaseException) -> Iterator[BaseException]:
             found.extend(part.exceptions)
         if isinstance(part, StatementError):
             found.append(part.orig)
+
+
+def _is_transient(error: BaseException | None) -> bool:
+    return _sqlstate(error) in TRANSIENT or _sqlite_code(error) in (SQLITE_BUSY, SQLITE_LOCKED)
 
 
 def _sqlstate(error: BaseException | None) -> str | None:

@@ -1,20 +1,22 @@
-"""Provider that keeps replies in the database of a program."""
+"""Provider that keeps replies and events in the database of a program."""
 
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
-from dishka import FromComponent, Provider, Scope
+from dishka import AnyOf, FromComponent, Provider, Scope
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from websuckets.clock import WallClock
 from websuckets.di import ScopeFactory
 from websuckets.di.graph import replacing
 from websuckets.exc import ConfigurationError
+from websuckets.history import EventLog, MessageLog
 from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.hints import name_of
 from websuckets.runtime.tasks import AppTasks
-from websuckets.sql.retention import Retention
+from websuckets.sql.history import SqlLog, SqlMessageLog
+from websuckets.sql.retention import EVENTS, REPLIES, Retention
 from websuckets.sql.store import Settings, SqlIdempotencyStore
 
 __all__ = ["SqlProvider"]
@@ -26,7 +28,7 @@ RETRIES: Final = 5
 
 
 class SqlProvider(Provider):
-    """A provider of the `IdempotencyStore` that writes through the session of the handler.
+    """A provider of an `IdempotencyStore` and an `EventLog` that share the handler's transaction.
 
     ``session_type`` is ``AsyncSession``, or a subclass of it, by which handlers ask for their
     session; ``component`` is dishka's component of the session, if it has one. The database is
@@ -44,6 +46,12 @@ class SqlProvider(Provider):
 
     A reply is kept for ``lifetime`` seconds; then a task of the app deletes it.
 
+    Events of channels with a `History` are rows, too. Those that are published when a handler
+    commits (`OnCommit.publish`) are inserted in its transaction, as the last statement: an event
+    exists if and only if the transaction of its handler was committed. Until then, others who
+    publish to the same channel wait. Events that a channel does not keep any more are deleted by a
+    task of the app. With ``history=False``, the log of events is that of another provider.
+
     Raises `ConfigurationError` for a type that is not a session, and for numbers that mean nothing.
     """
 
@@ -54,6 +62,7 @@ class SqlProvider(Provider):
         retries: int = RETRIES,
         lifetime: float = LIFETIME,
         component: str | None = None,
+        history: bool = True,
     ) -> None:
         super().__init__(scope=Scope.REQUEST)
         if not (isinstance(session_type, type) and issubclass(session_type, AsyncSession)):
@@ -77,7 +86,7 @@ class SqlProvider(Provider):
 
         @replacing(IdempotencyStore)
         def settings(clock: WallClock, tasks: AppTasks, new_session: Any) -> Settings:
-            retention = Retention(tasks, new_session, clock)
+            retention = Retention(REPLIES, tasks, new_session, clock)
             return Settings(clock, lifetime, retries, retention.begin)
 
         def store(session: Any, settings: Settings) -> Iterator[IdempotencyStore]:
@@ -91,3 +100,17 @@ class SqlProvider(Provider):
         store.__annotations__["session"] = hint
         self.provide(settings, scope=Scope.APP)
         self.provide(store)
+        if history:
+
+            @replacing(EventLog, MessageLog)
+            def log(clock: WallClock, tasks: AppTasks, new_session: Any) -> AnyOf[SqlLog, EventLog]:
+                retention = Retention(EVENTS, tasks, new_session, clock)
+                return SqlLog(new_session, clock, retries, retention.begin)
+
+            def log_of_message(session: Any, log: SqlLog) -> MessageLog:
+                return SqlMessageLog(session, log)
+
+            log.__annotations__["new_session"] = ScopeFactory[hint]
+            log_of_message.__annotations__["session"] = hint
+            self.provide(log, scope=Scope.APP)
+            self.provide(log_of_message)

@@ -1,25 +1,24 @@
-"""Retention: deletion of replies whose time is over, in batches, for as long as the app runs.
+"""Retention: deletion of rows whose time is over, in batches, for as long as the app runs.
 
 The deletion has sessions of its own, each for one batch. All nodes of an app do it, and leave each
 other's rows alone.
 """
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from random import uniform
-from typing import Final, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import anyio
-from sqlalchemy import bindparam, delete, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Delete, Select, Table, bindparam, delete, select, tuple_
+from sqlalchemy.orm import Session
 
 from websuckets.clock import WallClock
 from websuckets.runtime.tasks import AppTasks
 from websuckets.sql.errors import execute
-from websuckets.sql.tables import replies
+from websuckets.sql.sessions import OpenSession
+from websuckets.sql.tables import channels, events, replies
 
-__all__ = ["OpenSession", "Retention", "delete_expired", "keep_deleting"]
+__all__ = ["EVENTS", "REPLIES", "Kind", "Retention", "delete_expired", "keep_deleting"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -32,26 +31,59 @@ BATCH: Final = 1000
 BATCHES: Final = 1000
 """Batches of one deletion, at most: more than that only come where sessions do not commit."""
 
-OpenSession: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncSession]]
-"""Function that opens a session, which is committed when its context is left without an error."""
 
-_NAME: Final = replies.c.owner, replies.c.key
+class Kind(NamedTuple):
+    """Rows that are not kept forever."""
 
-_DELETE: Final = delete(replies).where(
-    tuple_(*_NAME).in_(
-        select(*_NAME)
-        .where(replies.c.expires <= bindparam("now"))
-        .order_by(replies.c.expires)
-        .limit(bindparam("batch"))
-        .with_for_update(skip_locked=True)  # of which SQLite has no need
-    )
+    name: str
+    """Name of the rows in the log."""
+    deletions: tuple[Delete, ...]
+    """Statements with the parameters ``now``, in seconds since the epoch, and ``batch``."""
+
+
+def _deletion(table: Table, over: Select[Any]) -> Delete:
+    """Return the statement that deletes the rows of a table whose keys are those of ``over``."""
+    some: Any = over.limit(bindparam("batch")).with_for_update(skip_locked=True, of=table)
+    return delete(table).where(tuple_(*table.primary_key).in_(some))
+
+
+def _expired(table: Table) -> Delete:
+    over = select(*table.primary_key).where(table.c.expires <= bindparam("now"))
+    return _deletion(table, over.order_by(table.c.expires))
+
+
+REPLIES: Final = Kind("replies", (_expired(replies),))
+
+EVENTS: Final = Kind(
+    "events",
+    (
+        _expired(events),
+        _deletion(
+            events,
+            # By channels: few have more events than they keep, and an index finds those events.
+            select(*events.primary_key)
+            .select_from(channels)
+            .join(
+                events,
+                (events.c.channel == channels.c.channel) & (events.c.life == channels.c.life),
+            )
+            .where(
+                channels.c.head > channels.c.size,
+                events.c.offset <= channels.c.head - channels.c.size,
+            ),
+        ),
+    ),
 )
+"""Events that are too old, and events that a channel has beyond its size."""
 
 
 class Retention:
-    """Deletion of expired replies in a task of the app, from the first claim on."""
+    """Deletion of rows of one kind in a task of the app, from the first call of `begin` on."""
 
-    def __init__(self, tasks: AppTasks, open_session: OpenSession, clock: WallClock) -> None:
+    def __init__(
+        self, kind: Kind, tasks: AppTasks, open_session: OpenSession, clock: WallClock
+    ) -> None:
+        self._kind = kind
         self._tasks = tasks
         self._open_session = open_session
         self._clock = clock
@@ -61,13 +93,17 @@ class Retention:
         """Start the task, if it is not started yet."""
         if not self._has_begun:
             self._has_begun = True
-            self._tasks.start_soon(keep_deleting, self._open_session, self._clock)
+            self._tasks.start_soon(keep_deleting, self._kind, self._open_session, self._clock)
 
 
 async def keep_deleting(
-    open_session: OpenSession, clock: WallClock, period: float = PERIOD, batch: int = BATCH
+    kind: Kind,
+    open_session: OpenSession,
+    clock: WallClock,
+    period: float = PERIOD,
+    batch: int = BATCH,
 ) -> None:
-    """Delete expired replies every ``period`` seconds, until the task is cancelled.
+    """Delete rows that are over every ``period`` seconds, until the task is cancelled.
 
     The first time is drawn at random, so that nodes that start together do not delete together, and
     is not in the first tenth of a period: an app that a test runs for seconds opens no session that
@@ -76,23 +112,34 @@ async def keep_deleting(
     await anyio.sleep(uniform(period / 10, period))
     while True:
         try:
-            await delete_expired(open_session, clock, batch=batch)
+            await delete_expired(kind, open_session, clock, batch=batch)
         except Exception as error:
-            logger.warning("expired replies cannot be deleted for now: %s", type(error).__name__)
+            name, text = kind.name, type(error).__name__
+            logger.warning("expired %s cannot be deleted for now: %s", name, text)
         await anyio.sleep(period)
 
 
 async def delete_expired(
-    open_session: OpenSession, clock: WallClock, *, batch: int = BATCH, batches: int = BATCHES
+    kind: Kind,
+    open_session: OpenSession,
+    clock: WallClock,
+    *,
+    batch: int = BATCH,
+    batches: int = BATCHES,
 ) -> None:
-    """Delete expired replies, ``batch`` in one transaction, in ``batches`` transactions at most."""
+    """Delete rows that are over, ``batch`` in one transaction.
+
+    Each statement of ``kind`` has ``batches`` transactions at most.
+    """
     parameters = {"now": clock.time(), "batch": batch}
-    for _ in range(batches):
-        async with open_session() as session:
-            deleted = await session.run_sync(
-                lambda sync: (
-                    execute(sync.connection({"clause": replies}), _DELETE, parameters).rowcount
-                )
-            )
-        if deleted < batch:
-            return
+    for deletion in kind.deletions:
+        for _ in range(batches):
+            async with open_session() as session:
+                deleted = await session.run_sync(_delete, deletion, parameters)
+            if deleted < batch:
+                break
+
+
+def _delete(session: Session, deletion: Delete, parameters: dict[str, Any]) -> int:
+    connection = session.connection({"clause": deletion.table})
+    return execute(connection, deletion, parameters).rowcount

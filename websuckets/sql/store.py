@@ -1,37 +1,23 @@
 """Store of replies in the transactions of the commands themselves."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import uniform
 from typing import Any, Final, NamedTuple
 
-import anyio
 from sqlalchemy import Connection, Executable, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from websuckets.clock import WallClock
-from websuckets.exc import Unavailable
 from websuckets.idempotency import StoredReply
-from websuckets.sql.errors import execute, is_outage, passes_when_run_again
+from websuckets.sql.errors import execute, passes_when_run_again, pause_after
+from websuckets.sql.sessions import commits_by_itself, run_in
 from websuckets.sql.tables import replies
+from websuckets.sql.texts import Hidden, stored
 from websuckets.sql.transaction import ClaimedTransaction, command
 
 __all__ = ["Settings", "SqlIdempotencyStore"]
-
-logger: logging.Logger = logging.getLogger("websuckets")
-
-PAUSE: Final = 0.01
-"""Seconds before a second run, at most; twice as many before each further one."""
-
-DOUBLINGS: Final = 7
-"""Doublings of the pause, at most."""
-
-
-CLOSE_TIMEOUT: Final = 2.0
-"""Seconds that the connection of a cancelled claim may take to close."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +69,6 @@ STATEMENTS: Final = {
 """Statements by the name of SQLAlchemy's dialect."""
 
 
-class _Hidden(str):
-    """A string that logs of engines and drivers do not show."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'...'"
-
-
 class SqlIdempotencyStore:
     """An `IdempotencyStore` that keeps replies by the session of the handler.
 
@@ -109,17 +86,8 @@ class SqlIdempotencyStore:
     async def claim(self, owner: str, key: str, fingerprint: bytes) -> StoredReply | None:
         self._settings.begin_retention()
         self._command = command()
-        self._name = {"new_owner": _stored(owner), "new_key": _stored(key)}
-        try:
-            return await self._session.run_sync(self._claim, fingerprint)
-        except BaseException as error:
-            if not isinstance(error, Exception):  # a cancellation, while the connection is in use
-                await self._discard_connection()
-                raise
-            if passes_when_run_again(error) or not is_outage(error):
-                raise
-            logger.warning("the database of SqlProvider cannot be used: %s", type(error).__name__)
-            raise Unavailable from error
+        self._name = {"new_owner": stored(owner), "new_key": stored(key)}
+        return await run_in(self._session, self._claim, fingerprint)
 
     async def complete(self, reply: StoredReply) -> None:
         await self._session.run_sync(self._complete, reply)
@@ -139,26 +107,16 @@ class SqlIdempotencyStore:
     def retry_after(self, error: BaseException, attempt: int) -> float | None:
         if attempt > self._settings.retries or not passes_when_run_again(error):
             return None
-        return uniform(0, PAUSE * 2 ** min(attempt, DOUBLINGS))
+        return pause_after(attempt)
 
     def leave(self) -> None:
         """Take note that the scope of the command closes."""
         if self._transaction is not None:
             self._transaction.leave()
 
-    async def _discard_connection(self) -> None:
-        """Keep the connection from the pool.
-
-        Some versions of SQLAlchemy (2.0.46 to 2.0.54, and 2.1.0) are interrupted while they do so
-        themselves, and leave a connection in the pool that is closed.
-        """
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await self._session.invalidate()
-
     def _claim(self, session: Session, fingerprint: bytes) -> StoredReply | None:
         connection = session.connection({"clause": replies})
-        # Undocumented; the documented get_isolation_level() asks the server.
-        if connection._is_autocommit_isolation():
+        if commits_by_itself(connection):
             raise RuntimeError(
                 f"{self._command}: its session commits each statement by itself "
                 "(isolation_level='AUTOCOMMIT'); a command with once=True needs transactions"
@@ -188,7 +146,7 @@ class SqlIdempotencyStore:
         connection = transaction.connection
         row = self._name | {
             "new_fingerprint": reply.fingerprint,
-            "new_frame": _Hidden(reply.frame),
+            "new_frame": Hidden(reply.frame),
         }
         if execute(connection, _statements_for(connection).complete, row).rowcount != 1:
             raise RuntimeError(f"{self._command}: its claim is not in websuckets_replies any more")
@@ -213,8 +171,3 @@ def _reply(kept: Any) -> StoredReply:
             "in websuckets_replies has expired or is deleted"
         )
     return StoredReply(bytes(kept.fingerprint), kept.frame)
-
-
-def _stored(text: str) -> str:
-    """Return the text without NUL, which PostgreSQL cannot keep; different for different texts."""
-    return _Hidden(text.replace("\\", "\\\\").replace("\0", "\\0"))

@@ -1,12 +1,19 @@
-"""Tables that websuckets keeps in the database of a program, and their creation."""
+"""Tables that websuckets keeps in the database of a program."""
 
 from typing import Final
 
-from sqlalchemy import Column, Double, LargeBinary, MetaData, Table, Text, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+)
 
-__all__ = ["create_tables", "metadata", "replies"]
+__all__ = ["channels", "events", "log", "metadata", "replies"]
 
 metadata: Final = MetaData()
 """Tables of websuckets, as SQLAlchemy describes them, for migrations: in the ``env.py`` of Alembic
@@ -23,26 +30,35 @@ replies: Final = Table(
 )
 """Replies of commands that have taken effect, and of the commands that are taking effect."""
 
-CREATION: Final = 0x77656273
-"""Number of the lock that PostgreSQL gives to one creator of tables at a time."""
+log: Final = Table(
+    "websuckets_log",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),  # always 1
+    Column("life", BigInteger, nullable=False),  # number of the epoch, from 1
+    Column("epoch", Text, nullable=False),
+)
+"""Log of the events of all channels: one row, which is made when it is first needed."""
 
+channels: Final = Table(
+    "websuckets_channels",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("life", BigInteger, nullable=False),  # of the last event, as is the rest of the row
+    Column("epoch", Text, nullable=False),
+    Column("head", BigInteger, nullable=False),  # offset
+    Column("size", BigInteger, nullable=False),  # events that are kept
+)
+"""Channels that have had an event. A row stays, also when all events of the channel are deleted:
+without it, the offsets would begin anew within the epoch."""
 
-async def create_tables(engine: AsyncEngine) -> None:
-    """Create the tables of websuckets in the database of ``engine``, if they are not there.
-
-    Several processes may do so at once. Programs whose database is changed by migrations give
-    `metadata` to their migrations instead.
-    """
-    async with engine.begin() as connection:
-        await _create(connection)
-
-
-async def _create(connection: AsyncConnection) -> None:
-    if connection.dialect.name == "postgresql":
-        # Two "CREATE ... IF NOT EXISTS" at once may both find nothing, and one of them fails.
-        lock = text("SELECT pg_advisory_xact_lock(:number)")
-        await connection.execute(lock, {"number": CREATION})
-    for table in metadata.sorted_tables:
-        await connection.execute(CreateTable(table, if_not_exists=True))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            await connection.execute(CreateIndex(index, if_not_exists=True))
+events: Final = Table(
+    "websuckets_events",
+    metadata,
+    Column("channel", Text, primary_key=True),
+    Column("life", BigInteger, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("frame", Text, nullable=False),
+    Column("excluded", Text, nullable=False),  # id of a connection, or empty
+    Column("expires", Double, nullable=False, index=True),  # seconds since the epoch of clocks
+)
+"""Events of channels with a history, and for some time those that are not kept any more."""
