@@ -193,6 +193,7 @@ def run(backend: str, open_nodes: Open, examples: int) -> None:
     class Here(Machine): ...
 
     Here.backend, Here.open_nodes = backend, staticmethod(open_nodes)
+    assert settings.default is not None
     run_state_machine_as_test(
         Here,
         settings=settings(

@@ -299,7 +299,7 @@ async def test_offsets_and_epoch_go_on_when_all_events_are_too_old(nodes: Nodes)
 # Lost history
 
 
-@pytest.mark.parametrize("offset", [-1, 4, 5, 2**53, 2**63, 10**30])
+@pytest.mark.parametrize("offset", [-1, -7, -(2**70), 4, 5, 2**53, 2**63, 10**30])
 async def test_a_position_to_which_the_log_has_not_come_is_lost(nodes: Nodes, offset: int) -> None:
     end = await fill(nodes, 3)
     for log in nodes.both:

@@ -123,7 +123,7 @@ class EventLog(Protocol):
         ...
 
     async def append(self, publication: Publication) -> Position:
-        """Append an event; return the position behind the event.
+        """Append the event of a ``publication``; return the position behind the event.
 
         Events that the channel does not keep any more are removed, sooner or later. Raises
         `Unavailable` if it is not known that the log has the event, which it may have nevertheless.
@@ -131,7 +131,7 @@ class EventLog(Protocol):
         ...
 
     async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
-        """Return the first ``limit`` events behind a position, or all if there are fewer.
+        """Return the first ``limit`` events of ``channel`` behind ``since``, or all of them.
 
         Raises `HistoryLost` if the log has another epoch, does not keep the next event any more, or
         has not come to the position yet.
@@ -175,7 +175,7 @@ class MessageLog(Protocol):
         ...
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Position]:
-        """Append events as the last thing before the commit; return the positions behind them.
+        """Append ``publications`` as the last thing before the commit; return their positions.
 
         The caller gives the events of all channels at once, in the order of `in_order`.
         """
@@ -332,7 +332,7 @@ def encode_hint(position: Position, event: LoggedEvent) -> bytes:
 
 
 def decode_hint(body: bytes) -> tuple[str, LoggedEvent]:
-    """Return the epoch and the event of a hint.
+    """Return the epoch and the event of a hint, whose text is ``body``.
 
     Raises `ValueError` for a text that no node has written.
     """

@@ -1,9 +1,6 @@
 """Wrong URLs and options are refused; apps in two databases are apart; clusters are followed."""
 
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import Enum
 from typing import Any
 
@@ -11,8 +8,7 @@ import anyio
 import pytest
 from brokers import linked
 from harness import errors
-from ports import free_port
-from redis_nodes import ANN, LONG_TIMEOUT, app_at, broker_at, servers, until
+from redis_nodes import ANN, LONG_TIMEOUT, app_at, broker_at, cluster, servers, until
 from redis_server import RedisServer
 
 from websuckets.exc import ConfigurationError
@@ -171,23 +167,6 @@ async def test_apps_in_two_databases_know_nothing_of_each_other(own_redis: Redis
         await bob.call("publish", {"channel": "a", "what": "of production"})
         assert (await ann.receive()).payload == "of production"
         assert (await ann.call("who am i", token="secret of ann")).payload == ["ann", None]
-
-
-@contextmanager
-def cluster() -> Iterator[tuple[RedisServer, RedisServer]]:
-    """Start two servers, each of which has one half of the slots."""
-    options = [("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
-    with servers(*options) as (one, two):
-        one.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
-        two.command("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
-        bus = two.command("CONFIG", "GET", "cluster-port").split()[-1]
-        one.command("CLUSTER", "MEET", "127.0.0.1", str(two.port), bus)
-        for server in (one, two):
-            for _ in range(600):
-                if b"cluster_state:ok" in server.command("CLUSTER", "INFO"):
-                    break
-                time.sleep(0.05)  # no server reports when the cluster is ready
-        yield one, two
 
 
 def server_of(redis: RedisBroker, one: RedisServer, two: RedisServer) -> RedisServer:

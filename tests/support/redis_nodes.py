@@ -1,5 +1,6 @@
 """Nodes and apps at a Redis server of a test, with heartbeats short enough to wait for several."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 import rooms
+from ports import free_port
 from redis_server import RedisServer, find_binary, running
 from timeouts import TIMEOUT
 
@@ -48,3 +50,20 @@ def servers(*options: tuple[str, ...]) -> Iterator[list[RedisServer]]:
         pytest.skip("no redis-server is installed")
     with ExitStack() as stack:
         yield [stack.enter_context(running(binary, *given)) for given in options]
+
+
+@contextmanager
+def cluster() -> Iterator[tuple[RedisServer, RedisServer]]:
+    """Start two servers, each of which has one half of the slots."""
+    options = [("--cluster-enabled", "yes", "--cluster-port", str(free_port())) for _ in range(2)]
+    with servers(*options) as (one, two):
+        one.command("CLUSTER", "ADDSLOTSRANGE", "0", "8191")
+        two.command("CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
+        bus = two.command("CONFIG", "GET", "cluster-port").split()[-1]
+        one.command("CLUSTER", "MEET", "127.0.0.1", str(two.port), bus)
+        for server in (one, two):
+            for _ in range(600):
+                if b"cluster_state:ok" in server.command("CLUSTER", "INFO"):
+                    break
+                time.sleep(0.05)  # no server reports when the cluster is ready
+        yield one, two

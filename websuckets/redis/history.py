@@ -11,8 +11,8 @@ The solution: each step is one script.
   the id tells the age of the event. It is the time of Redis: one clock for all nodes, while those
   of the nodes may differ.
 - `append` counts, adds the entry, removes what the channel does not keep any more, and publishes
-  the hint for other nodes. So there is no event without a hint, and no hint without its event; a
-  hint may be lost all the same.
+  the hint for other nodes. So neither of the two is there without the other; a hint may get lost
+  all the same.
 - The position of a publication is kept for `REMEMBERED` seconds under the publication's id. Where a
   connection is lost before the answer came, the publication is appended again, for `TIME_TO_RETRY`
   seconds: it is there once, and has the position that it got first.
@@ -139,8 +139,10 @@ APPEND: Final = (
 local hash, stream, generations, sent = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local lifetime, excluded, frame = tonumber(ARGV[3]), ARGV[5], ARGV[6]
 expect(sent, 'string')
-local epoch, offset = string.match(redis.call('GET', sent) or '', '^(%x+) (%d+)$')
-if epoch then return {{malformed, epoch, offset}} end
+local position = redis.call('GET', sent)
+local epoch, offset = string.match(position or '', '^(%x+) (%d+)$')
+if epoch and #offset < {len(str(HIGHEST))} then return {{malformed, epoch, offset}} end
+if position then malformed = malformed + 1 end
 local generation = generation_at(generations)
 epoch, offset = log_at(hash, generation)
 if not epoch then epoch, offset = ARGV[1], 0 end
@@ -352,4 +354,4 @@ def _new_epoch() -> str:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(1, math.ceil(seconds * 1000))
+    return math.ceil(seconds * 1000)
