@@ -181,7 +181,7 @@ READ: Final = (
     .where(log.c.id == ONE)
     .order_by(events.c.offset)
 )
-"""Statement that reads a page, which has one row with the head also for a position behind all events."""
+"""Statement that reads a page, with the head also for a position behind all events."""
 
 LARGEST: Final = 2**62
 """Offset to which no log comes, and to which a page may be added within 64 bits."""
