@@ -19,8 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from idempotency_stores import STORES, Message, Nodes, Open, prepared
-from sql_databases import POSTGRES
+from idempotency_stores import PARAMETERS, Message, Nodes, Open, prepared
 from timeouts import TIMEOUT
 
 from websuckets.idempotency import StoredReply
@@ -216,7 +215,7 @@ class Machine(RuleBasedStateMachine):
         assert not self.claims.keys() & self.replies.keys()
 
 
-@pytest.fixture(params=[name for name in STORES if name not in POSTGRES])
+@pytest.fixture(params=PARAMETERS)
 def open_nodes(request: pytest.FixtureRequest, anyio_backend: str) -> Open:
     """Return a function that opens two nodes."""
     return prepared(request.param, anyio_backend, request)

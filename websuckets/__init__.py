@@ -9,6 +9,7 @@ from websuckets.commands.signature import Payload
 from websuckets.exc import ClientError
 from websuckets.limits import Limits
 from websuckets.on_commit import OnCommit
+from websuckets.protocol.events import Event
 from websuckets.protocol.messages import ClientEvent, Message
 from websuckets.runtime.tasks import AppTasks, ConnectionTasks
 from websuckets.security import CurrentUser, Token
@@ -23,6 +24,7 @@ __all__ = [
     "CommandGroup",
     "ConnectionTasks",
     "CurrentUser",
+    "Event",
     "Limits",
     "Message",
     "OnCommit",

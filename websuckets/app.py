@@ -29,12 +29,13 @@ from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
-from websuckets.channels import Channels
-from websuckets.commands.groups import CommandGroup
+from websuckets.channels import Channel, Channels
+from websuckets.commands.groups import CommandGroup, check_subscribes
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
+from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
@@ -71,6 +72,9 @@ class WebSuckets:
     provider of `CurrentUser` replaces the security.
 
     ``middleware`` runs around every command, the first outermost; see `Middleware`.
+
+    ``channels`` are the declarations of the channels that the app has; see `Channel`. Channels with
+    other names need no declaration.
 
     ``origins`` are the pages from which browsers may connect, compared as a whole
     (``"https://example.org"``); ``None`` among them stands for clients that send no ``Origin``,
@@ -110,6 +114,7 @@ class WebSuckets:
         providers: Iterable[Provider] = (),
         limits: Limits | None = None,
         middleware: Iterable[Middleware] = (),
+        channels: Iterable[Channel] = (),
         origins: Iterable[str | None] | None = None,
         trusted_proxies: Iterable[str] = (),
         subprotocols: Iterable[str] = (),
@@ -132,7 +137,8 @@ class WebSuckets:
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
         self._session = Session()
-        self._channels = Channels(self._session)
+        self._declarations = ChannelDeclarations(channels)
+        self._channels = Channels(self._session, self._declarations)
         self._is_running = False
         self._running: RunningApp | None = None
         self._by_itself = UntilTheLoopEnds(partial(self._started, self._limits))
@@ -515,6 +521,7 @@ class WebSuckets:
         """
         limits = limits or self._limits
         compiled, container = self._definition.ready(self._values(limits), groups)
+        check_subscribes(compiled.commands.values(), self._declarations)
         if self._admission.origins is None and compiled.verifies_at_handshake(container):
             raise ConfigurationError(_NO_ORIGINS)
         return compiled, container

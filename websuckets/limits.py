@@ -98,6 +98,10 @@ class Limits:
     """Channels to which one connection may be subscribed; a further subscription raises
     `TooManySubscriptions`, which the client gets as the error ``too many subscriptions``."""
 
+    recovery: int | None = _count(1000, least=0)
+    """Events of one channel with a history that a client may have missed and still gets; whoever
+    has missed more is told to load its state anew (``"recovered": false``)."""
+
     revocation_lag: float | None = _number(30, least=0.001)
     """Seconds that a revoked user may stay on a node that cannot hear of the revocation. Users who
     were saved in a `SessionStore` have their connections closed with 1013 when the store has been

@@ -28,6 +28,20 @@ class Outcome:
     seconds: float = 0.0
     """Seconds from the guards until everything was finalised; for a stream, until the stream
     ended."""
+    after: "AfterReply | None" = field(default=None, repr=False, compare=False)
+    """Subscriptions of the command, which the framework begins when the frame has been sent."""
+
+
+class AfterReply(Protocol):
+    """A consequence of a command that waits for the reply."""
+
+    def begin(self) -> None:
+        """Begin, because the reply has been sent."""
+        ...
+
+    def take_back(self) -> None:
+        """Undo, because the client is told of an error."""
+        ...
 
 
 CallNext: TypeAlias = Callable[[], Awaitable[Outcome]]

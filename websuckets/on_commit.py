@@ -5,8 +5,9 @@ from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import ParamSpec
 
 from websuckets.channels import Channels
+from websuckets.history import MessageLog, Position, Publication, in_order
 from websuckets.introspection.functions import where
-from websuckets.protocol.messages import ClientEvent
+from websuckets.protocol.events import AnyEvent
 from websuckets.runtime.effects import Effects
 from websuckets.session import UserId
 from websuckets.socket import Socket
@@ -37,9 +38,14 @@ class OnCommit:
     Methods raise `RuntimeError` once the scope has closed.
     """
 
-    def __init__(self, effects: Effects, channels: Channels) -> None:
+    def __init__(self, effects: Effects, channels: Channels, log: MessageLog) -> None:
         self._effects = effects
         self._channels = channels
+        self._log = log
+        self._publications: list[Publication] = []
+        """Events that are to be appended in the transaction of the handler."""
+        self._positions: dict[str, Position] | None = None
+        """Positions of these events by the ids of the publications, once they are appended."""
 
     def __call__(
         self, function: Callable[P, object], /, *arguments: P.args, **keywords: P.kwargs
@@ -63,21 +69,43 @@ class OnCommit:
             )
         self._effects.add(function, *arguments, **keywords)
 
-    def publish(self, name: str, event: ClientEvent, exclude: Socket | None = None) -> None:
+    def publish(self, name: str, event: AnyEvent, exclude: Socket | None = None) -> None:
         """Send an event to every subscriber of the channel ``name`` but ``exclude`` on commit.
 
-        Raises the errors of `Channels.publish` at once.
+        An event of a channel with a history, whose log is in the database of the handler, is
+        appended to the log as the last step of the transaction: there is the event if and only if
+        the transaction commits. Raises the errors of `Channels.publish` at once.
         """
-        self._channels.check(name, event)
-        self._effects.add(self._channels.publish, name, event, exclude)
+        sent = self._channels.check(name, event)
+        publication = None
+        if self._log.is_transactional and self._positions is None:
+            publication = self._channels.publication(name, sent, exclude)
+        if publication is None:
+            self._effects.add(self._channels.publish, name, sent, exclude)
+            return
+        self._effects.add(self._deliver, publication)
+        self._effects.last_step = self._append
+        self._publications.append(publication)
 
-    def send_to(self, user_id: UserId, event: ClientEvent) -> None:
+    def send_to(self, user_id: UserId, event: AnyEvent) -> None:
         """Send an event to every connection of the user ``user_id`` on commit.
 
-        Raises `TypeError` for an event that is not a `ClientEvent`.
+        Raises `TypeError` for an event that is neither a `ClientEvent` nor an `Event`.
         """
-        self._channels.check(None, event)
-        self._effects.add(self._channels.send_to, user_id, event)
+        self._effects.add(self._channels.send_to, user_id, self._channels.check(None, event))
+
+    async def _append(self) -> None:
+        """Append the events in the transaction, which is about to be committed."""
+        self._positions = {}
+        publications = in_order(self._publications)
+        positions = await self._log.append(publications)
+        for publication, position in zip(publications, positions, strict=True):
+            self._positions[publication.id] = position
+
+    async def _deliver(self, publication: Publication) -> None:
+        """Deliver an event whose transaction is committed."""
+        assert self._positions is not None
+        await self._channels.deliver(publication, self._positions[publication.id])
 
     def __repr__(self) -> str:
         return "OnCommit()"

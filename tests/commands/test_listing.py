@@ -58,6 +58,7 @@ def test_a_command_is_listed_as_its_handler_declares_it() -> None:
             guards=(Admin,),
             timeout=5,
             once=True,
+            subscribes=(),
             summary="Edit a post, and return all posts.",
             function=edit,
             file=__file__,

@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import anyio
@@ -188,3 +189,27 @@ def test_another_database_is_refused(url: Any) -> None:
 def test_a_timeout_that_is_not_a_time_is_refused(seconds: Any) -> None:
     with pytest.raises(ConfigurationError, match="busy_timeout="):
         sqlite_engine("a.db", busy_timeout=seconds)
+
+
+def test_an_event_loop_ends_although_the_closing_of_a_waiting_writer_was_cancelled(
+    tmp_path: Path,
+) -> None:
+    async def cancel_a_writer() -> None:
+        engine = sqlite_engine(tmp_path / "test.db", busy_timeout=1)
+        async with AsyncSession(engine) as session:
+            await session.execute(text("SELECT 1"))
+            with anyio.move_on_after(0.05) as life:
+                await write(session)
+            assert life.cancelled_caught
+            await session.invalidate()
+        await engine.dispose()
+        # The event loop ends while the closing still waits for the other writer.
+
+    with closing(sqlite3.connect(tmp_path / "test.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+        other.execute("BEGIN IMMEDIATE")
+        thread = Thread(target=anyio.run, args=(cancel_a_writer,), daemon=True)
+        thread.start()
+        thread.join(TIMEOUT)
+        assert not thread.is_alive()

@@ -214,7 +214,7 @@ SENDING: Final = (
         "something else than an event is published",
         RUN + "async def run(socket: Socket, *, channels: Channels) -> None:\n"
         "    await channels.publish('news', {'a': 1})  # here\n" + TALK,
-        "Channels sends a ClientEvent, not dict; write ClientEvent(event, payload)",
+        "an event is a ClientEvent or an Event, not dict; write ClientEvent(event, payload)",
         mended={"{'a': 1}": "ClientEvent('a', 1)"},
     ),
     mistake(

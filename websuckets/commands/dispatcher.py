@@ -22,11 +22,13 @@ from websuckets.commands.peer import Peer
 from websuckets.commands.results import note_for_result
 from websuckets.commands.stream_items import Stream
 from websuckets.commands.unknown import UnknownCommands
+from websuckets.delivery.subscribing import Subscribing, begin_subscribing
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.limits import limit_text
 from websuckets.middleware import Around, Middleware, Outcome, composed
-from websuckets.protocol.messages import Control, Message, decode, encode_result
+from websuckets.protocol.events import client_event
+from websuckets.protocol.messages import Control, Message, SentEvent, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
 from websuckets.runtime.effects import Effects
 from websuckets.runtime.finalisers import Exit
@@ -62,6 +64,8 @@ class Route:
     is_stream: bool
     ends_on_disconnect: bool
     takes_effect_once: bool
+    takes_log: bool
+    """True if the last dependency is a `MessageLog`, for the subscriptions of the command."""
     around: Around | None
     """Middleware of the app and of the command's group; ``None`` if there is none."""
 
@@ -78,6 +82,7 @@ class Route:
             is_stream=command.is_stream,
             ends_on_disconnect=command.cancel_on_disconnect,
             takes_effect_once=command.once is not None,
+            takes_log=command.takes_log,
             around=around,
         )
 
@@ -100,7 +105,10 @@ class Dispatcher:
         handler_timeout: float | None,
         middleware: Iterable[Middleware] = (),
         errors: ErrorFunctions | None = None,
+        *,
+        has_history: bool = False,
     ) -> None:
+        self._has_history = has_history  # of any channel
         self._timeout = clock.timeout(handler_timeout)
         outer = tuple(middleware)
         self._around = composed(outer)
@@ -207,6 +215,11 @@ class Dispatcher:
         failure: BaseException | None = None
         exits: list[Exit] = []  # of the objects that the command depends on
         effects: Effects | None = None
+        subscribing: Subscribing | None = None
+        if self._has_history:
+            subscribing = begin_subscribing(
+                socket, message, command.subscribes, holds=not route.is_stream
+            )
         try:
             dependencies: tuple[Any, ...] = ()
             if route.needs_scope:
@@ -215,6 +228,10 @@ class Dispatcher:
                 dependencies = await resolver.resolve(peer.scope, message, exits, effects)
                 if route.is_protected:  # the user may have changed while they were built
                     check_still_authorised(socket)
+                if route.takes_log:
+                    dependencies, log = dependencies[:-1], dependencies[-1]
+                    if subscribing is not None:
+                        subscribing.log = log
             result = command.call_handler(socket, frame, payload, dependencies)
             if route.is_stream:
                 assert begun is not None
@@ -228,6 +245,8 @@ class Dispatcher:
                 except Exception as error:
                     error.add_note(note_for_result(command.plan.where, "returned", returned))
                     raise
+            if effects is not None and effects.last_step is not None:
+                await effects.last_step()
         except BaseException as error:
             failure = error
 
@@ -237,6 +256,8 @@ class Dispatcher:
             if failure is None and unfinished is None:
                 if effects is not None:
                     await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)
+                if subscribing is not None and subscribing.made:
+                    return Outcome(subscribing.in_reply(reply), after=subscribing.answered())
                 return reply
             if effects is not None:
                 effects.discard()
@@ -244,6 +265,8 @@ class Dispatcher:
         finally:
             if effects is not None:  # the finalisers may have been interrupted
                 effects.discard()
+            if subscribing is not None:
+                subscribing.end()
             request_scope.doing = None
             request_scope.ends_on_disconnect = False
             failure = None  # its traceback holds this frame
@@ -294,7 +317,7 @@ class Dispatcher:
             if around is None:
                 answer = await attempt.run(attempt.request_scope)
             else:
-                answer = await attempt.answer_around(around)
+                answer = _with_the_subscriptions_of(attempt, await attempt.answer_around(around))
             error = answer.error if isinstance(answer, Outcome) else None
             result = repr(error or "ok")[1:-1]  # the program's own text, in one line
             return answer
@@ -302,6 +325,20 @@ class Dispatcher:
             milliseconds = (perf_counter() - started) * 1000
             event, connection = attempt.message.event, attempt.socket.id
             access.debug("%.80r %.80s %.1f ms %s", event, result, milliseconds, connection)
+
+
+def _with_the_subscriptions_of(attempt: "_Attempt", outcome: Outcome) -> Outcome:
+    """Return the outcome of the middleware, with the subscriptions of the command inside.
+
+    A middleware that answers by an error tells the client that the command has failed.
+    """
+    after = None if attempt.inner is None else attempt.inner.after
+    if after is not None and outcome.after is not after:
+        if outcome.error is None:
+            outcome.after = after
+        else:
+            after.take_back()
+    return outcome
 
 
 def _limit_of(timeout: Timeout, default: Timeout, *, is_stream: bool) -> str:
@@ -330,6 +367,8 @@ class _Attempt:
     ends_on_disconnect: bool = False
     is_over: bool = False
     """True once the outermost middleware has ended."""
+    inner: Outcome | None = None
+    """Outcome of the command itself, the last one if the middleware ran it several times."""
 
     @property
     def socket(self) -> Socket:
@@ -365,6 +404,7 @@ class _Attempt:
         with anyio.CancelScope() as life, self.request_scope.within(life) as request_scope:
             answer = await self.run(request_scope)
             outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
+            self.inner = outcome
         if not self.is_over:
             self._begin()
         return outcome or await self.explain(CommandTimeout())
@@ -373,6 +413,8 @@ class _Attempt:
         message = self.message
         if result is None and message.id is None:
             return Outcome(None)
+        if isinstance(result, SentEvent):
+            result = client_event(result)
         return Outcome(encode_result(message.event, result, message.id))
 
     async def explain(self, error: BaseException) -> Outcome:

@@ -11,6 +11,7 @@ from typing_extensions import TypeForm
 from websuckets.commands.injection import Injection, injection_of
 from websuckets.commands.results import ResultEncoder
 from websuckets.commands.signature import Declaration, Plan, positional, read_plan
+from websuckets.delivery.declarations import Channel, ChannelDeclarations
 from websuckets.exc import (
     ClientError,
     ConfigurationError,
@@ -19,6 +20,7 @@ from websuckets.exc import (
     InvalidHandlerSignature,
     report,
 )
+from websuckets.history import MessageLog
 from websuckets.idempotency import IdempotencyStore
 from websuckets.introspection.functions import where
 from websuckets.introspection.hints import alternatives, bare_type, name_of, plain
@@ -28,7 +30,14 @@ from websuckets.on_commit import OnCommit
 from websuckets.security import CurrentUser
 from websuckets.socket import Socket
 
-__all__ = ["Command", "CommandGroup", "check_groups", "command_table", "commands_so_far"]
+__all__ = [
+    "Command",
+    "CommandGroup",
+    "check_groups",
+    "check_subscribes",
+    "command_table",
+    "commands_so_far",
+]
 
 # The first parameter is open: handlers may name any of the socket types.
 Handler = TypeVar(
@@ -75,6 +84,13 @@ class Command:
     is_stream: bool = False
     once: "OnceHandler | None" = None
     """Handler of a command that takes effect once; ``None`` for others."""
+    subscribes: tuple[Channel, ...] = ()
+    """Channels to which the handler subscribes its connection."""
+
+    @property
+    def takes_log(self) -> bool:
+        """True if its last dependency is a `MessageLog`, for its subscriptions."""
+        return _have_history(self.subscribes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +182,7 @@ class CommandGroup:
         timeout: float | None = UNSET,
         cancel_on_disconnect: bool = False,
         once: bool = False,
+        subscribes: Iterable[Channel] = (),
     ) -> Callable[[Handler], Handler]:
         """Return a decorator that registers an ``async def`` as the handler of ``name``.
 
@@ -188,14 +205,25 @@ class CommandGroup:
         sent: sent again, it gets its first reply, which the `IdempotencyStore` keeps. Its handler
         cannot be a stream, subscribe its connection, or set ``User.id``.
 
+        ``subscribes`` are the declarations of the channels to which the handler subscribes its
+        connection. The app has to include them, which is checked when it starts.
+
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
-        a ``protected`` that would protect nothing, `ConfigurationError` for a missing name.
+        a ``protected`` that would protect nothing, `ConfigurationError` for a missing name and for
+        other values that are not valid.
         """
         if not isinstance(name, str) or not name:
             raise ConfigurationError(
                 'a command needs a name: write `@group.command("name")`, not `@group.command`'
             )
         _check_timeout(timeout, f"@group.command({name!r}, timeout={timeout!r})")
+        channels = _checked_channels(subscribes, f"@group.command({name!r}, subscribes=...)")
+        if once and channels:
+            raise ConfigurationError(
+                f"@group.command({name!r}, once=True, subscribes=...): a command that takes effect "
+                "once cannot subscribe its connection, because it is not run for a resend; "
+                "subscribe in another command"
+            )
 
         own = plain_string(name)
 
@@ -208,6 +236,7 @@ class CommandGroup:
                 timeout=self._timeout if timeout is UNSET else timeout,
                 cancel_on_disconnect=cancel_on_disconnect,
                 once=once,
+                subscribes=channels,
                 middleware=self._middleware,
             )
             try:
@@ -233,6 +262,7 @@ class _Declaration(Declaration):
     timeout: float | None
     cancel_on_disconnect: bool
     once: bool
+    subscribes: tuple[Channel, ...]
     middleware: tuple[Middleware, ...]
     command: Command | None = None
 
@@ -253,6 +283,11 @@ class _Declaration(Declaration):
                     f"{plan.where}: once=True: it is a stream, and has no single reply that could "
                     "be kept; drop once=True"
                 )
+            if self.once and self.subscribes:
+                raise InvalidHandlerSignature(
+                    f"{plan.where}: once=True and subscribes=: sent again, the command would get "
+                    "its reply without a subscription; subscribe in a command without once=True"
+                )
             absent_here = _ABSENT_IN_STREAMS if plan.is_stream else {}
             for dependency in plan.dependencies:
                 if dependency.type in absent_here:
@@ -265,6 +300,7 @@ class _Declaration(Declaration):
                 self._guards_of(plan),
                 absent_here=absent_here,
                 also=(IdempotencyStore,) if self.once else (),
+                last=(MessageLog,) if _have_history(self.subscribes) else (),
             )
             self.command = Command(
                 self.name,
@@ -277,6 +313,7 @@ class _Declaration(Declaration):
                 self.middleware,
                 is_stream=plan.is_stream,
                 once=_once_handler(plan) if self.once else None,
+                subscribes=self.subscribes,
             )
             self.frame = None
         return self.command
@@ -298,6 +335,24 @@ class _Declaration(Declaration):
 def _check_timeout(timeout: Any, where: str) -> None:
     if timeout is not None and not (isinstance(timeout, int | float) and timeout > 0):
         raise ConfigurationError(f"{where}: it is a number of seconds, or None")
+
+
+def _checked_channels(channels: Any, where: str) -> tuple[Channel, ...]:
+    """Return the channels, each once; raise `ConfigurationError` for anything else."""
+    if isinstance(channels, str | Channel) or not isinstance(channels, Iterable):
+        raise ConfigurationError(f"{where}: {channels!r:.80}: write a list, subscribes=[...]")
+    given = tuple(channels)
+    for channel in given:
+        if not isinstance(channel, Channel):
+            raise ConfigurationError(
+                f"{where}: {channel!r:.80} is not a Channel; write the declaration, without "
+                "calling it"
+            )
+    return tuple(dict.fromkeys(given))
+
+
+def _have_history(channels: Iterable[Channel]) -> bool:
+    return any(channel.history is not None for channel in channels)
 
 
 def _guard_types(protected: Any, whose: str) -> tuple[Any, ...]:
@@ -342,6 +397,19 @@ def commands_so_far(groups: Iterable[CommandGroup]) -> dict[str, Command]:
     Names that are not defined yet may still be defined until `command_table` reads them.
     """
     return _read(groups, complete=True, is_final=False)
+
+
+def check_subscribes(commands: Iterable[Command], declarations: ChannelDeclarations) -> None:
+    """Raise one `ConfigurationError` for all channels of commands that the app does not include."""
+    problems = [
+        f"{command.plan.where}: subscribes=[...]: the app does not include {channel!r}; write "
+        "WebSuckets(channels=[...]) with this channel among them"
+        for command in commands
+        for channel in command.subscribes
+        if not declarations.includes(channel)
+    ]
+    if problems:
+        raise ConfigurationError(*problems)
 
 
 def _read(

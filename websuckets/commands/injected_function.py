@@ -51,6 +51,8 @@ class InjectedFunction:
         try:
             dependencies = await scope.request({Effects: effects}, exits).get(self.injection.key)
             result = await self.function(*first, *dependencies)
+            if effects.last_step is not None:
+                await effects.last_step()
         except BaseException as error:
             failure = error
         try:

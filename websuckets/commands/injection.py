@@ -61,12 +61,14 @@ def injection_of(
     absent: Mapping[Any, str] = NOTHING,
     absent_here: Mapping[Any, str] = NOTHING,
     also: tuple[Any, ...] = (),
+    last: tuple[Any, ...] = (),
 ) -> Injection:
     """Return the injection of a function with this plan, behind these guards.
 
-    ``absent``, ``absent_here`` and ``also`` are those of `Injection`.
+    ``absent``, ``absent_here`` and ``also`` are those of `Injection`; ``last`` are dependencies
+    that are given behind those of the function, to its caller.
     """
-    if not guards and not plan.dependencies:
+    if not (guards or plan.dependencies or last):
         return Injection(plan, guards, None, (), (), frozenset(), False, absent=absent, also=also)
     hints = list(guards)
     places: list[int] = []
@@ -89,6 +91,8 @@ def injection_of(
             providers.append(_provider_with_default(dependency, either))
             provided.add(either)
             hints.append(Annotated[either, FromComponent(dependency.component)])
+    places.extend(range(len(hints), len(hints) + len(last)))
+    hints.extend(last)
     parameters = (
         inspect.Parameter(f"dependency_{n}", inspect.Parameter.POSITIONAL_ONLY, annotation=hint)
         for n, hint in enumerate(hints)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, Union
 
 from websuckets.commands.groups import UNSET, Command
+from websuckets.delivery.declarations import Channel
 from websuckets.introspection.functions import place_of, target_of
 from websuckets.security import CurrentUser
 
@@ -34,6 +35,8 @@ class CommandInfo:
     """Seconds that the command may take, or a stream for each item; ``None`` for any number."""
     once: bool
     """True if the command takes effect once for each key that it is sent with."""
+    subscribes: tuple[Channel, ...]
+    """Channels to which the handler subscribes its connection, as it declares them."""
     summary: str | None
     """First paragraph of the handler's docstring, in one line; ``None`` without a docstring."""
     function: Callable[..., Any]
@@ -68,6 +71,7 @@ def _info(command: Command, handler_timeout: float | None) -> CommandInfo:
         tuple(guard for guard in guards if guard is not CurrentUser),
         handler_timeout if command.timeout == UNSET else command.timeout,
         command.once is not None,
+        command.subscribes,
         _summary(plan.function),
         plan.function,
         file,

@@ -248,6 +248,8 @@ class _Run:
             raise
         if self._store is not None:
             await self._store.complete(StoredReply(self._fingerprint, text))
+        if self._effects.last_step is not None:
+            await self._effects.last_step()
         return _reply_to(command, text, message.id)
 
     async def _user(self, container: AsyncContainer) -> CurrentUser:

@@ -1,18 +1,20 @@
 """Results of handlers, held to their return annotations and written as frames."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import to_json
 
 from websuckets.commands.validation import complete_adapter, problem_text
+from websuckets.protocol.events import Event, head_and_payload
 from websuckets.protocol.messages import (
     ClientEvent,
     CommandId,
+    SentEvent,
     encode_result,
     frame_head,
     frame_tail,
@@ -26,6 +28,14 @@ MAX_MISFITS: Final = 5
 """Parts of one result that do not fit and that the error names, at most."""
 
 
+NamedWriter: TypeAlias = Callable[[Any], tuple[str | None, bytes]]
+"""Function that writes a value as JSON behind the head of a frame.
+
+The head is ``None`` for a value that is not an event, and so has the name of its command. Raises if
+the value does not fit or has no JSON.
+"""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class ResultType:
     """Type of the values that a handler returns or yields, with their JSON writer."""
@@ -36,6 +46,12 @@ class ResultType:
     """True if a `ClientEvent` fits."""
     takes_none: bool
     """True if ``None`` fits."""
+    head: str | None = None
+    """Head of the frames of all values, if each of them is an `Event` of one class."""
+    write_named: NamedWriter | None = None
+    """Writer of an `Event`, where its class decides on the head of its frame."""
+    is_mixed: bool = False
+    """True if any value, not only an `Event`, has to be written by ``write_named``."""
 
     @classmethod
     def of(cls, hint: Any, *, takes_events: bool) -> Self:
@@ -60,11 +76,69 @@ class ResultType:
                 raise _misfit(value, error) from None
             return write(fitting, by_alias=True, warnings=False)
 
-        try:
-            write_fitting(None)
-        except Exception:
-            return cls(write_fitting, takes_events, takes_none=False)
-        return cls(write_fitting, takes_events, takes_none=True)
+        return cls(write_fitting, takes_events, takes_none=_takes_none(write_fitting))
+
+    @classmethod
+    def of_events(
+        cls, kinds: Mapping[type[Event], Any], hint: Any, *, is_alone: bool, takes_events: bool
+    ) -> Self:
+        """Return the type of results that are events of these ``kinds``, or fit ``hint``.
+
+        ``kinds`` are the hints of classes of events; ``hint`` is that of the kinds and of all else
+        that fits, but for `Event` itself, and ``None`` if nothing is left. ``is_alone`` says that
+        nothing fits but events of the one kind, and values that pydantic converts to that kind.
+
+        An event is written with the fields and under the name of the most specific of the kinds
+        that it is an instance of; if that is `Event`, with its own. An event of any other kind does
+        not fit. Raises as `of` does.
+        """
+        writers = {
+            kind: (kind.__event_head__, cls.of(part, takes_events=False).write)
+            for kind, part in kinds.items()
+            if kind is not Event
+        }
+
+        def write_event(event: Event) -> tuple[str, bytes]:
+            for base in type(event).__mro__:
+                if base in writers:
+                    head, write = writers[base]
+                    return head, write(event)
+            if Event in kinds:
+                return head_and_payload(event)
+            raise TypeError(
+                f"{_named(event)} does not fit its return annotation: it is an event of another "
+                "kind"
+            )
+
+        if is_alone:
+            ((head, write),) = writers.values()
+            return cls(write, takes_events, _takes_none(write), head, write_event)
+        if hint is None:
+            return cls(_refuse_all_but_events, takes_events, False, None, write_event)
+        adapter = _adapter_for_results(hint)
+        validate, write_other = adapter.validator.validate_python, adapter.serializer.to_json
+
+        def write_named(value: Any) -> tuple[str | None, bytes]:
+            if not isinstance(value, Event):
+                try:
+                    value = validate(value, from_attributes=True)
+                except ValidationError as error:
+                    raise _misfit(value, error) from None
+            if isinstance(value, Event):
+                return write_event(value)
+            return None, write_other(value, by_alias=True, warnings=False)
+
+        takes_none = _takes_none(write_named)
+        return cls(_refuse_all_but_events, takes_events, takes_none, None, write_named, True)
+
+
+def _takes_none(write: Callable[[Any], object]) -> bool:
+    """Tell whether a writer writes ``None``."""
+    try:
+        write(None)
+    except Exception:
+        return False
+    return True
 
 
 def _check_of_container(schema: Any) -> Callable[[Any], bool] | None:
@@ -108,18 +182,23 @@ def _write_anything(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="null")
 
 
-ANYTHING: Final = ResultType(_write_anything, takes_events=True, takes_none=True)
+ANYTHING: Final = ResultType(
+    _write_anything, takes_events=True, takes_none=True, write_named=head_and_payload
+)
 """Result type that every value fits; each object determines how it is written."""
 
 
 class ResultEncoder:
     """Encoder of the results of one command's handler; made once for each command."""
 
-    __slots__ = ("_head", "_takes_events", "_takes_none", "_write")
+    __slots__ = ("_head", "_named", "_takes_events", "_takes_none", "_write", "_write_named")
 
     def __init__(self, event: str, result_type: ResultType) -> None:
-        self._head = frame_head(event)
+        self._head = result_type.head or frame_head(event)
         self._write = result_type.write
+        self._write_named = result_type.write_named
+        self._named: type = object if result_type.is_mixed else SentEvent
+        """Class of the values that may have another head than ``_head``."""
         self._takes_events = result_type.takes_events
         self._takes_none = result_type.takes_none
 
@@ -131,8 +210,8 @@ class ResultEncoder:
         """
         if result is None and id is None and self._takes_none:
             return None
-        if isinstance(result, ClientEvent):
-            return self._event(result, id, more=False)
+        if isinstance(result, self._named):
+            return self._with_name(result, id, more=False)
         # Every reply takes this path: so no functions are called where inline code does.
         payload = self._write(result).decode()
         if "N" in payload or "I" in payload:  # one letter is looked for much faster than a word
@@ -145,18 +224,32 @@ class ResultEncoder:
 
     def item(self, item: Any, id: CommandId) -> str:
         """Return the frame with an item of a stream; raise the errors of `reply`."""
-        if isinstance(item, ClientEvent):
-            return self._event(item, id, more=True)
+        if isinstance(item, self._named):
+            return self._with_name(item, id, more=True)
         return f"{self._head}{text_of(self._write(item))}{frame_tail(id, more=True)}"
 
-    def _event(self, event: ClientEvent, id: CommandId, *, more: bool) -> str:
-        if not self._takes_events:
-            raise TypeError("a ClientEvent does not fit its return annotation")
-        return encode_result(event.event, event, id, more=more)
+    def _with_name(self, value: Any, id: CommandId, *, more: bool) -> str:
+        """Return the frame with an event, or with a value that may turn out to be one."""
+        if isinstance(value, ClientEvent):
+            if not self._takes_events:
+                raise TypeError("a ClientEvent does not fit its return annotation")
+            return encode_result(value.event, value, id, more=more)
+        head: str | None = None
+        if self._write_named is None:
+            payload = self._write(value)
+        else:
+            head, payload = self._write_named(value)
+        # As in `reply`: most ids are numbers, whose text costs less than a call.
+        tail = f',"id":{id}}}' if type(id) is int and not more else frame_tail(id, more=more)
+        return f"{head or self._head}{text_of(payload)}{tail}"
 
 
 def _refuse(value: Any) -> NoReturn:
     raise TypeError(f"{_named(value)} does not fit its return annotation: it is not a ClientEvent")
+
+
+def _refuse_all_but_events(value: Any) -> NoReturn:
+    raise TypeError(f"{_named(value)} does not fit its return annotation: it is not an Event")
 
 
 EVENTS: Final = ResultType(_refuse, takes_events=True, takes_none=False)

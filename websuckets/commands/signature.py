@@ -56,6 +56,7 @@ from websuckets.introspection.hints import (
     plain,
     shared_by_hint,
 )
+from websuckets.protocol.events import Event
 from websuckets.protocol.messages import ClientEvent
 
 __all__ = [
@@ -583,16 +584,23 @@ def _result(
 @shared_by_hint
 def _result_type(hint: Any) -> ResultType:
     """Return the result type of a hint; raise pydantic's own errors for an unserialisable one."""
-    members = [bare_type(member) for member in alternatives(bare_type(plain(hint)))]
+    parts = alternatives(bare_type(plain(hint)))
+    members = [bare_type(part) for part in parts]
     if any(member in _UNTYPED for member in members):
         return ANYTHING
-    events = [m for m in members if isinstance(m, type) and issubclass(m, ClientEvent)]
-    if not events:
-        # A ClientEvent is a str, so it fits where a str does.
-        return ResultType.of(hint, takes_events=str in members)
-    others = [member for member in members if member not in events]
-    # There may be a single member, and `|` does not join any two members.
-    return ResultType.of(Union[tuple(others)], takes_events=True) if others else EVENTS  # noqa: UP007
+    classes = {bare_type(part): part for part in parts if isinstance(bare_type(part), type)}
+    kinds = {cls: part for cls, part in classes.items() if issubclass(cls, Event)}
+    left_out = [cls for cls in classes if issubclass(cls, ClientEvent) or cls is Event]
+    if left_out:
+        others = tuple(part for part in parts if bare_type(part) not in left_out)
+        # There may be a single member, and `|` does not join any two members.
+        hint = Union[others] if others else None  # noqa: UP007
+    # A ClientEvent is a str, so it fits where a str does.
+    takes_events = str in members or any(issubclass(cls, ClientEvent) for cls in left_out)
+    if kinds:
+        is_alone = Event not in kinds and len(kinds) == 1 and len(members) == 1 + len(left_out)
+        return ResultType.of_events(kinds, hint, is_alone=is_alone, takes_events=takes_events)
+    return EVENTS if left_out and hint is None else ResultType.of(hint, takes_events=takes_events)
 
 
 def _is_socket(hint: Any) -> bool:

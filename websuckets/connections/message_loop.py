@@ -12,7 +12,7 @@ from websuckets.connections.state import ConnectionState, State
 from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
 from websuckets.limits import limit_text
-from websuckets.middleware import Outcome
+from websuckets.middleware import AfterReply, Outcome
 from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason
 from websuckets.protocol.messages import Cancel, Control, Message, Ping, encode_pong
 from websuckets.runtime.contexts import in_context
@@ -32,6 +32,7 @@ class MessageLoop:
 
     __slots__ = (
         "_abuse",
+        "_after",
         "_deadlines",
         "_owner",
         "_peer",
@@ -59,6 +60,7 @@ class MessageLoop:
         self._abuse = AbuseCounters(setup.limits)
         self._revocations = setup.session._revocations
         self._reply: str | None = None  # to be sent before the next message is received
+        self._after: AfterReply | None = None  # to begin when the reply has been sent
         self.concurrent: ConcurrentCommands | None = None
         """Commands that run in tasks of their own; ``None`` in an app that has none."""
         if setup.some_run_beside:
@@ -84,6 +86,9 @@ class MessageLoop:
                     text, self._reply = self._reply, None
                     await reply(text)
                     del text
+                if self._after is not None:
+                    self._after.begin()
+                    self._after = None
                 if state.present is not State.OPEN:
                     return
                 self.handling_since = None
@@ -108,7 +113,10 @@ class MessageLoop:
                     )
                     if type(answer) is Outcome or not self._abuse.has_no_streak:
                         self._close_if(self._count(received[1], answer))
-                self._reply = answer.frame if isinstance(answer, Outcome) else answer
+                if isinstance(answer, Outcome):
+                    self._reply, self._after = answer.frame, answer.after
+                else:
+                    self._reply = answer
                 if self._deadlines.is_overdue:  # the command that ran might have verified it
                     self._owner.close(NOT_VERIFIED)
                 # A connection that waits keeps nothing of the last message, such as its token.
@@ -131,6 +139,8 @@ class MessageLoop:
         reply = answer.frame if isinstance(answer, Outcome) else answer
         if reply is not None:
             await self._peer.transport.reply(reply)
+        if isinstance(answer, Outcome) and answer.after is not None:
+            answer.after.begin()
         self._close_if(close_reason)
 
     async def _answer_other(self, received: NotACommand) -> Answer:

@@ -3,8 +3,9 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+import anyio
 from websockets.exceptions import ConnectionClosed
 
 from websuckets.limits import Limits, OutboxBound, OutboxCount, Overflow, limit_text
@@ -22,7 +23,10 @@ TEXT: Final = True
 """Argument ``text`` for frames, which are UTF-8 already, encoded once for all receivers."""
 
 
-NOTHING: Final[deque[bytes]] = deque(maxlen=0)
+Waiting: TypeAlias = bytes | anyio.Event
+"""A frame that waits to be sent, or an event to be set when the frames before it have been sent."""
+
+NOTHING: Final[deque[Waiting]] = deque(maxlen=0)
 """Empty queue that outboxes share: one of its own would cost each connection 760 bytes."""
 
 
@@ -80,13 +84,23 @@ class Outbox:
             return
         self._frames.append(frame)
 
+    async def earlier_sent(self) -> None:
+        """Wait until the frames that wait now have been sent, or thrown away."""
+        if self in self._shared.writing and not self._is_over:
+            sent = anyio.Event()
+            self._frames.append(sent)
+            await sent.wait()
+
     def stop(self) -> None:
         """Discard the frames that wait, and all later frames."""
         self._is_over = True
         self._clear()
 
     def _clear(self) -> None:
-        self._frames, self._count = NOTHING, self._shared.empty
+        frames, self._frames, self._count = self._frames, NOTHING, self._shared.empty
+        for waiting in frames:
+            if isinstance(waiting, anyio.Event):
+                waiting.set()
 
     def _make_room(self, frame: bytes) -> bool:
         """Apply `Limits.overflow` to a frame that is too much; return whether it is to wait."""
@@ -97,11 +111,19 @@ class Outbox:
                 self._shared.start(self._close)
                 return False
             case Overflow.DROP_OLDEST if self._count.can_hold(len(frame)):
-                while not self._count.remove(len(self._frames.popleft())):
+                while not self._remove_first():
                     pass
                 return True
         self._count.remove(len(frame))
         return False
+
+    def _remove_first(self) -> bool:
+        """Throw away what has waited longest; return whether the rest is not too much."""
+        first = self._frames.popleft()
+        if isinstance(first, anyio.Event):
+            first.set()
+            return False
+        return self._count.remove(len(first))
 
     def _log_overflow(self) -> None:
         if not self._has_overflowed:
@@ -115,6 +137,9 @@ class Outbox:
         try:
             while self._frames:
                 frame = self._frames.popleft()
+                if isinstance(frame, anyio.Event):
+                    frame.set()
+                    continue
                 self._count.remove(len(frame))
                 await self._socket.send(frame, text=TEXT)
         except ConnectionClosed:

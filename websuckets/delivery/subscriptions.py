@@ -1,18 +1,18 @@
 """Subscriptions of the connections of one node to channels."""
 
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Final
 from uuid import UUID
 
 from websuckets.delivery.outbox import Outbox, Outboxes
+from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import TooManySubscriptions
 from websuckets.limits import limit_text
 from websuckets.protocol.messages import ClientEvent
 from websuckets.session import Session, User, UserId, connections_of
 
-__all__ = ["ONLINE", "Subscriptions"]
+__all__ = ["ONLINE", "Subscriptions", "gap"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -35,8 +35,7 @@ class _Subscriber:
 class Subscriptions:
     """Subscriptions of the clients of a running app; a `SessionObserver` of its session.
 
-    ``present`` is called with group and id when the first connection of a user enters the group,
-    and ``absent`` when the last connection leaves the group. No method waits.
+    ``users`` are told who enters and leaves a channel. No method waits.
     """
 
     def __init__(
@@ -44,33 +43,48 @@ class Subscriptions:
         session: Session,
         outboxes: Outboxes,
         most: int | None,
-        present: Callable[[str, UserId], None],
-        absent: Callable[[str, UserId], None],
+        users: UserGroups,
     ) -> None:
         self.outboxes = outboxes
+        self.ended: Callable[[UUID, str], None] = lambda connection, channel: None
+        """Function that is called with connection and channel of a subscription that has ended."""
         self._session = session
         self._most = most
-        self._present = present
-        self._absent = absent
+        self._users = users
         self._subscribers: dict[UUID, _Subscriber] = {}
         self._channels: dict[str, dict[UUID, _Subscriber]] = {}
-        self._groups: dict[str, Counter[UserId]] = {}
+        """Subscribers of each channel to whom its events are delivered."""
+        self._held: dict[str, dict[UUID, _Subscriber]] = {}
+        """Other subscribers of channels: those who do not get live events, see `hold`."""
 
     @property
     def channels(self) -> list[str]:
         """Channels with subscribers."""
-        return list(self._channels)
+        return [*self._channels, *(name for name in self._held if name not in self._channels)]
 
-    def subscribe(self, user: User, channel: str, owner: UserId | None = None) -> None:
+    def is_subscribed(self, connection: UUID, channel: str) -> bool:
+        """Tell whether a connection is subscribed to a channel."""
+        subscriber = self._subscribers.get(connection)
+        return subscriber is not None and channel in subscriber.channels
+
+    def has_subscribers(self, channel: str) -> bool:
+        """Tell whether any connection is subscribed to a channel."""
+        return channel in self._channels or channel in self._held
+
+    def subscribe(
+        self, user: User, channel: str, owner: UserId | None = None, *, held: bool = False
+    ) -> bool:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
-        A subscription without an owner never gets one. Raises `TooManySubscriptions`.
+        A subscription without an owner never gets one. With ``held``, a new subscription begins as
+        `hold` leaves it. Returns false for a connection that was subscribed before. Raises
+        `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
             if owner is None:
                 subscriber.channels[channel] = None
-            return
+            return False
         if self._most is not None and len(subscriber.channels) >= self._most:
             logger.debug(
                 "%s is subscribed to too many channels (%s)",
@@ -78,9 +92,19 @@ class Subscriptions:
             )
             raise TooManySubscriptions
         subscriber.channels[channel] = owner
-        self._channels.setdefault(channel, {})[user.socket.id] = subscriber
+        place = self._held if held else self._channels
+        place.setdefault(channel, {})[user.socket.id] = subscriber
         if user.id is not None:
-            self._enter(channel, user.id)
+            self._users.enter(channel, user.id)
+        return True
+
+    def hold(self, connection: UUID, channel: str) -> None:
+        """Deliver no events of a channel to a subscriber, until `release`."""
+        _move(connection, channel, self._channels, self._held)
+
+    def release(self, connection: UUID, channel: str) -> None:
+        """Deliver the events of a channel to a subscriber, from the next one on."""
+        _move(connection, channel, self._held, self._channels)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Unsubscribe; return whether the channel has lost its last subscriber."""
@@ -89,45 +113,58 @@ class Subscriptions:
             return False
         del subscriber.channels[channel]
         if subscriber.user.id is not None:
-            self._exit(channel, subscriber.user.id)
+            self._users.leave(channel, subscriber.user.id)
         return self._forget(connection, channel)
 
-    def deliver(self, channel: str, frame: bytes, exclude: UUID | None = None) -> None:
-        """Send a frame to every subscriber of a channel except ``exclude``."""
+    def deliver(
+        self,
+        channel: str,
+        frame: bytes,
+        exclude: UUID | None = None,
+        instead: bytes | None = None,
+    ) -> None:
+        """Send a frame to every subscriber of a channel but ``exclude``.
+
+        ``exclude`` gets the frame ``instead``, if there is one.
+        """
         for connection, subscriber in self._channels.get(channel, {}).items():
             if connection != exclude:
                 subscriber.outbox.put(frame)
+            elif instead is not None:
+                subscriber.outbox.put(instead)
+
+    def send(self, connection: UUID, frame: bytes) -> None:
+        """Send a frame to one subscriber, if it is still there."""
+        subscriber = self._subscribers.get(connection)
+        if subscriber is not None:
+            subscriber.outbox.put(frame)
+
+    async def earlier_sent(self, connection: UUID) -> None:
+        """Wait until the frames that wait for a subscriber now have been sent."""
+        subscriber = self._subscribers.get(connection)
+        if subscriber is not None:
+            await subscriber.outbox.earlier_sent()
 
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
         """Send a frame to every connection of this user."""
         for user in connections_of(user_id, self._session):
             self._subscriber(user).outbox.put(frame)
 
-    def announce_gap(self) -> None:
-        """Tell every subscriber of every channel, and every verified user, of a possible gap."""
-        for channel in self._channels:
-            self.announce_gap_in(channel)
-        self.announce_gap_to_users()
-
     def announce_gap_to_users(self) -> None:
         """Tell every verified user that messages to that user alone may be missing."""
-        frame = _gap(None)
+        frame = gap(None)
         for user in self._session.online.values():
             if user.id is not None:
                 self._subscriber(user).outbox.put(frame)
 
     def announce_gap_in(self, channel: str) -> None:
         """Tell the subscribers of a channel that published messages may be missing."""
-        self.deliver(channel, _gap(channel))
-
-    def members(self, group: str) -> set[UserId]:
-        """Return the users who are in the group on this node."""
-        return set(self._groups.get(group, ()))
+        self.deliver(channel, gap(channel))
 
     def verified(self, user: User, id: UserId) -> None:
-        self._enter(ONLINE, id)
+        self._users.enter(ONLINE, id)
         for channel in self._channels_of(user):
-            self._enter(channel, id)
+            self._users.enter(channel, id)
 
     def demoted(self, user: User, id: UserId) -> list[str]:
         """End the subscriptions of this connection whose owner is that user.
@@ -136,9 +173,9 @@ class Subscriptions:
         """
         owned = [name for name, owner in self._channels_of(user).items() if owner == id]
         empty = [name for name in owned if self.unsubscribe(user.socket.id, name)]
-        self._exit(ONLINE, id)
+        self._users.leave(ONLINE, id)
         for channel in self._channels_of(user):
-            self._exit(channel, id)
+            self._users.leave(channel, id)
         return empty
 
     def left(self, user: User) -> list[str]:
@@ -161,27 +198,30 @@ class Subscriptions:
         return {} if subscriber is None else subscriber.channels
 
     def _forget(self, connection: UUID, channel: str) -> bool:
-        subscribers = self._channels[channel]
-        del subscribers[connection]
-        if not subscribers:
-            del self._channels[channel]
-        return not subscribers
-
-    def _enter(self, group: str, id: UserId) -> None:
-        users = self._groups.setdefault(group, Counter())
-        users[id] += 1
-        if users[id] == 1:
-            self._present(group, id)
-
-    def _exit(self, group: str, id: UserId) -> None:
-        users = self._groups[group]
-        users[id] -= 1
-        if not users[id]:
-            del users[id]
-            self._absent(group, id)
-        if not users:
-            del self._groups[group]
+        for place in (self._channels, self._held):
+            subscribers = place.get(channel)
+            if subscribers is not None:
+                subscribers.pop(connection, None)
+                if not subscribers:
+                    del place[channel]
+        self.ended(connection, channel)
+        return not self.has_subscribers(channel)
 
 
-def _gap(channel: str | None) -> bytes:
+def _move(
+    connection: UUID,
+    channel: str,
+    source: dict[str, dict[UUID, _Subscriber]],
+    target: dict[str, dict[UUID, _Subscriber]],
+) -> None:
+    """Move a subscriber of a channel from ``source``, if it is there, to ``target``."""
+    subscriber = source.get(channel, {}).pop(connection, None)
+    if subscriber is not None:
+        target.setdefault(channel, {})[connection] = subscriber
+        if not source[channel]:
+            del source[channel]
+
+
+def gap(channel: str | None) -> bytes:
+    """Return the frame that tells of a possible gap."""
     return ClientEvent("channel gap", {"channel": channel}).encode()

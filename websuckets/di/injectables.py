@@ -14,6 +14,7 @@ from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.di.graph import ContextTypes, asking_for
 from websuckets.di.scope_factory import ScopeSource, scope_factory
 from websuckets.exc import NotAuthorized
+from websuckets.history import EventLog, MemoryLog, MessageLog, PlainMessageLog
 from websuckets.idempotency import IdempotencyStore, MemoryIdempotencyStore, MemoryReplies
 from websuckets.protocol.messages import Message
 from websuckets.runtime.effects import Effects
@@ -60,6 +61,14 @@ class WebSucketsProvider(Provider):
     @provide(scope=Scope.REQUEST)
     def idempotency_store(self, replies: MemoryReplies) -> IdempotencyStore:
         return MemoryIdempotencyStore(replies)
+
+    @provide(scope=Scope.APP)
+    def event_log(self, clock: WallClock) -> EventLog:
+        return MemoryLog(clock=clock)
+
+    @provide(scope=Scope.REQUEST)
+    def message_log(self, log: EventLog) -> MessageLog:
+        return PlainMessageLog(log)
 
     @provide(scope=Scope.APP)
     def wall_clock(self) -> WallClock:

@@ -163,6 +163,12 @@ class _Opening(Generic[T]):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if exc is None and self._effects.last_step is not None:
+            try:
+                await self._effects.last_step()
+            except BaseException as error:
+                await self._close(error)
+                raise
         await self._close(exc)
 
     async def _close(self, error: BaseException | None) -> None:

@@ -1,5 +1,6 @@
 """Frames to messages and back: the wire format. Pure: no connection, no event loop."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Final, Self
@@ -18,15 +19,20 @@ __all__ = [
     "Control",
     "Message",
     "Ping",
+    "SentEvent",
     "decode",
     "encode_error",
     "encode_event",
+    "encode_logged",
+    "encode_offset",
     "encode_pong",
     "encode_result",
     "frame_head",
     "frame_tail",
+    "logged_tail",
     "problem",
     "text_of",
+    "with_subscribed",
     "without_constants",
 ]
 
@@ -38,6 +44,12 @@ MAX_KEY_LENGTH: Final = 128
 
 MAX_ID_INTEGER: Final = 2**53
 """The largest ``id`` that is a number: JavaScript counts exactly up to it."""
+
+MAX_OFFSET: Final = MAX_ID_INTEGER
+"""The largest offset of an event in ``since``."""
+
+MAX_EPOCH_LENGTH: Final = 128
+"""Greatest number of characters in an epoch in ``since``."""
 
 CACHED_STRINGS: Final = "keys"
 """Strings that the parser caches: keys alone, because passwords and tokens, which are values, would
@@ -55,6 +67,9 @@ class Message:
     id: CommandId = None
     key: str | None = field(default=None, repr=False)
     """Identifies the command for good, so that it takes effect once: see `IdempotencyStore`."""
+    since: Mapping[str, tuple[str, int]] | None = field(default=None, repr=False)
+    """Positions up to which the client has seen channels, each as epoch and offset: see
+    `websuckets.history`."""
 
 
 class Control:
@@ -77,7 +92,13 @@ class Ping(Control):
     number: str | float
 
 
-class ClientEvent(str):
+class SentEvent:
+    """Base class of all that a program sends as an event: `ClientEvent`, and `Event`."""
+
+    __slots__ = ()
+
+
+class ClientEvent(str, SentEvent):
     """A message for a client: a JSON text ``{"event": ..., "payload": ...}``.
 
     A `ClientEvent` is a ``str``, so that any connection sends it as it is, and keeps its ``event``
@@ -146,7 +167,7 @@ def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
         raise InvalidMessage([problem("dict_type", "Input should be an object")])
 
     event, token, id = content.get("event"), content.get("token"), content.get("id")
-    payload, key = content.get("payload"), content.get("key")
+    payload, key, since = content.get("payload"), content.get("key"), content.get("since")
     if (
         type(event) is str
         and (token is None or type(token) is str)
@@ -154,7 +175,11 @@ def decode(frame: str | bytes) -> tuple[Message | Control, Any]:
         and (payload is None or _all_finite(payload))
         and (key is None or _is_key(key))
     ):
-        return Message(event, token, id, key), payload
+        if since is None:
+            return Message(event, token, id, key), payload
+        if _are_positions(since):
+            seen = {name: (epoch, offset) for name, (epoch, offset) in since.items()}
+            return Message(event, token, id, key, seen), payload
     if event is None and "event" not in content:
         if content.get("cancel") is not None:
             return _cancel(content), None
@@ -181,6 +206,9 @@ def _invalid(content: dict[str, Any]) -> InvalidMessage:
     if key is not None and not _is_key(key):
         text = f"Input should be a string of 1 to {MAX_KEY_LENGTH} characters, without U+0000"
         problems.append(problem("key_type", text, "key"))
+    since = content.get("since")
+    if since is not None:
+        problems.extend(_problems_of_positions(since))
     if not _all_finite(content.get("payload")):
         problems.append(problem("finite_number", "Numbers should be finite", "payload"))
     return InvalidMessage(problems, id)
@@ -243,6 +271,29 @@ def encode_error(error: str, details: Any, id: CommandId) -> str:
     return _to_text(content)
 
 
+def logged_tail(channel: str) -> bytes:
+    """Return what stands before the offset in each frame of a channel with history."""
+    return b',"channel":' + to_json(channel) + b',"offset":'
+
+
+def encode_logged(frame: bytes, tail: bytes, offset: int) -> bytes:
+    """Return the frame of an event with its channel and its offset.
+
+    ``frame`` is the event alone, and ``tail`` that of its channel, by `logged_tail`.
+    """
+    return b"%b%b%d}" % (frame[:-1], tail, offset)
+
+
+def encode_offset(tail: bytes, offset: int) -> bytes:
+    """Return the frame that stands for an event which its receiver does not get."""
+    return b"{%b%d}" % (tail[1:], offset)
+
+
+def with_subscribed(frame: str, subscribed: Mapping[str, Any]) -> str:
+    """Return a reply together with the positions at which its command has subscribed."""
+    return f'{frame[:-1]},"subscribed":{_to_text(subscribed)}}}'
+
+
 def encode_pong(ping: Ping) -> str:
     """Return the frame that answers a ping."""
     return _to_text({"pong": ping.number})
@@ -286,6 +337,34 @@ def _is_command_id(id: Any) -> bool:
 
 def _is_key(key: Any) -> bool:
     return type(key) is str and 1 <= len(key) <= MAX_KEY_LENGTH and "\0" not in key
+
+
+def _is_position(value: Any) -> bool:
+    """Tell whether a value is an epoch and an offset."""
+    if type(value) is not list or len(value) != 2:
+        return False
+    epoch, offset = value
+    if type(epoch) is not str or not 1 <= len(epoch) <= MAX_EPOCH_LENGTH:
+        return False
+    return type(offset) is int and 0 <= offset <= MAX_OFFSET
+
+
+def _are_positions(since: Any) -> bool:
+    return type(since) is dict and all(map(_is_position, since.values()))
+
+
+def _problems_of_positions(since: Any) -> Iterator[dict[str, Any]]:
+    """Yield what is wrong with the ``since`` of a command."""
+    if type(since) is not dict:
+        yield problem("dict_type", "Input should be an object", "since")
+        return
+    for name, value in since.items():
+        if not _is_position(value):
+            text = (
+                f"Input should be an array of an epoch, a string of 1 to {MAX_EPOCH_LENGTH} "
+                "characters, and an offset, an integer between 0 and 2^53"
+            )
+            yield problem("position_type", text, "since", name)
 
 
 def _all_finite(value: Any) -> bool:

@@ -5,7 +5,7 @@ A message, a hook and each opening of a `ScopeFactory` have effects of their own
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
 from typing import Any, TypeAlias
 
@@ -26,11 +26,13 @@ _Effect: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 class Effects:
     """Functions to call in their order when a scope has closed, or to forget if it failed."""
 
-    __slots__ = ("_effects", "_is_over")
+    __slots__ = ("_effects", "_is_over", "last_step")
 
     def __init__(self) -> None:
         self._effects: deque[_Effect] | None = None
         self._is_over = False
+        self.last_step: Callable[[], Awaitable[None]] | None = None
+        """Function to call as the last thing in the scope, right before it closes."""
 
     def add(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> None:
         """Call ``function``, sync or async, with these arguments after the effects before it.
@@ -50,7 +52,7 @@ class Effects:
     def discard(self) -> None:
         """Forget the effects, because the scope closed with an error."""
         self._is_over = True
-        self._effects = None
+        self._effects = self.last_step = None
 
     async def run(self, whose: str, timeout: float | None) -> None:
         """Call the functions, also when this task is cancelled, within ``timeout`` seconds in all.

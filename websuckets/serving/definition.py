@@ -20,6 +20,7 @@ from websuckets.commands.groups import (
 from websuckets.commands.hooks import HookDeclarations, Kind
 from websuckets.di.graph import needed_by, needs_finalising
 from websuckets.exc import ConfigurationError
+from websuckets.history import EventLog
 from websuckets.runtime.tasks import AppTasks
 from websuckets.serving.compiled_app import CompiledApp, compile_app
 from websuckets.serving.container import Override
@@ -135,7 +136,7 @@ class AppDefinition:
         compiled, container = self.ready(values)
         wanted = [root for injection in compiled.injections for root in injection.roots]
         return needed_by(container, wanted, AppTasks) or needs_finalising(
-            container, [*wanted, Broker, SessionStore, WallClock]
+            container, [*wanted, Broker, SessionStore, WallClock, EventLog]
         )
 
     def _check_complete(self, compiled: CompiledApp) -> None:

@@ -19,6 +19,8 @@ from websuckets.connections.setup import Setup
 from websuckets.di.context_managers import DOUBTFUL
 from websuckets.di.graph import factories_of, scopes_of
 from websuckets.di.scope_factory import ScopeBinder
+from websuckets.exc import ConfigurationError
+from websuckets.history import EventLog, MemoryLog
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware
 from websuckets.resuming import Resuming
@@ -104,7 +106,8 @@ async def started(
         scope,
         connection_types=compiled.context.connection_types,
         dispatcher=Dispatcher(
-            *(compiled.commands, clock, limits.handler_timeout, middleware), compiled.hooks.errors
+            *(compiled.commands, clock, limits.handler_timeout, middleware, compiled.hooks.errors),
+            has_history=channels.have_history,
         ),
         has_streams=any(command.is_stream for command in compiled.commands.values()),
         hooks=compiled.hooks,
@@ -131,7 +134,8 @@ async def started(
                 steps.push_async_callback(_close, scope, request_scopes)
             await _use_wall_clock(scope, session, clock, steps)
             steps.push_async_callback(channels._stop)
-            await channels._start(limits, background, await _broker(scope))
+            broker = await _broker(scope)
+            await channels._start(limits, background, broker, await _log(scope, channels, broker))
             await _begin_resuming(scope, session, limits, background, steps)
             await compiled.tasks.begin(background)
             steps.push_async_callback(compiled.tasks.stop)
@@ -167,6 +171,24 @@ async def _broker(scope: OpenScope) -> Broker:
         return MemoryBroker()
     broker: Broker = await scope.get(Broker)
     return broker
+
+
+async def _log(scope: OpenScope, channels: Channels, broker: Broker) -> EventLog:
+    """Return the log of the channels with a history.
+
+    Raises `ConfigurationError` for a log of this process alone in an app with several nodes.
+    """
+    if not channels.have_history:
+        return MemoryLog()
+    log: EventLog = await scope.get(EventLog)
+    if not log.is_shared and not isinstance(broker, MemoryBroker):
+        raise ConfigurationError(
+            f"channels with a history: the nodes that {type(broker).__name__} connects need one "
+            "log, and the default one is in the memory of each process; give "
+            "RedisProvider(url, history=True), SqlProvider(AsyncSession), or a provider of an "
+            "EventLog of your own"
+        )
+    return log
 
 
 async def _begin_resuming(

@@ -92,12 +92,34 @@ def _configure(connection: Any, busy_timeout: float) -> None:
 
 
 async def _prepare(driver: Any, busy_timeout: float) -> None:
+    _stop_once(driver)
     try:
         await _set_pragmas(driver, busy_timeout)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await driver.close()  # which has a thread
         raise
+
+
+def _stop_once(driver: Any) -> None:
+    """Let all who stop a connection wait for the one end of its thread.
+
+    SQLAlchemy closes a connection whose use was cancelled, and stops it beside that if the closing
+    is cancelled, too, as it waits for a statement that waits for another writer. The thread of
+    aiosqlite (0.22) ends with the first stop, and never answers the second, which the closing makes
+    itself: the task of the closing would wait for ever, and so would the end of the event loop.
+    """
+    stop = getattr(driver, "stop", None)
+    if stop is None:  # an older aiosqlite, which is not stopped so
+        return
+    stopped: list[Any] = []
+
+    def stop_once() -> Any:
+        if not stopped:
+            stopped.append(stop())
+        return stopped[0]
+
+    driver.stop = stop_once
 
 
 async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
