@@ -203,8 +203,8 @@ class TestClient:
         """Send the command ``event`` with an id of its own and return the last reply to it.
 
         ``payload``, ``token``, ``key`` and ``since`` are those of `send`; ``timeout``, in seconds,
-        is that of `receive`. Other events that come meanwhile are kept for `receive`. Raises `CommandError` if
-        the last reply is an error.
+        is that of `receive`. Other events that come meanwhile are kept for `receive`. Raises
+        `CommandError` if the last reply is an error.
         """
         inbox, id = self._here, f"call {next(self._ids)}"
         inbox.claim(id)
