@@ -134,10 +134,13 @@ async def started(
                 steps.push_async_callback(_close, scope, request_scopes)
             await _use_wall_clock(scope, session, clock, steps)
             steps.push_async_callback(channels._stop)
+            # A log may have tasks of the app, and tasks of the app may publish until they end.
+            await compiled.tasks.begin(background)
+            steps.push_async_callback(compiled.tasks.stop)
             broker = await _broker(scope)
             await channels._start(limits, background, broker, await _log(scope, channels, broker))
             await _begin_resuming(scope, session, limits, background, steps)
-            await compiled.tasks.begin(background)
+            # Again, as those steps are left in the opposite order: before what tasks may use.
             steps.push_async_callback(compiled.tasks.stop)
             with as_current(session):
                 await _run_startup_hooks(setup)
