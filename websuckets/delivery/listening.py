@@ -71,7 +71,8 @@ class Listener:
             await cursor.moved()
             return
         with suppress(Unavailable):
-            self._page.extend(await self._delivery.pages.read(self._channel, self._position))
+            page = await self._delivery.pages.read(self._channel, self._position)
+            self._page.extend(page.events)
         if not self._page:  # the log is away, or this node is behind
             await cursor.moved_or(PAUSE)
 
