@@ -174,6 +174,11 @@ class MessageLog(Protocol):
         """
         ...
 
+    @property
+    def has_committed(self) -> bool:
+        """True once what `append` has written is committed."""
+        ...
+
     async def append(self, publications: Sequence[Publication]) -> Sequence[Position]:
         """Append ``publications`` as the last thing before the commit; return their positions.
 
@@ -193,6 +198,7 @@ class PlainMessageLog:
     """Log of a message that has nothing to do with the transaction of the handler."""
 
     is_transactional: Final = False
+    has_committed: Final = False
 
     def __init__(self, log: EventLog) -> None:
         self._log = log

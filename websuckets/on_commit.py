@@ -105,6 +105,12 @@ class OnCommit:
     async def _deliver(self, publication: Publication) -> None:
         """Deliver an event whose transaction is committed."""
         assert self._positions is not None
+        if not self._log.has_committed:
+            raise RuntimeError(
+                "on_commit.publish: the session of the handler was closed without a commit, so "
+                "there is no event; let the provider of the session commit, as "
+                "provide_context(sessionmaker.begin, provides=AsyncSession) does"
+            )
         await self._channels.deliver(publication, self._positions[publication.id])
 
     def __repr__(self) -> str:

@@ -110,9 +110,10 @@ async def test_a_position_too_far_away_is_not_recovered(
         await do(ann, "publish", 1002)
         position = (await watch(bob, {NAME: [since[0] or epoch, since[1]]}))[NAME]
         assert position == {"epoch": epoch, "offset": 1002, "recovered": recovered}
-        if not recovered:
-            await do(ann, "comment", "new")
-            assert await bob.receive() == commented("new", 1003)
+        for offset in range(since[1] + 1, 1003) if recovered else ():
+            assert (await bob.receive())["offset"] == offset
+        await do(ann, "comment", "new")
+        assert await bob.receive() == commented("new", 1003)
 
 
 async def test_a_trimmed_log_is_not_recovered(serving: Serving) -> None:

@@ -5,7 +5,7 @@ it has read and the events that came behind its position; in the end, each shows
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any, Final
 
@@ -183,30 +183,32 @@ def in_database(database: Database) -> Around:
 async def interleave(around: Around, chance: Random, *, one_writer: bool) -> None:
     """Let clients load while others add, in an order drawn by ``chance``; compare their screens."""
     scheduler = Scheduler()
-    async with around(scheduler) as app, TestClient(app) as ann:
-        async with ann.connect() as one, ann.connect() as two:
-            screens = [Screen(one), Screen(two)]
-            tasks: dict[str, Callable[[], Any]] = {}
-            for number, screen in enumerate(screens):
-                tasks[f"watch {number}"] = lambda screen=screen, number=number: screen.load(
-                    f"watch {number}"
-                )
+    async with around(scheduler) as app, TestClient(app) as ann, AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(ann.connect()) for _ in range(WATCHERS)]
+        writers = [await stack.enter_async_context(ann.connect()) for _ in range(ITEMS)]
+        screens = [Screen(client) for client in others]
+        tasks: dict[str, Callable[[], Any]] = {}
+        for number, screen in enumerate(screens):
+            tasks[f"watch {number}"] = lambda screen=screen, number=number: screen.load(
+                f"watch {number}"
+            )
 
-            async def add_all() -> None:
-                for item in range(ITEMS):
-                    await ann.call("add", item)
+        async def add_all() -> None:
+            for item in range(ITEMS):
+                await ann.call("add", item)
 
-            if one_writer:
-                tasks["add"] = add_all
-            else:
-                for item in range(ITEMS):
-                    tasks[f"add {item}"] = lambda item=item: ann.call("add", item)
-            with anyio.fail_after(TIMEOUT):
-                await scheduler.run(tasks, chance)
-                for screen in screens:
-                    await screen.follow(ITEMS)
+        if one_writer:
+            tasks["add"] = add_all
+        else:
+            for item in range(ITEMS):
+                tasks[f"add {item}"] = lambda item=item: writers[item].call("add", item)
+        with anyio.fail_after(TIMEOUT):
+            await scheduler.run(tasks, chance)
+            last = await app._channels._running._log.position(NAME)
             for screen in screens:
-                assert sorted(screen.items) == list(range(ITEMS))
+                await screen.follow(last.offset)
+        for screen in screens:
+            assert sorted(screen.items) == list(range(ITEMS))
 
 
 @pytest.mark.anyio
@@ -215,6 +217,27 @@ async def test_no_event_is_lost_between_position_and_state_in_memory(seed: int) 
     chance = Random(seed)
     for _ in range(20):
         await interleave(in_memory, chance, one_writer=False)
+
+
+@pytest.mark.anyio
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+async def test_no_event_is_lost_in_ten_thousand_interleavings_in_memory() -> None:
+    chance = Random("memory")
+    for _ in range(10_000):
+        await interleave(in_memory, chance, one_writer=False)
+
+
+@pytest.mark.anyio
+@pytest.mark.heavy
+@pytest.mark.on_asyncio
+@pytest.mark.timeout(600)
+async def test_no_event_is_lost_in_a_thousand_interleavings_in_a_database(
+    sql_database: Callable[[str], Database],
+) -> None:
+    chance, around = Random("sqlite"), in_database(sql_database("sqlite"))
+    for _ in range(1000):
+        await interleave(around, chance, one_writer=True)
 
 
 @pytest.mark.anyio

@@ -12,11 +12,12 @@ from typing import Final
 from uuid import UUID
 
 import anyio
+import anyio.lowlevel
 from websockets.exceptions import ConnectionClosed
 
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.outbox import TEXT, Start
-from websuckets.delivery.pages import Events, Pages
+from websuckets.delivery.pages import Page, Pages
 from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.exc import Unavailable
 from websuckets.history import HistoryLost, Position
@@ -28,6 +29,10 @@ __all__ = ["CatchingUp"]
 PAUSE: Final = 1.0
 """Seconds until a log that cannot be reached is asked again, and for which a node waits that has
 not come as far as its client; drawn at random between the half and one and a half of it."""
+
+
+MOST_JOINED: Final = 256 * 1024
+"""Bytes of the events of a page that is sent in one step, at most."""
 
 
 class _Connection:
@@ -116,22 +121,27 @@ class CatchingUp:
                 await self._send(connection, channel, position, cursor.tail, page)
 
     async def _send(
-        self, connection: _Connection, channel: str, position: Position, tail: bytes, page: Events
+        self, connection: _Connection, channel: str, position: Position, tail: bytes, page: Page
     ) -> None:
         """Send a page that begins at ``position``, until the subscription ends or begins anew."""
         socket, own = connection.socket, str(connection.socket.id)
-        for event in page:
-            if connection.positions.get(channel) is not position:
-                return
-            if event.excluded == own:
-                frame = encode_offset(tail, event.offset)
-            else:
-                frame = encode_logged(event.frame, tail, event.offset)
-            await socket.send(frame, text=TEXT)
-        if not page:  # the log has less than the node has delivered
+        send_texts = getattr(socket, "send_texts", None)
+        if not page.events:  # the log has less than the node has delivered
             await anyio.sleep(_pause())
-        elif connection.positions.get(channel) is position:
-            connection.positions[channel] = Position(position.epoch, page[-1].offset)
+        elif send_texts is not None and own not in page.excluded and page.size <= MOST_JOINED:
+            await send_texts(page.texts(tail))
+            await anyio.lowlevel.checkpoint()
+        else:
+            for event in page.events:
+                if connection.positions.get(channel) is not position:
+                    return
+                if event.excluded == own:
+                    frame = encode_offset(tail, event.offset)
+                else:
+                    frame = encode_logged(event.frame, tail, event.offset)
+                await socket.send(frame, text=TEXT)
+        if page.events and connection.positions.get(channel) is position:
+            connection.positions[channel] = Position(position.epoch, page.events[-1].offset)
 
     def _give_up(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""

@@ -51,7 +51,7 @@ class Listener:
         cannot be reached at the beginning; later, the listener waits for the log.
         """
         if self._cursor is None:
-            self._cursor = await self._delivery.begin(self._channel, listens=True)
+            self._cursor, _ = await self._delivery.begin(self._channel, listens=True)
             weakref.finalize(self, self._delivery.end_listening, self._cursor)
         while not self._page:
             await self._read_page(self._cursor)
@@ -71,7 +71,8 @@ class Listener:
             await cursor.moved()
             return
         with suppress(Unavailable):
-            self._page.extend(await self._delivery.pages.read(self._channel, self._position))
+            page = await self._delivery.pages.read(self._channel, self._position)
+            self._page.extend(page.events)
         if not self._page:  # the log is away, or this node is behind
             await cursor.moved_or(PAUSE)
 

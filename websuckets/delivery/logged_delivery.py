@@ -40,6 +40,7 @@ from websuckets.history import (
     EventLog,
     HistoryLost,
     LoggedEvent,
+    MessageLog,
     Position,
     Publication,
     decode_hint,
@@ -130,10 +131,14 @@ class LoggedDelivery:
 
     # Cursors
 
-    async def begin(self, channel: str, *, listens: bool = False) -> Cursor:
+    async def begin(
+        self, channel: str, log: MessageLog | None = None, *, listens: bool = False
+    ) -> tuple[Cursor, Position]:
         """Return the cursor of a channel, from which this node delivers the channel's events.
 
-        Everything that is appended later, by any node, is delivered. The cursor is kept until
+        Also returns a position that is not newer than what the caller reads afterwards; with
+        ``log``, not newer than what it reads in the transaction of that log. Everything that is
+        appended behind the position, by any node, is delivered. The cursor is kept until
         `end_if_unwanted`; if the caller ``listens``, at least until `end_listening`. Raises
         `Unavailable`.
         """
@@ -143,15 +148,17 @@ class LoggedDelivery:
         cursor.listeners += listens
         try:
             await self._link.subscribe(self._topic(channel))
-            if cursor.position is None:
-                position = await self._log.position(channel)
-                if cursor.position is None:  # nobody else has asked meanwhile
-                    cursor.move(position)
+            if log is not None and log.is_transactional:
+                position = await log.position(channel)
+            else:
+                position = cursor.position or await self._log.position(channel)
+            if cursor.position is None:  # nobody else has asked meanwhile
+                cursor.move(position)
         except BaseException:
             cursor.listeners -= listens
             self.end_if_unwanted(channel)
             raise
-        return cursor
+        return cursor, position
 
     def end_listening(self, cursor: Cursor) -> None:
         """Take note that a listener has ended."""

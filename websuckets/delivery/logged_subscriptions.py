@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from websuckets.delivery.catching_up import CatchingUp
-from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.outbox import Start
 from websuckets.delivery.subscribing import Made, Subscribing
@@ -55,8 +54,8 @@ class LoggedSubscriptions:
         socket = user.socket
         is_new = self._subscriptions.subscribe(user, channel, owner, held=True)
         try:
-            cursor = await self._delivery.begin(channel)
-            position = await self._position(cursor, current)
+            log = None if current is None else current.log
+            _, position = await self._delivery.begin(channel, log)
             answer: dict[str, Any] = {"epoch": position.epoch, "offset": position.offset}
             start = None if current is None else await self._recovered(channel, position, current)
         except BaseException:
@@ -117,13 +116,6 @@ class LoggedSubscriptions:
                 self._catching_up.begin(socket, channel, before)
 
         return replace(made, take_back=take_back)
-
-    async def _position(self, cursor: Cursor, current: Subscribing | None) -> Position:
-        """Return a position that is not newer than what the current message reads afterwards."""
-        if current is not None and current.log is not None and current.log.is_transactional:
-            return await current.log.position(cursor.channel)
-        assert cursor.position is not None
-        return cursor.position
 
     async def _recovered(
         self, channel: str, position: Position, current: Subscribing

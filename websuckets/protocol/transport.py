@@ -9,7 +9,21 @@ from websockets.datastructures import Headers
 from websuckets.exc import HandshakeRefused
 from websuckets.socket import Socket
 
-__all__ = ["Acceptor", "ConnectionHandler", "HttpResponse", "TransportConnection"]
+__all__ = ["Acceptor", "ConnectionHandler", "HttpResponse", "Texts", "TransportConnection"]
+
+
+@dataclass(slots=True)
+class Texts:
+    """Texts in UTF-8 that many receivers get together, one after the other.
+
+    A socket may have a method ``async def send_texts(texts: Texts)``, which sends all of them like
+    that many calls of `Socket.send`, in one step. A transport that makes frames itself keeps them
+    here, so that they are made once for all receivers.
+    """
+
+    texts: tuple[bytes, ...] = field(repr=False)
+    frames: bytes | None = field(default=None, repr=False)
+    """All frames, once a transport has made them."""
 
 
 class TransportConnection(Protocol):

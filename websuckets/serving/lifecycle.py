@@ -133,15 +133,13 @@ async def started(
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
             await _use_wall_clock(scope, session, clock, steps)
-            steps.push_async_callback(channels._stop)
-            # A log may have tasks of the app, and tasks of the app may publish until they end.
-            await compiled.tasks.begin(background)
+            await compiled.tasks.begin(background)  # which the log of channels may use
             steps.push_async_callback(compiled.tasks.stop)
+            steps.push_async_callback(channels._stop)
             broker = await _broker(scope)
             await channels._start(limits, background, broker, await _log(scope, channels, broker))
             await _begin_resuming(scope, session, limits, background, steps)
-            # Again, as those steps are left in the opposite order: before what tasks may use.
-            steps.push_async_callback(compiled.tasks.stop)
+            steps.push_async_callback(compiled.tasks.stop)  # tasks may use channels to their end
             with as_current(session):
                 await _run_startup_hooks(setup)
             readiness = Readiness(setup, readiness_log)

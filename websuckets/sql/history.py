@@ -12,7 +12,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 import anyio
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -145,6 +145,11 @@ class SqlMessageLog:
     def __init__(self, session: AsyncSession, log: SqlLog) -> None:
         self._session = session
         self._log = log
+        self._has_committed = False
+
+    @property
+    def has_committed(self) -> bool:
+        return self._has_committed
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Position]:
         """Append events; see `MessageLog.append`.
@@ -182,12 +187,16 @@ class SqlMessageLog:
         if not publications:
             return []
         session.flush()
+        event.listen(session, "after_commit", self._committed, once=True)
         return _appended(publications, self._log.clock, _connection_of(session))
 
     def _position(self, session: Session, channel: str) -> Position | None:
         found = log_statements.positions(_connection_of(session), [channel])
         _expire_unchanged(session)
         return None if found is None else found[0]
+
+    def _committed(self, session: Session) -> None:
+        self._has_committed = True
 
     def __repr__(self) -> str:
         return "SqlMessageLog()"

@@ -9,9 +9,10 @@ to be written is written after the replies that wait.
 import asyncio
 from typing import Any, Final
 
+from websuckets.protocol.transport import Texts
 from websuckets.transports.asyncio_connection import AsyncioConnection
 from websuckets.transports.fast_path import FastPath, can_write, frame_of
-from websuckets.transports.frames import text_frame
+from websuckets.transports.frames import frames_of, text_frame
 
 __all__ = ["FastAsyncioConnection"]
 
@@ -83,6 +84,16 @@ class FastAsyncioConnection(FastPath, AsyncioConnection):
             await super().send(message, text=text)
             return
         self._write(frame)
+        if self.paused or self.transport.is_closing():
+            await self._wait_after_writing()
+
+    async def send_texts(self, texts: Texts) -> None:
+        """Send texts in one write, or one by one where ``websockets`` has to send them."""
+        if not self._can_write:
+            for text in texts.texts:
+                await self.send(text, text=True)
+            return
+        self._write(frames_of(texts))
         if self.paused or self.transport.is_closing():
             await self._wait_after_writing()
 

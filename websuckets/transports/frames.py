@@ -5,7 +5,9 @@ from typing import Final
 
 from websockets.frames import apply_mask  # type: ignore[attr-defined]  # the fastest implementation
 
-__all__ = ["binary_frame", "read_text", "text_frame"]
+from websuckets.protocol.transport import Texts
+
+__all__ = ["binary_frame", "frames_of", "read_text", "text_frame"]
 
 TEXT: Final = 0x81
 BINARY: Final = 0x82
@@ -20,6 +22,13 @@ SHORTEST: Final = 2 + MASK_SIZE
 def text_frame(payload: bytes) -> bytes:
     """Return a server's text frame with this payload."""
     return _header(TEXT, len(payload)) + payload
+
+
+def frames_of(texts: Texts) -> bytes:
+    """Return a server's text frames with these texts, which are made once."""
+    if texts.frames is None:
+        texts.frames = b"".join(map(text_frame, texts.texts))
+    return texts.frames
 
 
 def binary_frame(payload: bytes) -> bytes:

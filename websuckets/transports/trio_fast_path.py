@@ -21,8 +21,9 @@ from typing import Any, Final
 import outcome
 import trio
 
+from websuckets.protocol.transport import Texts
 from websuckets.transports.fast_path import FastPath, can_write, frame_of
-from websuckets.transports.frames import text_frame
+from websuckets.transports.frames import frames_of, text_frame
 from websuckets.transports.trio_connection import TrioConnection
 
 __all__ = ["FastTrioConnection", "TextStream"]
@@ -120,6 +121,16 @@ class FastTrioConnection(FastPath, TrioConnection):
             return
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._write_frame(frame)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def send_texts(self, texts: Texts) -> None:
+        """Send texts in one write, or one by one where ``websockets`` has to send them."""
+        if not self._can_write:
+            for text in texts.texts:
+                await self.send(text, text=True)
+            return
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._write_frame(frames_of(texts))
         await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def reply(self, text: str) -> None:
