@@ -59,11 +59,10 @@ local function without(nodes, node)
     end
     return table.concat(others)
 end
-local function tell(channel, head, key, users)
-    if #users == 0 then return end
-    local other = key == 'joined' and 'left' or 'joined'
-    return redis.pcall('PUBLISH', channel, head .. '{{"' .. key .. '":['
-        .. table.concat(users, ',') .. '],"' .. other .. '":[]}}')
+local function tell(channel, head, joined, left)
+    if #joined + #left == 0 then return end
+    return redis.pcall('PUBLISH', channel, head .. '{{"joined":[' .. table.concat(joined, ',')
+        .. '],"left":[' .. table.concat(left, ',') .. ']}}')
 end
 """
 )
@@ -86,7 +85,7 @@ for number = 5, #ARGV do
     redis.call('ZREM', KEYS[2], user .. '\\n' .. group)
 end
 redis.call('SADD', KEYS[4], group)
-return tell(ARGV[3], ARGV[4], 'joined', joined)
+return tell(ARGV[3], ARGV[4], joined, {})
 """
 )
 """Script that enters users of one node, and tells of those who were nowhere before."""
@@ -146,7 +145,7 @@ for number = 4, #ARGV do
         end
     end
 end
-return tell(ARGV[2], ARGV[3], 'left', left)
+return tell(ARGV[2], ARGV[3], {}, left)
 """
 )
 """Script that removes users who have left from the sorted set; the one that does tells all."""
