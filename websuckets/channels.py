@@ -159,7 +159,10 @@ class Channels:
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
 
-        Users of other nodes are among them as far as this node knows them now.
+        Users of other nodes are among them as far as this node knows them now. In a channel with
+        presence, a user stays among them until subscribers are told that the user has left. A
+        handler that subscribes a connection, and then calls this method, gets the users to whom the
+        events ``presence`` of this connection add and from whom they take away.
         """
         return await self._running.members(self._running.checked(name))
 

@@ -34,7 +34,7 @@ import anyio
 from websuckets.broker import Link
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.pages import PAGE, Pages
-from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.exc import Unavailable
 from websuckets.history import (
     EventLog,
@@ -266,7 +266,7 @@ class LoggedDelivery:
         cursor.forget_early()
         self.pages.forget()
         cursor.move(position)
-        self._subscriptions.announce_gap_in(cursor.channel)
+        self._subscriptions.deliver(cursor.channel, gap(cursor.channel))
 
     def heal(self, cursor: Cursor) -> None:
         """Bring a cursor up to the end of the log, in a task of its own."""
