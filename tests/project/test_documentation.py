@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 NOT_RUN = {
     "console": "`tests/cli/test_page.py` runs these",
     "html": "`tests/project/test_browser.py` runs these, in Chromium",
-    "js": "`tests/project/test_browser.py` and `test_exactly_once.py` run these, in Chromium",
+    "js": "`test_browser.py`, `test_catching_up_page.py` and `test_exactly_once.py` run these",
     "py": "two lines that a reader writes below the program, to start it",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
     "txt": "diagrams",

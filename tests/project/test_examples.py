@@ -143,7 +143,17 @@ async def hold_a_conversation(ann: Client, bob: Client) -> None:
         assert who["payload"] == ["ann"]
 
 
-PROGRAMS = ["hello", "users", "chat", "chat_rooms", "notes", "orders", "ticker"]
+PROGRAMS = [
+    "hello",
+    "users",
+    "chat",
+    "chat_rooms",
+    "notes",
+    "orders",
+    "board",
+    "answer",
+    "ticker",
+]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -19,6 +19,7 @@ REFERENCE: Final = ROOT / "docs" / "reference"
 INTERNAL: Final = {
     "websuckets.cache": {"JsonCache"},
     "websuckets.clock": {"SYSTEM_CLOCK"},
+    "websuckets.history": {"PlainMessageLog", "decode_hint", "encode_hint", "in_order"},
     "websuckets.limits": {"OutboxBound", "seconds"},
     "websuckets.middleware": {"Around", "Attempt", "checked", "composed"},
     "websuckets.resuming": {"Resuming"},

@@ -20,6 +20,7 @@ RUN = [
             "security",
             "sessions",
             "channels",
+            "catching-up",
             "exactly-once",
             "cache",
             "hooks",
