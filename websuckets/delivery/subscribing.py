@@ -1,8 +1,8 @@
 """Subscriptions that one message makes to channels with a history, until its answer is sent.
 
 The problem: a command subscribes to a channel and then reads the state that its client is to show.
-Events of the channel that reached the client before its reply would meet a screen that has no state
-yet; and where the command fails, its client must not be subscribed.
+Events of the channel that reached the client before its reply would meet a screen without a state;
+and where the command fails, its client must not be subscribed.
 
 The solution: a subscription of a command is held, and begins when the reply has been sent, at the
 position that the reply names. Until then nothing is kept in memory for it: what was published
