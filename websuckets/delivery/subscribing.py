@@ -8,7 +8,7 @@ The solution: a subscription of a command is held, and begins when the reply has
 position that the reply names. Until then nothing is kept in memory for it: what was published
 meanwhile is read from the log. A command that fails takes its new subscriptions back.
 
-Outside of commands, in hooks, streams and tasks, there is no reply to wait for: a subscription
+Outside of commands, in hooks, streams and tasks, nobody waits for a reply: a subscription
 begins at once, and an event ``subscribed`` tells the client its position.
 """
 
