@@ -113,7 +113,7 @@ class Channels:
         await self._running.send_to(user_id, client_event(event).encode())
 
     def listen(self, name: str, since: Position | None = None) -> AsyncIterator[AnyEvent]:
-        """Return the events of a channel with a history, for ``async for`` in streams and tasks.
+        """Return the events of the channel ``name``, for ``async for`` in streams and tasks.
 
         The events are those behind the position ``since``, or those that come from now on, in their
         order, each once, for as long as the app runs: of the classes that the channel declares, or
@@ -121,7 +121,7 @@ class Channels:
         read from the log. The loop may be left at any time.
 
         Iteration raises `HistoryLost` when the log does not keep the next event any more. Raises
-        `ValueError` for a channel without a history.
+        `ValueError` for a channel without a `History`.
         """
         node = self._running
         name = node.checked(name)
@@ -143,7 +143,7 @@ class Channels:
             self._declarations.check(self._running.checked(name), event)
         return encoded
 
-    def publication(
+    def _publication(
         self, name: str, event: ClientEvent, exclude: Socket | None
     ) -> Publication | None:
         """Return an event as it is appended to a log; ``None`` for a channel without a history."""
@@ -152,14 +152,17 @@ class Channels:
         history = node.history_of(name)
         return None if history is None else publication_of(name, history, event.encode(), exclude)
 
-    async def deliver(self, publication: Publication, position: Position) -> None:
+    async def _deliver(self, publication: Publication, position: Position) -> None:
         """Deliver an event that a transaction has appended to a log, once it is committed."""
         await self._running.published(publication, position)
 
     async def members(self, name: str) -> set[UserId]:
         """Return the ids of verified users who are subscribed to the channel ``name``.
 
-        Users of other nodes are among them as far as this node knows them now.
+        Users of other nodes are among them as far as this node knows them now. In a channel with
+        presence, a user stays among them until subscribers are told that the user has left. A
+        handler that subscribes a connection, and then calls this method, gets the users to whom the
+        events ``presence`` of this connection add and from whom they take away.
         """
         return await self._running.members(self._running.checked(name))
 

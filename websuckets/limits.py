@@ -102,6 +102,11 @@ class Limits:
     """Events of one channel with a history that a client may have missed and still gets; whoever
     has missed more is told to load its state anew (``"recovered": false``)."""
 
+    presence_grace: float | None = _number(5, least=0)
+    """Seconds within which a user who has gone from a channel with presence may be back, on any
+    node, without having left: nobody is told of either. With 0 or ``None``, others are told at
+    once. It has to be the same on all nodes."""
+
     revocation_lag: float | None = _number(30, least=0.001)
     """Seconds that a revoked user may stay on a node that cannot hear of the revocation. Users who
     were saved in a `SessionStore` have their connections closed with 1013 when the store has been

@@ -79,7 +79,7 @@ class OnCommit:
         sent = self._channels.check(name, event)
         publication = None
         if self._log.is_transactional and self._positions is None:
-            publication = self._channels.publication(name, sent, exclude)
+            publication = self._channels._publication(name, sent, exclude)
         if publication is None:
             self._effects.add(self._channels.publish, name, sent, exclude)
             return
@@ -111,7 +111,7 @@ class OnCommit:
                 "there is no event; let the provider of the session commit, as "
                 "provide_context(sessionmaker.begin, provides=AsyncSession) does"
             )
-        await self._channels.deliver(publication, self._positions[publication.id])
+        await self._channels._deliver(publication, self._positions[publication.id])
 
     def __repr__(self) -> str:
         return "OnCommit()"

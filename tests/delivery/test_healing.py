@@ -282,3 +282,60 @@ async def test_nodes_that_a_broker_connects_need_one_log(broker: FaultyBroker) -
             pass
     async with TestClient(rooms.app(providers=[provider])) as client:
         assert (await client.call("leave", "any")).event == "leave"
+
+
+async def test_a_log_that_fails_is_an_incident_once_and_is_asked_again(
+    broker: FaultyBroker,
+    log: SharedLog,
+    quick: None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broker.fate = lambda message: []
+    asked = 0
+
+    async def positions(channels: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 5:
+            raise KeyError("a mistake of a log")
+        return await MemoryLog.positions(log, channels)
+
+    async with nodes(broker, log) as both:
+        await both.bob.call("watch", [NAME])
+        monkeypatch.setattr(log, "positions", positions)
+        await both.ann.call("comment", "one")
+        assert await both.got(1) == comments(["one"])
+    texts = [record.getMessage() for record in errors(caplog)]
+    assert [text.split(":")[0].split(",")[0] for text in texts] == [
+        "the log of channels is away",
+        "SharedLog failed",
+    ]
+
+
+async def test_a_client_for_whom_the_log_fails_is_told_of_a_gap(
+    broker: FaultyBroker,
+    log: SharedLog,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with nodes(broker, log) as both:
+        epoch = (await both.bob.call("watch", [NAME])).subscribed[NAME]["epoch"]
+        await both.ann.call("comment", "one")
+        assert await both.got(1) == comments(["one"])
+        read = both.app._channels._running._delivery.pages.read
+        reads = 0
+
+        async def fail_later(channel: str, since: Position) -> Any:
+            nonlocal reads
+            reads += 1
+            if reads == 2:
+                raise KeyError("a mistake of a log")
+            return await read(channel, since)
+
+        monkeypatch.setattr(both.app._channels._running._delivery.pages, "read", fail_later)
+        await both.bob.call("watch", [NAME], since={NAME: (epoch, 0)})
+        assert await both.got(1) == [("channel gap", {"channel": NAME})]
+        await both.ann.call("comment", "two")
+        assert await both.got(1) == comments(["two"])
+    assert len(errors(caplog)) == 1

@@ -8,7 +8,7 @@ import anyio
 import pytest
 from timeouts import TIMEOUT
 
-from websuckets.broker import Broker, Link, MemoryBroker
+from websuckets.broker import Broker, Link, MemoryBroker, PresenceRules
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import RedisConnection
 
@@ -24,7 +24,8 @@ class Node:
 
     link: Link
 
-    def __init__(self) -> None:
+    def __init__(self, presence: PresenceRules | None = None) -> None:
+        self.presence = presence
         self.got: list[tuple[str, bytes]] = []
         self.gaps: list[list[str] | None] = []
         self.announcements: list[bytes] = []
@@ -56,9 +57,9 @@ class Node:
 
 
 @asynccontextmanager
-async def linked(broker: Broker) -> AsyncIterator[Node]:
+async def linked(broker: Broker, presence: PresenceRules | None = None) -> AsyncIterator[Node]:
     """Yield a node that is linked for as long as the context lasts."""
-    node = Node()
+    node = Node(presence)
     started = anyio.Event()
 
     def told(link: Link) -> None:

@@ -35,10 +35,10 @@ class NodeProcess:
 
 @asynccontextmanager
 async def node_process(
-    redis_url: str, backend: str, heartbeat: float
+    redis_url: str, backend: str, heartbeat: float, grace: float = 5
 ) -> AsyncIterator[NodeProcess]:
     """Run a node for as long as the context lasts, or until it is killed."""
-    command = [sys.executable, __file__, redis_url, backend, str(heartbeat)]
+    command = [sys.executable, __file__, redis_url, backend, str(heartbeat), str(grace)]
     environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
     process = await anyio.open_process(command, stdout=PIPE, stderr=DEVNULL, env=environment)
     async with process:
@@ -52,13 +52,14 @@ async def node_process(
                 process.kill()
 
 
-async def serve(redis_url: str, heartbeat: float) -> None:
-    limits = Limits(rate=None)
+async def serve(redis_url: str, heartbeat: float, grace: float) -> None:
+    limits = Limits(rate=None, presence_grace=grace)
     provider = RedisProvider(redis_url, resume=True, heartbeat=heartbeat)
-    async with rooms.app(providers=[provider], limits=limits).serve("127.0.0.1", 0) as server:
+    app = rooms.app(providers=[provider], limits=limits, channels=[rooms.hall])
+    async with app.serve("127.0.0.1", 0) as server:
         print(server.port, flush=True)
         await anyio.sleep_forever()
 
 
 if __name__ == "__main__":
-    anyio.run(serve, sys.argv[1], float(sys.argv[3]), backend=sys.argv[2])
+    anyio.run(serve, sys.argv[1], *map(float, sys.argv[3:]), backend=sys.argv[2])

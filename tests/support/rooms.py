@@ -6,11 +6,14 @@ from harness import app_with
 from pydantic import BaseModel
 
 from websuckets import ClientEvent, CommandGroup, Payload, Socket, WebSuckets
-from websuckets.channels import Channels
+from websuckets.channels import Channel, Channels
 from websuckets.security import CurrentUser
 from websuckets.session import Session, User
 
 group = CommandGroup()
+
+hall = Channel("hall/{id}", presence=True)
+"""Channels with presence, of apps that include them."""
 
 
 class News(BaseModel):

@@ -93,6 +93,10 @@ class CatchingUp:
                 await self._step(connection, channel)
         except ConnectionClosed:
             pass
+        except Exception:
+            for channel in list(connection.positions):
+                self._give_up(connection, channel)
+            raise
         finally:
             del self._connections[connection.socket.id]
 

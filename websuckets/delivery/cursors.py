@@ -16,7 +16,16 @@ MOST_EARLY: Final = 256
 class Cursor:
     """Cursor of one channel, for as long as anybody on this node wants its events."""
 
-    __slots__ = ("_early", "_moved", "channel", "is_healing", "listeners", "position", "tail")
+    __slots__ = (
+        "_early",
+        "_moved",
+        "channel",
+        "is_behind",
+        "is_healing",
+        "listeners",
+        "position",
+        "tail",
+    )
 
     def __init__(self, channel: str) -> None:
         self.channel: str = channel
@@ -24,6 +33,8 @@ class Cursor:
         """Part of each frame, by `logged_tail`."""
         self.position: Position | None = None
         """Position behind the last event that was delivered; ``None`` until it is known."""
+        self.is_behind: bool = False
+        """True once an event has come while the position was not known."""
         self.is_healing: bool = False
         """True while missed events are read from the log."""
         self.listeners: int = 0

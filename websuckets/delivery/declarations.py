@@ -90,7 +90,9 @@ class Channel:
 
     ``events`` are the classes of the events that may be published to these channels; without it,
     any event may. A channel with a ``history`` keeps its last events for clients that were away.
-    ``presence`` says that clients may ask who is subscribed.
+    With ``presence``, subscribers are told which users come and leave, by the event ``presence``:
+    ``{"channel": "ticket/1", "joined": ["ann"], "left": []}``. A user is there while any verified
+    connection to any node is subscribed, and leaves `Limits.presence_grace` after the last one.
 
     A declaration is not changed once it is made; two that were made of the same values are equal.
     It holds for the apps that include it, ``WebSuckets(channels=[ticket])``.
@@ -116,7 +118,7 @@ class Channel:
     history: History | None
     """Events that are kept; ``None`` if none is."""
     presence: bool
-    """True if clients may ask who is subscribed."""
+    """True if subscribers are told who comes and leaves."""
 
     def __init__(
         self,
@@ -344,6 +346,11 @@ class ChannelDeclarations:
         """True if any of the channels has a history."""
         return any(channel.history is not None for channel in self._channels)
 
+    @property
+    def have_presence(self) -> bool:
+        """True if any of the channels has presence."""
+        return any(channel.presence for channel in self._channels)
+
     def includes(self, channel: Channel) -> bool:
         """Tell whether the app includes a declaration that is equal to this ``channel``."""
         return self._by_pattern.get(channel.pattern) == channel
@@ -376,6 +383,11 @@ class ChannelDeclarations:
                 self._found.clear()
             self._found[name] = channel
         return channel
+
+    def has_presence(self, name: str) -> bool:
+        """Tell whether the channel ``name`` has presence. Raises the errors of `find`."""
+        channel = self.find(name) if name else None
+        return channel is not None and channel.presence
 
     def check(self, name: str, event: AnyEvent) -> None:
         """Raise `ValueError` for an ``event`` that the channel ``name`` does not list.

@@ -34,7 +34,7 @@ import anyio
 from websuckets.broker import Link
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.pages import PAGE, Pages
-from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.exc import Unavailable
 from websuckets.history import (
     EventLog,
@@ -47,6 +47,7 @@ from websuckets.history import (
     encode_hint,
 )
 from websuckets.protocol.messages import encode_logged, encode_offset
+from websuckets.runtime.incidents import log_incident
 
 __all__ = ["DeliveryCounts", "LoggedDelivery"]
 
@@ -116,10 +117,12 @@ class LoggedDelivery:
         self._has_to_compare = anyio.Event()
         try:
             await self._compare()
-        except Unavailable:
+        except Exception as error:
             if not self._is_away:
                 self._is_away = True
                 logger.error("the log of channels is away: no events of other nodes for now")
+                if not isinstance(error, Unavailable):
+                    log_incident(type(self._log).__name__, error)
         else:
             if self._is_away:
                 self._is_away = False
@@ -154,6 +157,8 @@ class LoggedDelivery:
                 position = cursor.position or await self._log.position(channel)
             if cursor.position is None:  # nobody else has asked meanwhile
                 cursor.move(position)
+                if cursor.is_behind:
+                    self.heal(cursor)
         except BaseException:
             cursor.listeners -= listens
             self.end_if_unwanted(channel)
@@ -206,7 +211,10 @@ class LoggedDelivery:
     def _take(self, channel: str, epoch: str, event: LoggedEvent) -> None:
         """Deliver an event if it is the next one; else see to it that it comes."""
         cursor = self.cursors.get(channel)
-        if cursor is None or cursor.position is None:
+        if cursor is None:
+            return
+        if cursor.position is None:  # its position is being read, maybe from before this event
+            cursor.is_behind = True
             return
         if epoch != cursor.position.epoch:
             self.compare_soon()
@@ -258,7 +266,7 @@ class LoggedDelivery:
         cursor.forget_early()
         self.pages.forget()
         cursor.move(position)
-        self._subscriptions.announce_gap_in(cursor.channel)
+        self._subscriptions.deliver(cursor.channel, gap(cursor.channel))
 
     def heal(self, cursor: Cursor) -> None:
         """Bring a cursor up to the end of the log, in a task of its own."""
@@ -291,7 +299,7 @@ class LoggedDelivery:
         except HistoryLost:
             await self._go_on_at_the_end(cursor)
         except Unavailable:
-            self.compare_soon()
+            pass  # the next comparison finds the same
         finally:
             cursor.is_healing = False
 

@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 from typing import Any
-from uuid import UUID
 
 from websuckets.delivery.catching_up import CatchingUp
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
@@ -41,7 +40,7 @@ class LoggedSubscriptions:
         self._catching_up = CatchingUp(
             subscriptions, delivery.cursors, delivery.pages, delivery.heal, start
         )
-        subscriptions.ended = self._ended
+        subscriptions.ended.append(self._ended)
 
     async def subscribe(
         self, user: User, channel: str, owner: UserId | None, current: Subscribing | None
@@ -143,9 +142,9 @@ class LoggedSubscriptions:
         self._counts.recovered += 1
         return since
 
-    def _ended(self, connection: UUID, channel: str) -> None:
+    def _ended(self, user: User, channel: str) -> None:
         """Take note that a subscription has ended."""
-        self._catching_up.stop(connection, channel)
+        self._catching_up.stop(user.socket.id, channel)
 
 
 def _nothing() -> None:

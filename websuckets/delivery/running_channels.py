@@ -10,15 +10,16 @@ import anyio.lowlevel
 from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
-from websuckets.broker import Broker, Link
+from websuckets.broker import PRESENCE, Broker, Link, PresenceRules
 from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.delivery.listening import Listener
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.logged_subscriptions import LoggedSubscriptions
 from websuckets.delivery.outbox import Outboxes
+from websuckets.delivery.presence_events import PresenceEvents
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
 from websuckets.delivery.subscribing import subscribing_on
-from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import InvalidChannel
 from websuckets.history import EventLog, History, Position, Publication
@@ -51,6 +52,8 @@ class RunningChannels:
 
     link: Link
     revocations: RevocationAnnouncements
+    presence: PresenceRules | None
+    _presence: PresenceEvents | None
     _delivery: LoggedDelivery
     _logged: LoggedSubscriptions
 
@@ -80,6 +83,10 @@ class RunningChannels:
             lambda group, id: self.link.leave(group, id),
         )
         self.subscriptions = Subscriptions(session, outboxes, limits.subscriptions, self._users)
+        self.presence = None
+        if declared.have_presence:
+            self.presence = PresenceRules(limits.presence_grace or 0, declared.has_presence)
+        self._presence = None
 
     async def run(self, broker: Broker, *, task_status: TaskStatus[None]) -> None:
         """Keep the link to other nodes until `stop`.
@@ -106,7 +113,7 @@ class RunningChannels:
             self._ended.set()
 
     def _begin_delivery(self, link: Link) -> None:
-        """Begin to deliver channels with a history."""
+        """Begin to deliver channels with a history, and to tell who comes and leaves."""
         start = self._background.start_soon
         self._delivery = LoggedDelivery(
             *(self._log, self.subscriptions, link, start, _topic, self._counts)
@@ -114,11 +121,17 @@ class RunningChannels:
         self._logged = LoggedSubscriptions(
             *(self._delivery, self.subscriptions, self._limits.recovery, start, self._counts)
         )
+        if self.presence is not None:
+            self._presence = PresenceEvents(
+                *(self.presence, self.subscriptions, self._users, link, start)
+            )
         if self._declared.have_history:
             start(self._delivery.run, self._comparing)
 
     async def stop(self) -> None:
         self._comparing.cancel()
+        if self._presence is not None:
+            self._presence.stop()
         self._scope.cancel()
         await wait_through(self._ended, self._background.timeout)
 
@@ -161,10 +174,15 @@ class RunningChannels:
             current = subscribing_on(user.socket)
             if current is not None:
                 current.check(channel)
-            return await self._logged.subscribe(user, name, owner, current)
-        self.subscriptions.subscribe(user, name, owner)
-        await self.link.subscribe(_topic(name))
-        return None
+            position = await self._logged.subscribe(user, name, owner, current)
+        else:
+            position = None
+            self.subscriptions.subscribe(user, name, owner)
+            await self.link.subscribe(_topic(name))
+        if channel is not None and channel.presence and self._presence is not None:
+            if self.subscriptions.has_subscribers(name):  # else all have gone meanwhile
+                await self._presence.begin(name)
+        return position
 
     def unsubscribe(self, connection: UUID, name: str) -> None:
         if self.subscriptions.unsubscribe(connection, name):
@@ -215,6 +233,8 @@ class RunningChannels:
         return Listener(self._delivery, name, since, channel.event_of)
 
     async def members(self, group: str) -> set[UserId]:
+        if self._presence is not None and self._presence.tells(group):
+            return await self._presence.members(group)
         return self._users.members(group) | await self.link.members(group)
 
     async def yield_to_others(self) -> None:
@@ -229,6 +249,10 @@ class RunningChannels:
             _check(message)
             self.subscriptions.deliver_to(user_id_of(user_id), message)
             return
+        if topic.startswith(PRESENCE):
+            if self._presence is not None:
+                self._presence.receive(topic.removeprefix(PRESENCE), message)
+            return
         name = topic.removeprefix(CHANNEL)
         if self.history_of(name) is None:
             _check(message)
@@ -238,13 +262,15 @@ class RunningChannels:
 
     def missed(self, topics: Iterable[str] | None) -> None:
         if topics is None:
+            if self._presence is not None:
+                self._presence.missed()
             topics = (USERS, *map(_topic, self.subscriptions.channels))
         for topic in topics:
             name = topic.removeprefix(CHANNEL)
             if topic == USERS:
                 self.subscriptions.announce_gap_to_users()
             elif self.history_of(name) is None:
-                self.subscriptions.announce_gap_in(name)
+                self.subscriptions.deliver(name, gap(name))
             else:
                 self._delivery.compare_soon()
 

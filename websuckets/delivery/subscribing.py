@@ -1,14 +1,14 @@
 """Subscriptions that one message makes to channels with a history, until its answer is sent.
 
 The problem: a command subscribes to a channel and then reads the state that its client is to show.
-Events of the channel that reached the client before its reply would meet a screen that has no state
-yet; and where the command fails, its client must not be subscribed.
+Events of the channel that reached the client before its reply would meet a screen without a state;
+and where the command fails, its client must not be subscribed.
 
 The solution: a subscription of a command is held, and begins when the reply has been sent, at the
 position that the reply names. Until then nothing is kept in memory for it: what was published
 meanwhile is read from the log. A command that fails takes its new subscriptions back.
 
-Outside of commands, in hooks, streams and tasks, there is no reply to wait for: a subscription
+Outside of commands, in hooks, streams and tasks, nobody waits for a reply: a subscription
 begins at once, and an event ``subscribed`` tells the client its position.
 """
 

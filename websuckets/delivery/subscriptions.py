@@ -1,7 +1,7 @@
 """Subscriptions of the connections of one node to channels."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 from uuid import UUID
 
@@ -46,8 +46,11 @@ class Subscriptions:
         users: UserGroups,
     ) -> None:
         self.outboxes = outboxes
-        self.ended: Callable[[UUID, str], None] = lambda connection, channel: None
-        """Function that is called with connection and channel of a subscription that has ended."""
+        self.ended: list[Callable[[User, str], None]] = []
+        """Functions that are called with subscriber and channel of a subscription that has ended,
+        and is among those of the channel no more."""
+        self.released: Callable[[User, str], None] = lambda user, channel: None
+        """Function that is called with subscriber and channel of a subscription by `release`."""
         self._session = session
         self._most = most
         self._users = users
@@ -105,6 +108,9 @@ class Subscriptions:
     def release(self, connection: UUID, channel: str) -> None:
         """Deliver the events of a channel to a subscriber, from the next one on."""
         _move(connection, channel, self._held, self._channels)
+        subscriber = self._subscribers.get(connection)
+        if subscriber is not None:
+            self.released(subscriber.user, channel)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Unsubscribe; return whether the channel has lost its last subscriber."""
@@ -114,7 +120,13 @@ class Subscriptions:
         del subscriber.channels[channel]
         if subscriber.user.id is not None:
             self._users.leave(channel, subscriber.user.id)
-        return self._forget(connection, channel)
+        return self._forget(subscriber.user, channel)
+
+    def subscribers(self, channel: str) -> Iterator[tuple[User, bool]]:
+        """Yield the subscribers of a channel, each with true if `hold` keeps events from it."""
+        for place in (self._channels, self._held):
+            for subscriber in place.get(channel, {}).values():
+                yield subscriber.user, place is self._held
 
     def deliver(
         self,
@@ -157,10 +169,6 @@ class Subscriptions:
             if user.id is not None:
                 self._subscriber(user).outbox.put(frame)
 
-    def announce_gap_in(self, channel: str) -> None:
-        """Tell the subscribers of a channel that published messages may be missing."""
-        self.deliver(channel, gap(channel))
-
     def verified(self, user: User, id: UserId) -> None:
         self._users.enter(ONLINE, id)
         for channel in self._channels_of(user):
@@ -184,7 +192,7 @@ class Subscriptions:
         if subscriber is None:
             return []
         subscriber.outbox.stop()
-        return [name for name in subscriber.channels if self._forget(user.socket.id, name)]
+        return [name for name in subscriber.channels if self._forget(user, name)]
 
     def _subscriber(self, user: User) -> _Subscriber:
         subscriber = self._subscribers.get(user.socket.id)
@@ -197,14 +205,15 @@ class Subscriptions:
         subscriber = self._subscribers.get(user.socket.id)
         return {} if subscriber is None else subscriber.channels
 
-    def _forget(self, connection: UUID, channel: str) -> bool:
+    def _forget(self, user: User, channel: str) -> bool:
         for place in (self._channels, self._held):
             subscribers = place.get(channel)
             if subscribers is not None:
-                subscribers.pop(connection, None)
+                subscribers.pop(user.socket.id, None)
                 if not subscribers:
                     del place[channel]
-        self.ended(connection, channel)
+        for has_ended in self.ended:
+            has_ended(user, channel)
         return not self.has_subscribers(channel)
 
 

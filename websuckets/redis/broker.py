@@ -14,6 +14,7 @@ from websuckets.redis.connection import RedisConnection
 from websuckets.redis.malformed import MalformedCounter
 from websuckets.redis.messages import ANNOUNCED, EVERY_NODE, MESSAGE, MISSED, Envelope
 from websuckets.redis.presence import Presence
+from websuckets.redis.told_users import ToldUsers
 from websuckets.redis.topics import Topics
 from websuckets.redis.unsent import Change, Message, Unsent
 from websuckets.session import UserId
@@ -83,7 +84,8 @@ class _RedisLink:
         self._malformed = malformed
         self._topics = Topics(root, redis.heartbeat)
         self._envelope = Envelope()
-        self._presence = Presence(redis, root, malformed)
+        self._told = ToldUsers(redis, root, malformed, receiver.presence, self._topics.channel)
+        self._presence = Presence(redis, root, malformed, self._told)
         self._unsent = Unsent(redis, self._topics, self._envelope, self._presence)
         names = (f"{root}:announced", f"{root}:announcements")
         channel = self._topics.channel(EVERY_NODE)
@@ -127,6 +129,9 @@ class _RedisLink:
         except (Unavailable, RedisError):
             return set()
 
+    async def present(self, group: str) -> set[UserId]:
+        return await self._told.present(group)
+
     async def drain(self) -> None:
         """Send waiting messages, then remove the users of this node from Redis."""
         if self._connection is not None:
@@ -164,6 +169,9 @@ class _RedisLink:
                 self._has_to_read = False
                 with self._redis.refusals.tolerated():
                     await self._announcements.read(self._connection)
+            elif self._told.pause == 0:
+                with self._redis.refusals.tolerated():
+                    await self._told.settle(self._connection)
             elif self._unsent:
                 await self._unsent.send_some(self._connection)
             elif self._drained is not None:
@@ -173,7 +181,8 @@ class _RedisLink:
                 await anyio.sleep_forever()
             else:
                 self._something_to_do = anyio.Event()
-                await self._something_to_do.wait()
+                with anyio.move_on_after(self._told.pause):
+                    await self._something_to_do.wait()
 
     async def beat(self) -> None:
         self._has_to_beat = True

@@ -3,7 +3,7 @@
 import secrets
 from typing import Final
 
-__all__ = ["ANNOUNCED", "EVERY_NODE", "MESSAGE", "MISSED", "Envelope"]
+__all__ = ["ANNOUNCED", "EVERY_NODE", "FROM_ALL", "MESSAGE", "MISSED", "Envelope"]
 
 VERSION: Final = b"websuckets/1"
 """Beginning of every message; any other message is discarded."""
@@ -13,6 +13,9 @@ MISSED: Final = b"missed"
 ANNOUNCED: Final = b"announced"
 """Kinds of messages: a published message, the news that such a message did not reach Redis, and the
 news that there is an announcement to be read."""
+
+FROM_ALL: Final = VERSION + b" redis " + MESSAGE + b"\n"
+"""Header of messages that scripts of Redis publish, and that every node receives."""
 
 EVERY_NODE: Final = "nodes"
 """Topic of messages from one node to all other nodes."""

@@ -8,11 +8,12 @@ from typing import Any, Final
 
 from coredis import BaseConnection
 from coredis.exceptions import RedisError
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from websuckets.redis.connection import AT_ONCE, Command, RedisConnection, asked, asked_each
 from websuckets.redis.malformed import MalformedCounter
-from websuckets.session import UserId, is_user_id
+from websuckets.redis.told_users import NODE_BYTES, ToldUsers, user_id_in
+from websuckets.session import UserId
 
 __all__ = ["Presence"]
 
@@ -33,12 +34,17 @@ class Presence:
 
     After Redis has refused a change, its data is out of date. Then each heartbeat writes all users
     of this node anew, until no write is refused.
+
+    ``told`` has the groups of which nodes are told who comes and leaves.
     """
 
-    def __init__(self, redis: RedisConnection, root: str, malformed: MalformedCounter) -> None:
+    def __init__(
+        self, redis: RedisConnection, root: str, malformed: MalformedCounter, told: ToldUsers
+    ) -> None:
         self._redis = redis
         self._root = root
         self._malformed = malformed
+        self._told = told
         self._lifetime = round(LIFETIME * redis.heartbeat * 1000)
         self._groups: dict[str, set[bytes]] = {}
         self._name = ""
@@ -62,6 +68,8 @@ class Presence:
         users = self._groups.get(group, set())
         if user in users:
             return self._additions(group, [user])
+        if self._told.tells(group):
+            return [self._told.left(group, self._name, self._sets(self._name, group), [user])]
         commands: list[Command] = [(b"SREM", self._key("users", self._name, group), user)]
         if not users:
             commands.append((b"SREM", self._key("groups", self._name), group))
@@ -74,7 +82,7 @@ class Presence:
     async def begin(self, connection: BaseConnection) -> None:
         """Write all users under a new name; later changes have to be sent afterwards."""
         self._is_sure = False
-        name = secrets.token_hex(8)
+        name = secrets.token_hex(NODE_BYTES)
         mark: Command = (b"SET", self._key("node", name), b"1", b"PX", self._lifetime)
         await asked(connection, [mark, (b"SADD", self._key("nodes"), name)])
         if self._name:
@@ -109,6 +117,7 @@ class Presence:
         lives = await asked(connection, [(b"EXISTS", self._key("node", name)) for name in names])
         for name in (name for name, lives in zip(names, lives, strict=True) if not lives):
             await self._remove(connection, name)
+        await self._told.settle(connection)
 
     async def remove(self, connection: BaseConnection) -> None:
         """Remove all users of this node from Redis."""
@@ -131,14 +140,10 @@ class Presence:
         return {id for id in members if id is not None}
 
     def _id(self, user: bytes, key: str) -> UserId | None:
-        try:
-            id = from_json(user)
-        except ValueError:
-            id = None
-        if is_user_id(id):
-            return id
-        self._malformed.found(key)
-        return None
+        id = user_id_in(user)
+        if id is None:
+            self._malformed.found(key)
+        return id
 
     async def _remove(self, connection: BaseConnection, name: str) -> None:
         """Remove all data of a name, and the name last, so that a failed removal is repeated."""
@@ -148,16 +153,36 @@ class Presence:
             if isinstance(taken, RedisError):  # the key is not a set
                 self._malformed.found(groups)
                 break
+            for group in filter(self._told.tells, _texts(taken)):
+                await self._leave(connection, name, group)
             users = [self._key("users", name, group) for group in _texts(taken)]
             await asked(connection, [(b"DEL", *users), (b"SREM", groups, *taken)])
         marks: Command = (b"DEL", self._key("node", name), groups)
         await asked(connection, [marks, (b"SREM", self._key("nodes"), name)])
 
+    async def _leave(self, connection: BaseConnection, name: str, group: str) -> None:
+        """Remove the users of a name from a group of which nodes are told."""
+        sets = self._sets(name, group)
+        some: Command = (b"SRANDMEMBER", sets[0], AT_ONCE)
+        while users := (await asked_each(connection, [some]))[0]:
+            if isinstance(users, RedisError):  # the key is not a set
+                self._malformed.found(sets[0])
+                break
+            known = [user for user in users if self._id(user, sets[0]) is not None]
+            left = self._told.left(group, name, sets, known)
+            await asked(connection, [left, (b"SREM", sets[0], *users)])
+
     def _additions(self, group: str, users: list[bytes]) -> list[Command]:
+        if self._told.tells(group):
+            return [self._told.entered(group, self._name, self._sets(self._name, group), users)]
         return [
             (b"SADD", self._key("groups", self._name), group),
             (b"SADD", self._key("users", self._name, group), *users),
         ]
+
+    def _sets(self, name: str, group: str) -> tuple[str, str]:
+        """Return the keys of the sets of a name: of its users in a group, and of its groups."""
+        return self._key("users", name, group), self._key("groups", name)
 
     def _key(self, *parts: str) -> str:
         return ":".join((self._root, *parts))
