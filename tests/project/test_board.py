@@ -1,7 +1,9 @@
 """The board example, on each kind of database."""
 
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -172,6 +174,70 @@ async def test_a_board_goes_on_after_a_restart() -> None:
         assert screen.recovered
         await screen.follow(client, 2)
         assert await state_of(client) == (2, screen.notes)
+
+
+class Device:
+    """A screen with a connection, which may be lost at any time, also before a reply."""
+
+    def __init__(self, app_client: TestClient) -> None:
+        self.screen = Screen()
+        self._app_client = app_client
+        self._stack = AsyncExitStack()
+
+    async def connect(self) -> None:
+        self.client = await self._stack.enter_async_context(self._app_client.connect())
+        await self.screen.watch(self.client)
+
+    async def disconnect(self) -> None:
+        await self.client.abort()
+        await self._stack.aclose()
+
+    async def change(self, event: str, payload: Any, key: str, *, is_cut: bool) -> None:
+        """Send a change until its reply comes, where ``is_cut`` on two connections."""
+        if is_cut:
+            await self.client.send(event, payload, key=key)
+            await self.disconnect()
+            await self.connect()
+        try:
+            await self.client.call(event, payload, key=key)
+        except CommandError as error:  # somebody else has removed the note
+            assert error.error == "no such note"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_screens_show_the_same_whatever_happens(app: WebSuckets, seed: int) -> None:
+    """Expect it after changes by all, with connections that are lost with and without a change."""
+    chance = Random(seed)
+    async with TestClient(app) as client:
+        await client.call("board create", "plans", key="k")
+        devices = [Device(client) for _ in range(3)]
+        for device in devices:
+            await device.connect()
+        for step in range(40):
+            device = chance.choice(devices)
+            ids = sorted(device.screen.notes)  # as its user sees the board
+            where = {"board": "plans", "x": step, "y": step}
+            match chance.choice(["add", "move", "remove", "look", "lose"]):
+                case "move" if ids:
+                    change = "note move", {**where, "id": chance.choice(ids)}
+                case "remove" if ids:
+                    change = "note remove", {"board": "plans", "id": chance.choice(ids)}
+                case "look":
+                    await device.screen.follow(device.client, (await state_of(client))[0])
+                    continue
+                case "lose":
+                    await device.disconnect()
+                    await device.connect()
+                    continue
+                case _:
+                    change = "note add", {**where, "text": f"note {step}"}
+            await device.change(*change, f"key {step}", is_cut=chance.random() < 0.4)
+        version, notes = await state_of(client)
+        for device in devices:
+            await device.screen.follow(device.client, version)
+            assert device.screen.notes == notes
+            await device.disconnect()
+        assert len(notes) > 1
 
 
 async def test_a_change_that_fails_leaves_nothing(app: WebSuckets) -> None:
