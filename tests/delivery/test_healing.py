@@ -16,7 +16,7 @@ from timeouts import TIMEOUT
 
 from websuckets import WebSuckets
 from websuckets.broker import Broker, Link, MemoryBroker, Receiver
-from websuckets.delivery import logged_delivery
+from websuckets.delivery import bounded_log, logged_delivery
 from websuckets.exc import Unavailable
 from websuckets.history import EventLog, MemoryLog, Position, Publication
 from websuckets.testing import CommandError, TestClient
@@ -309,8 +309,34 @@ async def test_a_log_that_fails_is_an_incident_once_and_is_asked_again(
     texts = [record.getMessage() for record in errors(caplog)]
     assert [text.split(":")[0].split(",")[0] for text in texts] == [
         "the log of channels is away",
-        "SharedLog failed",
+        "log of channels failed",
     ]
+
+
+async def test_a_log_that_does_not_answer_is_asked_again(
+    broker: FaultyBroker,
+    log: SharedLog,
+    quick: None,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounded_log, "TIMEOUT", 0.05)
+    broker.fate = lambda message: []
+    asked = 0
+
+    async def positions(channels: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await anyio.sleep_forever()
+        return await MemoryLog.positions(log, channels)
+
+    async with nodes(broker, log) as both:
+        await both.bob.call("watch", [NAME])
+        monkeypatch.setattr(log, "positions", positions)
+        await both.ann.call("comment", "one")
+        assert await both.got(1) == comments(["one"])
+    assert "the log of channels is away" in errors(caplog)[0].getMessage()
 
 
 async def test_a_client_for_whom_the_log_fails_is_told_of_a_gap(

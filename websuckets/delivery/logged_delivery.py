@@ -122,7 +122,7 @@ class LoggedDelivery:
                 self._is_away = True
                 logger.error("the log of channels is away: no events of other nodes for now")
                 if not isinstance(error, Unavailable):
-                    log_incident(type(self._log).__name__, error)
+                    log_incident("log of channels", error)
         else:
             if self._is_away:
                 self._is_away = False

@@ -11,6 +11,7 @@ from anyio.abc import TaskStatus
 from pydantic_core import from_json, to_json
 
 from websuckets.broker import PRESENCE, Broker, Link, PresenceRules
+from websuckets.delivery.bounded_log import BoundedLog
 from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.delivery.listening import Listener
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
@@ -22,7 +23,7 @@ from websuckets.delivery.subscribing import subscribing_on
 from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import InvalidChannel
-from websuckets.history import EventLog, History, Position, Publication
+from websuckets.history import EventLog, History, MemoryLog, Position, Publication
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits, limit_text
 from websuckets.protocol.events import AnyEvent, client_event
@@ -70,7 +71,7 @@ class RunningChannels:
         self._limits = limits
         self._background = background
         self._declared = declared
-        self._log = log
+        self._log = log if type(log) is MemoryLog else BoundedLog(log)
         self._counts = counts
         self._longest_name = limits.channel_name
         self._scope = anyio.CancelScope()
