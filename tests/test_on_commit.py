@@ -15,7 +15,7 @@ from harness import Gate, app_with, dial, errors, until
 from serving import Serving
 from transactions import Transaction, Transactions, app_running
 
-from websuckets import ClientEvent, CommandGroup, Limits, OnCommit, Socket, WebSuckets
+from websuckets import AppTasks, ClientEvent, CommandGroup, Limits, OnCommit, Socket, WebSuckets
 from websuckets.app import Server
 from websuckets.channels import Channels
 from websuckets.di import lock_factory, setup_dishka
@@ -448,6 +448,20 @@ async def test_an_effect_that_hangs_delays_the_reply_for_the_finalize_timeout(
         assert (await client.call("run")).payload == "done"
     assert journal == ["commit"] * 2
     assert len(errors(caplog)) == 2
+
+
+async def test_an_effect_that_starts_a_task_does_not_wait_for_the_task(anyio_backend: str) -> None:
+    group = CommandGroup()
+    gate = Gate()
+
+    @group.command("begin")
+    async def begin(socket: Socket, *, tasks: AppTasks, on_commit: OnCommit) -> None:
+        on_commit(tasks.start_soon, gate)
+
+    async with TestClient(app_with(group)) as client:
+        await client.call("begin")
+        await gate.reached.wait()
+        gate.opened.set()
 
 
 async def test_effects_that_fail_change_neither_the_others_nor_the_reply(

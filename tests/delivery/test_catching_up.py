@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import tickets
-from harness import Client, dial
+from harness import Client, Gate, dial
 from serving import Serving
 from tickets import NAME, commented
 
@@ -235,6 +235,22 @@ async def test_subscribing_again_tells_the_present_position(serving: Serving) ->
         assert (await watch(bob))[NAME] == first | {"offset": 1}
         await do(ann, "comment", "two")
         assert await bob.receive() == commented("two", 2)
+
+
+async def test_events_that_come_while_a_subscriber_loads_anew_follow_the_reply(
+    serving: Serving,
+) -> None:
+    gate = Gate()
+    app = tickets.app(gate=gate)
+    async with serving(app) as server, dial(server) as ann, dial(server) as bob:
+        await watch(bob)
+        await bob.send("watch slowly", payload=NAME, id="slow")
+        await gate.reached.wait()
+        await do(ann, "comment", "one")
+        gate.opened.set()
+        reply = await bob.receive()
+        assert (reply["id"], reply["subscribed"][NAME]["offset"]) == ("slow", 0)
+        assert await bob.receive() == commented("one", 1)
 
 
 async def test_who_is_subscribed_may_go_back_to_an_earlier_position(serving: Serving) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from harness import app_with
+from harness import Gate, app_with
 
 from websuckets import CommandGroup, Event, Limits, OnCommit, Payload, Socket, WebSuckets
 from websuckets.channels import Channel, Channels, History
@@ -24,8 +24,11 @@ short = Channel("short/{id}", history=History(size=5))
 NAME = "ticket/1"
 
 
-def app(**arguments: Any) -> WebSuckets:
-    """Return an app whose clients watch tickets and comment on them."""
+def app(gate: Gate | None = None, **arguments: Any) -> WebSuckets:
+    """Return an app whose clients watch tickets and comment on them.
+
+    ``gate`` is between the position and the reply of ``watch slowly``.
+    """
     group = CommandGroup()
 
     @group.command("enter")
@@ -41,6 +44,12 @@ def app(**arguments: Any) -> WebSuckets:
     @group.command("watch quietly", subscribes=[ticket, short])
     async def watch_quietly(socket: Socket, name: Payload[str], *, channels: Channels) -> None:
         await channels.subscribe(socket, name)
+
+    @group.command("watch slowly", subscribes=[ticket, short])
+    async def watch_slowly(socket: Socket, name: Payload[str], *, channels: Channels) -> None:
+        await channels.subscribe(socket, name)
+        assert gate is not None
+        await gate()
 
     @group.command("watch and fail", subscribes=[ticket, short])
     async def watch_and_fail(socket: Socket, name: Payload[str], *, channels: Channels) -> None:

@@ -63,8 +63,6 @@ class LoggedSubscriptions:
             raise
         if current is not None and current.since is not None and channel in current.since:
             answer["recovered"] = start is not None
-        elif not is_new:
-            start = None
         if self._subscriptions.is_subscribed(socket.id, channel):  # else it has ended meanwhile
             self._make(socket, channel, is_new, answer, start or position, current)
         return position
@@ -92,19 +90,25 @@ class LoggedSubscriptions:
                 self._delivery.end_if_unwanted(channel)
 
         made = Made(answer, tell, begin, take_back)
-        if not is_new:
-            made = self._again(socket, channel, made, is_set_back="recovered" in answer)
         if current is not None and current.holds:
-            current.add(channel, made)
+            current.add(channel, made if is_new else self._set_back(socket, channel, made))
             return
+        if not is_new:
+            is_set_back = "recovered" in answer
+            made = (
+                self._set_back(socket, channel, made)
+                if is_set_back
+                else replace(made, begin=_nothing)
+            )
         alone = Subscribing(socket)
         alone.add(channel, made)
         alone.begin()
 
-    def _again(self, socket: Socket, channel: str, made: Made, *, is_set_back: bool) -> Made:
-        """Return what it means that a connection that is subscribed subscribes again."""
-        if not is_set_back:
-            return replace(made, begin=_nothing, take_back=_nothing)
+    def _set_back(self, socket: Socket, channel: str, made: Made) -> Made:
+        """Hold a subscription that is made again, until it begins at another position.
+
+        Events that come before the reply would be lost on a client that shows what the reply tells.
+        """
         cursor = self._delivery.cursors[channel]
         before = self._catching_up.stop(socket.id, channel) or cursor.position
         assert before is not None

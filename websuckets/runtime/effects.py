@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from inspect import isawaitable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import anyio
 
@@ -19,6 +19,9 @@ from websuckets.runtime.incidents import log_incident
 __all__ = ["Effects"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+TASK_HANDLES: Final[tuple[type, ...]] = (anyio.TaskHandle,) if hasattr(anyio, "TaskHandle") else ()
+"""Types of what `TaskGroup.start_soon` returns, which can be awaited, but need not."""
 
 _Effect: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
@@ -113,7 +116,8 @@ async def _call_each(
 async def _call(effect: _Effect) -> None:
     function, arguments, keywords = effect
     result = function(*arguments, **keywords)
-    if isawaitable(result):
+    # A task that the function has started goes on by itself; anyio has handles of tasks since 4.14.
+    if isawaitable(result) and not isinstance(result, TASK_HANDLES):
         await result
 
 
