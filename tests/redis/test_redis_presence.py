@@ -200,6 +200,7 @@ async def users(server: Any, names: Iterable[str]) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for name in names:
             client = await stack.enter_async_context(dial(server))
+            stack.push_async_callback(client.vanish)
             await client.call("enter", payload=name, id=1)
             await client.send("join", payload=HALL, id=2)
             while "id" not in await client.receive():
