@@ -30,6 +30,7 @@ pytestmark = pytest.mark.anyio
 UNHEARD: Final = {
     "concurrency": "past it commands wait, and none is refused or lost",
     "compression": "it bounds nothing",
+    "presence_grace": "past it users have left, which subscribers are told",
 }
 """Limits that no line in the log can name, with the reasons."""
 

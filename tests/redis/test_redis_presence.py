@@ -191,6 +191,22 @@ async def test_users_whose_record_is_lost_leave_nevertheless(own_redis: RedisSer
         assert two.got[-1][1] == b'{"joined":[],"left":["ann"]}'
 
 
+async def test_users_of_a_node_that_nobody_remembers_leave(own_redis: RedisServer) -> None:
+    """A node that asks who is there removes them, as of nodes that another version has removed."""
+    nodes = "0123456789abcdef" * 2
+    async with linked(broker_at(own_redis.url), RULES) as one:
+        await one.link.subscribe(f"{PRESENCE}a")
+        own_redis.command("HSET", "{0/test}:told:a", '"bob"', nodes)
+        one.link.enter("a", "ann")
+        await one.until(lambda: len(one.got) == 1)
+        name = own_redis.command("HGET", "{0/test}:told:a", '"ann"').split()[1].decode()
+        own_redis.command("HSET", "{0/test}:told:a", '"eve"', f"{nodes[:16]}{name}")
+        assert await one.link.present("a") == {"ann", "bob", "eve"}
+        await one.until(lambda: len(one.got) == 2)
+        assert one.got[-1][1] == b'{"joined":[],"left":["bob"]}'
+        assert await one.link.present("a") == {"ann", "eve"}
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 

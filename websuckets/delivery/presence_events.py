@@ -205,7 +205,8 @@ class PresenceEvents:
                 newer, view.newer = view.newer, None
             found: Changes = dict.fromkeys(users - view.users, True)
             if departures:
-                found |= dict.fromkeys(view.users - users, False)
+                gone = view.users - users - self._users.members(channel)
+                found |= dict.fromkeys(gone, False)
             if self._views.get(channel) is view:
                 found = {id: is_there for id, is_there in found.items() if id not in newer}
                 self._change(channel, view, found)
