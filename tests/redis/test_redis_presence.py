@@ -207,6 +207,36 @@ async def test_users_of_a_node_that_nobody_remembers_leave(own_redis: RedisServe
         assert await one.link.present("a") == {"ann", "eve"}
 
 
+async def test_who_comes_and_leaves_while_memory_is_full_is_told_afterwards(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each user is told of once, as soon as Redis takes the change."""
+    async with (
+        linked(broker_at(own_redis.url), RULES) as one,
+        linked(broker_at(own_redis.url), RULES) as two,
+    ):
+        await two.link.subscribe(f"{PRESENCE}a")
+        for user in ("ann", "eve"):
+            one.link.enter("a", user)
+        await two.until(lambda: len(two.got) == 2)
+        own_redis.command("CONFIG", "SET", "maxmemory", "1")
+        one.link.leave("a", "ann")
+        one.link.enter("a", "bob")
+        with anyio.fail_after(LONG_TIMEOUT):
+            while "Redis refuses" not in caplog.text:
+                await anyio.sleep(0.01)
+        own_redis.command("CONFIG", "SET", "maxmemory", "0")
+        await two.until(lambda: len(two.got) == 4, LONG_TIMEOUT)
+        assert await two.link.present("a") == {"bob", "eve"}
+        one.link.leave("a", "eve")
+        await two.until(lambda: len(two.got) == 5, LONG_TIMEOUT)
+        assert sorted(message for _, message in two.got[2:]) == [
+            b'{"joined":["bob"],"left":[]}',
+            b'{"joined":[],"left":["ann"]}',
+            b'{"joined":[],"left":["eve"]}',
+        ]
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
