@@ -212,6 +212,7 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
         {"outbox": (0, 1000)},
         {"outbox": (10, -1)},
         {"streams": 2.5},
+        {"presence_grace": -1},
         {"max_size": float("inf")},
         {"compression": "gzip"},
     ],

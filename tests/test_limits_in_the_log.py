@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from websuckets import AppTasks, ClientEvent, CommandGroup, Limits, Payload, Socket, WebSuckets
 from websuckets.app import Server
-from websuckets.channels import Channels
+from websuckets.channels import Channel, Channels, History
 from websuckets.exc import Unavailable
 from websuckets.limits import Overflow, limit_text
 from websuckets.resuming import ResumeProvider
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.anyio
 UNHEARD: Final = {
     "concurrency": "past it commands wait, and none is refused or lost",
     "compression": "it bounds nothing",
+    "presence_grace": "past it users have left, which subscribers are told",
 }
 """Limits that no line in the log can name, with the reasons."""
 
@@ -92,6 +93,29 @@ async def push_at_once(socket: Socket, *, tasks: AppTasks) -> None:
 async def publish_many(socket: Socket, number: Payload[int], *, channels: Channels) -> None:
     for _ in range(number):
         await channels.publish("a", ClientEvent("news", "x" * 100_000))
+
+
+news = Channel("news", history=History())
+
+
+def app_with_history(limits: Limits) -> WebSuckets:
+    commands = CommandGroup()
+
+    @commands.command("watch", subscribes=[news])
+    async def watch(socket: Socket, *, channels: Channels) -> None:
+        await channels.publish("news", ClientEvent("news"))
+        await channels.subscribe(socket, "news")
+
+    return app_with(commands, channels=[news], limits=limits)
+
+
+async def miss_events(app: WebSuckets, server: Server, client: Client) -> None:
+    epoch = (await client.call("watch", id=1))["subscribed"]["news"]["epoch"]
+    reply = {"event": "news", "payload": None, "channel": "news", "offset": 2}
+    await client.send("watch", id=2, since={"news": [epoch, 0]})
+    got = [await client.receive() for _ in range(2)]
+    assert reply in got
+    assert [f["subscribed"]["news"]["recovered"] for f in got if "subscribed" in f] == [False]
 
 
 async def send(socket: Socket) -> None:
@@ -269,6 +293,7 @@ CASES = [
         provoke=fail("join", "too many subscriptions", payload="a"),
         subscriptions=0,
     ),
+    case("recovery", provoke=miss_events, app=app_with_history, recovery=1),
     case("revocation_lag", provoke=lose_revocations, revocation_lag=0.1),
     case(
         "revocation_lag",

@@ -354,6 +354,77 @@ async def test_what_is_lost_is_told_after_a_comparison() -> None:
         assert await told(watcher, 2) == [("joined", "bob"), ("left", "ann")]
 
 
+class Asked:
+    """A broker's answer to the question who is there, which comes when the test lets it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gate = Gate()
+        self.users: set[Any] = set()
+        monkeypatch.setattr(_MemoryLink, "present", self._answer)
+
+    async def _answer(self, group: str) -> set[Any]:
+        gate, users = self.gate, set(self.users)
+        await gate()
+        return users
+
+    def let_answer(self) -> None:
+        """Give the answers to the questions until now."""
+        gate, self.gate = self.gate, Gate()
+        gate.opened.set()
+
+
+async def test_what_is_told_while_the_broker_is_asked_first_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer may be older than a message that has come before it."""
+    asked = Asked(monkeypatch)
+    asked.users = {"ann"}
+    app = app_on(MemoryBroker(), ENDLESS)
+    async with TestClient(app) as watcher, watcher.connect() as other:
+        node = app._channels._node
+        assert node is not None
+        async with anyio.create_task_group() as tasks:
+            for client in (watcher, other):
+                tasks.start_soon(client.call, "join", HALL)
+            await asked.gate.reached.wait()
+            await anyio.wait_all_tasks_blocked()
+            node.missed(None)  # asks nothing about channels that are being asked for
+            node.receive(f"presence/{HALL}", b'{"joined":["bob"],"left":["ann"]}')
+            asked.let_answer()
+        for client in (watcher, other):
+            assert (await client.call("members", HALL)).payload == ["bob"]
+
+
+async def test_what_is_told_during_a_comparison_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it does when another comparison begins, and when the last subscriber goes meanwhile."""
+    asked = Asked(monkeypatch)
+    app = app_on(MemoryBroker(), ENDLESS)
+    async with TestClient(app) as watcher:
+        node = app._channels._node
+        assert node is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watcher.call, "join", HALL)
+            await asked.gate.reached.wait()
+            asked.let_answer()
+        asked.users = {"ann", "eve"}
+        node.missed(None)
+        await asked.gate.reached.wait()
+        node.missed(None)
+        await anyio.wait_all_tasks_blocked()
+        node.receive(f"presence/{HALL}", b'{"joined":["zoe"],"left":["eve"]}')
+        asked.let_answer()
+        for _ in range(2):
+            assert (await watcher.receive()).event == "channel gap"
+        assert await told(watcher, 2) == [("joined", "zoe"), ("joined", "ann")]
+        node.missed(None)
+        await asked.gate.reached.wait()
+        await watcher.call("leave", HALL)
+        asked.let_answer()
+        await anyio.wait_all_tasks_blocked()
+        assert (await watcher.receive()).event == "channel gap"
+        await watcher.call("tell", "nobody")
+
+
 async def test_who_was_there_is_told_once_the_broker_can_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

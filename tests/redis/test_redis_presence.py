@@ -191,6 +191,52 @@ async def test_users_whose_record_is_lost_leave_nevertheless(own_redis: RedisSer
         assert two.got[-1][1] == b'{"joined":[],"left":["ann"]}'
 
 
+async def test_users_of_a_node_that_nobody_remembers_leave(own_redis: RedisServer) -> None:
+    """A node that asks who is there removes them, as of nodes that another version has removed."""
+    nodes = "0123456789abcdef" * 2
+    async with linked(broker_at(own_redis.url), RULES) as one:
+        await one.link.subscribe(f"{PRESENCE}a")
+        own_redis.command("HSET", "{0/test}:told:a", '"bob"', nodes)
+        one.link.enter("a", "ann")
+        await one.until(lambda: len(one.got) == 1)
+        name = own_redis.command("HGET", "{0/test}:told:a", '"ann"').split()[1].decode()
+        own_redis.command("HSET", "{0/test}:told:a", '"eve"', f"{nodes[:16]}{name}")
+        assert await one.link.present("a") == {"ann", "bob", "eve"}
+        await one.until(lambda: len(one.got) == 2)
+        assert one.got[-1][1] == b'{"joined":[],"left":["bob"]}'
+        assert await one.link.present("a") == {"ann", "eve"}
+
+
+async def test_who_comes_and_leaves_while_memory_is_full_is_told_afterwards(
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each user is told of once, as soon as Redis takes the change."""
+    async with (
+        linked(broker_at(own_redis.url), RULES) as one,
+        linked(broker_at(own_redis.url), RULES) as two,
+    ):
+        await two.link.subscribe(f"{PRESENCE}a")
+        for user in ("ann", "eve"):
+            one.link.enter("a", user)
+        await two.until(lambda: len(two.got) == 2)
+        own_redis.command("CONFIG", "SET", "maxmemory", "1")
+        one.link.leave("a", "ann")
+        one.link.enter("a", "bob")
+        with anyio.fail_after(LONG_TIMEOUT):
+            while "Redis refuses" not in caplog.text:
+                await anyio.sleep(0.01)
+        own_redis.command("CONFIG", "SET", "maxmemory", "0")
+        await two.until(lambda: len(two.got) == 4, LONG_TIMEOUT)
+        assert await two.link.present("a") == {"bob", "eve"}
+        one.link.leave("a", "eve")
+        await two.until(lambda: len(two.got) == 5, LONG_TIMEOUT)
+        assert sorted(message for _, message in two.got[2:]) == [
+            b'{"joined":["bob"],"left":[]}',
+            b'{"joined":[],"left":["ann"]}',
+            b'{"joined":[],"left":["eve"]}',
+        ]
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
@@ -200,6 +246,7 @@ async def users(server: Any, names: Iterable[str]) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         for name in names:
             client = await stack.enter_async_context(dial(server))
+            stack.push_async_callback(client.vanish)
             await client.call("enter", payload=name, id=1)
             await client.send("join", payload=HALL, id=2)
             while "id" not in await client.receive():

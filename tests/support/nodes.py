@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import rooms
 from anyio.streams.text import TextReceiveStream
-from repository import SUPPORT
+from repository import ROOT, SUPPORT
 from timeouts import TIMEOUT
 
 from websuckets import Limits
@@ -39,7 +39,7 @@ async def node_process(
 ) -> AsyncIterator[NodeProcess]:
     """Run a node for as long as the context lasts, or until it is killed."""
     command = [sys.executable, __file__, redis_url, backend, str(heartbeat), str(grace)]
-    environment = {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (SUPPORT, ROOT)))}
     process = await anyio.open_process(command, stdout=PIPE, stderr=DEVNULL, env=environment)
     async with process:
         try:

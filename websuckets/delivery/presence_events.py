@@ -196,16 +196,19 @@ class PresenceEvents:
         for channel, view in list(self._views.items()):
             if not view.is_known:
                 continue
-            view.newer = {}
+            newer: Changes = {}
+            view.newer = newer
             try:
                 users = await self._link.present(channel)
             except Unavailable:
                 return
             finally:
-                newer, view.newer = view.newer, None
+                if view.newer is newer:  # else another comparison has begun
+                    view.newer = None
             found: Changes = dict.fromkeys(users - view.users, True)
             if departures:
-                found |= dict.fromkeys(view.users - users, False)
+                gone = view.users - users - self._users.members(channel)
+                found |= dict.fromkeys(gone, False)
             if self._views.get(channel) is view:
                 found = {id: is_there for id, is_there in found.items() if id not in newer}
                 self._change(channel, view, found)

@@ -130,7 +130,10 @@ class _RedisLink:
             return set()
 
     async def present(self, group: str) -> set[UserId]:
-        return await self._told.present(group)
+        try:
+            return await self._told.present(group)
+        except RedisError:
+            raise Unavailable from None
 
     async def drain(self) -> None:
         """Send waiting messages, then remove the users of this node from Redis."""

@@ -196,6 +196,8 @@ class ToldUsers:
     @property
     def pause(self) -> float:
         """Seconds until `settle` has to be called; infinite if nobody is known to leave."""
+        if self._settles_at == math.inf:
+            return math.inf
         return max(0.0, self._settles_at - anyio.current_time())
 
     async def settle(self, connection: BaseConnection) -> None:
@@ -218,16 +220,38 @@ class ToldUsers:
             self._settle_in(int(pause) / 1000)
 
     async def present(self, group: str) -> set[UserId]:
-        """Return the users who have come and have not left yet. Raises `Unavailable`."""
+        """Return the users who have come and have not left yet. Raises `Unavailable`.
+
+        Users are removed who are only on nodes that nobody remembers, and they leave: somebody has
+        deleted the list of nodes, or a node of another version, which knows nothing of this hash,
+        has removed a dead node.
+        """
         key = self._key(group)
-        (users,) = await self._redis.ask_each([(b"HKEYS", key)])
-        if isinstance(users, WrongTypeError):
+        (found,) = await self._redis.ask_each([(b"HGETALL", key)])
+        if isinstance(found, WrongTypeError):
             self._malformed.found(key)
             return set()
-        ids = {user_id_in(user) for user in users}
-        if None in ids:
+        users = {user: _names_in(nodes) for user, nodes in found.items()}
+        for user in [user for user in users if user_id_in(user) is None]:
             self._malformed.found(key)
+            del users[user]
+        for name in await self._forgotten({name for names in users.values() for name in names}):
+            of_name = [user for user, names in users.items() if name in names]
+            sets = (f"{self._root}:users:{name}:{group}", f"{self._root}:groups:{name}")
+            await self._redis.ask(*self.left(group, name, sets, of_name))
+        ids = {user_id_in(user) for user in users}
         return {id for id in ids if id is not None}
+
+    async def _forgotten(self, names: set[str]) -> list[str]:
+        """Return the names of nodes that are neither alive nor listed. Raises `Unavailable`."""
+        listed = f"{self._root}:nodes"
+        marks: list[Command] = [(b"EXISTS", f"{self._root}:node:{name}") for name in names]
+        marks += [(b"SISMEMBER", listed, name) for name in names]
+        answers = await self._redis.ask_all(marks) if names else []
+        alive, known = answers[: len(names)], answers[len(names) :]
+        return [
+            name for name, *is_there in zip(names, alive, known, strict=True) if not any(is_there)
+        ]
 
     def _settled(self, group: str, users: list[bytes]) -> Command:
         told = (self._channel(PRESENCE + group), FROM_ALL)
@@ -257,6 +281,13 @@ class ToldUsers:
     def _script(self, script: str, keys: Iterable[str], *values: Any) -> Command:
         keys = tuple(keys)
         return (b"EVAL", script, len(keys), *keys, *values)
+
+
+def _names_in(nodes: bytes) -> list[str]:
+    """Return the names in the text of the nodes of a user."""
+    text = nodes.decode("ascii", "replace")
+    size = 2 * NODE_BYTES
+    return [text[start : start + size] for start in range(0, len(text), size)]
 
 
 def user_id_in(user: bytes) -> UserId | None:
