@@ -10,7 +10,7 @@ from websuckets.delivery.running_channels import USERS, RunningChannels, publica
 from websuckets.delivery.subscriptions import ONLINE
 from websuckets.history import EventLog, History, Position, Publication
 from websuckets.limits import Limits
-from websuckets.protocol.events import AnyEvent, Event, client_event
+from websuckets.protocol.events import AnyEvent, client_event
 from websuckets.protocol.messages import ClientEvent
 from websuckets.runtime.once import running_once
 from websuckets.runtime.tasks import Background
@@ -112,16 +112,13 @@ class Channels:
         """
         await self._running.send_to(user_id, client_event(event).encode())
 
-    def listen(
-        self, name: str, since: Position | None = None
-    ) -> AsyncIterator[ClientEvent | Event]:
+    def listen(self, name: str, since: Position | None = None) -> AsyncIterator[AnyEvent]:
         """Return the events of a channel with a history, for ``async for`` in streams and tasks.
 
         The events are those behind the position ``since``, or those that come from now on, in their
         order, each once, for as long as the app runs: of the classes that the channel declares, or
         as `ClientEvent`. A slow reader keeps nothing in memory, because what it has not come to is
-        read from the log. Leave the iterator with `contextlib.aclosing` where it has to end at
-        once.
+        read from the log. The loop may be left at any time.
 
         Iteration raises `HistoryLost` when the log does not keep the next event any more. Raises
         `ValueError` for a channel without a history.

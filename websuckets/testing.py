@@ -45,13 +45,19 @@ class CommandError(Exception):
 class ReceivedEvent(ClientEvent):
     """A received event: a `ClientEvent` with the ``id`` of the command that it answers, if any.
 
-    ``more`` is true for an item of a stream, and false for the last reply.
+    ``more`` is true for an item of a stream, and false for the last reply. An event of a channel
+    with a history has the name of its ``channel`` and its ``offset``, which are ``None`` for
+    others. ``subscribed`` has the positions at which a command has subscribed to such channels, by
+    their names: ``{"news": {"epoch": ..., "offset": ..., "recovered": ...}}``.
     """
 
-    __slots__ = ("id", "more")
+    __slots__ = ("channel", "id", "more", "offset", "subscribed")
 
     id: str | int | None
     more: bool
+    channel: str | None
+    offset: int | None
+    subscribed: dict[str, dict[str, Any]]
 
 
 class TestClient:
@@ -135,15 +141,17 @@ class TestClient:
         id: str | int | None = None,
         *,
         key: str | None = None,
+        since: Mapping[str, tuple[str, int]] | None = None,
     ) -> None:
         """Send the command ``event``, with an ``id`` and a ``key`` if these are not ``None``.
 
         The payload is anything that pydantic serialises. With a ``key``, of 1 to 128 characters, a
         command that is declared with ``once=True`` takes effect once, however often it is sent.
-        ``None`` for the ``token`` stands for
-        `TestClient.token`, and ``""`` is an empty token.
+        ``since`` are the positions up to which the client has seen channels, each as epoch and
+        offset. ``None`` for the ``token`` stands for `TestClient.token`, and ``""`` is an empty
+        token.
         """
-        await self.send_frame(self._frame(event, payload, token, id, key))
+        await self.send_frame(self._frame(event, payload, token, id, key, since))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
@@ -157,13 +165,16 @@ class TestClient:
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
         """Return the next event that is not a reply to a `call` or a `stream`.
 
+        Offsets without an event, which stand for events that exclude this connection, are left out.
+
         Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
         Raises `CommandError` for an error, and `ValueError` for a frame that is neither an event
         nor an error, which stays for `receive_frame`.
         """
         inbox = self._here
         with _within(timeout, "no event"):
-            frame = await inbox.take()
+            while (frame := await inbox.take()).is_offset:
+                pass
         if not frame.is_reply:
             inbox.put_back(frame)
             raise ValueError(
@@ -187,18 +198,19 @@ class TestClient:
         timeout: float | None = TIMEOUT,
         *,
         key: str | None = None,
+        since: Mapping[str, tuple[str, int]] | None = None,
     ) -> ReceivedEvent:
         """Send the command ``event`` with an id of its own and return the last reply to it.
 
-        ``payload``, ``token`` and ``key`` are those of `send`; ``timeout``, in seconds, is that of
-        `receive`. Other events that come meanwhile are kept for `receive`. Raises `CommandError` if
+        ``payload``, ``token``, ``key`` and ``since`` are those of `send`; ``timeout``, in seconds,
+        is that of `receive`. Other events that come meanwhile are kept for `receive`. Raises `CommandError` if
         the last reply is an error.
         """
         inbox, id = self._here, f"call {next(self._ids)}"
         inbox.claim(id)
         try:
             with _within(timeout, f"no reply to {event!r}"):
-                await self.send(event, payload, token, id, key=key)
+                await self.send(event, payload, token, id, key=key, since=since)
                 while (frame := await inbox.take(id)).more:
                     pass
         except BaseException:
@@ -369,9 +381,11 @@ def _command_frame(
     token: str | None,
     id: str | int | None,
     key: str | None = None,
+    since: Mapping[str, tuple[str, int]] | None = None,
 ) -> str:
     token = default_token if token is None else token
-    fields = {"event": event, "payload": payload, "token": token, "id": id, "key": key}
+    fields = {"event": event, "payload": payload, "token": token, "id": id}
+    fields |= {"key": key, "since": since}
     given = {name: value for name, value in fields.items() if value is not None}
     return to_json(given).decode()
 
@@ -406,6 +420,11 @@ class _Frame:
         """True for an event or an error."""
         return isinstance(self.fields.get("event", self.fields.get("error")), str)
 
+    @property
+    def is_offset(self) -> bool:
+        """True for the offset of an event from which this connection was excluded."""
+        return self.fields.keys() == {"channel", "offset"}
+
     def event(self) -> ReceivedEvent:
         """Return the event of this frame. Raises `CommandError` for an error."""
         if "event" not in self.fields:
@@ -413,6 +432,8 @@ class _Frame:
         content = self.content if isinstance(self.content, str) else self.content.decode()
         event = ReceivedEvent._of_text(content, self.fields["event"], self.fields.get("payload"))
         event.id, event.more = self.id, self.more
+        event.channel, event.offset = self.fields.get("channel"), self.fields.get("offset")
+        event.subscribed = self.fields.get("subscribed", {})
         return event
 
 

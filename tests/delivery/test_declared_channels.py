@@ -101,11 +101,13 @@ def test_a_name_is_a_string_that_keeps_its_declaration() -> None:
 
 def test_declarations_are_equal_by_their_values() -> None:
     same = Channel("ticket/{id}", events=[Commented, Closed], history=History(size=2))
-    assert same == TICKET == copy.deepcopy(TICKET) == pickle.loads(pickle.dumps(TICKET))
+    assert same == TICKET == copy.copy(TICKET) == copy.deepcopy(TICKET)
+    assert TICKET == pickle.loads(pickle.dumps(TICKET))
     assert len({same, TICKET}) == 1
     assert TICKET != Channel("ticket/{id}")
     assert TICKET != "ticket/{id}"
     assert repr(TICKET) == "Channel('ticket/{id}')"
+    assert repr(ChannelDeclarations([TICKET])) == "ChannelDeclarations(1)"
 
 
 @pytest.mark.parametrize(
@@ -285,6 +287,11 @@ def test_names_that_were_found_are_kept_within_a_bound(monkeypatch: pytest.Monke
     assert found.find("news") is NEWS
 
 
+def test_a_member_of_an_enum_is_found_by_its_value() -> None:
+    channel = Channel("red")
+    assert ChannelDeclarations([channel]).find(Colour.RED) is channel
+
+
 def test_without_declarations_no_name_is_found() -> None:
     found = ChannelDeclarations()
     assert found.find("") is found.find("news") is None
@@ -431,8 +438,10 @@ async def test_an_event_that_is_not_listed_is_refused_on_commit_at_once() -> Non
         assert (await client.receive()).event == "commented"
 
 
-async def test_other_channels_stay_without_a_declaration() -> None:
-    async with TestClient(app_including([TICKET])) as client:
+@pytest.mark.parametrize("channels", [[TICKET], [TICKET, Channel("elsewhere")]])
+async def test_channels_that_list_no_events_have_any(channels: list[Channel]) -> None:
+    """Expect that of channels without a declaration, too."""
+    async with TestClient(app_including(channels)) as client:
         await client.call("watch by name", "elsewhere")
         await client.call("publish elsewhere", "late")
         assert (await client.receive()).event == "late closed"

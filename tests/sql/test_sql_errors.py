@@ -15,7 +15,7 @@ from websuckets.clock import SYSTEM_CLOCK
 from websuckets.exc import ClientError
 from websuckets.idempotency import StoredReply
 from websuckets.sql import create_tables
-from websuckets.sql.errors import is_outage, passes_when_run_again
+from websuckets.sql.errors import is_conflict, is_outage, passes_when_run_again
 from websuckets.sql.store import Settings, SqlIdempotencyStore
 
 
@@ -67,6 +67,24 @@ def test_conflicts_that_pass_are_found_wherever_they_are(
     error: BaseException, passes: bool
 ) -> None:
     assert passes_when_run_again(error) is passes
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (CONFLICT, True),
+        (of_sqlalchemy(sqlite_errorcode=517), True),
+        (DriverError(sqlstate="40P01"), True),
+        (raised(of_sqlalchemy(sqlstate="08006"), cause=CONFLICT), False),
+        (raised(ConnectionResetError(), context=CONFLICT), False),
+        (of_sqlalchemy(), False),
+        (ValueError(), False),
+    ],
+)
+def test_a_lost_connection_is_no_conflict_because_it_followed_one(
+    error: BaseException, is_one: bool
+) -> None:
+    assert is_conflict(error) is is_one
 
 
 def test_an_error_that_is_its_own_context_is_looked_at_once() -> None:

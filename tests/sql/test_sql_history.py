@@ -151,19 +151,6 @@ async def test_an_error_after_the_commit_appends_nothing_again(
     assert await count(one) == 1
 
 
-async def test_the_error_in_whose_handling_a_program_publishes_is_not_the_one_of_the_log(
-    one: Node,
-) -> None:
-    """A lost connection is not a conflict because the program has caught one."""
-    failing = SqlLog(Sessions(one, ConnectionResetError()), SetClock(), 5)
-    try:
-        raise CONFLICT
-    except OperationalError:
-        with pytest.raises(Unavailable):
-            await failing.append(publication("{}"))
-    assert await count(one) == 1
-
-
 async def test_sessions_that_do_not_commit_by_themselves_are_committed(one: Node) -> None:
     await SqlLog(one.sessions, SetClock(), 5).append(publication("{}"))
     assert await count(one) == 1

@@ -4,7 +4,7 @@ from typing import Any
 
 from harness import app_with
 
-from websuckets import CommandGroup, Event, OnCommit, Payload, Socket, WebSuckets
+from websuckets import CommandGroup, Event, Limits, OnCommit, Payload, Socket, WebSuckets
 from websuckets.channels import Channel, Channels, History
 from websuckets.exc import ClientError
 from websuckets.session import User
@@ -71,6 +71,7 @@ def app(**arguments: Any) -> WebSuckets:
             await channels.publish("short/1", Commented(text=number))
 
     arguments.setdefault("channels", [ticket, short])
+    arguments.setdefault("limits", Limits(rate=None))
     return app_with(group, **arguments)
 
 

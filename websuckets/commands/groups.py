@@ -283,11 +283,6 @@ class _Declaration(Declaration):
                     f"{plan.where}: once=True: it is a stream, and has no single reply that could "
                     "be kept; drop once=True"
                 )
-            if self.once and self.subscribes:
-                raise InvalidHandlerSignature(
-                    f"{plan.where}: once=True and subscribes=: sent again, the command would get "
-                    "its reply without a subscription; subscribe in a command without once=True"
-                )
             absent_here = _ABSENT_IN_STREAMS if plan.is_stream else {}
             for dependency in plan.dependencies:
                 if dependency.type in absent_here:

@@ -1,21 +1,17 @@
 """Subscriptions to channels with a history: where each begins, and what a client is told of it."""
 
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from websuckets.delivery.catching_up import PAUSE, CatchingUp
+from websuckets.delivery.catching_up import CatchingUp
 from websuckets.delivery.cursors import Cursor
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.outbox import Start
-from websuckets.delivery.pages import Events
 from websuckets.delivery.subscribing import Made, Subscribing
 from websuckets.delivery.subscriptions import Subscriptions
-from websuckets.exc import Unavailable
-from websuckets.history import HistoryLost, LoggedEvent, Position
+from websuckets.history import HistoryLost, Position
 from websuckets.limits import limit_text
 from websuckets.session import User, UserId
 from websuckets.socket import Socket
@@ -26,7 +22,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 
 class LoggedSubscriptions:
-    """Subscribers and listeners of the channels with a history, on one node while the app runs.
+    """Subscribers of the channels with a history, on one node while the app runs.
 
     ``most`` is `Limits.recovery`, and ``start`` starts a task.
     """
@@ -158,37 +154,6 @@ class LoggedSubscriptions:
     def _ended(self, connection: UUID, channel: str) -> None:
         """Take note that a subscription has ended."""
         self._catching_up.stop(connection, channel)
-
-    # Listeners
-
-    async def listen(
-        self, channel: str, since: Position | None
-    ) -> AsyncGenerator[LoggedEvent, None]:
-        """Yield the events behind a position, or from now on, as they are delivered.
-
-        Raises `HistoryLost` when events are lost. While the log cannot be reached, nothing is
-        yielded.
-        """
-        cursor = await self._delivery.begin(channel, listens=True)
-        try:
-            assert cursor.position is not None
-            position = since or cursor.position
-            while True:
-                if position.epoch != cursor.position.epoch:
-                    raise HistoryLost(f"the log of {channel!r:.80} is another one")
-                if position == cursor.position:
-                    await cursor.moved()
-                    continue
-                page: Events = ()
-                with suppress(Unavailable):
-                    page = await self._delivery.pages.read(channel, position)
-                if not page:  # the log is away, or this node is behind
-                    await cursor.moved_or(PAUSE)
-                for event in page:
-                    yield event
-                    position = Position(position.epoch, event.offset)
-        finally:
-            self._delivery.end_listening(cursor)
 
 
 def _nothing() -> None:

@@ -1,8 +1,7 @@
 """Channels of one run of an app: what is published, received from other nodes, and delivered."""
 
 import logging
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from websuckets.broker import Broker, Link
 from websuckets.delivery.declarations import ChannelDeclarations
+from websuckets.delivery.listening import Listener
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.logged_subscriptions import LoggedSubscriptions
 from websuckets.delivery.outbox import Outboxes
@@ -24,8 +24,7 @@ from websuckets.exc import InvalidChannel
 from websuckets.history import EventLog, History, Position, Publication
 from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits, limit_text
-from websuckets.protocol.events import AnyEvent, Event, client_event
-from websuckets.protocol.messages import ClientEvent
+from websuckets.protocol.events import AnyEvent, client_event
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.tasks import Background, wait_through
@@ -209,13 +208,11 @@ class RunningChannels:
         self._declared.check(name, event)
         return sent.encode()
 
-    async def listen(self, name: str, since: Position | None) -> AsyncIterator[ClientEvent | Event]:
-        """Yield the events of a channel with a history, see `LoggedSubscriptions.listen`."""
+    def listen(self, name: str, since: Position | None) -> Listener:
+        """Return a listener to a channel with a history."""
         channel = self._declared.find(name)
         assert channel is not None
-        async with aclosing(self._logged.listen(name, since)) as events:
-            async for event in events:
-                yield channel.event_of(event.frame)
+        return Listener(self._delivery, name, since, channel.event_of)
 
     async def members(self, group: str) -> set[UserId]:
         return self._users.members(group) | await self.link.members(group)

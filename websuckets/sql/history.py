@@ -9,7 +9,6 @@ as the last thing before the commit.
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import Final, Generic, TypeVar
 
 import anyio
@@ -90,7 +89,8 @@ class SqlLog:
         """Call a function in a transaction of its own, which is committed."""
         self.begin_retention()
         last = anyio.current_time() + TIME_TO_RETRY
-        for attempt in count(1):
+        attempt = 1
+        while True:
             transaction = _Transaction(function)
             try:
                 async with self._open_session() as session:
@@ -104,7 +104,7 @@ class SqlLog:
                 if attempt > self._retries or anyio.current_time() > last:
                     raise unavailable(error) from error
             await anyio.sleep(pause_after(attempt))
-        raise AssertionError
+            attempt += 1
 
     def __repr__(self) -> str:
         return "SqlLog()"

@@ -181,7 +181,7 @@ READ: Final = (
     .where(log.c.id == ONE)
     .order_by(events.c.offset)
 )
-"""Statement that reads a page, which has one row with the head also if there is no event."""
+"""Statement that reads a page, with the head also for a position behind all events."""
 
 LARGEST: Final = 2**62
 """Offset to which no log comes, and to which a page may be added within 64 bits."""
@@ -198,7 +198,7 @@ class _Head(NamedTuple):
 def append(
     connection: Connection, publications: Sequence[Publication], now: float
 ) -> list[Position] | None:
-    """Append events, and return the positions behind them; ``None`` if there is no epoch yet.
+    """Append events, and return the positions behind them; ``None`` if the log has no epoch yet.
 
     The rows of channels are locked in the order in which ``publications`` name them. ``now`` is the
     time in seconds.
@@ -266,7 +266,7 @@ def _append_in_turn(connection: Connection, counts: _Rows, rows: _Rows) -> _Head
 
 
 def positions(connection: Connection, names: Sequence[str]) -> list[Position] | None:
-    """Return the positions behind the last events of channels; ``None`` if there is no epoch."""
+    """Return the positions behind the last events of channels; ``None`` if the log has no epoch."""
     kept = [stored(name) for name in names]
     given: Any = kept
     if connection.dialect.name == "sqlite":

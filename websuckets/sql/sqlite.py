@@ -1,6 +1,7 @@
 """Engines for SQLite whose transactions begin when they should, and wait for each other."""
 
 import os
+from contextlib import suppress
 from math import inf
 from sqlite3 import OperationalError
 from typing import Any, Final
@@ -9,6 +10,7 @@ import anyio
 from sqlalchemy import URL, AsyncAdaptedQueuePool, Connection, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.util.concurrency import in_greenlet
 
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.once import running_once
@@ -19,6 +21,9 @@ DRIVER: Final = "sqlite+aiosqlite"
 
 PAUSE: Final = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
+
+ROLLBACK_TIMEOUT: Final = 2.0
+"""Seconds that the rollback of a cancelled transaction may take."""
 
 
 def sqlite_engine(
@@ -56,6 +61,7 @@ def sqlite_engine(
         engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
+    event.listen(engine.sync_engine, "invalidate", _roll_back)
     return engine
 
 
@@ -140,3 +146,19 @@ async def _execute(driver: Any, statement: str) -> None:
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")
+
+
+def _roll_back(connection: Any, record: Any, error: BaseException | None) -> None:
+    """Free the lock of a connection that is about to be closed, such as a cancelled one.
+
+    SQLite keeps a connection, its transaction and the lock while a cursor has rows to give, also
+    after the connection was closed: until the cursor is collected as garbage.
+    """
+    if in_greenlet():  # else it is collected as garbage itself
+        connection.run_async(_roll_back_by)
+
+
+async def _roll_back_by(driver: Any) -> None:
+    # A driver whose connection is closed already raises errors.
+    with anyio.move_on_after(ROLLBACK_TIMEOUT, shield=True), suppress(Exception):
+        await driver.rollback()
