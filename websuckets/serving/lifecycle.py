@@ -133,11 +133,12 @@ async def started(
             if finalise:
                 steps.push_async_callback(_close, scope, request_scopes)
             await _use_wall_clock(scope, session, clock, steps)
+            await compiled.tasks.begin(background)  # a log may start some
+            steps.push_async_callback(compiled.tasks.stop)  # if the start fails
             steps.push_async_callback(channels._stop)
             broker = await _broker(scope)
             await channels._start(limits, background, broker, await _log(scope, channels, broker))
             await _begin_resuming(scope, session, limits, background, steps)
-            await compiled.tasks.begin(background)
             steps.push_async_callback(compiled.tasks.stop)
             with as_current(session):
                 await _run_startup_hooks(setup)
