@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -23,6 +24,9 @@ from postgres import LOOPBACK_ONLY, find_binaries, initialise, run_in
 SUPPORT: Final = Path(__file__).parent
 
 STARTING: Final = 30.0
+
+TIME: Final = "#-#-# #:#:#,#"
+"""Time in a line of the log of a node, its numbers replaced."""
 
 
 def until_ended_with_parent(signal_name: str) -> list[str]:
@@ -187,6 +191,6 @@ def errors_in(log: IO[str]) -> dict[str, int]:
     kinds: dict[str, int] = {}
     for line in log:
         if " ERROR " in line or " CRITICAL " in line or line.startswith("Traceback"):
-            text = "".join("#" if letter.isdigit() else letter for letter in line.strip())[:140]
+            text = re.sub(r"incident \w+|\d+", "#", line.strip()).removeprefix(f"{TIME} ")[:140]
             kinds[text] = kinds.get(text, 0) + 1
     return kinds
