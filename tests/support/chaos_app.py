@@ -46,6 +46,9 @@ BRIEF: Final = tuple(f"brief/{number}" for number in range(2))
 KEPT: Final = 100_000
 BRIEFLY_KEPT: Final = 20
 
+RECOVERY: Final = 300
+"""Events that a client may have missed and still gets."""
+
 HANDLER_TIMEOUT: Final = 8.0
 PING: Final = 4.0
 """Seconds between pings, and until a client that does not answer them is gone."""
@@ -209,7 +212,7 @@ def app_of(options: dict[str, Any]) -> WebSuckets:
     app = WebSuckets(
         channels=[board, brief],
         providers=providers,
-        limits=Limits(concurrency=4, handler_timeout=HANDLER_TIMEOUT, recovery=300),
+        limits=Limits(concurrency=4, handler_timeout=HANDLER_TIMEOUT, recovery=RECOVERY),
     )
     app.include_command_group(group_of(options["node"], options["secret"]))
     return app

@@ -110,6 +110,8 @@ class Histories:
     logs: dict[str, Log] = field(default_factory=dict)
     size: dict[str, int] = field(default_factory=dict)
     """Events that a channel keeps."""
+    recovery: int = 300
+    """Events of one channel that a client may have missed and still gets."""
     disturbances: list[Disturbance] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
     """Sentences about what did not come to its end in time."""

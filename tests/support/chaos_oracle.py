@@ -191,12 +191,13 @@ class Streams:
 
     def _check_reload(self, record: Subscribed, histories: Histories) -> None:
         """Check that a client that must reload could not have recovered."""
-        since, size = record.since, histories.size.get(record.channel)
-        if since is None or size is None or since.epoch != record.at.epoch:
+        since, size = record.since, histories.size.get(record.channel, 0)
+        if since is None or since.epoch != record.at.epoch:
             return
-        if 0 <= record.at.offset - since.offset < min(size, 250):  # others may append meanwhile
-            if record.at.offset - since.offset <= size // 2:
-                self._found("needless reload", str(record))
+        missed = record.at.offset - since.offset
+        # Half of what is kept, as others may have appended since the position was read.
+        if 0 <= missed <= min(size, histories.recovery) // 2 and size >= histories.recovery:
+            self._found("needless reload", f"{record.channel} since {since}, at {record.at}")
 
     def _seen(self, seen: Seen) -> None:
         stream = self._streams.get(seen.channel)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import coredis
 import psycopg
-from chaos_app import BOARDS, BRIEF, BRIEFLY_KEPT, KEPT, Base, token_of
+from chaos_app import BOARDS, BRIEF, BRIEFLY_KEPT, KEPT, RECOVERY, Base, token_of
 from chaos_client import ChaosClient
 from chaos_faults import LINKS, NODES, Fault, schedule
 from chaos_history import At, Disturbance, Effect, Histories, Items, Log, Value
@@ -48,7 +48,7 @@ class ChaosRun:
         self._seed = seed
         self.faults = schedule(seed, seconds)
         self.counts: Counter[str] = Counter()
-        self.histories = Histories(log)
+        self.histories = Histories(log, recovery=RECOVERY)
         self.directory = directory
         self._began = 0.0
         self._links: dict[str, Link] = {}
