@@ -60,7 +60,7 @@ def effect(number: int, command: str | None = None, node: str = "node 1.1") -> E
 
 def right(log: str = "sql") -> Histories:
     """Return histories without a violation."""
-    made = Histories(log, size={BOARD: 1000}, recovery=300, doomed={"doomed"})
+    made = Histories(log, size={BOARD: 100}, recovery=300, doomed={"doomed"})
     made.records[ANN] = list(RECORDS)
     made.effects = [effect(number) for number in range(1, 8)]
     made.logs[BOARD] = Log(EPOCH, 7, {number: (number, f"c{number}") for number in range(1, 8)})
@@ -160,6 +160,7 @@ WRONG: dict[str, tuple[Change, str]] = {
         replacing(5, subscribed(4, True, At(EPOCH, 5))),
         "recovered from elsewhere",
     ),
+    "gap without need": (replacing(3, seen(2), GapTold(BOARD)), "needless gap"),
     "reload without need": (
         replacing(5, subscribed(2, False, At(EPOCH, 2))),
         "needless reload",
@@ -206,6 +207,8 @@ def test_each_broken_promise_is_reported_as_what_it_is(name: str) -> None:
     change(made)
     if name == "event left out after a reload":
         made.records[ANN][-1] = seen(8)
+    if "without need" in name:
+        made.size[BOARD] = 1000
     assert kind in kinds(judge(made))
 
 

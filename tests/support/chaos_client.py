@@ -249,14 +249,16 @@ class ChaosClient:
         self.screens[channel].change(offset, payload["item"], value)
 
     def _gap(self, channel: str | None) -> None:
+        if channel is None:  # it is about messages to the user alone, of which there are none
+            self._counts["gaps told of messages to users"] += 1
+            return
         self._counts["gaps told"] += 1
-        for board in self._boards if channel is None else [channel]:
-            self._records.append(GapTold(board))
-            screen = self.screens[board]
-            was_watched = screen.is_watched
-            screen.at, screen.recent, screen.is_watched = None, [], False
-            if was_watched:
-                self._start(self._watch(board))
+        self._records.append(GapTold(channel))
+        screen = self.screens[channel]
+        was_watched = screen.is_watched
+        screen.at, screen.recent, screen.is_watched = None, [], False
+        if was_watched:
+            self._start(self._watch(channel))
 
     def _subscribed(self, frame: dict[str, Any]) -> None:
         ((channel, answer),) = frame["subscribed"].items()

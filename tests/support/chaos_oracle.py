@@ -158,9 +158,7 @@ class Streams:
                     case Seen():
                         self._seen(record)
                     case GapTold(channel) if channel in self._streams:
-                        stream = self._streams[channel]
-                        stream.epoch = stream.following = stream.most = None
-                        stream.pending = []
+                        self._gap_told(channel, histories)
                     case Left():
                         self._streams = {}
             self._check_ends(histories)
@@ -188,6 +186,15 @@ class Streams:
             stream.pending = []
             if stream.following is None:
                 stream.most = record.at.offset + 1
+
+    def _gap_told(self, channel: str, histories: Histories) -> None:
+        """Begin anew; a log that keeps enough and loses nothing gives no reason for it."""
+        stream, log = self._streams[channel], histories.logs.get(channel)
+        keeps_enough = histories.size.get(channel, 0) >= histories.recovery
+        if log is not None and log.epoch == stream.epoch and keeps_enough:
+            self._found("needless gap", f"{channel} before {stream.following}")
+        stream.epoch = stream.following = stream.most = None
+        stream.pending = []
 
     def _check_reload(self, record: Subscribed, histories: Histories) -> None:
         """Check that a client that must reload could not have recovered."""
