@@ -266,6 +266,9 @@ class ChaosClient:
         at, recovered = At(answer["epoch"], answer["offset"]), answer.get("recovered")
         since = self._asked_since.pop(frame["id"], None)
         self._records.append(Subscribed(channel, at, recovered, since))
+        if recovered and screen.at is None:  # a gap was told after the command was sent
+            self._start(self._watch(channel))
+            return
         if recovered:
             self._counts["recovered"] += 1
         else:

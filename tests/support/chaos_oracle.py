@@ -57,8 +57,16 @@ def judge(histories: Histories) -> Verdict:
             violations.append(Violation("effect twice", f"{command}: effects {at}"))
     known = {effect for effect, _ in streams.events.values()}
     known |= {effect for log in histories.logs.values() for effect, _ in log.events.values()}
-    unlogged = sum(effect.id not in known for effect in histories.effects)
+    unlogged = sum(
+        effect.id not in known and _keeps_all(histories, effect.board)
+        for effect in histories.effects
+    )
     return Verdict(violations, in_window, unlogged)
+
+
+def _keeps_all(histories: Histories, channel: str) -> bool:
+    log = histories.logs.get(channel)
+    return log is None or log.head <= histories.size.get(channel, 0)
 
 
 # Effects
