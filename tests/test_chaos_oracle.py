@@ -238,7 +238,7 @@ def test_an_epoch_that_was_told_by_a_gap_begins_anew() -> None:
 def test_effects_twice_are_excused_in_the_documented_window_alone(log: str, begin: float) -> None:
     made = right(log)
     add_effect(made, effect(8, "c7"))
-    made.disturbances.append(Disturbance("node 1.1", 7 + begin, float("inf")))
+    made.disturbances.append(Disturbance("node 1.1", "killed", 7 + begin, float("inf")))
     verdict = judge(made)
     is_allowed = log == "redis" and begin < WINDOW
     assert verdict.in_window == is_allowed
@@ -249,8 +249,29 @@ def test_effects_twice_are_excused_in_the_documented_window_alone(log: str, begi
 def test_effects_twice_are_not_excused_by_the_death_of_another_node(node: str) -> None:
     made = right("redis")
     add_effect(made, effect(8, "c7"))
-    made.disturbances.append(Disturbance(node, 7, float("inf")))
+    made.disturbances.append(Disturbance(node, "killed", 7, float("inf")))
     assert kinds(judge(made)) == {"effect twice"}
+
+
+@pytest.mark.parametrize(
+    ("disturbances", "is_allowed"),
+    [
+        ([("stopped", 0, 7)], True),
+        ([("stopped", 0, 5)], False),
+        ([("stopped", 0, 4), ("no redis", 4, 8)], True),
+        ([("stopped", 0, 4), ("no redis", 9, 12)], False),
+        ([("no redis", -20, -1)], False),
+        ([("no database", 0, 60)], False),
+    ],
+)
+def test_effects_twice_are_excused_by_a_lost_lease_alone(
+    disturbances: list[tuple[str, float, float]], is_allowed: bool
+) -> None:
+    made = right("redis")
+    add_effect(made, effect(8, "c7"))
+    for cause, begin, end in disturbances:
+        made.disturbances.append(Disturbance("node 1.1", cause, 7 + begin, 7 + end))
+    assert kinds(judge(made)) == (set() if is_allowed else {"effect twice"})
 
 
 def test_a_log_in_redis_may_lack_an_event_but_not_have_another_one() -> None:

@@ -75,9 +75,11 @@ Items: TypeAlias = dict[str, Value]
 
 
 class Disturbance(NamedTuple):
-    """Time for which a process could not store the reply of a command that it had committed."""
+    """Time in which a process could not do its work."""
 
     node: str
+    cause: str
+    """``"killed"``, ``"stopped"``, ``"no redis"`` or ``"no database"``."""
     begin: float
     end: float
 

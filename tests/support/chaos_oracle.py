@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from chaos_history import (
     Acknowledged,
     At,
+    Disturbance,
     Effect,
     GapTold,
     Histories,
@@ -17,9 +18,15 @@ from chaos_history import (
     Value,
 )
 
+LEASE: Final = 6.5
+"""Seconds for which a claim in Redis lives on, at least, when its node cannot renew it: it has a
+lease of 10 seconds, which is renewed every third of it."""
+
 WINDOW: Final = 12.0
-"""Seconds behind an effect in which its reply is stored, at most: the lease of a claim in Redis,
-and the time that a commit takes."""
+"""Seconds behind an effect in which its transaction commits and its reply is stored, at most."""
+
+NEAR: Final = 3.0
+"""Seconds between two disturbances in which a node does not come to itself, as a rule."""
 
 
 class Violation(NamedTuple):
@@ -53,7 +60,10 @@ def judge(histories: Histories) -> Verdict:
         if _is_in_window(histories, effects):
             in_window += 1
         else:
-            at = ", ".join(f"{effect.id} by {effect.node}" for effect in effects)
+            at = "; ".join(
+                f"{effect.id} by {effect.node} ({_circumstances(histories, effect)})"
+                for effect in effects
+            )
             violations.append(Violation("effect twice", f"{command}: effects {at}"))
     known = {effect for effect, _ in streams.events.values()}
     known |= {effect for log in histories.logs.values() for effect, _ in log.events.values()}
@@ -103,16 +113,46 @@ def _several(histories: Histories) -> Iterator[tuple[str, list[Effect]]]:
 
 
 def _is_in_window(histories: Histories, effects: list[Effect]) -> bool:
-    """Tell whether each effect but the last was made by a node that could not store its reply."""
+    """Tell whether each effect but the last was made by a node that could not store its reply.
+
+    The documentation names two reasons: the node died, or it was stopped or without its Redis for
+    longer than the lease of its claim.
+    """
     return histories.log == "redis" and all(
         any(
-            disturbance.node == effect.node
-            and disturbance.begin < effect.at + WINDOW
-            and disturbance.end > effect.at
-            for disturbance in histories.disturbances
+            reason.begin < effect.at + WINDOW and reason.end > effect.at
+            for reason in _reasons(histories, effect.node)
         )
         for effect in effects[:-1]
     )
+
+
+def _reasons(histories: Histories, node: str) -> Iterator[Disturbance]:
+    """Yield what kept a process from storing a reply in time."""
+    of_node = [each for each in histories.disturbances if each.node == node]
+    yield from (each for each in of_node if each.cause == "killed")
+    long: Disturbance | None = None
+    for each in sorted(of_node, key=lambda disturbance: disturbance.begin):
+        if each.cause not in ("stopped", "no redis"):
+            continue
+        if long is not None and each.begin - long.end < NEAR:
+            long = long._replace(end=max(long.end, each.end))
+        else:
+            long = each
+        if long.end - long.begin > LEASE:
+            yield long
+
+
+def _circumstances(histories: Histories, effect: Effect) -> str:
+    """Return what happened to the node of an effect at the time."""
+    found = [
+        f"{each.cause} from {each.begin - effect.at:+.1f} to {each.end - effect.at:+.1f} s"
+        for each in histories.disturbances
+        if each.node == effect.node
+        and each.begin < effect.at + WINDOW
+        and each.end > effect.at - NEAR
+    ]
+    return ", ".join(found) or "nothing happened"
 
 
 def _items(histories: Histories) -> Iterator[Violation]:

@@ -6,7 +6,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import psycopg
 from chaos_app import BOARDS, BRIEF, BRIEFLY_KEPT, KEPT, RECOVERY, Base, token_of
 from chaos_client import ChaosClient
 from chaos_faults import LINKS, NODES, Fault, schedule
-from chaos_history import At, Disturbance, Effect, Histories, Items, Log, Value
+from chaos_history import At, Effect, Histories, Items, Log, Value
 from chaos_proxy import Link
 from chaos_servers import Node, Postgres
 from redis_server import RedisServer, find_binary
@@ -200,24 +200,24 @@ class ChaosRun:
                 link.lose()
         await asyncio.sleep(fault.seconds)
         link.restore()
-        end, _, node = fault.target.partition(" to ")
-        if end == "redis" and fault.kind != "delay":
-            self._cut_off([node], begin)
+        server, _, node = fault.target.partition(" to ")
+        if fault.kind != "delay":
+            self._away(server, [node], begin)
 
-    def _cut_off(self, nodes: Any, begin: float) -> None:
-        """Take note that nodes could not reach Redis from a time until now."""
-        for name in nodes:
-            disturbance = Disturbance(self._nodes[name].process_name, begin, time.time() + 2)
-            self.histories.disturbances.append(disturbance)
+    def _away(self, server: str, nodes: Sequence[str], begin: float) -> None:
+        """Take note that nodes could not reach a server from a time until now."""
+        causes = {"redis": "no redis", "postgresql": "no database"}
+        if server in causes:
+            for name in nodes:  # which have to connect again
+                self._nodes[name].note(causes[server], begin, time.time() + 2)
 
     async def _kill(self, fault: Fault) -> None:
+        begin = time.time()
         match fault.target:
             case "redis":
-                begin = time.time()
                 self._redis.kill()
                 await asyncio.sleep(fault.seconds)
                 await asyncio.to_thread(self._redis.start)
-                self._cut_off(NODES, begin)
             case "postgresql":
                 await self._postgres.kill()
                 await asyncio.sleep(fault.seconds)
@@ -226,6 +226,7 @@ class ChaosRun:
                 self._nodes[name].kill()
                 await asyncio.sleep(fault.seconds)
                 self._nodes[name].start()
+        self._away(fault.target, NODES, begin)
 
     async def _pause(self, fault: Fault) -> None:
         begin = time.time()
@@ -234,8 +235,7 @@ class ChaosRun:
         target.pause()
         await asyncio.sleep(fault.seconds)
         target.go_on()
-        if fault.target == "redis":
-            self._cut_off(NODES, begin)
+        self._away(fault.target, NODES, begin)
 
     # The end
 

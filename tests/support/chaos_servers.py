@@ -116,7 +116,7 @@ class Node:
         self.port = free_port()
         self.ended_by_itself: list[str] = []
         self.disturbances: list[Disturbance] = []
-        """Times in which a process of this node was stopped, or after which it was dead."""
+        """Times in which a process of this node could not do its work."""
         self._options = options
         self._log = log
         self._starts = 0
@@ -127,6 +127,10 @@ class Node:
     def process_name(self) -> str:
         """Name of the present process, as its effects have it."""
         return f"{self.name}.{self._starts}"
+
+    def note(self, cause: str, begin: float, end: float) -> None:
+        """Take note of a disturbance of the present process."""
+        self.disturbances.append(Disturbance(self.process_name, cause, begin, end))
 
     def start(self) -> None:
         self._starts += 1
@@ -154,7 +158,7 @@ class Node:
         process, self._process = self._process, None
         process.kill()
         process.wait()
-        self.disturbances.append(Disturbance(self.process_name, time.time() - 1, float("inf")))
+        self.note("killed", time.time(), float("inf"))
 
     def pause(self) -> None:
         assert self._process is not None
@@ -164,7 +168,7 @@ class Node:
     def go_on(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
-        self.disturbances.append(Disturbance(self.process_name, self._began, time.time()))
+        self.note("stopped", self._began, time.time())
 
     def stop(self) -> int | None:
         """End as a program is ended, and return the exit status."""
