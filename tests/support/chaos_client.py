@@ -170,7 +170,7 @@ class ChaosClient:
     async def _use(self, connection: ClientConnection) -> bool:
         """Work on a connection until it ends; return whether it was of any use."""
         self._connection = connection
-        tasks = [asyncio.create_task(self._receive(connection))]
+        tasks: list[asyncio.Task[None]] = [asyncio.create_task(self._receive(connection))]
         try:
             login = {"name": self.name, "token": self._token}
             if "error" in await self._ask("enter", login):
@@ -186,8 +186,8 @@ class ChaosClient:
         except (ConnectionClosed, TimeoutError):
             return False
         finally:
-            for task in [*tasks, *self._tasks]:
-                task.cancel()
+            for each in [*tasks, *self._tasks]:
+                each.cancel()
             connection.transport.abort()
             self._connection = None
             self._records.append(Left())
@@ -207,12 +207,12 @@ class ChaosClient:
         id = f"{event} {self._id}"
         for since in fields.get("since", {}).values():
             self._asked_since[id] = since
-        answer = self._answers[id] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[id] = answer
         frame = {"event": event, "payload": payload, "token": self._token, "id": id, **fields}
         await self._connection.send(json.dumps(frame))
         try:
-            async with asyncio.timeout(ANSWER):
-                return await answer
+            return await asyncio.wait_for(answer, ANSWER)
         finally:
             self._answers.pop(id, None)
 
@@ -366,8 +366,8 @@ class ChaosClient:
             self._counts["replayed"] += 1
             self._note(name, await self._send(command))
 
-    def _send(self, command: Command) -> Any:
-        return self._ask("change", command.payload, key=command.key)
+    async def _send(self, command: Command) -> dict[str, Any]:
+        return await self._ask("change", command.payload, key=command.key)
 
     def _note(self, name: str, frame: dict[str, Any]) -> None:
         if "error" not in frame:

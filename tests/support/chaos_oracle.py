@@ -96,8 +96,8 @@ def _effects(histories: Histories) -> Iterator[Violation]:
     for command, effects in acknowledged.items():
         if command in histories.doomed:
             yield Violation("acknowledged although it was rolled back", command)
-        for effect in effects - of_command[command]:
-            yield Violation("acknowledged without its effect", f"{command}: effect {effect}")
+        for lost in effects - of_command[command]:
+            yield Violation("acknowledged without its effect", f"{command}: effect {lost}")
         if len(effects) > 1:
             yield Violation("different replies", f"{command}: effects {sorted(effects)}")
 

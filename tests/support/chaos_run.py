@@ -318,7 +318,8 @@ class ChaosRun:
                 if with_events:
                     for entry in await client.xrange(f"{{0/websuckets}}:events:{channel}"):
                         payload = json.loads(entry.field_values[b"frame"])["payload"]
-                        offset = int(entry.identifier.partition(b"-")[0])
+                        identifier: Any = entry.identifier
+                        offset = int(identifier.partition(b"-")[0])
                         log.events[offset] = (payload["effect"], payload["command"])
         return logs
 
