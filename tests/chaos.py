@@ -59,6 +59,7 @@ def main() -> int:
                     shutil.copy(log, options.keep / log.name)
         verdict = judge(run.histories)
         summarise(run, verdict, time.monotonic() - began)
+    print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
     print(row(options.log, options.seed, options.minutes, run.counts, verdict))
     return 1 if verdict.violations else 0
 
@@ -75,6 +76,9 @@ def summarise(run: ChaosRun, verdict: Verdict, seconds: float) -> None:
         print(f"{run.counts[name]:8d}  {name}")
     print(f"{len(run.histories.effects):8d}  effects")
     print(f"{verdict.in_window:8d}  commands that took effect twice in the documented window")
+    print(
+        f"{verdict.unknown:8d}  commands that took effect twice as the answer to a commit was lost"
+    )
     print(f"{verdict.unlogged:8d}  effects whose event was never appended")
     for path in sorted(run.directory.glob("*.log")):
         with path.open(errors="replace") as log:
@@ -87,12 +91,19 @@ def summarise(run: ChaosRun, verdict: Verdict, seconds: float) -> None:
     print(f"{len(verdict.violations):8d}  violations\n")
 
 
+HEAD = [
+    *("log", "seed", "minutes", "faults", *COUNTED),
+    *("twice: node died", "twice: commit unknown", "violations"),
+]
+"""Columns of `row`."""
+
+
 def row(log: str, seed: int, minutes: float, counts: Counter[str], verdict: Verdict) -> str:
     """Return the row of the table in docs/reliability.md."""
     faults = sum(number for name, number in counts.items() if name.startswith("fault: "))
     cells: list[object] = [log, seed, f"{minutes:g}", faults]
     cells += [f"{counts[name]:,}" for name in COUNTED]
-    cells += [verdict.in_window, len(verdict.violations)]
+    cells += [verdict.in_window, verdict.unknown, len(verdict.violations)]
     return f"| {' | '.join(map(str, cells))} |"
 
 

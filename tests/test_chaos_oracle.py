@@ -86,7 +86,7 @@ def add_effect(made: Histories, more: Effect) -> None:
 
 @pytest.mark.parametrize("log", ["sql", "redis"])
 def test_histories_without_a_fault_have_no_violation(log: str) -> None:
-    assert judge(right(log)) == ([], 0, 0)
+    assert judge(right(log)) == ([], 0, 0, 0)
 
 
 Change = Callable[[Histories], object]
@@ -261,7 +261,6 @@ def test_effects_twice_are_not_excused_by_the_death_of_another_node(node: str) -
         ([("stopped", 0, 4), ("no redis", 4, 8)], True),
         ([("stopped", 0, 4), ("no redis", 9, 12)], False),
         ([("no redis", -20, -1)], False),
-        ([("no database", 0, 60)], False),
     ],
 )
 def test_effects_twice_are_excused_by_a_lost_lease_alone(
@@ -274,11 +273,23 @@ def test_effects_twice_are_excused_by_a_lost_lease_alone(
     assert kinds(judge(made)) == (set() if is_allowed else {"effect twice"})
 
 
+@pytest.mark.parametrize(("begin", "is_allowed"), [(1, True), (WINDOW + 1, False)])
+def test_effects_twice_after_a_commit_without_an_answer_are_counted_apart(
+    begin: float, is_allowed: bool
+) -> None:
+    made = right("redis")
+    add_effect(made, effect(8, "c7"))
+    made.disturbances.append(Disturbance("node 1.1", "no database", 7 + begin, 60))
+    verdict = judge(made)
+    assert (verdict.in_window, verdict.unknown) == (0, is_allowed)
+    assert kinds(verdict) == (set() if is_allowed else {"effect twice"})
+
+
 def test_a_log_in_redis_may_lack_an_event_but_not_have_another_one() -> None:
     made = right("redis")
     made.effects.append(effect(8))
     made.items[BOARD]["item"] = Value(80, 8)
-    assert judge(made) == ([], 0, 1)
+    assert judge(made) == ([], 0, 0, 1)
     made.logs[BOARD].head = 8
     made.logs[BOARD].events[8] = (99, "doomed")
     assert "event of a rolled-back transaction" in kinds(judge(made))

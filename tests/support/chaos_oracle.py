@@ -1,8 +1,8 @@
 """Oracle of the chaos run: judges histories, and returns every promise that was broken."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 from chaos_history import (
     Acknowledged,
@@ -39,7 +39,9 @@ class Violation(NamedTuple):
 class Verdict(NamedTuple):
     violations: list[Violation]
     in_window: int
-    """Commands with several effects that the documentation allows."""
+    """Commands with several effects whose node died, or lost its claim, before it stored a reply."""
+    unknown: int
+    """Commands with several effects whose node lost the database's answer to a commit."""
     unlogged: int
     """Effects whose event is in no log, which a log in Redis allows."""
 
@@ -55,10 +57,12 @@ def judge(histories: Histories) -> Verdict:
         *_logs(histories),
         *_ends(histories),
     ]
-    in_window = 0
+    in_window = unknown = 0
     for command, effects in _several(histories):
-        if _is_in_window(histories, effects):
+        if _is_explained(histories, effects, _lost_replies):
             in_window += 1
+        elif _is_explained(histories, effects, _lost_replies_and_commits):
+            unknown += 1
         else:
             at = "; ".join(
                 f"{effect.id} by {effect.node} ({_circumstances(histories, effect)})"
@@ -71,7 +75,7 @@ def judge(histories: Histories) -> Verdict:
         effect.id not in known and _keeps_all(histories, effect.board)
         for effect in histories.effects
     )
-    return Verdict(violations, in_window, unlogged)
+    return Verdict(violations, in_window, unknown, unlogged)
 
 
 def _keeps_all(histories: Histories, channel: str) -> bool:
@@ -112,23 +116,39 @@ def _several(histories: Histories) -> Iterator[tuple[str, list[Effect]]]:
             yield command, sorted(effects, key=lambda effect: effect.id)
 
 
-def _is_in_window(histories: Histories, effects: list[Effect]) -> bool:
+Reasons: TypeAlias = Callable[[Histories, str], Iterable[Disturbance]]
+
+
+def _is_explained(histories: Histories, effects: list[Effect], reasons: Reasons) -> bool:
     """Tell whether each effect but the last was made by a node that could not store its reply.
 
-    The documentation names two reasons: the node died, or it was stopped or without its Redis for
-    longer than the lease of its claim.
+    A store that shares the transaction has no such excuse.
     """
     return histories.log == "redis" and all(
         any(
             reason.begin < effect.at + WINDOW and reason.end > effect.at
-            for reason in _reasons(histories, effect.node)
+            for reason in reasons(histories, effect.node)
         )
         for effect in effects[:-1]
     )
 
 
-def _reasons(histories: Histories, node: str) -> Iterator[Disturbance]:
-    """Yield what kept a process from storing a reply in time."""
+def _lost_replies_and_commits(histories: Histories, node: str) -> Iterator[Disturbance]:
+    """Yield also what kept a process from knowing that it had committed.
+
+    The client gets an error then, and sends its command again.
+    """
+    yield from _lost_replies(histories, node)
+    for each in histories.disturbances:
+        if each.node == node and each.cause == "no database":
+            yield each
+
+
+def _lost_replies(histories: Histories, node: str) -> Iterator[Disturbance]:
+    """Yield what kept a process from storing a reply in time.
+
+    It died, or it was stopped or without its Redis for longer than the lease of its claims.
+    """
     of_node = [each for each in histories.disturbances if each.node == node]
     yield from (each for each in of_node if each.cause == "killed")
     long: Disturbance | None = None
