@@ -39,7 +39,7 @@ class Violation(NamedTuple):
 class Verdict(NamedTuple):
     violations: list[Violation]
     in_window: int
-    """Commands with several effects whose node died, or lost its claim, before it stored a reply."""
+    """Commands with several effects whose node died or lost its claim before it stored a reply."""
     unknown: int
     """Commands with several effects whose node lost the database's answer to a commit."""
     unlogged: int
