@@ -44,9 +44,9 @@ BRIEF: Final = tuple(f"brief/{number}" for number in range(2))
 """Channels with a history so short that clients that were away for long reload."""
 
 KEPT: Final = 100_000
-BRIEFLY_KEPT: Final = 20
+BRIEFLY_KEPT: Final = 5
 
-RECOVERY: Final = 300
+RECOVERY: Final = 40
 """Events that a client may have missed and still gets."""
 
 HANDLER_TIMEOUT: Final = 8.0

@@ -18,9 +18,15 @@ KINDS: Final = {
     "cut": (LINKS, (0.05, 3.0), 6),
     "delay": (LINKS, (0.5, 6.0), 4),
     "black hole": (LINKS, (0.5, 6.0), 4),
+    "silence": (LINKS, (0.5, 6.0), 3),
     "kill clients": (["clients"], (0.05, 3.0), 3),
 }
-"""Targets of each kind of fault, seconds that it lasts, and its weight."""
+"""Targets of each kind of fault, seconds that it lasts, and its weight.
+
+A black hole loses all data, and resets the connections concerned when it is over, as a host does
+that has forgotten them. Silence is a black hole after which those connections stay silent for good,
+as behind a firewall that has forgotten them.
+"""
 
 FIRST: Final = 3.0
 """Seconds before the first fault, in which all clients connect."""

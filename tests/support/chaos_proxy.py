@@ -19,6 +19,8 @@ class Pair:
         self.server: asyncio.StreamWriter | None = None
         self.has_lost = False
         """True once data was lost: nothing passes any more, as the rest would be no protocol."""
+        self.is_silent = False
+        """True for a connection that has lost data and is not reset."""
 
     def reset(self) -> None:
         """End both sides with RST."""
@@ -28,20 +30,16 @@ class Pair:
 
 
 class Link:
-    """A link to a port of loopback.
+    """A link to a port of loopback."""
 
-    ``is_silent`` says that connections which have lost data stay silent for good; otherwise they
-    are reset when the link is restored, as by a host that has forgotten them.
-    """
-
-    def __init__(self, name: str, to: int, *, is_silent: bool) -> None:
+    def __init__(self, name: str, to: int) -> None:
         self.name = name
         self.port = 0
         self._to = to
-        self._is_silent = is_silent
         self._pairs: set[Pair] = set()
         self._is_cut = False
         self._is_black_hole = False
+        self._is_silent = False
         self._delay = 0.0
         self._server: asyncio.Server | None = None
 
@@ -66,21 +64,21 @@ class Link:
         """Carry each piece of data this much later from now on."""
         self._delay = seconds
 
-    def lose(self) -> None:
-        """Accept connections and data from now on, and lose all data."""
+    def lose(self, *, is_silent: bool) -> None:
+        """Accept connections and data from now on, and lose all data.
+
+        If the link ``is_silent``, connections that have lost data stay silent when it is restored;
+        otherwise they are reset then.
+        """
         self._is_black_hole = True
+        self._is_silent = is_silent
 
     def restore(self) -> None:
         self._is_cut = self._is_black_hole = False
         self._delay = 0.0
-        if not self._is_silent:
-            for pair in list(self._pairs):
-                if pair.has_lost:
-                    pair.reset()
-
-    @property
-    def _has_fault(self) -> bool:
-        return self._is_cut or self._is_black_hole
+        for pair in list(self._pairs):
+            if pair.has_lost and not pair.is_silent:
+                pair.reset()
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         pair = Pair(client)
@@ -89,7 +87,7 @@ class Link:
             if self._is_cut:
                 return
             if self._is_black_hole:
-                pair.has_lost = True
+                self._lose_from(pair)
                 await self._carry(pair, reader, client)
                 return
             back, pair.server = await asyncio.open_connection("127.0.0.1", self._to, limit=CHUNK)
@@ -102,6 +100,10 @@ class Link:
             self._pairs.discard(pair)
             pair.reset()
 
+    def _lose_from(self, pair: Pair) -> None:
+        pair.has_lost = True
+        pair.is_silent = pair.is_silent or self._is_silent
+
     async def _carry(
         self, pair: Pair, source: asyncio.StreamReader, target: asyncio.StreamWriter
     ) -> None:
@@ -111,12 +113,12 @@ class Link:
                 if self._delay:
                     await asyncio.sleep(self._delay)
                 if self._is_black_hole:
-                    pair.has_lost = True
+                    self._lose_from(pair)
                 if not pair.has_lost:
                     target.write(data)
                     await target.drain()
         if self._is_black_hole:
-            pair.has_lost = True
+            self._lose_from(pair)
         if not pair.has_lost:  # otherwise the other side does not hear of the end
             target.transport.abort() if target.is_closing() else target.close()
 

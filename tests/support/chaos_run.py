@@ -103,7 +103,7 @@ class ChaosRun:
 
     async def _start_node(self, name: str) -> None:
         for end, port in ("postgresql", self._postgres.port), ("redis", self._redis.port):
-            await self._add_link(f"{end} to {name}", port, is_silent=False)
+            await self._add_link(f"{end} to {name}", port)
         options = {
             "secret": self._secret,
             "database": self._postgres.url(self._links[f"postgresql to {name}"].port),
@@ -111,12 +111,12 @@ class ChaosRun:
             "log": self.histories.log,
         }
         node = self._nodes[name] = Node(name, options, self.directory / f"{name}.log")
-        await self._add_link(f"clients to {name}", node.port, is_silent=True)
+        await self._add_link(f"clients to {name}", node.port)
         node.start()
 
-    async def _add_link(self, name: str, to: int, *, is_silent: bool) -> None:
+    async def _add_link(self, name: str, to: int) -> None:
         assert name in LINKS
-        link = self._links[name] = Link(name, to, is_silent=is_silent)
+        link = self._links[name] = Link(name, to)
         await link.start()
 
     def _start_clients(self) -> None:
@@ -197,7 +197,7 @@ class ChaosRun:
             case "delay":
                 link.delay(fault.amount)
             case _:
-                link.lose()
+                link.lose(is_silent=fault.kind == "silence")
         await asyncio.sleep(fault.seconds)
         link.restore()
         server, _, node = fault.target.partition(" to ")
