@@ -23,6 +23,15 @@ from postgres import LOOPBACK_ONLY, find_binaries, initialise, run_in
 
 SUPPORT: Final = Path(__file__).parent
 
+KEEP_EVERYTHING: Final = ("synchronous_commit=on",)
+
+END_DEAD_CLIENTS: Final = (
+    "idle_in_transaction_session_timeout=5s",
+    "client_connection_check_interval=1s",
+)
+"""Settings without which a node that has vanished, and cannot be told from one that is slow, holds
+its locks for as long as PostgreSQL takes it for alive."""
+
 STARTING: Final = 30.0
 
 TIME: Final = "#-#-# #:#:#,#"
@@ -67,7 +76,7 @@ class Postgres:
         return f"postgresql://tests:{self._password}@127.0.0.1:{port or self.port}/postgres"
 
     async def start(self) -> None:
-        settings = [f"port={self.port}", "synchronous_commit=on", *LOOPBACK_ONLY]
+        settings = [f"port={self.port}", *KEEP_EVERYTHING, *END_DEAD_CLIENTS, *LOOPBACK_ONLY]
         command = [str(self._postgres), "-D", "data", *(f"--{each}" for each in settings)]
         with (self._directory / "log").open("a") as log:
             self._process = subprocess.Popen(
