@@ -42,6 +42,7 @@ class Link:
         self._is_silent = False
         self._delay = 0.0
         self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=CHUNK)
@@ -53,6 +54,8 @@ class Link:
         self._server.close()
         for pair in list(self._pairs):
             pair.reset()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
         """Reset all connections, and each new one, until the link is restored."""
@@ -83,6 +86,10 @@ class Link:
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         pair = Pair(client)
         self._pairs.add(pair)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             if self._is_cut:
                 return

@@ -41,6 +41,10 @@ SQLite waits for its lock by itself, for about as long.
 """
 
 
+TIME_TO_ANSWER: Final = 10.0
+"""Seconds after which a transaction is given up: the connection may have died without a sign."""
+
+
 class SqlLog:
     """An `EventLog` in the database of a program.
 
@@ -93,8 +97,9 @@ class SqlLog:
         while True:
             transaction = _Transaction(function)
             try:
-                async with self._open_session() as session:
-                    return await transaction.run_in(session)
+                with anyio.fail_after(TIME_TO_ANSWER):
+                    async with self._open_session() as session:
+                        return await transaction.run_in(session)
             except Exception as error:
                 # An error of the end of the scope may come after the commit.
                 if transaction.is_committed or not is_conflict(error):
