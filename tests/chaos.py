@@ -45,11 +45,23 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1, help="length of the faults")
     parser.add_argument("--log", choices=["sql", "redis"], default="sql", help="log and replies")
     parser.add_argument("--keep", type=Path, help="directory for the logs of the nodes")
+    parser.add_argument(
+        "--silent-databases",
+        action="store_true",
+        help="let connections to PostgreSQL fall silent for good, too",
+    )
     options = parser.parse_args()
     began = time.monotonic()
     with TemporaryDirectory(prefix="chaos-") as name:
         directory = Path(name)
-        run = ChaosRun(options.seed, options.minutes * 60, options.log, directory, tell)
+        run = ChaosRun(
+            options.seed,
+            options.minutes * 60,
+            options.log,
+            directory,
+            tell,
+            silent_databases=options.silent_databases,
+        )
         try:
             asyncio.run(run.run())
         finally:

@@ -12,13 +12,21 @@ LINKS: Final = tuple(
 )
 """Links, each of which has a proxy."""
 
+DATABASES: Final = tuple(link for link in LINKS if link.startswith("postgresql"))
+
+TAKEN_FOR_DEAD: Final = tuple(link for link in LINKS if link not in DATABASES)
+"""Links whose ends notice by themselves that nobody answers any more.
+
+SQLAlchemy waits for a database that does not answer, whoever cancels it.
+"""
+
 KINDS: Final = {
     "kill": ([*NODES, "redis", "postgresql"], (0.1, 3.0), 6),
     "stop": ([*NODES, "redis", "postgresql"], (0.3, 6.0), 5),
     "cut": (LINKS, (0.05, 3.0), 6),
     "delay": (LINKS, (0.5, 6.0), 4),
     "black hole": (LINKS, (0.5, 6.0), 4),
-    "silence": (LINKS, (0.5, 6.0), 3),
+    "silence": (TAKEN_FOR_DEAD, (0.5, 6.0), 3),
     "kill clients": (["clients"], (0.05, 3.0), 3),
 }
 """Targets of each kind of fault, seconds that it lasts, and its weight.
@@ -52,8 +60,11 @@ class Fault:
         return f"{text}{amount} for {self.seconds:.1f} s"
 
 
-def schedule(seed: int, seconds: float) -> Sequence[Fault]:
-    """Return the faults of a run, of which no two have one target at the same time."""
+def schedule(seed: int, seconds: float, *, silent_databases: bool = False) -> Sequence[Fault]:
+    """Return the faults of a run, of which no two have one target at the same time.
+
+    With ``silent_databases``, links to PostgreSQL may fall silent for good, too.
+    """
     choose = random.Random(seed)
     faults: list[Fault] = []
     free_at: dict[str, float] = {}
@@ -61,6 +72,8 @@ def schedule(seed: int, seconds: float) -> Sequence[Fault]:
     while at < seconds:
         (kind,) = choose.choices(list(KINDS), [weight for *_, weight in KINDS.values()])
         targets, lengths, _ = KINDS[kind]
+        if kind == "silence" and silent_databases:
+            targets = LINKS
         target = choose.choice(targets)
         length = choose.uniform(*lengths)
         amount = {"delay": choose.uniform(0.02, 0.5), "kill clients": choose.uniform(0.05, 0.5)}

@@ -38,15 +38,23 @@ class ChaosRun:
     """One run with a seed.
 
     ``log`` is ``"sql"`` or ``"redis"``, and ``tell`` is called with each line about what happens.
+    ``silent_databases`` is that of `schedule`.
     """
 
     def __init__(
-        self, seed: int, seconds: float, log: str, directory: Path, tell: Callable[[str], None]
+        self,
+        seed: int,
+        seconds: float,
+        log: str,
+        directory: Path,
+        tell: Callable[[str], None],
+        *,
+        silent_databases: bool = False,
     ) -> None:
         self._seconds = seconds
         self._tell = tell
         self._seed = seed
-        self.faults = schedule(seed, seconds)
+        self.faults = schedule(seed, seconds, silent_databases=silent_databases)
         self.counts: Counter[str] = Counter()
         self.histories = Histories(log, recovery=RECOVERY)
         self.directory = directory
