@@ -16,6 +16,9 @@ MODULES: Final = sorted(TESTS.rglob("*.py"))
 TEST_MODULES: Final = [path for path in MODULES if path.name.startswith("test_")]
 
 MOST_LINES: Final = 600
+PROGRAMS: Final = {TESTS / "chaos.py"}
+"""Modules that are run by themselves, and by a test module named like them."""
+
 LEAST_WORDS: Final = 3
 """Words in the name of a test, without ``test``: fewer name a topic, but state no expectation."""
 
@@ -62,6 +65,7 @@ def test_every_module_beside_the_helpers_holds_tests() -> None:
         if path.name != "conftest.py"
         and not path.is_relative_to(SUPPORT)
         and not path.is_relative_to(TYPING)
+        and path not in PROGRAMS
     ]
     assert {name_of(path) for path in elsewhere if path not in TEST_MODULES} == set()
     assert {name_of(path) for path in TEST_MODULES if not collected_from(path)} == set()

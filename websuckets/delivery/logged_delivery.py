@@ -286,7 +286,11 @@ class LoggedDelivery:
                     return
             while self.cursors.get(cursor.channel) is cursor and cursor.position is not None:
                 position = cursor.position
-                events = await self._log.read(cursor.channel, position, PAGE)
+                try:
+                    events = await self._log.read(cursor.channel, position, PAGE)
+                except HistoryLost:
+                    await self._go_on_at_the_end(cursor)
+                    return
                 for event in events:
                     if cursor.position.epoch == position.epoch:
                         if event.offset == cursor.offset + 1:
@@ -296,8 +300,6 @@ class LoggedDelivery:
                     self._deliver(cursor, early)
                 if len(events) < PAGE:
                     return
-        except HistoryLost:
-            await self._go_on_at_the_end(cursor)
         except Unavailable:
             pass  # the next comparison finds the same
         finally:

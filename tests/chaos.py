@@ -1,0 +1,123 @@
+"""Chaos: two nodes, their Redis and PostgreSQL, 50 clients, faults of all kinds, and an oracle.
+
+``python tests/chaos.py --seed 1 --minutes 2`` tells each fault, and in the end what was found; its
+exit status is 1 if a promise was broken. A seed has one schedule of faults, so a seed that fails is
+run again; how clients, nodes and faults interleave differs from run to run.
+
+With ``--log sql`` (the default) replies and events are in PostgreSQL, and Redis, which loses all
+its data when it is killed, is the broker alone. With ``--log redis`` they are in Redis, with an
+append-only file. Nothing is mocked: processes are killed and stopped by signals, and all links go
+through proxies. See tests/support/chaos_run.py, and chaos_oracle.py for what is judged.
+"""
+
+import argparse
+import asyncio
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+
+from chaos_oracle import Verdict, judge
+from chaos_run import ChaosRun
+from chaos_servers import errors_in
+
+COUNTED = (
+    "commands",
+    "acknowledged",
+    "rolled back",
+    "resent",
+    "replayed",
+    "connections",
+    "recovered",
+    "reloaded",
+    "gaps told",
+    "events",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=1, help="seed of the schedule of faults")
+    parser.add_argument("--minutes", type=float, default=1, help="length of the faults")
+    parser.add_argument("--log", choices=["sql", "redis"], default="sql", help="log and replies")
+    parser.add_argument("--keep", type=Path, help="directory for the logs of the nodes")
+    parser.add_argument(
+        "--silent-databases",
+        action="store_true",
+        help="let connections to PostgreSQL fall silent for good, too",
+    )
+    options = parser.parse_args()
+    began = time.monotonic()
+    with TemporaryDirectory(prefix="chaos-") as name:
+        directory = Path(name)
+        run = ChaosRun(
+            options.seed,
+            options.minutes * 60,
+            options.log,
+            directory,
+            tell,
+            silent_databases=options.silent_databases,
+        )
+        try:
+            asyncio.run(run.run())
+        finally:
+            if options.keep is not None:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                for log in directory.glob("*.log"):
+                    shutil.copy(log, options.keep / log.name)
+        verdict = judge(run.histories)
+        summarise(run, verdict, time.monotonic() - began)
+    print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
+    print(row(options.log, options.seed, options.minutes, run.counts, verdict))
+    return 1 if verdict.violations else 0
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def summarise(run: ChaosRun, verdict: Verdict, seconds: float) -> None:
+    print(f"\n{seconds:.0f} seconds in all")
+    for name in COUNTED:
+        print(f"{run.counts[name]:8d}  {name}")
+    for name in sorted(run.counts.keys() - set(COUNTED)):
+        print(f"{run.counts[name]:8d}  {name}")
+    print(f"{len(run.histories.effects):8d}  effects")
+    print(f"{verdict.in_window:8d}  commands that took effect twice in the documented window")
+    print(
+        f"{verdict.unknown:8d}  commands that took effect twice as the answer to a commit was lost"
+    )
+    print(f"{verdict.unlogged:8d}  effects whose event was never appended")
+    for path in sorted(run.directory.glob("*.log")):
+        with path.open(errors="replace") as log:
+            for text, number in errors_in(log).items():
+                print(f"{number:8d}  in {path.name}: {text}")
+    for kind, number in Counter(violation.kind for violation in verdict.violations).items():
+        print(f"{number:8d}  VIOLATIONS: {kind}")
+        for violation in [each for each in verdict.violations if each.kind == kind][:10]:
+            print(f"          {violation.text}")
+    print(f"{len(verdict.violations):8d}  violations\n")
+
+
+HEAD = [
+    *("log", "seed", "minutes", "faults", *COUNTED),
+    *("twice: node died", "twice: commit unknown", "violations"),
+]
+"""Columns of `row`."""
+
+
+def row(log: str, seed: int, minutes: float, counts: Counter[str], verdict: Verdict) -> str:
+    """Return the row of the table in docs/reliability.md."""
+    faults = sum(number for name, number in counts.items() if name.startswith("fault: "))
+    cells: list[object] = [log, seed, f"{minutes:g}", faults]
+    cells += [f"{counts[name]:,}" for name in COUNTED]
+    cells += [verdict.in_window, verdict.unknown, len(verdict.violations)]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
