@@ -9,8 +9,10 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from timeouts import TIMEOUT
 
 from websuckets.clock import SYSTEM_CLOCK
+from websuckets.delivery import bounded_log
+from websuckets.delivery.bounded_log import BoundedLog
 from websuckets.exc import Unavailable
-from websuckets.sql import create_tables, history
+from websuckets.sql import create_tables
 from websuckets.sql.history import SqlLog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.on_asyncio]
@@ -20,14 +22,14 @@ async def test_a_log_does_not_wait_for_good_for_a_silent_connection(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Expect `Unavailable`, and that another connection is used then."""
-    monkeypatch.setattr(history, "TIME_TO_ANSWER", 0.5)
+    monkeypatch.setattr(bounded_log, "TIMEOUT", 0.5)
     with postgres_server.database() as url:
         link = Link("postgresql", postgres_server.port)
         await link.start()
         through = url.replace(f":{postgres_server.port}/", f":{link.port}/")
         engine = create_async_engine(through.replace("postgresql:", "postgresql+psycopg:"))
         await create_tables(engine)
-        log = SqlLog(async_sessionmaker(engine).begin, SYSTEM_CLOCK, 5)
+        log = BoundedLog(SqlLog(async_sessionmaker(engine).begin, SYSTEM_CLOCK, 5))
         position = await log.position("a")
         link.lose(is_silent=True)
         with anyio.fail_after(TIMEOUT), pytest.raises(Unavailable):
