@@ -197,11 +197,16 @@ class MessageLog(Protocol):
 class PlainMessageLog:
     """Log of a message that has nothing to do with the transaction of the handler."""
 
-    is_transactional: Final = False
-    has_committed: Final = False
-
     def __init__(self, log: EventLog) -> None:
         self._log = log
+
+    @property
+    def is_transactional(self) -> bool:
+        return False
+
+    @property
+    def has_committed(self) -> bool:
+        return False
 
     async def append(self, publications: Sequence[Publication]) -> Sequence[Position]:
         raise NotImplementedError("events are appended after the commit")

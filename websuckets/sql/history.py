@@ -140,12 +140,14 @@ class SqlMessageLog:
     ``log`` is the log of the app. No connection is taken from the pool before a method is called.
     """
 
-    is_transactional: Final = True
-
     def __init__(self, session: AsyncSession, log: SqlLog) -> None:
         self._session = session
         self._log = log
         self._has_committed = False
+
+    @property
+    def is_transactional(self) -> bool:
+        return True
 
     @property
     def has_committed(self) -> bool:
