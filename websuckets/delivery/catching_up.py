@@ -130,6 +130,8 @@ class CatchingUp:
         """Send a page that begins at ``position``, until the subscription ends or begins anew."""
         socket, own = connection.socket, str(connection.socket.id)
         send_texts = getattr(socket, "send_texts", None)
+        if connection.positions.get(channel) is not position:
+            return
         if not page.events:  # the log has less than the node has delivered
             await anyio.sleep(_pause())
         elif send_texts is not None and own not in page.excluded and page.size <= MOST_JOINED:

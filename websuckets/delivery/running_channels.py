@@ -77,13 +77,13 @@ class RunningChannels:
         self._scope = anyio.CancelScope()
         self._comparing = anyio.CancelScope()
         self._ended = anyio.Event()
-        self.loop = EventLoop()
+        self.loop: EventLoop = EventLoop()
         outboxes = Outboxes(limits, background.start_soon)
         self._users = UserGroups(
             lambda group, id: self.link.enter(group, id),
             lambda group, id: self.link.leave(group, id),
         )
-        self.subscriptions = Subscriptions(session, outboxes, limits.subscriptions, self._users)
+        self.subscriptions: Subscriptions = Subscriptions(session, outboxes, limits.subscriptions, self._users)
         self.presence = None
         if declared.have_presence:
             self.presence = PresenceRules(limits.presence_grace or 0, declared.has_presence)
