@@ -13,6 +13,7 @@ through proxies. See tests/support/chaos_run.py, and chaos_oracle.py for what is
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -51,6 +52,7 @@ def main() -> int:
         help="let connections to PostgreSQL fall silent for good, too",
     )
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
     began = time.monotonic()
     with TemporaryDirectory(prefix="chaos-") as name:
         directory = Path(name)

@@ -10,7 +10,6 @@ import random
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -126,9 +125,9 @@ class ChaosClient:
     async def kill(self) -> None:
         """End at once, without a word to the server."""
         assert self._task is not None
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        while not self._task.done():  # a cancellation may meet an error, and get lost
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=1)
         for command in self.commands.values():
             command.is_in_flight = False
 
@@ -212,7 +211,9 @@ class ChaosClient:
         frame = {"event": event, "payload": payload, "token": self._token, "id": id, **fields}
         await self._connection.send(json.dumps(frame))
         try:
-            return await asyncio.wait_for(answer, ANSWER)
+            async with asyncio.timeout(ANSWER):  # wait_for loses cancellations, on Python 3.11
+                await asyncio.wait([answer])
+            return answer.result()
         finally:
             self._answers.pop(id, None)
 
