@@ -193,6 +193,13 @@ class MessageLog(Protocol):
         """
         ...
 
+    async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
+        """Return the first ``limit`` events behind the position ``since``, as `EventLog.read` does.
+
+        A log in the database of the program takes no second connection beside that of the handler.
+        """
+        ...
+
 
 class PlainMessageLog:
     """Log of a message that has nothing to do with the transaction of the handler."""
@@ -213,6 +220,9 @@ class PlainMessageLog:
 
     async def position(self, channel: str) -> Position:
         return await self._log.position(channel)
+
+    async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
+        return await self._log.read(channel, since, limit)
 
 
 class _Kept(NamedTuple):

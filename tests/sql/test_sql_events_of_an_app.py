@@ -243,7 +243,13 @@ async def test_a_subscriber_takes_one_connection_of_the_pool(
         await connection.run_sync(Note.metadata.create_all)
     try:
         async with TestClient(app_of(engine)) as client:
-            for _ in range(count):
-                assert (await client.call("watch")).payload == 0
+            epoch = (await client.call("watch")).subscribed[NAME]["epoch"]
+            for id in range(1, count + 1):
+                await client.call("note", id)
+                assert (await client.receive()).offset == id
+                reply = await client.call("watch", since={NAME: (epoch, 0)})
+                assert reply.subscribed[NAME] == {"epoch": epoch, "offset": id, "recovered": True}
+                for offset in range(1, id + 1):
+                    assert (await client.receive()).offset == offset
     finally:
         await engine.dispose()

@@ -201,7 +201,8 @@ class ChaosClient:
 
     async def _ask(self, event: str, payload: Any, **fields: Any) -> dict[str, Any]:
         """Send a command, and return its reply. Raises `TimeoutError`."""
-        assert self._connection is not None
+        if self._connection is None:
+            raise TimeoutError("the connection has ended")
         self._id += 1
         id = f"{event} {self._id}"
         for since in fields.get("since", {}).values():

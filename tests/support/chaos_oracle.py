@@ -238,22 +238,17 @@ class Streams:
         stream = self._streams.get(record.channel)
         if record.recovered is False:
             self._check_reload(record, histories)
-        if stream is None:
-            start = record.at
-            if record.recovered:
-                assert record.since is not None
-                start = record.since
-                if start.epoch != record.at.epoch or start.offset > record.at.offset:
-                    self._found("recovered from elsewhere", str(record))
-            self._streams[record.channel] = _Stream(start.epoch, start.offset + 1)
-            return
-        if stream.epoch is None:
-            stream.epoch = record.at.epoch
+        start = record.at
+        if record.recovered:
+            assert record.since is not None
+            start = record.since
+            if start.epoch != record.at.epoch or start.offset > record.at.offset:
+                self._found("recovered from elsewhere", str(record))
+        if stream is not None:
             for seen in stream.pending:
-                self._note(stream.epoch, seen)
-            stream.pending = []
-            if stream.following is None:
-                stream.most = record.at.offset + 1
+                self._note(record.at.epoch, seen)
+        # A connection that is subscribed already begins anew, too: at what the reply tells.
+        self._streams[record.channel] = _Stream(start.epoch, start.offset + 1)
 
     def _gap_told(self, channel: str, histories: Histories) -> None:
         """Begin anew; a log that keeps enough and loses nothing gives no reason for it."""

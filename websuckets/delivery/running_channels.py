@@ -83,7 +83,9 @@ class RunningChannels:
             lambda group, id: self.link.enter(group, id),
             lambda group, id: self.link.leave(group, id),
         )
-        self.subscriptions: Subscriptions = Subscriptions(session, outboxes, limits.subscriptions, self._users)
+        self.subscriptions: Subscriptions = Subscriptions(
+            session, outboxes, limits.subscriptions, self._users
+        )
         self.presence = None
         if declared.have_presence:
             self.presence = PresenceRules(limits.presence_grace or 0, declared.has_presence)

@@ -174,6 +174,13 @@ class SqlMessageLog:
         position = await run_in(self._session, self._position, channel)
         return Position(await self._first_epoch(), 0) if position is None else position
 
+    async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
+        def page(session: Session) -> list[LoggedEvent]:
+            connection, now = _connection_of(session), self._log.clock.time()
+            return log_statements.read(connection, channel, since, limit, now)
+
+        return await run_in(self._session, page)
+
     async def _first_epoch(self) -> str:
         """Return the epoch of a log that had none, made in a transaction of its own.
 
