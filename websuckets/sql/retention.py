@@ -25,6 +25,9 @@ logger: logging.Logger = logging.getLogger("websuckets")
 PERIOD: Final = 300.0
 """Seconds between two deletions."""
 
+TIME_TO_DELETE: Final = 120.0
+"""Seconds for which one deletion goes on, at most: a connection may have died without a sign."""
+
 BATCH: Final = 1000
 """Rows that one transaction deletes, at most."""
 
@@ -112,7 +115,8 @@ async def keep_deleting(
     await anyio.sleep(uniform(period / 10, period))
     while True:
         try:
-            await delete_expired(kind, open_session, clock, batch=batch)
+            with anyio.fail_after(TIME_TO_DELETE):
+                await delete_expired(kind, open_session, clock, batch=batch)
         except Exception as error:
             name, text = kind.name, type(error).__name__
             logger.warning("expired %s cannot be deleted for now: %s", name, text)
