@@ -41,6 +41,8 @@ class _Connection:
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
         self.positions: dict[str, Position] = {}
+        self.has_new = True
+        """True until earlier events of all these channels have been sent."""
 
 
 class CatchingUp:
@@ -66,10 +68,12 @@ class CatchingUp:
         self._connections: dict[UUID, _Connection] = {}
 
     def begin(self, socket: Socket, channel: str, position: Position) -> None:
-        """Send to a held subscription what is behind a position, and then live events."""
+        """Send to a subscription what is behind a position, and then live events."""
+        self._subscriptions.hold(socket.id, channel)
         connection = self._connections.get(socket.id)
         if connection is not None:
             connection.positions[channel] = position
+            connection.has_new = True
             return
         cursor = self._cursors[channel]
         if position == cursor.position:
@@ -86,9 +90,11 @@ class CatchingUp:
 
     async def _run(self, connection: _Connection) -> None:
         try:
-            # Else the outbox would send earlier events after these.
-            await self._subscriptions.earlier_sent(connection.socket.id)
             while connection.positions:
+                if connection.has_new:  # else the outbox would send earlier events after these
+                    connection.has_new = False
+                    await self._subscriptions.earlier_sent(connection.socket.id)
+                    continue
                 channel = next(iter(connection.positions))
                 await self._step(connection, channel)
         except ConnectionClosed:

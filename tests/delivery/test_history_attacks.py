@@ -1,0 +1,146 @@
+"""Channels with a history under attack: whatever a client does, it knows which events it has."""
+
+from typing import Any
+
+import pytest
+import tickets
+from harness import Client, Gate, app_with, dial
+from serving import Serving
+from tickets import NAME, Commented, commented, ticket
+
+from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
+from websuckets.channels import Channels
+from websuckets.exc import ClientError
+
+pytestmark = pytest.mark.anyio
+
+
+def app(gates: dict[str, Gate], **arguments: Any) -> WebSuckets:
+    """Return an app whose commands wait at the gates that they name, and may fail then."""
+    group = CommandGroup()
+
+    @group.command("watch", subscribes=[ticket])
+    async def watch(socket: Socket, gate: Payload[str], *, channels: Channels) -> str:
+        await channels.subscribe(socket, NAME)
+        await gates[gate]()
+        return gate
+
+    @group.command("fail", subscribes=[ticket])
+    async def fail(socket: Socket, gate: Payload[str], *, channels: Channels) -> None:
+        await channels.subscribe(socket, NAME)
+        await gates[gate]()
+        raise ClientError("no")
+
+    @group.command("publish")
+    async def publish(socket: Socket, texts: Payload[list[Any]], *, channels: Channels) -> None:
+        for text in texts:
+            await channels.publish(NAME, Commented(text=text))
+
+    arguments.setdefault("limits", Limits(rate=None, concurrency=8))
+    return app_with(group, channels=[ticket], **arguments)
+
+
+async def position(client: Client) -> dict[str, Any]:
+    """Return the position that a reply tells."""
+    reply = await client.receive()
+    assert "subscribed" in reply, reply
+    at: dict[str, Any] = reply["subscribed"][NAME]
+    return at
+
+
+async def publish(client: Client, *texts: Any) -> None:
+    reply = await client.call("publish", payload=texts, id="publish")
+    assert reply == {"event": "publish", "payload": None, "id": "publish"}
+
+
+def open_gate() -> Gate:
+    gate = Gate()
+    gate.opened.set()
+    return gate
+
+
+async def test_a_command_that_fails_leaves_the_subscription_that_another_made_meanwhile(
+    serving: Serving,
+) -> None:
+    gates = {"slow": Gate(), "fast": open_gate()}
+    async with serving(app(gates)) as server, dial(server) as ann, dial(server) as bob:
+        await bob.send("fail", payload="slow", id=1)
+        await gates["slow"].reached.wait()
+        await bob.send("watch", payload="fast", id=2)
+        assert (await position(bob))["offset"] == 0
+        gates["slow"].opened.set()
+        assert (await bob.receive())["error"] == "no"
+        await publish(ann, "one")
+        assert await bob.receive() == commented("one", 1)
+
+
+async def test_a_command_that_fails_leaves_the_subscription_that_another_is_making(
+    serving: Serving,
+) -> None:
+    gates = {"first": Gate(), "second": Gate()}
+    async with serving(app(gates)) as server, dial(server) as ann, dial(server) as bob:
+        await bob.send("fail", payload="first", id=1)
+        await gates["first"].reached.wait()
+        await bob.send("watch", payload="second", id=2)
+        await gates["second"].reached.wait()
+        gates["first"].opened.set()
+        assert (await bob.receive())["error"] == "no"
+        await publish(ann, "one")
+        gates["second"].opened.set()
+        assert (await position(bob))["offset"] == 0
+        assert await bob.receive() == commented("one", 1)
+
+
+async def test_two_commands_that_fail_leave_the_earlier_subscription_where_it_was(
+    serving: Serving,
+) -> None:
+    for order in ("first", "second"), ("second", "first"):
+        gates = {"first": Gate(), "second": Gate(), "open": open_gate()}
+        async with serving(app(gates)) as server, dial(server) as ann, dial(server) as bob:
+            await bob.send("watch", payload="open", id=0)
+            await position(bob)
+            await bob.send("fail", payload="first", id=1)
+            await gates["first"].reached.wait()
+            await publish(ann, "one")
+            await bob.send("fail", payload="second", id=2)
+            await gates["second"].reached.wait()
+            await publish(ann, "two")
+            got = []
+            for name in order:
+                gates[name].opened.set()
+                while True:
+                    frame = await bob.receive()
+                    if "error" in frame:
+                        break
+                    got.append(frame)
+            await publish(ann, "three")
+            while len(got) < 3:
+                got.append(await bob.receive())
+            texts = ["one", "two", "three"]
+            assert got == [commented(text, at) for at, text in enumerate(texts, 1)]
+
+
+async def test_the_last_reply_decides_where_the_events_of_a_channel_begin(
+    serving: Serving,
+) -> None:
+    gates = {"first": Gate(), "second": Gate(), "open": open_gate()}
+    async with serving(app(gates)) as server, dial(server) as ann, dial(server) as bob:
+        await publish(ann, *range(500))
+        await bob.send("watch", payload="first", id=1)
+        await gates["first"].reached.wait()
+        async with dial(server) as other:
+            await other.send("watch", payload="open", id=1)
+            epoch = (await position(other))["epoch"]
+        await bob.send("watch", payload="second", id=2, since={NAME: [epoch, 0]})
+        await gates["second"].reached.wait()
+        gates["first"].opened.set()
+        assert (await position(bob))["offset"] == 500
+        await ann.send("publish", payload=list(range(500, 600)), id="publish")
+        gates["second"].opened.set()
+        while "id" not in (await bob.receive()):
+            pass
+        got = [(await bob.receive())["offset"] for _ in range(600)]
+        assert got == list(range(1, 601))
+        assert (await ann.receive())["id"] == "publish"
+        await publish(ann, "last")
+        assert await bob.receive() == commented("last", 601)
