@@ -11,6 +11,7 @@ from tickets import NAME, Commented, commented, ticket
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
 from websuckets.channels import Channels
 from websuckets.exc import ClientError
+from websuckets.middleware import Outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -144,3 +145,67 @@ async def test_the_last_reply_decides_where_the_events_of_a_channel_begin(
         assert (await ann.receive())["id"] == "publish"
         await publish(ann, "last")
         assert await bob.receive() == commented("last", 601)
+
+
+async def test_a_middleware_with_an_answer_of_its_own_does_not_hide_the_position(
+    serving: Serving,
+) -> None:
+    async def replace(socket: Socket, message: Any, call_next: Any) -> Any:
+        outcome = await call_next()
+        return "instead" if message.event == "watch" else outcome
+
+    gates = {"open": open_gate()}
+    server_app = app(gates, middleware=[replace])
+    async with serving(server_app) as server, dial(server) as ann, dial(server) as bob:
+        await bob.send("watch", payload="open", id=1)
+        reply = await bob.receive()
+        assert (reply["id"], reply["payload"]) == (1, "instead")
+        assert reply["subscribed"][NAME]["offset"] == 0
+        await publish(ann, "one")
+        assert await bob.receive() == commented("one", 1)
+
+
+async def test_a_middleware_that_swallows_the_answer_does_not_hide_the_position(
+    serving: Serving,
+) -> None:
+    async def swallow(socket: Socket, message: Any, call_next: Any) -> Any:
+        outcome = await call_next()
+        return Outcome(None) if message.event == "watch" else outcome
+
+    gates = {"open": open_gate()}
+    server_app = app(gates, middleware=[swallow])
+    async with serving(server_app) as server, dial(server) as ann, dial(server) as bob:
+        await bob.send("watch", payload="open", id=1)
+        told = await bob.receive()
+        assert (told["event"], told["payload"][NAME]["offset"]) == ("subscribed", 0)
+        await publish(ann, "one")
+        assert await bob.receive() == commented("one", 1)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+async def test_a_middleware_that_runs_a_command_again_leaves_no_subscription_of_the_first_run(
+    serving: Serving, concurrency: int
+) -> None:
+    runs: list[int] = []
+
+    async def twice(socket: Socket, message: Any, call_next: Any) -> Any:
+        if message.event == "watch once":
+            await call_next()
+        return await call_next()
+
+    group = CommandGroup()
+
+    @group.command("watch once", subscribes=[ticket])
+    async def watch_once(socket: Socket, *, channels: Channels) -> None:
+        runs.append(1)
+        if len(runs) > 1:
+            raise ClientError("no")
+        await channels.subscribe(socket, NAME)
+
+    limits = Limits(rate=None, concurrency=concurrency)
+    server_app = app({"open": open_gate()}, middleware=[twice], limits=limits)
+    server_app.include_command_group(group)
+    async with serving(server_app) as server, dial(server) as ann, dial(server) as bob:
+        assert (await bob.call("watch once", id=1))["error"] == "no"
+        await publish(ann, "not for bob")
+        assert not server_app._channels._running._delivery.cursors
