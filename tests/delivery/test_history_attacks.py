@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import tickets
 from harness import Client, Gate, app_with, dial
 from serving import Serving
 from tickets import NAME, Commented, commented, ticket
