@@ -69,6 +69,7 @@ class CatchingUp:
 
     def begin(self, socket: Socket, channel: str, position: Position) -> None:
         """Send to a subscription what is behind a position, and then live events."""
+        position = Position(*position)  # another object than where a page begins that is being sent
         self._subscriptions.hold(socket.id, channel)
         connection = self._connections.get(socket.id)
         if connection is not None:
@@ -136,22 +137,25 @@ class CatchingUp:
         """Send a page that begins at ``position``, until the subscription ends or begins anew."""
         socket, own = connection.socket, str(connection.socket.id)
         send_texts = getattr(socket, "send_texts", None)
+        if connection.positions.get(channel) is not position:
+            return
         if not page.events:  # the log has less than the node has delivered
             await anyio.sleep(_pause())
         elif send_texts is not None and own not in page.excluded and page.size <= MOST_JOINED:
+            # Before it is sent: what begins meanwhile, or is taken back, comes behind it.
+            connection.positions[channel] = Position(position.epoch, page.events[-1].offset)
             await send_texts(page.texts(tail))
             await anyio.lowlevel.checkpoint()
         else:
             for event in page.events:
                 if connection.positions.get(channel) is not position:
                     return
+                position = connection.positions[channel] = Position(position.epoch, event.offset)
                 if event.excluded == own:
                     frame = encode_offset(tail, event.offset)
                 else:
                     frame = encode_logged(event.frame, tail, event.offset)
                 await socket.send(frame, text=TEXT)
-        if page.events and connection.positions.get(channel) is position:
-            connection.positions[channel] = Position(position.epoch, page.events[-1].offset)
 
     def _give_up(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""

@@ -32,6 +32,8 @@ class _Hold:
     """Position up to which events had been delivered; ``None`` for a new subscription."""
     makers: int = 0
     """Number of messages that are making the subscription."""
+    replies: int = 0
+    """Number of replies that are about to be sent, until when no event is delivered."""
     has_begun: bool = False
     """True once one of them has succeeded, and events are delivered."""
 
@@ -98,24 +100,28 @@ class LoggedSubscriptions:
         """Begin a subscription at a position, or have the current message begin it."""
         is_command = current is not None and current.holds
 
-        async def wait() -> None:
+        def keep_back() -> None:
             if self._holds.get((socket.id, channel)) is hold:
+                hold.replies += 1
                 if hold.has_begun:  # by another message meanwhile
                     self._catching_up.stop(socket.id, channel)
                     self._subscriptions.hold(socket.id, channel)
-                await self._subscriptions.earlier_sent(socket.id)
+
+        async def earlier_sent() -> None:
+            await self._subscriptions.earlier_sent(socket.id)
 
         def tell(frame: bytes) -> None:
             self._subscriptions.send(socket.id, frame)
 
         def begin() -> None:
+            hold.replies -= is_command
             goes_on = not is_command and "recovered" not in answer
             self._begin(socket, channel, hold, start, goes_on=goes_on)
 
         def take_back() -> None:
             self._take_back(socket, channel, hold)
 
-        made = Made(answer, wait, tell, begin, take_back)
+        made = Made(answer, keep_back, earlier_sent, tell, begin, take_back)
         if current is not None and is_command:
             current.add(channel, made)
             return
@@ -151,8 +157,9 @@ class LoggedSubscriptions:
             if hold.has_begun:
                 return
             start = hold.before or start
-        hold.has_begun = True
-        self._catching_up.begin(socket, channel, start)
+        hold.has_begun, hold.before = True, start
+        if not hold.replies:  # else they begin it, when they are sent
+            self._catching_up.begin(socket, channel, start)
 
     def _take_back(self, socket: Socket, channel: str, hold: _Hold) -> None:
         """Undo what one maker has done; the last one leaves the subscription as it was before."""

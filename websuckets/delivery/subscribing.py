@@ -34,8 +34,10 @@ class Made:
 
     answer: Mapping[str, Any]
     """Position for the client: ``epoch``, ``offset`` and, where the client asked, ``recovered``."""
-    hold: Callable[[], Awaitable[None]]
-    """Function that delivers no events until ``begin``, and waits until earlier ones are sent."""
+    hold: Callable[[], None]
+    """Function that keeps back all events until ``begin``, because the reply comes next."""
+    earlier_sent: Callable[[], Awaitable[None]]
+    """Function that waits until what waits for the connection has been sent."""
     tell: Callable[[bytes], None]
     """Function that sends a frame to the connection."""
     begin: Callable[[], None]
@@ -104,7 +106,10 @@ class Subscribing:
     async def hold(self) -> None:
         """Wait until earlier events of all channels are sent, because the reply comes next."""
         for subscription in self.made.values():
-            await subscription.hold()
+            subscription.hold()
+        for subscription in self.made.values():
+            await subscription.earlier_sent()
+            break
 
     def begin(self) -> None:
         """Begin the delivery of all subscriptions, because the reply has been sent."""
