@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 from harness import Client, Gate, app_with, dial
-from serving import Serving
+from serving import Serving, by_websockets
 from tickets import NAME, Commented, commented, ticket
 
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
 from websuckets.channels import Channels
 from websuckets.exc import ClientError
+from websuckets.limits import Overflow
 from websuckets.middleware import Outcome
 
 pytestmark = pytest.mark.anyio
@@ -208,3 +209,43 @@ async def test_a_middleware_that_runs_a_command_again_leaves_no_subscription_of_
         assert (await bob.call("watch once", id=1))["error"] == "no"
         await publish(ann, "not for bob")
         assert not server_app._channels._running._delivery.cursors
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_a_slow_reader_is_told_of_events_that_were_dropped_before_a_silence(
+    overflow: Overflow,
+) -> None:
+    limits = Limits(rate=None, outbox=(5, None), overflow=overflow)
+    server_app = app({"open": open_gate()}, limits=limits)
+    async with by_websockets(server_app) as server, dial(server) as ann:
+        async with dial(server, max_size=None, max_queue=1) as bob:
+            await bob.send("watch", payload="open", id=1)
+            last = (await position(bob))["offset"]
+            for _ in range(60):  # more than the network keeps
+                await publish(ann, "x" * 1_000_000)
+            while last < 60:
+                frame = await bob.receive()
+                if frame.get("event") == "channel gap" or frame["offset"] != last + 1:
+                    break
+                last = frame["offset"]
+            assert last < 60
+            if overflow is Overflow.DROP_NEWEST:
+                assert frame == {"event": "channel gap", "payload": {"channel": NAME}}
+
+
+@pytest.mark.parametrize("overflow", [Overflow.DROP_OLDEST, Overflow.DROP_NEWEST])
+async def test_a_slow_reader_is_told_of_a_new_epoch(overflow: Overflow) -> None:
+    limits = Limits(rate=None, outbox=(5, None), overflow=overflow)
+    server_app = app({"open": open_gate()}, limits=limits)
+    async with by_websockets(server_app) as server, dial(server) as ann:
+        async with dial(server, max_size=None, max_queue=1) as bob:
+            await bob.send("watch", payload="open", id=1)
+            await position(bob)
+            for _ in range(60):
+                await publish(ann, "x" * 1_000_000)
+            await server_app._channels._running._log.new_epoch()
+            for _ in range(60):
+                await publish(ann, "x")
+            frames = []
+            while not frames or frames[-1].get("event") != "channel gap":
+                frames.append(await bob.receive())

@@ -138,9 +138,8 @@ class MessageLoop:
     async def send_answer(self, route: Route, answer: Answer) -> None:
         """Send the answer to a command that ran in a task of its own."""
         close_reason = self._count(route, answer)
-        reply, after = answer, None
-        if isinstance(answer, Outcome):
-            reply, after = answer.frame, answer.after
+        reply = answer.frame if isinstance(answer, Outcome) else answer
+        after = answer.after if isinstance(answer, Outcome) else None
         if after is not None:
             await after.hold()
         if reply is not None:
