@@ -35,6 +35,14 @@ class Outcome:
 class AfterReply(Protocol):
     """A consequence of a command that waits for the reply."""
 
+    def in_reply(self, reply: str | None) -> str | None:
+        """Return the reply together with what the client is told of the consequence."""
+        ...
+
+    async def hold(self) -> None:
+        """Wait until the reply may be sent."""
+        ...
+
     def begin(self) -> None:
         """Begin, because the reply has been sent."""
         ...

@@ -7,7 +7,7 @@ middleware, and a line in the access log. Before it, `Dispatcher.read` finds the
 import logging
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from types import FrameType
 from typing import Any, Final, TypeAlias
@@ -26,7 +26,7 @@ from websuckets.delivery.subscribing import Subscribing, begin_subscribing
 from websuckets.di.resolver import Resolver
 from websuckets.exc import ClientError, CommandTimeout, InvalidMessage
 from websuckets.limits import limit_text
-from websuckets.middleware import Around, Middleware, Outcome, composed
+from websuckets.middleware import AfterReply, Around, Middleware, Outcome, composed
 from websuckets.protocol.events import client_event
 from websuckets.protocol.messages import Control, Message, SentEvent, decode, encode_result
 from websuckets.runtime.clock import Clock, Timeout
@@ -332,11 +332,11 @@ def _with_the_subscriptions_of(attempt: "_Attempt", outcome: Outcome) -> Outcome
 
     A middleware that answers by an error tells the client that the command has failed.
     """
-    after = None if attempt.inner is None else attempt.inner.after
-    if after is not None and outcome.after is not after:
-        if outcome.error is None:
-            outcome.after = after
-        else:
+    last = None if attempt.inner is None else attempt.inner.after
+    if outcome.error is None and outcome.after is None and last is not None:
+        outcome.frame, outcome.after = last.in_reply(outcome.frame), last
+    for after in attempt.afters:
+        if outcome.error is not None or after is not outcome.after:
             after.take_back()
     return outcome
 
@@ -369,6 +369,8 @@ class _Attempt:
     """True once the outermost middleware has ended."""
     inner: Outcome | None = None
     """Outcome of the command itself, the last one if the middleware ran it several times."""
+    afters: list[AfterReply] = field(default_factory=list)
+    """Subscriptions of all runs of the command that have succeeded."""
 
     @property
     def socket(self) -> Socket:
@@ -405,6 +407,8 @@ class _Attempt:
             answer = await self.run(request_scope)
             outcome = answer if isinstance(answer, Outcome) else Outcome(answer)
             self.inner = outcome
+            if outcome.after is not None:
+                self.afters.append(outcome.after)
         if not self.is_over:
             self._begin()
         return outcome or await self.explain(CommandTimeout())

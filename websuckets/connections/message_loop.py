@@ -82,6 +82,8 @@ class MessageLoop:
         dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
         try:
             while not request_scope.is_spent:
+                if self._after is not None:
+                    await self._after.hold()
                 if self._reply is not None:  # maybe of a request scope that is spent
                     text, self._reply = self._reply, None
                     await reply(text)
@@ -137,10 +139,13 @@ class MessageLoop:
         """Send the answer to a command that ran in a task of its own."""
         close_reason = self._count(route, answer)
         reply = answer.frame if isinstance(answer, Outcome) else answer
+        after = answer.after if isinstance(answer, Outcome) else None
+        if after is not None:
+            await after.hold()
         if reply is not None:
             await self._peer.transport.reply(reply)
-        if isinstance(answer, Outcome) and answer.after is not None:
-            answer.after.begin()
+        if after is not None:
+            after.begin()
         self._close_if(close_reason)
 
     async def _answer_other(self, received: NotACommand) -> Answer:

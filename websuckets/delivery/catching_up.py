@@ -41,6 +41,8 @@ class _Connection:
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
         self.positions: dict[str, Position] = {}
+        self.has_new = True
+        """True until earlier events of all these channels have been sent."""
 
 
 class CatchingUp:
@@ -66,10 +68,13 @@ class CatchingUp:
         self._connections: dict[UUID, _Connection] = {}
 
     def begin(self, socket: Socket, channel: str, position: Position) -> None:
-        """Send to a held subscription what is behind a position, and then live events."""
+        """Send to a subscription what is behind a position, and then live events."""
+        position = Position(*position)  # another object than where a page begins that is being sent
+        self._subscriptions.hold(socket.id, channel)
         connection = self._connections.get(socket.id)
         if connection is not None:
             connection.positions[channel] = position
+            connection.has_new = True
             return
         cursor = self._cursors[channel]
         if position == cursor.position:
@@ -86,9 +91,11 @@ class CatchingUp:
 
     async def _run(self, connection: _Connection) -> None:
         try:
-            # Else the outbox would send earlier events after these.
-            await self._subscriptions.earlier_sent(connection.socket.id)
             while connection.positions:
+                if connection.has_new:  # else the outbox would send earlier events after these
+                    connection.has_new = False
+                    await self._subscriptions.earlier_sent(connection.socket.id)
+                    continue
                 channel = next(iter(connection.positions))
                 await self._step(connection, channel)
         except ConnectionClosed:
@@ -135,19 +142,20 @@ class CatchingUp:
         if not page.events:  # the log has less than the node has delivered
             await anyio.sleep(_pause())
         elif send_texts is not None and own not in page.excluded and page.size <= MOST_JOINED:
+            # Before it is sent: what begins meanwhile, or is taken back, comes behind it.
+            connection.positions[channel] = Position(position.epoch, page.events[-1].offset)
             await send_texts(page.texts(tail))
             await anyio.lowlevel.checkpoint()
         else:
             for event in page.events:
                 if connection.positions.get(channel) is not position:
                     return
+                position = connection.positions[channel] = Position(position.epoch, event.offset)
                 if event.excluded == own:
                     frame = encode_offset(tail, event.offset)
                 else:
                     frame = encode_logged(event.frame, tail, event.offset)
                 await socket.send(frame, text=TEXT)
-        if page.events and connection.positions.get(channel) is position:
-            connection.positions[channel] = Position(position.epoch, page.events[-1].offset)
 
     def _give_up(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""

@@ -1,8 +1,9 @@
 """Subscriptions to channels with a history: where each begins, and what a client is told of it."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from websuckets.delivery.catching_up import CatchingUp
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
@@ -17,6 +18,24 @@ from websuckets.socket import Socket
 __all__ = ["LoggedSubscriptions"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+
+@dataclass(slots=True, eq=False)
+class _Hold:
+    """A subscription that is being made, by one or several messages of its connection at once.
+
+    Messages of one connection may run side by side, and each may fail after others have succeeded.
+    So none of them alone knows what to undo: the last one that fails does, if none has succeeded.
+    """
+
+    before: Position | None
+    """Position up to which events had been delivered; ``None`` for a new subscription."""
+    makers: int = 0
+    """Number of messages that are making the subscription."""
+    replies: int = 0
+    """Number of replies that are about to be sent, until when no event is delivered."""
+    has_begun: bool = False
+    """True once one of them has succeeded, and events are delivered."""
 
 
 class LoggedSubscriptions:
@@ -40,6 +59,8 @@ class LoggedSubscriptions:
         self._catching_up = CatchingUp(
             subscriptions, delivery.cursors, delivery.pages, delivery.heal, start
         )
+        self._holds: dict[tuple[UUID, str], _Hold] = {}
+        """Holds by connection and channel."""
         subscriptions.ended.append(self._ended)
 
     async def subscribe(
@@ -52,73 +73,111 @@ class LoggedSubscriptions:
         """
         socket = user.socket
         is_new = self._subscriptions.subscribe(user, channel, owner, held=True)
+        hold = self._hold(socket.id, channel, is_new=is_new)
         try:
             log = None if current is None else current.log
             _, position = await self._delivery.begin(channel, log)
             answer: dict[str, Any] = {"epoch": position.epoch, "offset": position.offset}
             start = None if current is None else await self._recovered(channel, position, current)
         except BaseException:
-            if is_new and self._subscriptions.unsubscribe(socket.id, channel):
-                self._delivery.end_if_unwanted(channel)
+            self._take_back(socket, channel, hold)
             raise
         if current is not None and current.since is not None and channel in current.since:
             answer["recovered"] = start is not None
-        if self._subscriptions.is_subscribed(socket.id, channel):  # else it has ended meanwhile
-            self._make(socket, channel, is_new, answer, start or position, current)
+        if self._holds.get((socket.id, channel)) is hold:  # else it has ended meanwhile
+            self._make(socket, channel, hold, answer, start or position, current)
         return position
 
     def _make(
         self,
         socket: Socket,
         channel: str,
-        is_new: bool,
+        hold: _Hold,
         answer: dict[str, Any],
         start: Position,
         current: Subscribing | None,
     ) -> None:
         """Begin a subscription at a position, or have the current message begin it."""
+        is_command = current is not None and current.holds
+
+        def keep_back() -> None:
+            if self._holds.get((socket.id, channel)) is hold:
+                hold.replies += 1
+                if hold.has_begun:  # by another message meanwhile
+                    self._catching_up.stop(socket.id, channel)
+                    self._subscriptions.hold(socket.id, channel)
+
+        async def earlier_sent() -> None:
+            await self._subscriptions.earlier_sent(socket.id)
 
         def tell(frame: bytes) -> None:
             self._subscriptions.send(socket.id, frame)
 
         def begin() -> None:
-            if self._subscriptions.is_subscribed(socket.id, channel):
-                self._catching_up.begin(socket, channel, start)
+            hold.replies -= is_command
+            goes_on = not is_command and "recovered" not in answer
+            self._begin(socket, channel, hold, start, goes_on=goes_on)
 
         def take_back() -> None:
-            if self._subscriptions.unsubscribe(socket.id, channel):
-                self._delivery.end_if_unwanted(channel)
+            self._take_back(socket, channel, hold)
 
-        made = Made(answer, tell, begin, take_back)
-        if current is not None and current.holds:
-            current.add(channel, made if is_new else self._set_back(socket, channel, made))
+        made = Made(answer, keep_back, earlier_sent, tell, begin, take_back)
+        if current is not None and is_command:
+            current.add(channel, made)
             return
-        if not is_new:
-            is_set_back = "recovered" in answer
-            made = (
-                self._set_back(socket, channel, made)
-                if is_set_back
-                else replace(made, begin=_nothing)
-            )
         alone = Subscribing(socket)
         alone.add(channel, made)
         alone.begin()
 
-    def _set_back(self, socket: Socket, channel: str, made: Made) -> Made:
-        """Hold a subscription that is made again, until it begins at another position.
+    # Holds
+
+    def _hold(self, connection: UUID, channel: str, *, is_new: bool) -> _Hold:
+        """Hold a subscription that is made, maybe again, for one more maker.
 
         Events that come before the reply would be lost on a client that shows what the reply tells.
         """
-        cursor = self._delivery.cursors[channel]
-        before = self._catching_up.stop(socket.id, channel) or cursor.position
-        assert before is not None
-        self._subscriptions.hold(socket.id, channel)
+        hold = self._holds.get((connection, channel))
+        if hold is None:
+            before = None
+            if not is_new:
+                before = self._catching_up.stop(connection, channel)
+                before = before or self._delivery.cursors[channel].position
+                self._subscriptions.hold(connection, channel)
+            hold = self._holds[connection, channel] = _Hold(before)
+        hold.makers += 1
+        return hold
 
-        def take_back() -> None:
-            if self._subscriptions.is_subscribed(socket.id, channel):
-                self._catching_up.begin(socket, channel, before)
+    def _begin(
+        self, socket: Socket, channel: str, hold: _Hold, start: Position, *, goes_on: bool
+    ) -> None:
+        """Begin the delivery at a position; what ``goes_on`` stays where it was, if it was."""
+        if not self._leave(socket.id, channel, hold):
+            return
+        if goes_on:
+            if hold.has_begun:
+                return
+            start = hold.before or start
+        hold.has_begun, hold.before = True, start
+        if not hold.replies:  # else they begin it, when they are sent
+            self._catching_up.begin(socket, channel, start)
 
-        return replace(made, take_back=take_back)
+    def _take_back(self, socket: Socket, channel: str, hold: _Hold) -> None:
+        """Undo what one maker has done; the last one leaves the subscription as it was before."""
+        if not self._leave(socket.id, channel, hold) or hold.makers or hold.has_begun:
+            return
+        if hold.before is not None:
+            self._catching_up.begin(socket, channel, hold.before)
+        elif self._subscriptions.unsubscribe(socket.id, channel):
+            self._delivery.end_if_unwanted(channel)
+
+    def _leave(self, connection: UUID, channel: str, hold: _Hold) -> bool:
+        """Take note that a maker has ended; return false if the subscription had ended before."""
+        if self._holds.get((connection, channel)) is not hold:
+            return False
+        hold.makers -= 1
+        if not hold.makers:
+            del self._holds[connection, channel]
+        return True
 
     async def _recovered(
         self, channel: str, position: Position, current: Subscribing
@@ -154,8 +213,5 @@ class LoggedSubscriptions:
 
     def _ended(self, user: User, channel: str) -> None:
         """Take note that a subscription has ended."""
+        self._holds.pop((user.socket.id, channel), None)
         self._catching_up.stop(user.socket.id, channel)
-
-
-def _nothing() -> None:
-    pass

@@ -12,9 +12,9 @@ Outside of commands, in hooks, streams and tasks, nobody waits for a reply: a su
 begins at once, and an event ``subscribed`` tells the client its position.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeAlias
 
 from websuckets.delivery.declarations import Channel
@@ -34,6 +34,10 @@ class Made:
 
     answer: Mapping[str, Any]
     """Position for the client: ``epoch``, ``offset`` and, where the client asked, ``recovered``."""
+    hold: Callable[[], None]
+    """Function that keeps back all events until ``begin``, because the reply comes next."""
+    earlier_sent: Callable[[], Awaitable[None]]
+    """Function that waits until what waits for the connection has been sent."""
     tell: Callable[[bytes], None]
     """Function that sends a frame to the connection."""
     begin: Callable[[], None]
@@ -60,6 +64,7 @@ class Subscribing:
     is_over: bool = False
     """True once the message has been handled; tasks that it started may run on."""
     _is_answered: bool = False
+    _is_told: bool = False
 
     def check(self, channel: Channel) -> None:
         """Raise `RuntimeError` for a channel to which the command must not subscribe.
@@ -74,10 +79,9 @@ class Subscribing:
 
     def add(self, channel: str, made: Made) -> None:
         """Take note of a subscription; one to the same channel takes the place of the first."""
-        earlier = self.made.get(channel)
-        if earlier is not None:  # only the first one knows how it was before
-            made = replace(made, take_back=earlier.take_back)
-        self.made[channel] = made
+        earlier, self.made[channel] = self.made.get(channel), made
+        if earlier is not None:
+            earlier.take_back()
 
     def in_reply(self, reply: str | None) -> str | None:
         """Return the reply of the message together with the positions.
@@ -85,7 +89,8 @@ class Subscribing:
         Without an id no client could tell the reply from events: the positions are then an event of
         their own, which `begin` sends.
         """
-        return with_subscribed(reply, self._answers()) if reply and self.has_id else reply
+        self._is_told = bool(reply) and self.has_id
+        return with_subscribed(reply, self._answers()) if reply and self._is_told else reply
 
     def answered(self) -> Self:
         """Leave the subscriptions to the sender of the reply, because the message succeeded."""
@@ -98,9 +103,17 @@ class Subscribing:
         if not self._is_answered:
             self.take_back()
 
+    async def hold(self) -> None:
+        """Wait until earlier events of all channels are sent, because the reply comes next."""
+        for subscription in self.made.values():
+            subscription.hold()
+        for subscription in self.made.values():
+            await subscription.earlier_sent()
+            break
+
     def begin(self) -> None:
         """Begin the delivery of all subscriptions, because the reply has been sent."""
-        if not self.has_id:
+        if not self._is_told:
             event = ClientEvent("subscribed", self._answers()).encode()
             for subscription in self.made.values():
                 subscription.tell(event)
