@@ -160,7 +160,7 @@ class CatchingUp:
     def _give_up(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""
         del connection.positions[channel]
-        self._subscriptions.send(connection.socket.id, gap(channel))
+        self._subscriptions.send(connection.socket.id, gap(channel), channel)
         self._subscriptions.release(connection.socket.id, channel)
 
 

@@ -232,7 +232,7 @@ class LoggedDelivery:
         if event.excluded:
             excluded, instead = _id_of(event.excluded), encode_offset(cursor.tail, event.offset)
         frame = encode_logged(event.frame, cursor.tail, event.offset)
-        self._subscriptions.deliver(cursor.channel, frame, excluded, instead)
+        self._subscriptions.deliver(cursor.channel, frame, excluded, instead, has_history=True)
         cursor.move(Position(cursor.position.epoch, event.offset))
 
     # Healing
@@ -266,7 +266,7 @@ class LoggedDelivery:
         cursor.forget_early()
         self.pages.forget()
         cursor.move(position)
-        self._subscriptions.deliver(cursor.channel, gap(cursor.channel))
+        self._subscriptions.deliver(cursor.channel, gap(cursor.channel), has_history=True)
 
     def heal(self, cursor: Cursor) -> None:
         """Bring a cursor up to the end of the log, in a task of its own."""

@@ -111,7 +111,7 @@ class LoggedSubscriptions:
             await self._subscriptions.earlier_sent(socket.id)
 
         def tell(frame: bytes) -> None:
-            self._subscriptions.send(socket.id, frame)
+            self._subscriptions.send(socket.id, frame, channel)
 
         def begin() -> None:
             hold.replies -= is_command

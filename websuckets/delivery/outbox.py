@@ -10,9 +10,10 @@ from websockets.exceptions import ConnectionClosed
 
 from websuckets.limits import Limits, OutboxBound, OutboxCount, Overflow, limit_text
 from websuckets.protocol.close_codes import SLOW
+from websuckets.protocol.messages import ClientEvent
 from websuckets.socket import Socket
 
-__all__ = ["Outbox", "Outboxes"]
+__all__ = ["Outbox", "Outboxes", "gap"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -23,8 +24,9 @@ TEXT: Final = True
 """Argument ``text`` for frames, which are UTF-8 already, encoded once for all receivers."""
 
 
-Waiting: TypeAlias = bytes | anyio.Event
-"""A frame that waits to be sent, or an event to be set when the frames before it have been sent."""
+Waiting: TypeAlias = bytes | tuple[bytes, str] | anyio.Event
+"""A frame that waits to be sent, maybe with the channel of whose gap the client is told if the
+frame is lost; or an event to be set when the frames before it have been sent."""
 
 NOTHING: Final[deque[Waiting]] = deque(maxlen=0)
 """Empty queue that outboxes share: one of its own would cost each connection 760 bytes."""
@@ -54,7 +56,16 @@ class Outbox:
     wait, and ends when none is left: a connection to which nobody sends has no task.
     """
 
-    __slots__ = ("_count", "_frames", "_has_overflowed", "_is_over", "_offer", "_shared", "_socket")
+    __slots__ = (
+        "_count",
+        "_frames",
+        "_gaps",
+        "_has_overflowed",
+        "_is_over",
+        "_offer",
+        "_shared",
+        "_socket",
+    )
 
     def __init__(self, socket: Socket, shared: Outboxes) -> None:
         self._socket = socket
@@ -62,14 +73,16 @@ class Outbox:
         self._offer: Callable[[bytes], bool] | None = getattr(socket, "offer", None)
         self._frames = NOTHING
         self._count = shared.empty
+        self._gaps: dict[str, None] | None = None  # channels, in the order of their first losses
         self._has_overflowed = False
         self._is_over = False
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: bytes, channel: str | None = None) -> None:
         """Send a text frame as soon as possible, without waiting.
 
         When too many frames wait, `Limits.overflow` says which frames are lost, or that the
-        connection is closed.
+        connection is closed. If a frame with a ``channel`` is lost, the client is told of a gap in
+        that channel once nothing waits any more: no later event might show that one is missing.
         """
         if self._is_over:
             return
@@ -81,8 +94,9 @@ class Outbox:
             self._frames, self._count = deque(), OutboxCount(self._shared.bound)
             self._count.add(len(frame))  # of any size, as it is sent without waiting for others
         elif not self._count.add(len(frame)) and not self._make_room(frame):
+            self._note_gap(channel)
             return
-        self._frames.append(frame)
+        self._frames.append(frame if channel is None else (frame, channel))
 
     async def earlier_sent(self) -> None:
         """Wait until the frames that wait now have been sent, or thrown away."""
@@ -98,6 +112,7 @@ class Outbox:
 
     def _clear(self) -> None:
         frames, self._frames, self._count = self._frames, NOTHING, self._shared.empty
+        self._gaps = None
         for waiting in frames:
             if isinstance(waiting, anyio.Event):
                 waiting.set()
@@ -123,7 +138,16 @@ class Outbox:
         if isinstance(first, anyio.Event):
             first.set()
             return False
+        if isinstance(first, tuple):
+            first, channel = first
+            self._note_gap(channel)
         return self._count.remove(len(first))
+
+    def _note_gap(self, channel: str | None) -> None:
+        if channel is not None and not self._is_over:
+            if self._gaps is None:
+                self._gaps = {}
+            self._gaps[channel] = None
 
     def _log_overflow(self) -> None:
         if not self._has_overflowed:
@@ -135,11 +159,16 @@ class Outbox:
 
     async def _write(self) -> None:
         try:
-            while self._frames:
+            while self._frames or self._gaps:
+                if not self._frames:
+                    await self._tell_gaps()
+                    continue
                 frame = self._frames.popleft()
                 if isinstance(frame, anyio.Event):
                     frame.set()
                     continue
+                if isinstance(frame, tuple):
+                    frame = frame[0]
                 self._count.remove(len(frame))
                 await self._socket.send(frame, text=TEXT)
         except ConnectionClosed:
@@ -148,5 +177,15 @@ class Outbox:
             self._shared.writing.discard(self)
             self._clear()
 
+    async def _tell_gaps(self) -> None:
+        gaps, self._gaps = self._gaps or {}, None
+        for channel in gaps:
+            await self._socket.send(gap(channel), text=TEXT)
+
     async def _close(self) -> None:
         await self._socket.close(*SLOW)
+
+
+def gap(channel: str | None) -> bytes:
+    """Return the frame that tells of a possible gap."""
+    return ClientEvent("channel gap", {"channel": channel}).encode()

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from uuid import UUID
 
-from websuckets.delivery.outbox import Outbox, Outboxes
+from websuckets.delivery.outbox import Outbox, Outboxes, gap
 from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import TooManySubscriptions
 from websuckets.limits import limit_text
-from websuckets.protocol.messages import ClientEvent
 from websuckets.session import Session, User, UserId, connections_of
 
 __all__ = ["ONLINE", "Subscriptions", "gap"]
@@ -134,22 +133,29 @@ class Subscriptions:
         frame: bytes,
         exclude: UUID | None = None,
         instead: bytes | None = None,
+        *,
+        has_history: bool = False,
     ) -> None:
         """Send a frame to every subscriber of a channel but ``exclude``.
 
-        ``exclude`` gets the frame ``instead``, if there is one.
+        ``exclude`` gets the frame ``instead``, if there is one. Subscribers for which a frame of a
+        channel that ``has_history`` gets lost are told of a gap.
         """
+        told = channel if has_history else None
         for connection, subscriber in self._channels.get(channel, {}).items():
             if connection != exclude:
-                subscriber.outbox.put(frame)
+                subscriber.outbox.put(frame, told)
             elif instead is not None:
-                subscriber.outbox.put(instead)
+                subscriber.outbox.put(instead, told)
 
-    def send(self, connection: UUID, frame: bytes) -> None:
-        """Send a frame to one subscriber, if it is still there."""
+    def send(self, connection: UUID, frame: bytes, channel: str | None = None) -> None:
+        """Send a frame to one subscriber, if it is still there.
+
+        If the frame, of a ``channel`` with a history, gets lost, the subscriber is told of a gap.
+        """
         subscriber = self._subscribers.get(connection)
         if subscriber is not None:
-            subscriber.outbox.put(frame)
+            subscriber.outbox.put(frame, channel)
 
     async def earlier_sent(self, connection: UUID) -> None:
         """Wait until the frames that wait for a subscriber now have been sent."""
@@ -229,8 +235,3 @@ def _move(
         target.setdefault(channel, {})[connection] = subscriber
         if not source[channel]:
             del source[channel]
-
-
-def gap(channel: str | None) -> bytes:
-    """Return the frame that tells of a possible gap."""
-    return ClientEvent("channel gap", {"channel": channel}).encode()
