@@ -194,9 +194,10 @@ class MessageLog(Protocol):
         ...
 
     async def read(self, channel: str, since: Position, limit: int) -> Sequence[LoggedEvent]:
-        """Return the first ``limit`` events behind the position ``since``, as `EventLog.read` does.
+        """Return the first ``limit`` events of ``channel`` behind the position ``since``.
 
-        A log in the database of the program takes no second connection beside that of the handler.
+        Raises `HistoryLost` as `EventLog.read` does. A log in the database of the program takes no
+        second connection beside that of the handler.
         """
         ...
 
