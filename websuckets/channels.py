@@ -228,16 +228,3 @@ def _check_socket(socket: object, method: str) -> None:
             f"Channels.{method}(socket, name): it takes the socket, not "
             f"{type(socket).__name__}; write user.socket"
         )
-
-
-def _frame(event: ClientEvent) -> bytes:
-    _check_event(event)
-    return event.encode()
-
-
-def _check_event(event: object) -> None:
-    if not isinstance(event, ClientEvent):
-        raise TypeError(
-            f"Channels sends a ClientEvent, not {type(event).__name__}; write ClientEvent(event, "
-            "payload)"
-        )

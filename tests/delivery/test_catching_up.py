@@ -167,6 +167,7 @@ async def test_a_hundred_channels_catch_up_at_once(serving: Serving) -> None:
         ({NAME: ["e", 10**30]}, ["since", NAME]),
         ({NAME: ["e", 1.0]}, ["since", NAME]),
         ({NAME: ["e", True]}, ["since", NAME]),
+        ({"short/1": ["e", 1], NAME: ["e", -1]}, ["since", NAME]),
     ],
 )
 async def test_a_since_that_is_no_position_is_refused(
@@ -323,3 +324,44 @@ async def test_the_app_counts_what_recovered(serving: Serving) -> None:
                 assert await bob.receive() == commented(at - 1, at)
         counts = app._channels.counts
         assert (counts.recovered, counts.reloaded, counts.healed) == (2, 1, 0)
+
+
+async def test_a_client_that_reads_slowly_catches_up_on_a_thousand_events(
+    on_sockets: Serving,
+) -> None:
+    """Expect what was missed not to go through the outbox, which holds 256 events."""
+    app = tickets.app(limits=Limits(rate=None, outbox=(20, 20_000), recovery=2000))
+    async with on_sockets(app) as server, dial(server) as ann:
+        async with dial(server) as bob:
+            epoch = (await watch(bob))[NAME]["epoch"]
+        for _ in range(10):
+            await do(ann, "publish long", 100)
+        async with dial(server, max_queue=1) as bob, dial(server, max_queue=1) as carol:
+            for client in bob, carol:
+                await client.send("watch", payload=[NAME], id=1, since={NAME: [epoch, 1]})
+            await do(ann, "comment", "new")
+            for client in bob, carol:
+                assert (await client.receive())["subscribed"][NAME]["recovered"]
+                for offset in range(2, 1002):
+                    assert (await client.receive())["offset"] == offset
+
+
+async def test_a_compressed_connection_catches_up(anyio_backend: str) -> None:
+    app = tickets.app(limits=Limits(rate=None, compression="deflate"))
+    async with app.serve("127.0.0.1", 0) as server, dial(server, compression=None) as ann:
+        await do(ann, "publish", 150)
+        async with dial(server, compression="deflate") as bob:
+            assert bob.connection.protocol.extensions
+            epoch = (await watch(bob))[NAME]["epoch"]
+            await watch(bob, {NAME: [epoch, 0]})
+            assert [(await bob.receive())["offset"] for _ in range(150)] == list(range(1, 151))
+
+
+async def test_large_events_are_sent_one_by_one(serving: Serving) -> None:
+    async with serving(tickets.app()) as server, dial(server) as ann:
+        epoch = (await watch(ann))[NAME]["epoch"]
+        await do(ann, "leave", NAME)
+        for _ in range(8):
+            await do(ann, "comment", "x" * 50_000)
+        await watch(ann, {NAME: [epoch, 0]})
+        assert [(await ann.receive())["offset"] for _ in range(8)] == list(range(1, 9))

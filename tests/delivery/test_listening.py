@@ -14,6 +14,8 @@ from timeouts import TIMEOUT
 
 from websuckets import AppTasks, CommandGroup, ConnectionTasks, Payload, Socket, WebSuckets
 from websuckets.channels import Channels
+from websuckets.delivery import listening
+from websuckets.exc import Unavailable
 from websuckets.history import HistoryLost, Position
 from websuckets.testing import TestClient
 
@@ -207,3 +209,26 @@ async def test_a_task_of_the_app_publishes_and_listens() -> None:
                 await client.call("comment", "hi")
                 await anyio.wait_all_tasks_blocked()
     assert heard[0] == Commented(text="hi")
+
+
+async def test_a_listener_waits_for_a_log_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = tickets.app()
+    async with TestClient(app) as client:
+        await client.call("watch", [NAME])
+        node = app._channels._running
+        epoch = (await node._log.position(NAME)).epoch
+        await client.call("publish", 3)
+        read, asked = node._delivery.pages.read, 0
+
+        async def away_at_first(channel: str, since: Position) -> Any:
+            nonlocal asked
+            asked += 1
+            if asked == 1:
+                raise Unavailable
+            return await read(channel, since)
+
+        monkeypatch.setattr(node._delivery.pages, "read", away_at_first)
+        monkeypatch.setattr(listening, "PAUSE", 0.01)
+        listener = app._channels.listen(NAME, Position(epoch, 0))
+        assert repr(listener) == f"Listener({NAME!r})"
+        assert [(await anext(listener)).text for _ in range(3)] == [0, 1, 2]

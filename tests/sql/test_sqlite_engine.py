@@ -17,7 +17,7 @@ from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.once import running_once
-from websuckets.sql import sqlite_engine
+from websuckets.sql import sqlite, sqlite_engine
 
 pytestmark = pytest.mark.anyio
 
@@ -213,3 +213,13 @@ def test_an_event_loop_ends_although_the_closing_of_a_waiting_writer_was_cancell
         thread.start()
         thread.join(TIMEOUT)
         assert not thread.is_alive()
+
+
+def test_a_driver_without_a_stop_of_its_own_is_left_alone() -> None:
+    driver = object()  # as of aiosqlite before 0.22
+    sqlite._stop_once(driver)
+    assert not hasattr(driver, "stop")
+
+
+def test_a_connection_that_is_collected_as_garbage_is_not_rolled_back() -> None:
+    sqlite._roll_back(None, None, None)

@@ -79,6 +79,11 @@ def app(gate: Gate | None = None, **arguments: Any) -> WebSuckets:
             await channels.publish(NAME, Commented(text=number))
             await channels.publish("short/1", Commented(text=number))
 
+    @group.command("publish long")
+    async def publish_long(socket: Socket, count: Payload[int], *, channels: Channels) -> None:
+        for _ in range(count):
+            await channels.publish(NAME, Commented(text="x" * 2000))
+
     arguments.setdefault("channels", [ticket, short])
     arguments.setdefault("limits", Limits(rate=None))
     return app_with(group, **arguments)
