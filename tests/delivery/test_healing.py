@@ -1,8 +1,7 @@
 """Nodes that share a log deliver all of its events, whatever a broker does to their messages."""
 
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -10,109 +9,22 @@ import pytest
 import rooms
 import tickets
 from dishka import Provider, Scope
+from faulty_nodes import FaultyBroker, SharedLog, comments, nodes
 from harness import errors
 from tickets import NAME
-from timeouts import TIMEOUT
 
-from websuckets import WebSuckets
-from websuckets.broker import Broker, Link, MemoryBroker, Receiver
+from websuckets.broker import Broker, Link, Receiver
 from websuckets.delivery import bounded_log, logged_delivery
-from websuckets.exc import Unavailable
-from websuckets.history import EventLog, MemoryLog, Position, Publication
+from websuckets.history import MemoryLog, Position
 from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
-
-Fate = Callable[[bytes], list[bytes]]
-"""Function that returns the messages that come of one message."""
-
-
-class FaultyBroker(MemoryBroker):
-    """A broker that loses, repeats and delays messages of channels, as ``fate`` says."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fate: Fate = lambda message: [message]
-
-    async def run(self, receiver: Receiver, linked: Callable[[Link], None]) -> None:
-        await super().run(_FaultyReceiver(receiver, self), linked)
-
-
-class _FaultyReceiver:
-    def __init__(self, receiver: Receiver, broker: FaultyBroker) -> None:
-        self._receiver = receiver
-        self._broker = broker
-
-    def receive(self, topic: str, message: bytes) -> None:
-        if topic.startswith("channel/"):
-            for received in self._broker.fate(message):
-                self._receiver.receive(topic, received)
-        else:
-            self._receiver.receive(topic, message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._receiver, name)
-
-
-class SharedLog(MemoryLog):
-    """A log that several apps of this process share, and that can be away."""
-
-    is_away = False
-
-    @property
-    def is_shared(self) -> bool:
-        return True
-
-    async def append(self, publication: Publication) -> Position:
-        self._check()
-        return await super().append(publication)
-
-    async def read(self, channel: str, since: Position, limit: int) -> Any:
-        self._check()
-        return await super().read(channel, since, limit)
-
-    async def positions(self, channels: Any) -> Any:
-        self._check()
-        return await super().positions(channels)
-
-    def _check(self) -> None:
-        if self.is_away:
-            raise Unavailable
-
-
-class Nodes:
-    """Two nodes, each with a client: ``ann`` publishes on one, ``bob`` watches on the other."""
-
-    def __init__(self, ann: TestClient, bob: TestClient, app: WebSuckets) -> None:
-        self.ann, self.bob, self.app = ann, bob, app
-
-    async def got(self, count: int) -> list[Any]:
-        """Return the next frames of bob."""
-        with anyio.fail_after(TIMEOUT):
-            return [await frame_of(self.bob) for _ in range(count)]
-
-
-async def frame_of(client: TestClient) -> Any:
-    event = await client.receive()
-    return event.event, event.payload
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare positions often."""
     monkeypatch.setattr(logged_delivery, "PERIOD", 0.02)
-
-
-@asynccontextmanager
-async def nodes(broker: FaultyBroker, log: SharedLog) -> AsyncIterator[Nodes]:
-    apps = []
-    for _ in range(2):
-        provider = Provider(scope=Scope.APP)
-        provider.provide(lambda: broker, provides=Broker)
-        provider.provide(lambda: log, provides=EventLog)
-        apps.append(tickets.app(providers=[provider]))
-    async with TestClient(apps[0]) as ann, TestClient(apps[1]) as bob:
-        yield Nodes(ann, bob, apps[1])
 
 
 @pytest.fixture
@@ -123,10 +35,6 @@ def broker() -> FaultyBroker:
 @pytest.fixture
 def log() -> SharedLog:
     return SharedLog()
-
-
-def comments(texts: Any) -> list[Any]:
-    return [("commented", {"text": text}) for text in texts]
 
 
 async def test_messages_that_are_lost_are_read_from_the_log(
