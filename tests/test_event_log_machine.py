@@ -32,6 +32,9 @@ CHANNELS = {
     "\x00": History(size=1, seconds=500),
 }
 
+REMEMBERED = 300
+"""Seconds for which a publication that is appended again is known, by a log that knows any."""
+
 NODES = st.sampled_from([0, 1])
 NAMES = st.sampled_from(sorted(CHANNELS))
 
@@ -59,7 +62,8 @@ class Machine(RuleBasedStateMachine):
         self.channels = {name: Channel() for name in CHANNELS}
         self.epochs: list[str] = []
         """Epochs that are over."""
-        self.sent: list[tuple[Publication, Position]] = []
+        self.sent: list[tuple[int, Publication, Position]] = []
+        """Publications that may be known still, each with its time and position."""
         self.now = 0
         self.stack = ExitStack()
         self.portal: BlockingPortal
@@ -106,13 +110,13 @@ class Machine(RuleBasedStateMachine):
             self.expect(name, position, offset)
             channel.events.append(LoggedEvent(offset, publication.frame, excluded))
             channel.ends.append(self.now + int(history.seconds))
-            self.sent.append((publication, position))
+            self.sent.append((self.now, publication, position))
         self.do(self.nodes.trim, name)
 
     @precondition(lambda self: self.sent and self.nodes.knows_repetitions)
     @rule(node=NODES, data=st.data())
     def append_again(self, node: int, data: st.DataObject) -> None:
-        publication, position = data.draw(st.sampled_from(self.sent))
+        _, publication, position = data.draw(st.sampled_from(self.sent))
         assert self.do(self.nodes.both[node].append, publication) == position
 
     @rule(node=NODES, name=NAMES)
@@ -150,7 +154,7 @@ class Machine(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([200, 600, 1100]))
     def pass_time(self, seconds: int) -> None:
         self.now += seconds
-        self.sent = [] if seconds > 300 else self.sent[-3:]
+        self.sent = [sent for sent in self.sent if self.now - sent[0] < REMEMBERED]
         self.do(self.nodes.pass_time, seconds)
         for name in CHANNELS:
             self.do(self.nodes.trim, name)
