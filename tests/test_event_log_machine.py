@@ -216,4 +216,4 @@ def test_a_log_agrees_with_a_model(anyio_backend: str, open_nodes: Open) -> None
 @pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_a_log_agrees_with_a_model_for_longer(anyio_backend: str, open_nodes: Open) -> None:
-    run(anyio_backend, open_nodes, 500)
+    run(anyio_backend, open_nodes, 100)
