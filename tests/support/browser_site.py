@@ -48,7 +48,8 @@ class Site:
     async def _count(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":
             request = f"{scope.get('method', 'connect')} {scope['path']}"
-            self.requests.append(request)
+            if request != "GET /favicon.ico":  # which the browser asks for at any time
+                self.requests.append(request)
             if request == "POST /session/refresh":
                 await anyio.sleep(self.refreshing_takes)
         await self.main.api(scope, receive, send)
