@@ -75,7 +75,7 @@ class Answered(Event): ...
 class Failed(Event): ...
 
 
-# As many events as an answer can have, so that who comes late gets them all.
+# An answer has fewer events than are kept, so that whoever comes late gets them all.
 answer = Channel(
     "answer/{id}",
     events=[Word, Answered, Failed],

@@ -78,7 +78,7 @@ class Scheduler:
 
 
 class Screen:
-    """What one client shows."""
+    """Screen of one client: the items that it shows, and how far it has come."""
 
     def __init__(self, client: TestClient) -> None:
         self.client = client

@@ -104,7 +104,7 @@ async def test_all_nodes_are_told_once_of_a_user(make: Make) -> None:
 
 
 async def test_nobody_is_told_of_oneself(make: Make) -> None:
-    """Who is there, oneself included, is what `Channels.members` says."""
+    """Expect `Channels.members` to have all who are there, oneself included."""
     async with two_nodes(make, SHORT) as (one, two):
         async with two.connect() as again, two.connect() as bob:
             await come(one, "ann")

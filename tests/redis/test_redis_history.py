@@ -207,7 +207,7 @@ async def test_a_node_that_is_not_connected_refuses_at_once(
     assert len(asks) == 1
 
 
-# What Redis loses, and what it keeps
+# Losses of Redis, and data that it keeps
 
 
 async def test_a_log_that_redis_has_lost_begins_a_new_epoch(

@@ -1,4 +1,4 @@
-"""Who comes and leaves is told once by nodes at one Redis, whatever happens to nodes and Redis."""
+"""Presence on nodes at one Redis: arrivals and departures are told once, whatever fails."""
 
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager

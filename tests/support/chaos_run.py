@@ -274,7 +274,7 @@ class ChaosRun:
                 board: dict(screen.items) for board, screen in client.screens.items()
             }
             self.histories.unfinished += client.faults
-            # How a connection ends now is no matter of its stream.
+            # The end of the connection does not concern its stream any more.
             client.detach_records()
 
     async def _leave(self) -> None:

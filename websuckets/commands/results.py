@@ -239,7 +239,7 @@ class ResultEncoder:
             payload = self._write(value)
         else:
             head, payload = self._write_named(value)
-        # As in `reply`: most ids are numbers, whose text costs less than a call.
+        # Most ids are numbers, whose text costs less than a call, in `reply` too.
         tail = f',"id":{id}}}' if type(id) is int and not more else frame_tail(id, more=more)
         return f"{head or self._head}{text_of(payload)}{tail}"
 

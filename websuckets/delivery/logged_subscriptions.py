@@ -157,7 +157,7 @@ class LoggedSubscriptions:
             if hold.has_begun:
                 return
             start = hold.before or start
-        hold.has_begun, hold.before = True, start
+        hold.has_begun = True
         if not hold.replies:  # else they begin it, when they are sent
             self._catching_up.begin(socket, channel, start)
 
