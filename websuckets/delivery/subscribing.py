@@ -65,6 +65,7 @@ class Subscribing:
     """True once the message has been handled; tasks that it started may run on."""
     _is_answered: bool = False
     _is_told: bool = False
+    _is_held: bool = False
 
     def check(self, channel: Channel) -> None:
         """Raise `RuntimeError` for a channel to which the command must not subscribe.
@@ -104,9 +105,14 @@ class Subscribing:
             self.take_back()
 
     async def hold(self) -> None:
-        """Wait until earlier events of all channels are sent, because the reply comes next."""
-        for subscription in self.made.values():
-            subscription.hold()
+        """Wait until earlier events of all channels are sent, because the reply comes next.
+
+        The sender of the reply, if it was interrupted, calls this again.
+        """
+        if not self._is_held:
+            self._is_held = True
+            for subscription in self.made.values():
+                subscription.hold()
         for subscription in self.made.values():
             await subscription.earlier_sent()
             break
