@@ -1,7 +1,6 @@
 """One worker process, as its supervisor starts, watches and stops it."""
 
 import asyncio
-import random
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ from typing import Any, Final, Self
 
 from websuckets.cli.control import HEARTBEAT, decoded, encoded
 from websuckets.cli.run_options import RunOptions
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["Bounds", "WorkerProcess"]
 
@@ -222,4 +222,4 @@ def _lifetime(bounds: Bounds) -> float:
     """Return the seconds that a worker lives, at random around the bound."""
     if bounds.lifetime is None:
         return float("inf")
-    return bounds.lifetime * random.uniform(1 - JITTER, 1 + JITTER)
+    return bounds.lifetime * uniform(1 - JITTER, 1 + JITTER)

@@ -1,7 +1,6 @@
 """Connections of a running app, and how the app closes them when it stops."""
 
 import logging
-import random
 from collections import Counter
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -17,6 +16,7 @@ from websuckets.connections.setup import Setup
 from websuckets.exc import HandshakeRefused
 from websuckets.limits import limit_text
 from websuckets.protocol.transport import HttpResponse, TransportConnection
+from websuckets.runtime.jitter import uniform
 from websuckets.runtime.stop_times import time_to_abort, time_to_stop
 from websuckets.runtime.tasks import wait_through
 
@@ -135,7 +135,7 @@ class Connections:
         spread = len(self._open) / CLOSES_PER_SECOND if len(self._open) > AT_ONCE else 0
         async with anyio.create_task_group() as closing:
             for connection in self._open:
-                closing.start_soon(self._drain, connection, random.uniform(0, spread))
+                closing.start_soon(self._drain, connection, uniform(0, spread))
         await self._wait_until_gone()
 
     async def _drain(self, connection: Connection, delay: float) -> None:

@@ -7,7 +7,6 @@ between, because both happen without waiting.
 """
 
 from collections.abc import Callable, Mapping
-from random import uniform
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +21,7 @@ from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.exc import Unavailable
 from websuckets.history import HistoryLost, Position
 from websuckets.protocol.messages import encode_logged, encode_offset
+from websuckets.runtime.jitter import uniform
 from websuckets.socket import Socket
 
 __all__ = ["CatchingUp"]

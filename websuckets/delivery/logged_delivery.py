@@ -25,7 +25,6 @@ gap, and load their state anew.
 import logging
 from collections.abc import Callable
 from itertools import islice
-from random import uniform
 from typing import Final
 from uuid import UUID
 
@@ -48,6 +47,7 @@ from websuckets.history import (
 )
 from websuckets.protocol.messages import encode_logged, encode_offset
 from websuckets.runtime.incidents import log_incident
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["DeliveryCounts", "LoggedDelivery"]
 

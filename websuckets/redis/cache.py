@@ -7,7 +7,6 @@ only by the owner of the lease, in one step: `set` and `delete` remove the lease
 that was computed of old data does not replace, or bring back, a value.
 """
 
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import chain, islice
@@ -22,6 +21,7 @@ from websuckets.exc import Unavailable
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import AT_ONCE
 from websuckets.redis.scripts import OF_KIND
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["RedisCache"]
 
@@ -198,7 +198,7 @@ class _Lease:
             elif answer:
                 return None
             else:
-                await anyio.sleep(random.uniform(pause / 2, pause))
+                await anyio.sleep(uniform(pause / 2, pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     async def hold(self, compute: Callable[[], Awaitable[bytes]], seconds: float) -> bytes:

@@ -26,7 +26,6 @@ The solution:
 """
 
 import logging
-import random
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from itertools import count
@@ -42,6 +41,7 @@ from coredis.exceptions import MovedError, RedisError, ResponseError, WrongTypeE
 from websuckets.exc import ConfigurationError, Unavailable
 from websuckets.redis.errors import Meaning, Refusals, cause_of, first_of, meaning_of, text_of
 from websuckets.redis.url import database_of
+from websuckets.runtime.jitter import uniform
 
 __all__ = [
     "AT_ONCE",
@@ -157,7 +157,7 @@ class RedisConnection:
                 self._connection = None
                 user.disconnected()
             is_first = False
-            await anyio.sleep(random.uniform(pause / 2, pause))
+            await anyio.sleep(uniform(pause / 2, pause))
             pause = min(2 * pause, self.heartbeat)
 
     async def ask(self, *command: Any) -> Any:

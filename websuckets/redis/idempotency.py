@@ -36,7 +36,6 @@ of commands open to everybody are not for readers of Redis. A reply is stored as
 """
 
 import logging
-import random
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -52,6 +51,7 @@ from websuckets.idempotency import LIFETIME, StoredReply
 from websuckets.redis.broker import RedisBroker
 from websuckets.redis.connection import AT_ONCE, Command
 from websuckets.redis.scripts import OF_KIND
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["RedisClaims", "RedisIdempotencyStore"]
 
@@ -295,7 +295,7 @@ class RedisClaims:
                 self._count(answer)
                 return None
             else:
-                await anyio.sleep(random.uniform(pause / 2, pause))
+                await anyio.sleep(uniform(pause / 2, pause))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _hold(self, claim: _Claim, tasks: Tasks) -> None:

@@ -1,7 +1,6 @@
 """Errors of databases: which of them pass when a transaction runs again, and their texts."""
 
 from collections.abc import Iterator
-from random import uniform
 from sqlite3 import SQLITE_BUSY, SQLITE_LOCKED
 from typing import Any, Final
 
@@ -14,6 +13,8 @@ from sqlalchemy.exc import (
     StatementError,
     TimeoutError,
 )
+
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["execute", "is_conflict", "is_outage", "passes_when_run_again", "pause_after"]
 

@@ -5,7 +5,6 @@ other's rows alone.
 """
 
 import logging
-from random import uniform
 from typing import Any, Final, NamedTuple
 
 import anyio
@@ -13,6 +12,7 @@ from sqlalchemy import Delete, Select, Table, bindparam, delete, select, tuple_
 from sqlalchemy.orm import Session
 
 from websuckets.clock import WallClock
+from websuckets.runtime.jitter import uniform
 from websuckets.runtime.tasks import AppTasks
 from websuckets.sql.errors import execute
 from websuckets.sql.sessions import OpenSession
