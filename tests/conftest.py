@@ -17,6 +17,7 @@ from dishka.code_tools import code_builder
 from dishka.graph_builder import activation
 from harness import Gate
 from hypothesis import settings
+from selection import KEY, add_option, left_out, takes_a_part
 from serving import HEAVY, SERVINGS, Serving
 from sql_databases import Database, database
 from stores import STORES, Stores
@@ -26,7 +27,7 @@ from websuckets import session
 # Else each of a hundred processes of this run compiles the package, and each worker all tests.
 sys.dont_write_bytecode = False
 
-settings.register_profile("quick", max_examples=30)
+settings.register_profile("quick", max_examples=15)
 settings.load_profile("quick")  # `.ci/run` tries more: --hypothesis-profile=default
 
 SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -41,6 +42,16 @@ HEAVY_DATABASES: Final = frozenset({"postgresql with asyncpg"})
 """Databases that are tested with the heavy tests: another driver uses the same server before."""
 
 ANYIO = tuple(int(part) for part in version("anyio").split(".")[:2])
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    add_option(parser)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of pytest-xdist which tests run."""
+    node.workerinput[KEY] = takes_a_part(node.config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -75,6 +86,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.heavy)
         if ANYIO < (4, 16) and "own_redis" in getattr(item, "fixturenames", ()):
             item.add_marker(SOCKETS_OF_COREDIS)
+    if takes_a_part(config):
+        out = left_out(item for item in items if not item.get_closest_marker("heavy"))
+        config.hook.pytest_deselected(items=list(out))
+        items[:] = [item for item in items if item not in out]
 
 
 def _is_impossible(item: pytest.Item) -> bool:

@@ -181,6 +181,7 @@ async def test_nobody_is_told_of_other_groups(make: Make) -> None:
         await members(two, "silent", set())
 
 
+@pytest.mark.slow
 async def test_who_is_back_within_the_grace_never_left(make: Make) -> None:
     """Expect nothing of who is back on any node; later departures are told all the same."""
     async with linked(make(), SOON) as one, linked(make(), SOON) as two:
@@ -202,6 +203,7 @@ async def test_who_is_back_within_the_grace_never_left(make: Make) -> None:
         await until_told(one, *joined, ("left", "eve"), ("left", "bob"))
 
 
+@pytest.mark.slow
 async def test_who_goes_again_has_another_grace(make: Make) -> None:
     """Expect one departure of a user who was back meanwhile."""
     async with linked(make(), SOON) as one, linked(make(), SOON) as two:
@@ -223,6 +225,7 @@ async def test_who_goes_again_has_another_grace(make: Make) -> None:
         )
 
 
+@pytest.mark.slow
 async def test_users_of_a_node_that_ends_leave_after_the_grace(make: Make) -> None:
     """Expect the other nodes to be told, but not of who has come to one of them."""
     async with linked(make(), SOON) as one:
@@ -236,6 +239,7 @@ async def test_users_of_a_node_that_ends_leave_after_the_grace(make: Make) -> No
         assert await one.link.present("told") == {"ann"}
 
 
+@pytest.mark.slow
 async def test_many_users_come_and_leave(make: Make) -> None:
     """Expect each of more users than go into one message to be told of once."""
     users = list(range(1200))

@@ -335,6 +335,7 @@ def test_a_policy_is_one_of_three() -> None:
         Limits(overflow=policy)
 
 
+@pytest.mark.slow
 async def test_one_who_does_not_read_delays_nobody(
     on_sockets: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:

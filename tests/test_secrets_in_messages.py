@@ -115,6 +115,7 @@ async def test_no_secret_shows_whatever_limit_is_exceeded(serving: Serving, limi
         assert CANARY not in "".join(errors_among(said))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limits",
     [

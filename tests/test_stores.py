@@ -320,6 +320,7 @@ async def test_tokens_that_have_ended_are_taken_off_the_list(
     assert shared_redis.command("ZCARD", keys) == b":1\r\n"
 
 
+@pytest.mark.slow
 async def test_a_login_costs_redis_the_same_however_many_there_were(
     own_redis: RedisServer,
 ) -> None:
@@ -340,6 +341,7 @@ async def test_a_login_costs_redis_the_same_however_many_there_were(
         assert await commands_of_a_login(500) == first
 
 
+@pytest.mark.slow
 async def test_of_two_first_ones_at_once_none_is_lost(
     redis_store: RedisSessionStore,
 ) -> None:

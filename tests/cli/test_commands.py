@@ -97,6 +97,7 @@ DELETE = {
 }
 
 
+@pytest.mark.slow
 def test_commands_are_lines_of_whole_values_where_nobody_looks(project: Project) -> None:
     project.write(main=POSTS)
     result = project.run("commands", "main:app", env={"COLUMNS": "20", "FORCE_COLOR": "1"})

@@ -33,6 +33,7 @@ def test_the_extra_is_that_of_the_project() -> None:
     assert tuple(requirement.partition(">=")[0] for requirement in extra) == EXTRA
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["rich", "typer"])
 def test_without_the_extra_a_line_tells_how_to_get_it(missing: str) -> None:
     """Expect nothing else: neither a traceback, nor advice to install by name from an index."""

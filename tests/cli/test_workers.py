@@ -111,6 +111,7 @@ async def test_new_code_that_fails_leaves_the_old_workers_as_they_are(tmp_path: 
         assert await process_of(url) in before
 
 
+@pytest.mark.slow
 async def test_a_worker_that_cannot_start_ends_the_program_with_its_traceback(
     tmp_path: Path,
 ) -> None:

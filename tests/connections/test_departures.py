@@ -174,6 +174,7 @@ async def until_offline(app: WebSuckets) -> None:
 # Nothing is left.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=heavy)])
 async def test_nothing_is_left_of_connections_that_are_gone(
     serving: Serving, caplog: pytest.LogCaptureFixture, count: int

@@ -121,6 +121,7 @@ async def test_another_page_does_not_get_in(app: WebSuckets) -> None:
             pass
 
 
+@pytest.mark.slow
 async def test_its_time_ends(on_sockets: Serving, app: WebSuckets) -> None:
     """Expect 4401 when the time of the user is over, even if no message comes any more."""
     async with on_sockets(app) as server, dial(server, **cookie("old")) as client:

@@ -46,6 +46,7 @@ def serving(server: str) -> Serving:
 # Handshakes that come to nothing.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [200])
 async def test_handshakes_that_come_byte_by_byte_are_aborted_at_the_timeout(
     app: WebSuckets, caplog: pytest.LogCaptureFixture, count: int

@@ -103,6 +103,7 @@ async def observe(observer: Peer, count: int) -> float:
     return slowest
 
 
+@pytest.mark.slow
 async def test_data_that_a_peer_has_not_read_is_thrown_away(anyio_backend: str) -> None:
     """Expect unread data to be thrown away with the connection: the system would keep megabytes."""
     async with (
@@ -166,6 +167,7 @@ async def test_a_peer_that_reads_slowly_is_served(server: str, anyio_backend: st
 # Commands that come faster than they are answered.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "each", "timeout"),
     [(100, 0.02, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],
@@ -194,6 +196,7 @@ async def send_all(client: Client, count: int, each: float) -> None:
         await client.send("sleep", payload=each, id=id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "each", "timeout"),
     [(100, 0.05, 0.1), pytest.param(300, 0.2, 1, marks=[heavy, pytest.mark.timeout(120)])],

@@ -326,6 +326,7 @@ async def test_the_app_counts_what_recovered(serving: Serving) -> None:
         assert (counts.recovered, counts.reloaded, counts.healed) == (2, 1, 0)
 
 
+@pytest.mark.slow
 async def test_a_client_that_reads_slowly_catches_up_on_a_thousand_events(
     on_sockets: Serving,
 ) -> None:

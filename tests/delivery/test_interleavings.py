@@ -215,6 +215,7 @@ async def interleave(around: Around, chance: Random, *, one_writer: bool) -> Non
             assert sorted(screen.items) == list(range(ITEMS))
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("seed", range(5))
 async def test_no_event_is_lost_between_position_and_state_in_memory(seed: int) -> None:
@@ -244,6 +245,7 @@ async def test_no_event_is_lost_in_many_interleavings_in_a_database(
         await interleave(around, chance, one_writer=True)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("name", ["sqlite", "postgresql with psycopg"])

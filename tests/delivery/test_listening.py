@@ -57,6 +57,7 @@ def app_with_streams(**arguments: Any) -> WebSuckets:
     return app
 
 
+@pytest.mark.slow
 async def test_a_stream_gives_what_comes_from_now_on(serving: Serving) -> None:
     app = app_with_streams()
     async with serving(app) as server, dial(server) as ann, dial(server) as bob:

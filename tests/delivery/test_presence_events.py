@@ -162,6 +162,7 @@ async def test_without_a_grace_departures_are_told_at_once(make: Make, grace: fl
             assert await told(watcher, 1) == [("left", "ann")]
 
 
+@pytest.mark.slow
 async def test_who_is_back_on_another_node_within_the_grace_never_left(make: Make) -> None:
     """Others are told of nothing, and are told of the departure when the user goes for good."""
     async with two_nodes(make, LONG) as (watcher, other):
@@ -196,6 +197,7 @@ async def test_members_are_there_until_they_are_told_to_have_left(make: Make) ->
                 assert (await client.receive()).event == "news"
 
 
+@pytest.mark.slow
 async def test_users_of_a_stopped_node_leave_after_the_grace(make: Make) -> None:
     """Another node tells of them, but not of who has come to another node meanwhile."""
     async with TestClient(app_on(make(), LONG)) as watcher, watcher.connect() as back:
@@ -228,6 +230,7 @@ async def departures(make: Make, runs: int) -> None:
                 assert await told(watcher, 1) == [("left", run)]
 
 
+@pytest.mark.slow
 async def test_three_connections_that_close_together_are_one_departure(make: Make) -> None:
     await departures(make, 10)
 

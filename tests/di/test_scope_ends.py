@@ -407,6 +407,7 @@ async def test_a_scope_of_the_program_opens_scopes_while_the_app_runs(
 # Nothing is left ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_nothing_is_left_of_scopes_however_they_end(databases: Databases) -> None:
     async def run(new_scope: ScopeFactory[Db]) -> None:
         async with new_scope():

@@ -183,6 +183,7 @@ async def test_an_answer_that_is_unknown_or_not_kept_is_not_recovered(
         assert not await watch(client, {"id": asked["id"], "since": lost})
 
 
+@pytest.mark.slow
 async def test_the_longest_answer_is_there_from_its_beginning(
     example: Any, words: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_class_has_one_responsibility_of_bounded_size() -> None:
     assert too_large == {"app.py: WebSuckets"}
 
 
+@pytest.mark.slow
 def test_methods_know_the_type_of_their_object() -> None:
     """A mixin that needs more than it has says what by its type."""
     found = {

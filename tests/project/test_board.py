@@ -204,6 +204,7 @@ class Device:
             assert error.error == "no such note"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 async def test_all_screens_show_the_same_whatever_happens(app: WebSuckets, seed: int) -> None:
     """Expect it after changes by all, with connections that are lost with and without a change."""

@@ -127,6 +127,7 @@ async def test_an_error_that_stays_is_an_error_of_the_call(tab: Tab, main: Any) 
 # The outbox
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATABASES)
 async def test_a_mail_is_sent_once_for_a_command_that_is_sent_twice(
     main: Any, sql_database: Callable[[str], Database], kind: str

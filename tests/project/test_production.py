@@ -121,6 +121,7 @@ async def test_commands_of_an_app_that_is_mounted_are_not_answered_after_sigterm
         assert await program.ended() == -signal.SIGTERM
 
 
+@pytest.mark.slow
 async def test_a_server_beside_fastapi_shares_the_container_of_its_page(tmp_path: Path) -> None:
     recipe = Recipe(tmp_path)
     text = "\n\n".join(

@@ -95,6 +95,7 @@ def swallowing(proxy: Proxy) -> Iterator[None]:
         proxy.let_through()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["stopped", "black hole"])
 async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, fault: str) -> None:
     """No call waits longer than the fault takes to be noticed, and late data does no harm."""
@@ -112,6 +113,7 @@ async def test_a_link_that_only_looks_alive_is_noticed(own_redis: RedisServer, f
             await come_through(one, two, b"[1]")
 
 
+@pytest.mark.slow
 async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: RedisServer) -> None:
     """The subscribers of the lost topics get a gap, and of all if more than `MOST_LOST` were
     lost."""

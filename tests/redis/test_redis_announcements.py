@@ -137,6 +137,7 @@ async def test_malformed_announcements_are_ignored_and_counted(own_redis: RedisS
         assert node.link._malformed.count == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resume", [True, False])
 async def test_a_revocation_reaches_a_node_that_was_cut_off(
     own_redis: RedisServer, resume: bool

@@ -134,6 +134,7 @@ async def test_the_result_of_a_node_that_has_lost_its_lease_is_not_kept(
     assert shared_redis.command("GET", lease) == b"$12\r\nanother node\r\n"
 
 
+@pytest.mark.slow
 async def test_a_node_that_is_cut_off_while_it_computes_neither_blocks_others_nor_replaces_theirs(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ async def _unused() -> bytes:
     raise AssertionError("it computed")
 
 
+@pytest.mark.slow
 async def test_values_that_could_not_be_changed_are_removed_when_redis_is_back(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

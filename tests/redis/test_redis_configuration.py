@@ -174,6 +174,7 @@ def server_of(redis: RedisBroker, one: RedisServer, two: RedisServer) -> RedisSe
     return two if b"MOVED" in one.command("GET", redis.root) else one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", ["ip", "unknown-endpoint"])
 async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptureFixture) -> None:
     """An app may connect to any server, as all its keys are on one of them.
@@ -203,6 +204,7 @@ async def test_an_app_works_in_a_cluster(endpoint: str, caplog: pytest.LogCaptur
     assert errors(caplog) == []
 
 
+@pytest.mark.slow
 async def test_keys_that_move_to_another_server_are_followed() -> None:
     """A node reconnects with a gap, as after every lost connection."""
     with cluster() as (one, two):
@@ -227,6 +229,7 @@ def move_slot(key: str, source: RedisServer, target: RedisServer) -> None:
         server.command("CLUSTER", "SETSLOT", slot, "NODE", node)
 
 
+@pytest.mark.slow
 async def test_a_url_with_another_database_than_0_is_refused_by_a_cluster() -> None:
     """A URL with another database than 0 is refused."""
     with cluster() as (one, _):

@@ -368,6 +368,7 @@ async def test_a_connection_that_is_being_closed_is_lost() -> None:
         await asked_each(connection, [(b"GET", "a")])
 
 
+@pytest.mark.slow
 async def test_a_server_that_never_answers_is_away(
     own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -380,6 +380,7 @@ async def test_apps_with_another_prefix_know_nothing_of_each_other(
 # Servers
 
 
+@pytest.mark.slow
 async def test_a_log_works_in_a_cluster() -> None:
     with cluster() as (one, two):
         async with node_at(one.url, "a") as here, node_at(two.url, "a") as there:

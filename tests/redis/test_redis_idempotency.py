@@ -85,6 +85,7 @@ async def test_a_node_has_one_task_that_renews_however_many_have_been_started(
     await store.settle(False)
 
 
+@pytest.mark.slow
 async def test_a_twin_on_another_node_waits_for_longer_than_a_lease(
     nodes: tuple[Node, Node], shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

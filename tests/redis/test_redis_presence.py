@@ -65,6 +65,7 @@ def restart(server: RedisServer) -> None:
     server.start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [lose_connections, restart])
 async def test_an_outage_of_redis_tells_only_of_who_has_left(
     own_redis: RedisServer, fault: Callable[[RedisServer], None]

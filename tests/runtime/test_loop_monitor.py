@@ -57,6 +57,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 LINE = inspect.getsourcelines(blocks)[1] + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["block", "items"])
 async def test_a_command_that_blocks_the_loop_is_named_with_its_line(
     group: CommandGroup, command: str, caplog: pytest.LogCaptureFixture
@@ -90,6 +91,7 @@ async def until_told(client: Any, caplog: pytest.LogCaptureFixture, *call: Any) 
     raise AssertionError("nothing was told")
 
 
+@pytest.mark.slow
 async def test_a_hook_that_blocks_the_loop_is_named_by_its_line(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,6 +110,7 @@ async def test_a_hook_that_blocks_the_loop_is_named_by_its_line(
     assert "for more than 0.5 seconds, in blocks (" in warnings(caplog)[0]
 
 
+@pytest.mark.slow
 async def test_a_blockage_is_told_once_at_most(
     group: CommandGroup, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,6 +148,7 @@ async def test_a_unix_socket_that_a_server_left_is_taken_over(tmp_path: Path) ->
     assert file.read_text() == "precious"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_start_that_is_cancelled_leaves_no_port_open() -> None:
     """No port stays open, whenever the start is cancelled."""

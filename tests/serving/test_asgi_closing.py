@@ -51,6 +51,7 @@ async def test_a_client_that_does_not_take_its_close_is_aborted(
     assert journal == ["disconnect 1011"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["send", "stream"])
 async def test_a_client_that_does_not_read_does_not_hold_up_the_stop(
     new_server: NewServer, group: CommandGroup, journal: list[str], command: str
@@ -124,6 +125,7 @@ async def test_a_client_that_does_not_read_its_second_reply_is_aborted(
     assert journal == ["disconnect 1011", "returned"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", ["websocket.send", "websocket.close"])
 async def test_closing_a_client_that_does_not_read_is_bounded(
     new_server: NewServer, group: CommandGroup, monkeypatch: pytest.MonkeyPatch, stuck: str

@@ -65,6 +65,7 @@ async def test_the_error_of_a_send_tells_how_the_client_has_closed(
     assert seen == [error]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError, RuntimeError])
 @pytest.mark.parametrize("command", ["say", "close", "stream"])
 async def test_sending_to_a_client_that_is_gone_is_not_an_incident(
@@ -172,6 +173,7 @@ async def test_a_client_that_is_lost_while_a_reply_waits_is_not_an_incident(
     assert errors(caplog) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError, RuntimeError])
 async def test_commands_behind_a_reply_that_cannot_be_sent_do_not_begin(
     new_server: NewServer, group: CommandGroup, journal: list[str], error: type[Exception]

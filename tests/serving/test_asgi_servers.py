@@ -213,6 +213,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 async def test_a_server_starts_and_stops_the_app(command: str, tmp_path: Path) -> None:

@@ -65,6 +65,7 @@ async def refused(server: Server) -> int:
     return int(caught.value.response.status_code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_a_hundred_commands_in_flight_are_all_answered(
     start: str, number: signal.Signals
@@ -87,6 +88,7 @@ async def test_a_hundred_commands_in_flight_are_all_answered(
     assert not [line for line in warnings if "the event loop has been blocked" not in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_idle_connections_are_told_to_connect_elsewhere(
     start: str, number: signal.Signals
@@ -117,6 +119,7 @@ async def test_commands_that_run_side_by_side_are_all_answered(start: str) -> No
         assert await program.ended() == 0
 
 
+@pytest.mark.slow
 async def test_while_it_stops_it_says_so(start: str) -> None:
     """The health check turns from 200 to 503, and new connections are refused with 503."""
     async with started(start, **NEVER) as program, dial(program.server) as client:
@@ -132,6 +135,7 @@ async def test_while_it_stops_it_says_so(start: str) -> None:
         assert await program.ended() == 0
 
 
+@pytest.mark.slow
 async def test_what_waits_behind_the_last_command_is_not_begun(start: str) -> None:
     """No command is begun on a connection that is being closed."""
     async with started(start, **NEVER) as program, dial(program.server) as client:
@@ -172,6 +176,7 @@ async def test_no_command_is_half_done(start: str) -> None:
         assert steps.count("begin") == steps.count("end") == len(answered)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "first", "second"),
     [
@@ -206,6 +211,7 @@ async def test_a_second_signal_stops_at_once(
         assert await program.ended() != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -229,6 +235,7 @@ async def test_a_handler_that_ignores_everything_does_not_keep_the_program(
         assert "'stay' (1)" in "".join(program.log)
 
 
+@pytest.mark.slow
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("way", ["executor", "pool"])
 async def test_a_thread_that_a_handler_has_left_does_not_keep_the_program(
@@ -243,6 +250,7 @@ async def test_a_thread_that_a_handler_has_left_does_not_keep_the_program(
         assert "threads that run: " in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["wait with the GIL", pytest.param("match", marks=heavy)])
 async def test_a_handler_that_keeps_python_to_itself_does_not_keep_the_program(
     start: str, way: str
@@ -375,6 +383,7 @@ def app() -> WebSuckets:
     return app_with(stubborn.group, providers=[stubborn.Late()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_a_signal_that_comes_as_soon_as_the_port_is_open(
     start: str, number: signal.Signals

@@ -347,6 +347,7 @@ async def running(program: str, *arguments: str) -> AsyncIterator[tuple[Any, Ser
                 process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.on_asyncio
 @pytest.mark.parametrize("start", ["asyncio.run", "trio.run", "uvloop"])

@@ -18,6 +18,7 @@ from websuckets.sql.history import SqlLog
 pytestmark = [pytest.mark.anyio, pytest.mark.on_asyncio]
 
 
+@pytest.mark.slow
 async def test_a_log_does_not_wait_for_good_for_a_silent_connection(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:

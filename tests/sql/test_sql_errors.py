@@ -154,6 +154,7 @@ async def send(node: OnceNode) -> BaseException:
     return caught.value
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("lacks", ["the table", "the column of the reply"])
 async def test_secrets_are_neither_in_errors_nor_in_logs(

@@ -173,6 +173,7 @@ async def test_events_of_a_rolled_back_transaction_leave_no_hole(board: Board) -
     assert await board.got(1, 2) == [1, 2]
 
 
+@pytest.mark.slow
 async def test_a_command_that_is_sent_again_publishes_once(board: Board) -> None:
     await board.watch()
     for client in board.ann, board.bob, board.ann:
@@ -201,6 +202,7 @@ async def test_a_hook_publishes_on_commit(board: Board) -> None:
         await anyio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_what_was_missed_comes_after_the_state(board: Board) -> None:
     _, epoch, _ = await board.watch()
     for id in range(1, 151):

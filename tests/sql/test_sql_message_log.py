@@ -115,6 +115,7 @@ async def test_transactions_with_other_channels_do_not_wait(one: Node, two: Node
             assert [position.offset for position in await two.publish("b", "d")] == [1, 2]
 
 
+@pytest.mark.slow
 async def test_transactions_that_append_to_several_channels_do_not_wait_for_each_other_forever(
     one: Node, two: Node
 ) -> None:

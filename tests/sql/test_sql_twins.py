@@ -196,6 +196,7 @@ async def test_a_database_that_stays_locked_is_an_error_in_the_end(database: Dat
             assert (node.runs, node.repeats) == (0, 5)
 
 
+@pytest.mark.slow
 async def test_a_second_session_that_writes_in_a_handler_is_locked_out_of_sqlite(
     database: Database,
 ) -> None:

@@ -167,6 +167,7 @@ async def roll_back_after_a_failed_flush(session: AsyncSession) -> None:
 ROLLBACKS = [roll_back, roll_back_with_an_open_savepoint, roll_back_after_a_failed_flush]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ROLLBACKS)
 async def test_a_handler_that_rolls_back_is_told_to_raise_an_error(
     node: OnceNode, end: Handler

@@ -70,6 +70,7 @@ async def test_replies_of_any_size_wait_for_a_slow_reader(
         assert sorted(large) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("secure", [False, True])
 async def test_a_send_that_waits_for_its_reader_can_be_cancelled(
     group: CommandGroup, gate: Gate, secure: bool
