@@ -15,11 +15,11 @@ from websuckets.clock import WallClock
 from websuckets.connections.admission import client_of
 from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.limits import Limits, limit_text, seconds
-from websuckets.protocol.close_codes import REVOKED, UNSURE, CloseReason
+from websuckets.protocol.close_codes import REVOKED
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.tasks import Background
 from websuckets.security import resumed_user
-from websuckets.session import Session, User, UserId, may_be_added
+from websuckets.session import Session, User, UserId, close_unsure, may_be_added
 from websuckets.socket import Socket
 from websuckets.store import (
     LIFETIME,
@@ -111,7 +111,7 @@ class Resuming:
         while True:
             found = await self._store.load(key)
             if found is None and again and await self._store.revoked({key: id}):
-                self._close_connections([user], REVOKED)
+                self._revoke([user])
                 raise NotAuthorized
             old = found or Record(id, version=0)
             if old.id != id:
@@ -205,7 +205,8 @@ class Resuming:
             "users (%s)",
             *(len(saved), limit_text("revocation_lag", self._limits.revocation_lag)),
         )
-        self._close_connections(saved, UNSURE)
+        for user in saved:
+            self._start(close_unsure, user)
 
     def stop(self) -> None:
         """Stop checking for revocations, at the end of the app."""
@@ -221,7 +222,7 @@ class Resuming:
                     saved = self._saved()
                     keys = {key: user.id for user, key in saved.items() if user.id is not None}
                     gone = await self._store.revoked(keys)
-                    self._close_connections({u: k for u, k in saved.items() if k in gone}, REVOKED)
+                    self._revoke(user for user, key in saved.items() if key in gone)
                 self._known = count
         except Exception as error:
             if not isinstance(error, Unavailable | TimeoutError):
@@ -239,11 +240,11 @@ class Resuming:
         users = self._session.online.values()
         return {user: user._saved_as for user in users if user._saved_as is not None}
 
-    def _close_connections(self, users: Iterable[User], close_reason: CloseReason) -> None:
-        """Demote the users, and close their connections."""
+    def _revoke(self, users: Iterable[User]) -> None:
+        """Demote the users at once, and close their connections."""
         for user in users:
             user.id = None
-            self._start(user.socket.close, *close_reason)
+            self._start(user.socket.close, *REVOKED)
 
     def _guesses_of(self, client: object) -> "_Guesses":
         now = anyio.current_time()

@@ -11,7 +11,7 @@ import anyio
 from websuckets.clock import SYSTEM_CLOCK, WallClock
 from websuckets.exc import NoCurrentSession, NotAuthorized
 from websuckets.introspection.strings import plain_string
-from websuckets.protocol.close_codes import REVOKED
+from websuckets.protocol.close_codes import REVOKED, UNSURE
 from websuckets.runtime.event_loop import EventLoop
 from websuckets.runtime.once import running_once
 from websuckets.runtime.revocations import Revocations, current_handling
@@ -530,3 +530,13 @@ def connections_of(user_id: UserId, session: Session) -> tuple[User, ...]:
     if user_id in session._several:
         return tuple(session._several[user_id])
     return (session._verified[user_id],) if user_id in session._verified else ()
+
+
+async def close_unsure(user: User) -> None:
+    """Close the connection of a user of whom nobody can tell whether they were revoked.
+
+    Until then the user stays verified: a command that came before the close frame was written would
+    be refused, though its client has done nothing wrong.
+    """
+    user.id = None
+    await user.socket.close(*UNSURE)

@@ -1,6 +1,6 @@
 """Two nodes of one app serve their clients as one, whatever broker connects them."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -176,6 +176,29 @@ async def test_who_may_have_been_revoked_unheard_is_closed_after_the_lag() -> No
         assert (ann.close_code, ann.close_reason) == (1013, "sessions unavailable")
         assert await verified(bob, "bobby")
         assert await verified(eve, "eve")
+
+
+async def test_who_may_have_been_revoked_is_verified_until_the_connection_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No command is refused because the connection of its client is about to be closed."""
+    closings: list[tuple[Callable[..., Awaitable[None]], tuple[object, ...]]] = []
+    app = app_on(MemoryBroker())
+    async with TestClient(app) as ann:
+        await ann.call("enter", "ann")
+        node = app._channels._node
+        assert node is not None
+        (user,) = app._session.online.values()
+        monkeypatch.setattr(
+            node.revocations, "_start", lambda close, *given: closings.append((close, given))
+        )
+        await node.revocations._close_connections([(user, user.id, user.token)], 0)
+        assert await verified(ann, "ann")
+        ((close, given),) = closings
+        await close(*given)
+        await ann.wait_closed()
+        assert ann.close_code == 1013
+        assert user.id is None
 
 
 async def test_nobody_has_to_go_who_was_verified_anew(caplog: pytest.LogCaptureFixture) -> None:

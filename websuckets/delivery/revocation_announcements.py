@@ -10,9 +10,8 @@ from pydantic_core import from_json, to_json
 from websuckets.broker import Link
 from websuckets.limits import Limits, limit_text
 from websuckets.protocol.close_codes import REVOKED as CLOSE_REVOKED
-from websuckets.protocol.close_codes import UNSURE
 from websuckets.runtime.tasks import Background
-from websuckets.session import Session, User, UserId, is_user_id
+from websuckets.session import Session, User, UserId, close_unsure, is_user_id
 
 __all__ = ["RevocationAnnouncements", "user_id_of"]
 
@@ -76,8 +75,7 @@ class RevocationAnnouncements:
                 *(len(left), limit_text("revocation_lag", after)),
             )
         for user in left:
-            user.id = None
-            self._start(user.socket.close, *UNSURE)
+            self._start(close_unsure, user)
 
 
 def user_id_of(text: bytes) -> UserId:
