@@ -1,13 +1,15 @@
 """Events that handlers publish on commit, as rows of their transactions, by apps with clients."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
 import pytest
+from dishka import Provider
 from harness import errors
 from once_nodes import Base
+from redis_server import RedisServer
 from sql_databases import Database
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
@@ -18,6 +20,7 @@ from websuckets.channels import Channel, Channels, History
 from websuckets.delivery import logged_delivery
 from websuckets.di import ScopeFactory, provide_context
 from websuckets.exc import ClientError
+from websuckets.redis import RedisProvider
 from websuckets.sql import SqlProvider, create_tables
 from websuckets.testing import CommandError, TestClient
 
@@ -38,7 +41,9 @@ notes = Channel("notes/{board}", events=[Noted], history=History())
 NAME = "notes/1"
 
 
-def app_of(engine: AsyncEngine, new_session: Any = None) -> WebSuckets:
+def app_of(
+    engine: AsyncEngine, new_session: Any = None, more: Sequence[Provider] = ()
+) -> WebSuckets:
     group = CommandGroup()
 
     @group.command("watch", subscribes=[notes])
@@ -97,7 +102,11 @@ def app_of(engine: AsyncEngine, new_session: Any = None) -> WebSuckets:
     new_session = new_session or async_sessionmaker(engine).begin
     app = WebSuckets(
         channels=[notes],
-        providers=[provide_context(new_session, provides=AsyncSession), SqlProvider(AsyncSession)],
+        providers=[
+            provide_context(new_session, provides=AsyncSession),
+            SqlProvider(AsyncSession),
+            *more,
+        ],
         limits=Limits(rate=None),
     )
     app.include_command_group(group)
@@ -255,3 +264,47 @@ async def test_a_subscriber_takes_one_connection_of_the_pool(
                     assert (await client.receive()).offset == offset
     finally:
         await engine.dispose()
+
+
+@pytest.mark.heavy
+async def test_every_event_of_an_outage_of_redis_comes_while_redis_is_away(
+    engines: tuple[AsyncEngine, AsyncEngine], own_redis: RedisServer
+) -> None:
+    """Redis connects two nodes, and is away while both publish; the database has the events."""
+    got: dict[TestClient, list[tuple[int | None, int]]] = {}
+    one, two = (app_of(engine, more=[RedisProvider(own_redis.url)]) for engine in engines)
+    async with AsyncExitStack() as stack:
+        publishers = [await stack.enter_async_context(TestClient(app)) for app in (one, two)]
+        readers = []
+        for publisher in publishers * 3:
+            readers.append(await stack.enter_async_context(publisher.connect()))
+            await readers[-1].call("watch")
+
+        async def publish(publisher: TestClient, first: int, last: int) -> None:
+            for id in range(first, last):
+                await publisher.call("note", id)
+
+        async def publish_on_both(first: int) -> None:
+            async with anyio.create_task_group() as group:
+                for number, publisher in enumerate(publishers):
+                    begin = first + number * 100
+                    group.start_soon(publish, publisher, begin, begin + 100)
+
+        async def read(count: int) -> None:
+            for reader in readers:
+                events = [await reader.receive(timeout=30) for _ in range(count)]
+                seen = got.setdefault(reader, [])
+                seen += [(event.offset, event.payload["id"]) for event in events]
+
+        await publish_on_both(0)
+        await read(200)
+        own_redis.kill()
+        await publish_on_both(200)
+        await read(200)
+        own_redis.start()
+        await publish_on_both(400)
+        await read(200)
+    first, *others = got.values()
+    assert [offset for offset, _ in first] == list(range(1, 601))
+    assert sorted(id for _, id in first) == list(range(600))
+    assert all(other == first for other in others)
