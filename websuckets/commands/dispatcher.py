@@ -229,9 +229,8 @@ class Dispatcher:
                 if route.is_protected:  # the user may have changed while they were built
                     check_still_authorised(socket)
                 if route.takes_log:
-                    dependencies, log = dependencies[:-1], dependencies[-1]
-                    if subscribing is not None:
-                        subscribing.log = log
+                    assert subscribing is not None  # see `check_subscribes`
+                    dependencies, subscribing.log = dependencies[:-1], dependencies[-1]
             result = command.call_handler(socket, frame, payload, dependencies)
             if route.is_stream:
                 assert begun is not None

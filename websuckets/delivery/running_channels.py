@@ -253,8 +253,8 @@ class RunningChannels:
             self.subscriptions.deliver_to(user_id_of(user_id), message)
             return
         if topic.startswith(PRESENCE):
-            if self._presence is not None:
-                self._presence.receive(topic.removeprefix(PRESENCE), message)
+            assert self._presence is not None  # nothing else subscribes to these topics
+            self._presence.receive(topic.removeprefix(PRESENCE), message)
             return
         name = topic.removeprefix(CHANNEL)
         if self.history_of(name) is None:

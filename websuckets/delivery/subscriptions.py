@@ -107,9 +107,7 @@ class Subscriptions:
     def release(self, connection: UUID, channel: str) -> None:
         """Deliver the events of a channel to a subscriber, from the next one on."""
         _move(connection, channel, self._held, self._channels)
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            self.released(subscriber.user, channel)
+        self.released(self._subscribers[connection].user, channel)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Unsubscribe; return whether the channel has lost its last subscriber."""
@@ -149,19 +147,15 @@ class Subscriptions:
                 subscriber.outbox.put(instead, told)
 
     def send(self, connection: UUID, frame: bytes, channel: str | None = None) -> None:
-        """Send a frame to one subscriber, if it is still there.
+        """Send a frame to one connection, which has not `left` since it subscribed to a channel.
 
         If the frame, of a ``channel`` with a history, gets lost, the subscriber is told of a gap.
         """
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            subscriber.outbox.put(frame, channel)
+        self._subscribers[connection].outbox.put(frame, channel)
 
     async def earlier_sent(self, connection: UUID) -> None:
-        """Wait until the frames that wait for a subscriber now have been sent."""
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            await subscriber.outbox.earlier_sent()
+        """Wait until the frames that wait now for a connection, as in `send`, have been sent."""
+        await self._subscribers[connection].outbox.earlier_sent()
 
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
         """Send a frame to every connection of this user."""
