@@ -44,6 +44,8 @@ class Made:
     """Function that begins the delivery."""
     take_back: Callable[[], None]
     """Function that undoes the subscription."""
+    lasts: Callable[[], bool]
+    """Function that returns false once the subscription has ended."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,11 @@ class Subscribing:
         earlier, self.made[channel] = self.made.get(channel), made
         if earlier is not None:
             earlier.take_back()
+
+    def has_lasting(self) -> bool:
+        """Forget the subscriptions that have ended meanwhile; return true if any is left."""
+        self.made = {channel: made for channel, made in self.made.items() if made.lasts()}
+        return bool(self.made)
 
     def in_reply(self, reply: str | None) -> str | None:
         """Return the reply of the message together with the positions.
