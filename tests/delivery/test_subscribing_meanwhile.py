@@ -8,9 +8,8 @@ import anyio
 import pytest
 import tickets
 from faulty_nodes import FaultyBroker, HeldAnswer, SharedLog, comments, frame_of, nodes
-from harness import Gate, app_with
-from tickets import NAME, Commented, ticket
-from timeouts import TIMEOUT
+from harness import Gate
+from tickets import NAME, ticket
 
 from websuckets import (
     ClientEvent,
@@ -97,7 +96,7 @@ def nothing_is_left(running: WebSuckets) -> bool:
     return node._delivery.cursors == {} and node._logged._holds == {}
 
 
-# Subscriptions that end while the log is asked -----------------------------------------------------
+# Subscriptions that end while the log is asked
 
 
 async def test_who_leaves_while_the_log_is_asked_is_not_subscribed(
@@ -195,7 +194,7 @@ async def test_who_left_while_a_log_was_asked_that_is_away_stays_subscribed_anew
         assert await both.got(1) == comments(["one"])
 
 
-# Subscriptions that end before the reply is sent ---------------------------------------------------
+# Subscriptions that end before the reply is sent
 
 
 async def test_a_command_that_subscribes_and_leaves_tells_no_position() -> None:
@@ -265,7 +264,7 @@ async def test_events_begin_behind_the_last_of_several_replies_that_wait_for_the
         assert await got(bob, 1) == comments(["two"])
 
 
-# Subscriptions of streams and tasks beside those of commands ---------------------------------------
+# Subscriptions of streams and tasks beside those of commands
 
 
 async def test_a_stream_that_subscribes_beside_a_command_sends_no_event_again(
