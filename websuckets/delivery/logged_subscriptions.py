@@ -162,6 +162,7 @@ class LoggedSubscriptions:
                 return
             start = hold.before or start
         hold.has_begun = True
+        self._subscriptions.show(socket.id, channel)
         if not hold.replies:  # else they begin it, when they are sent
             self._catching_up.begin(socket, channel, start)
 

@@ -58,16 +58,14 @@ class Subscriptions:
         """Subscribers of each channel to whom its events are delivered."""
         self._held: dict[str, dict[UUID, _Subscriber]] = {}
         """Other subscribers of channels: those who do not get live events, see `hold`."""
+        self._hidden: set[tuple[UUID, str]] = set()
+        """Subscriptions, by connection and channel, whose users are not in the channel yet, see
+        `show`."""
 
     @property
     def channels(self) -> list[str]:
         """Channels with subscribers."""
         return [*self._channels, *(name for name in self._held if name not in self._channels)]
-
-    def is_subscribed(self, connection: UUID, channel: str) -> bool:
-        """Tell whether a connection is subscribed to a channel."""
-        subscriber = self._subscribers.get(connection)
-        return subscriber is not None and channel in subscriber.channels
 
     def has_subscribers(self, channel: str) -> bool:
         """Tell whether any connection is subscribed to a channel."""
@@ -79,8 +77,8 @@ class Subscriptions:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
         A subscription without an owner never gets one. With ``held``, a new subscription begins as
-        `hold` leaves it. Returns false for a connection that was subscribed before. Raises
-        `TooManySubscriptions`.
+        `hold` leaves it, and its user enters the channel by `show`. Returns false for a connection
+        that was subscribed before. Raises `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
@@ -96,9 +94,18 @@ class Subscriptions:
         subscriber.channels[channel] = owner
         place = self._held if held else self._channels
         place.setdefault(channel, {})[user.socket.id] = subscriber
-        if user.id is not None:
-            self._users.enter(channel, user.id)
+        self._hidden.add((user.socket.id, channel))
+        if not held:
+            self.show(user.socket.id, channel)
         return True
+
+    def show(self, connection: UUID, channel: str) -> None:
+        """Let the user of a subscription, which cannot fail any more, enter the channel."""
+        if (connection, channel) in self._hidden:
+            self._hidden.discard((connection, channel))
+            user = self._subscribers[connection].user
+            if user.id is not None:
+                self._users.enter(channel, user.id)
 
     def hold(self, connection: UUID, channel: str) -> None:
         """Deliver no events of a channel to a subscriber, until `release`."""
@@ -114,9 +121,9 @@ class Subscriptions:
         subscriber = self._subscribers.get(connection)
         if subscriber is None or channel not in subscriber.channels:
             return False
-        del subscriber.channels[channel]
-        if subscriber.user.id is not None:
+        if subscriber.user.id is not None and (connection, channel) not in self._hidden:
             self._users.leave(channel, subscriber.user.id)
+        del subscriber.channels[channel]
         return self._forget(subscriber.user, channel)
 
     def subscribers(self, channel: str) -> Iterator[tuple[User, bool]]:
@@ -172,7 +179,8 @@ class Subscriptions:
     def verified(self, user: User, id: UserId) -> None:
         self._users.enter(ONLINE, id)
         for channel in self._channels_of(user):
-            self._users.enter(channel, id)
+            if (user.socket.id, channel) not in self._hidden:
+                self._users.enter(channel, id)
 
     def demoted(self, user: User, id: UserId) -> list[str]:
         """End the subscriptions of this connection whose owner is that user.
@@ -183,7 +191,8 @@ class Subscriptions:
         empty = [name for name in owned if self.unsubscribe(user.socket.id, name)]
         self._users.leave(ONLINE, id)
         for channel in self._channels_of(user):
-            self._users.leave(channel, id)
+            if (user.socket.id, channel) not in self._hidden:
+                self._users.leave(channel, id)
         return empty
 
     def left(self, user: User) -> list[str]:
@@ -206,6 +215,7 @@ class Subscriptions:
         return {} if subscriber is None else subscriber.channels
 
     def _forget(self, user: User, channel: str) -> bool:
+        self._hidden.discard((user.socket.id, channel))
         for place in (self._channels, self._held):
             subscribers = place.get(channel)
             if subscribers is not None:
