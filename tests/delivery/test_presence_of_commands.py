@@ -10,7 +10,7 @@ from dishka import Provider, Scope
 from harness import Gate, app_with
 
 from websuckets import CommandGroup, Limits, Payload, Socket, WebSuckets
-from websuckets.broker import Broker, MemoryBroker
+from websuckets.broker import Broker, MemoryBroker, _MemoryLink
 from websuckets.channels import Channel, Channels, History
 from websuckets.exc import ClientError
 from websuckets.history import EventLog, MemoryLog
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 board = Channel("board/{id}", history=History(), presence=True)
 
 BOARD = board(id=1)
+HALL = rooms.hall(id=1)
 
 
 class CommonLog(MemoryLog):
@@ -80,8 +81,8 @@ async def next_change(client: TestClient) -> Any:
     return event.payload["joined"], event.payload["left"]
 
 
-async def members(client: TestClient) -> Any:
-    return (await client.call("members", BOARD)).payload
+async def members(client: TestClient, channel: str = BOARD) -> Any:
+    return (await client.call("members", channel)).payload
 
 
 async def test_a_command_that_fails_tells_nobody_of_its_user(make: Make) -> None:
@@ -170,3 +171,35 @@ async def test_nobody_is_told_of_a_user_who_is_gone_before_the_reply(gate: Gate)
             assert (await zoe.call("watch")).payload == ["zoe"]
             assert await next_change(watcher) == (["zoe"], [])
         assert await next_change(watcher) == ([], ["zoe"])
+
+
+async def test_who_leaves_while_a_node_subscribes_is_told_of_nobody(
+    monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    subscribe, is_first = _MemoryLink.subscribe, True
+
+    async def subscribe_slowly(link: _MemoryLink, topic: str) -> None:
+        nonlocal is_first
+        if is_first and topic.endswith(HALL):
+            is_first = False
+            await gate()
+        await subscribe(link, topic)
+
+    monkeypatch.setattr(_MemoryLink, "subscribe", subscribe_slowly)
+    limits = Limits(rate=None, concurrency=2, presence_grace=0)
+    app = rooms.app(channels=[rooms.hall], limits=limits)
+    async with TestClient(app) as watcher, watcher.connect() as ann:
+        await watcher.send("join", HALL, id=1)
+        await gate.reached.wait()
+        await watcher.call("leave", HALL)
+        gate.opened.set()
+        assert (await watcher.receive()).id == 1
+        await ann.call("enter", "ann")
+        await ann.call("join", HALL)
+        assert await members(watcher, HALL) == ["ann"]
+        await watcher.call("enter", "bob")
+        await ann.call("tell", "bob")
+        assert (await watcher.receive()).event == "told"
+        await watcher.call("join", HALL)
+        await ann.call("leave", HALL)
+        assert (await watcher.receive()).payload["left"] == ["ann"]
