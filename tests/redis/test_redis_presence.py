@@ -174,6 +174,8 @@ async def test_who_comes_is_told_whatever_others_write(own_redis: RedisServer, k
         with anyio.fail_after(LONG_TIMEOUT):
             while own_redis.command("ZCARD", "{0/test}:leaving") != b":0\r\n":
                 await anyio.sleep(0.01)
+            while own_redis.command("SISMEMBER", "{0/test}:nodes", "dead") != b":0\r\n":
+                await anyio.sleep(0.01)
 
 
 async def test_users_whose_record_is_lost_leave_nevertheless(own_redis: RedisServer) -> None:
