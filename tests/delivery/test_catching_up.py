@@ -365,6 +365,7 @@ async def test_who_does_not_read_for_a_while_gets_all_that_was_missed() -> None:
         epoch = await since_of(server, ann)
         for _ in range(10):
             await do(ann, "publish long", 100)
+        assert server.port is not None
         async with opened(server.port, receive_buffer=SMALL) as bob:
             await bob.write(command("watch", payload=[NAME], id=1, since={NAME: [epoch, 0]}))
             await anyio.wait_all_tasks_blocked()

@@ -143,6 +143,11 @@ async def test_members_are_those_of_the_node_when_a_key_in_redis_is_of_another_k
         assert (await bob.call("members", HALL)).payload == ["ann"]
 
 
+def has_got(node: Any, number: int) -> Callable[[], bool]:
+    """Return a condition that holds once a node has got so many messages."""
+    return lambda: len(node.got) >= number
+
+
 async def test_users_of_a_name_without_a_heartbeat_are_told_to_have_left(
     shared_redis: RedisServer,
 ) -> None:
@@ -167,10 +172,10 @@ async def test_users_of_a_name_without_a_heartbeat_are_told_to_have_left(
         command("SADD", f"{root}:nodes", dead)
         left = (f"{PRESENCE}a", b'{"joined":[],"left":["bob"]}')
         for node in (one, two):
-            await node.until(lambda node=node: len(node.got) > 1, LONG_TIMEOUT)  # type: ignore[misc]
+            await node.until(has_got(node, 2), LONG_TIMEOUT)
         two.link.enter("a", "end")
         for node in (one, two):
-            await node.until(lambda node=node: len(node.got) > 2)  # type: ignore[misc]
+            await node.until(has_got(node, 3))
             assert node.got[:2] == [joined, left]
             assert await node.link.present("a") == {"ann", "end"}
     keys = shared_redis.command("KEYS", f"{root}:*")

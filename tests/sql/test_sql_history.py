@@ -185,10 +185,10 @@ async def test_an_append_whose_commit_is_not_answered_is_unavailable_and_not_tri
         async with two.engine.connect() as connection:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
-    one.engine.sync_engine.dialect.do_commit = commit  # type: ignore[method-assign]
+    one.engine.sync_engine.dialect.do_commit = commit  # type: ignore  # for this engine alone
     with pytest.raises(Unavailable):
         await one.log.append(publication("{}", "c"))
-    one.engine.sync_engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+    one.engine.sync_engine.dialect.do_commit = do_commit  # type: ignore  # as it was
     assert commits == 1
     assert await count(two) == 1 + has_committed
     assert (await one.log.append(publication("{}", "c"))).offset == 2 + has_committed

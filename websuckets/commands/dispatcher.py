@@ -255,7 +255,7 @@ class Dispatcher:
             if failure is None and unfinished is None:
                 if effects is not None:
                     await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)
-                if subscribing is not None and subscribing.has_lasting():
+                if subscribing is not None and subscribing.made and subscribing.has_lasting():
                     return Outcome(subscribing.in_reply(reply), after=subscribing.answered())
                 return reply
             if effects is not None:
