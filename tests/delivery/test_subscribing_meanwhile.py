@@ -42,6 +42,12 @@ def app(**arguments: Any) -> WebSuckets:
             raise ClientError("no")
         return "done"
 
+    @group.command("watch anew", subscribes=[ticket])
+    async def watch_anew(socket: Socket, *, channels: Channels) -> None:
+        await channels.subscribe(socket, NAME)
+        await channels.unsubscribe(socket, NAME)
+        await channels.subscribe(socket, NAME)
+
     @group.command("follow", subscribes=[ticket])
     async def follow(socket: Socket, *, channels: Channels) -> AsyncIterator[str]:
         await channels.subscribe(socket, NAME)
@@ -208,6 +214,16 @@ async def test_a_command_that_subscribes_and_leaves_tells_no_position() -> None:
         await bob.call("watch", [NAME])
         await ann.call("comment", "for bob")
         assert await got(bob, 1) == comments(["for bob"])
+
+
+async def test_a_command_that_subscribes_leaves_and_subscribes_is_subscribed_once() -> None:
+    async with two_clients() as (running, ann, bob):
+        assert (await bob.call("watch anew")).subscribed[NAME]["offset"] == 0
+        for text in "one", "two":
+            await ann.call("comment", text)
+        assert await got(bob, 2) == comments(["one", "two"])
+        await bob.call("leave", NAME)
+        assert nothing_is_left(running)
 
 
 async def test_a_command_that_subscribes_leaves_and_fails_leaves_nothing() -> None:
