@@ -160,7 +160,9 @@ class Channels:
         """Return the ids of verified users who are subscribed to the channel ``name``.
 
         Users of other nodes are among them as far as this node knows them now. In a channel with
-        presence, a user stays among them until subscribers are told that the user has left. A
+        presence, a user stays among them until subscribers are told that the user has left. In a
+        channel with a history, the user of a command is among them from its reply on, and in the
+        command itself from the subscription on: a command that fails tells nobody of its user. A
         handler that subscribes a connection, and then calls this method, gets the users to whom the
         events ``presence`` of this connection add and from whom they take away.
         """

@@ -1,12 +1,17 @@
 """Clients that subscribe to channels with a history, and get what they have missed."""
 
+from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
 
+import anyio
 import pytest
 import tickets
 from harness import Client, Gate, dial
+from peers import SMALL, command, opened
 from serving import Serving
 from tickets import NAME, commented
+from timeouts import TIMEOUT
+from websockets.asyncio.server import ServerConnection
 
 from websuckets import Limits
 
@@ -345,6 +350,30 @@ async def test_a_client_that_reads_slowly_catches_up_on_a_thousand_events(
                 assert (await client.receive())["subscribed"][NAME]["recovered"]
                 for offset in range(2, 1002):
                     assert (await client.receive())["offset"] == offset
+
+
+@pytest.mark.on_asyncio
+async def test_who_does_not_read_for_a_while_gets_all_that_was_missed() -> None:
+    """The server waits behind a page, for which the network has no room, until the client reads."""
+    app = tickets.app()
+
+    @app.on_connect
+    async def keep_little_in_the_network(socket: ServerConnection) -> None:
+        connection = socket.transport.get_extra_info("socket")
+        connection.setsockopt(SOL_SOCKET, SO_SNDBUF, SMALL)
+
+    async with app.serve("127.0.0.1", 0) as server, dial(server) as ann:
+        epoch = await since_of(server, ann)
+        for _ in range(10):
+            await do(ann, "publish long", 100)
+        assert server.port is not None
+        async with opened(server.port, receive_buffer=SMALL) as bob:
+            await bob.write(command("watch", payload=[NAME], id=1, since={NAME: [epoch, 0]}))
+            await anyio.wait_all_tasks_blocked()
+            with anyio.fail_after(3 * TIMEOUT):
+                assert (await bob.read_json())["subscribed"][NAME]["recovered"]
+                for offset in range(1, 1001):
+                    assert (await bob.read_json())["offset"] == offset
 
 
 async def test_a_compressed_connection_catches_up(anyio_backend: str) -> None:

@@ -4,13 +4,14 @@ from typing import Any
 
 import anyio
 import pytest
-from faulty_nodes import FaultyBroker, SharedLog, comments, frame_of, nodes
+from faulty_nodes import FaultyBroker, HeldAnswer, SharedLog, comments, frame_of, nodes
 from harness import Gate
 from tickets import NAME
 from timeouts import TIMEOUT
 
 from websuckets.delivery import catching_up
 from websuckets.delivery.pages import Page
+from websuckets.exc import Unavailable
 from websuckets.history import History, Position, Publication
 from websuckets.testing import TestClient
 
@@ -92,24 +93,18 @@ async def test_a_log_that_is_away_or_short_of_events_is_asked_again(
         epoch = (await both.bob.call("watch", [NAME])).subscribed[NAME]["epoch"]
         await both.ann.call("comment", "one")
         assert await both.got(1) == comments(["one"])
-        pages = both.app._channels._running._delivery.pages
-        read, asked = pages.read, 0
+        read, asked = log.read, 0
 
-        async def read_in_the_end(channel: str, since: Position) -> Page:
+        async def read_in_the_end(channel: str, since: Position, limit: int) -> Any:
             nonlocal asked
             asked += 1
-            if asked == 2:  # the first one is of the command itself
-                log._check()
-                return Page([])
+            if asked <= 2:  # the first one is of the command itself
+                return []
             if asked == 3:
-                log.is_away = True
-                try:
-                    log._check()
-                finally:
-                    log.is_away = False
-            return await read(channel, since)
+                raise Unavailable
+            return await read(channel, since, limit)
 
-        monkeypatch.setattr(pages, "read", read_in_the_end)
+        monkeypatch.setattr(log, "read", read_in_the_end)
         await both.bob.call("watch", [NAME], since={NAME: (epoch, 0)})
         assert await both.got(1) == comments(["one"])
         assert asked == 4
@@ -148,18 +143,43 @@ async def test_who_leaves_while_large_events_come_gets_no_more_of_them(
     async with nodes(broker, log) as both:
         epoch = (await both.bob.call("watch", [NAME])).subscribed[NAME]["epoch"]
         await both.bob.call("leave", NAME)
-        for number in range(12):
+        for number in range(40):
             await both.ann.call("comment", f"{number}" * 30_000)
         await both.bob.send("watch", [NAME], id=1, since={NAME: (epoch, 0)})
+        await anyio.wait_all_tasks_blocked()  # for the client, which reads nothing yet
         await both.bob.send("leave", NAME, id=2)
         await both.bob.send("comment", "end", id=3)
+        await anyio.wait_all_tasks_blocked()
         frames = []
         with anyio.fail_after(TIMEOUT):
             while not frames or frames[-1].id != 3:
                 frames.append(await both.bob.receive())
         offsets = [frame.offset for frame in frames if frame.offset is not None]
         assert offsets == list(range(1, len(offsets) + 1))
+        assert 0 < len(offsets) < 40
         assert both.app._channels._running._delivery.cursors == {}
+
+
+@pytest.mark.parametrize("name", [NAME, "short/1"])
+async def test_who_leaves_while_the_log_is_read_gets_neither_events_nor_a_gap(
+    broker: FaultyBroker, log: SharedLog, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The log has all ten events of the one channel, and the last five of the other."""
+    gate = Gate()
+    async with nodes(broker, log, gate=gate) as both:
+        await both.bob.send("watch slowly", name, id=1)
+        await gate.reached.wait()
+        await both.ann.call("publish", 10)
+        read = HeldAnswer(monkeypatch, log, "read")
+        gate.opened.set()
+        assert (await both.bob.receive()).subscribed[name]["offset"] == 0
+        await read.asked()
+        await both.bob.call("leave", name)
+        read.come()
+        await anyio.wait_all_tasks_blocked()
+        await both.bob.call("watch", [NAME])
+        await both.ann.call("comment", "new")
+        assert await both.got(1) == comments(["new"])
 
 
 async def test_an_event_that_comes_while_the_position_is_read_is_not_lost(

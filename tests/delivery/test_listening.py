@@ -110,6 +110,23 @@ async def test_a_listener_that_is_slow_gets_everything() -> None:
     assert len(numbers) > 400
 
 
+async def test_several_listeners_get_each_event() -> None:
+    app = tickets.app()
+    async with TestClient(app) as client:
+        heard: dict[int, Any] = {}
+
+        async def listen(number: int) -> None:
+            heard[number] = await anext(app._channels.listen(NAME))
+
+        with anyio.fail_after(TIMEOUT):
+            async with anyio.create_task_group() as tasks:
+                for number in range(3):
+                    tasks.start_soon(listen, number)
+                await anyio.wait_all_tasks_blocked()
+                await client.call("comment", "hi")
+        assert heard == dict.fromkeys(range(3), Commented(text="hi"))
+
+
 async def test_history_that_is_lost_ends_the_listener() -> None:
     app = tickets.app()
     async with TestClient(app) as client:

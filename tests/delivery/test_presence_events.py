@@ -358,16 +358,21 @@ async def test_what_is_lost_is_told_after_a_comparison() -> None:
 
 
 class Asked:
-    """A broker's answer to the question who is there, which comes when the test lets it."""
+    """A broker's answer to the question who is there, which comes when the test lets it.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    An answer that is not ``is_interrupted`` comes also to those who are cancelled.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_interrupted: bool = True) -> None:
         self.gate = Gate()
+        self._is_interrupted = is_interrupted
         self.users: set[Any] = set()
         monkeypatch.setattr(_MemoryLink, "present", self._answer)
 
     async def _answer(self, group: str) -> set[Any]:
         gate, users = self.gate, set(self.users)
-        await gate()
+        with anyio.CancelScope(shield=not self._is_interrupted):
+            await gate()
         return users
 
     def let_answer(self) -> None:
@@ -456,3 +461,62 @@ async def test_who_was_there_is_told_once_the_broker_can_say(
                     event = await client.receive()
                 assert ("joined", "ann") in changes_in(event)
             assert (await watcher.call("members", HALL)).payload == ["ann", "bob"]
+
+
+async def test_a_comparison_that_runs_goes_on_when_another_channel_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The broker says later that messages may be lost, and all channels are compared then."""
+    broker = MemoryBroker()
+    halls = [rooms.hall(id=number) for number in (1, 2)]
+    app = app_on(broker, ENDLESS)
+    async with TestClient(app_on(broker, ENDLESS)) as ann, TestClient(app) as watcher:
+        for hall in halls:
+            await come(ann, "ann", hall)
+
+        async def away(link: _MemoryLink, group: str) -> Any:
+            raise Unavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(_MemoryLink, "present", away)
+            for hall in halls:
+                await watcher.call("join", hall)
+        node = app._channels._node
+        assert node is not None
+        node.missed(None)
+        found: list[Any] = []
+        while len(found) < 2:
+            event = await watcher.receive()
+            if event.event != "channel gap":
+                found.append(event.payload)
+        assert found == [{"channel": hall, "joined": ["ann"], "left": []} for hall in halls]
+
+
+async def test_an_answer_to_a_comparison_after_which_another_has_begun_is_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The answer is older than what was told meanwhile, and cannot be interrupted any more."""
+    asked = Asked(monkeypatch, is_interrupted=False)
+    app = app_on(MemoryBroker(), ENDLESS)
+    async with TestClient(app) as watcher:
+        node = app._channels._node
+        assert node is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(watcher.call, "join", HALL)
+            await asked.gate.reached.wait()
+            asked.let_answer()
+        asked.users = {"eve"}
+        node.missed(None)
+        first = asked.gate
+        await first.reached.wait()
+        asked.gate, asked.users = Gate(), {"ann"}
+        node.missed(None)
+        await asked.gate.reached.wait()
+        node.receive(f"presence/{HALL}", b'{"joined":[],"left":["eve"]}')
+        first.opened.set()
+        await anyio.wait_all_tasks_blocked()
+        asked.let_answer()
+        for _ in range(2):
+            assert (await watcher.receive()).event == "channel gap"
+        assert await told(watcher, 1) == [("joined", "ann")]
+        assert (await watcher.call("members", HALL)).payload == ["ann"]

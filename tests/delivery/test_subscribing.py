@@ -35,6 +35,7 @@ class Journal:
             note("tell"),
             note("begin"),
             note("take back"),
+            lambda: True,
         )
 
 

@@ -1,5 +1,6 @@
 """Presence on nodes at one Redis: arrivals and departures are told once, whatever fails."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -29,8 +30,8 @@ GRACE = 1
 RULES = PresenceRules(0, lambda group: group == "a")
 
 
-def app_at(url: str, grace: float = GRACE) -> WebSuckets:
-    provider = RedisProvider(url, heartbeat=HEARTBEAT)
+def app_at(url: str, grace: float = GRACE, heartbeat: float = HEARTBEAT) -> WebSuckets:
+    provider = RedisProvider(url, heartbeat=heartbeat)
     limits = Limits(presence_grace=grace)
     return rooms.app(providers=[provider], limits=limits, channels=[rooms.hall])
 
@@ -107,6 +108,47 @@ async def test_who_comes_while_redis_is_away_is_told_when_it_is_back(
         assert await told(ann, 1) == [("left", "bob")]
 
 
+async def test_members_are_those_of_the_node_when_redis_goes_away_before_it_answers(
+    own_redis: RedisServer,
+) -> None:
+    one, two = app_at(own_redis.url), app_at(own_redis.url)
+    async with TestClient(one) as ann, TestClient(two) as bob:
+        await come(ann, "ann")
+        assert (await bob.call("members", HALL)).payload == ["ann"]
+        own_redis.pause()
+        async with anyio.create_task_group() as tasks:
+            members: list[Any] = []
+
+            async def ask() -> None:
+                members.append((await bob.call("members", HALL, timeout=LONG_TIMEOUT)).payload)
+
+            tasks.start_soon(ask)
+            await anyio.wait_all_tasks_blocked()
+            own_redis.kill()
+        assert members == [[]]
+
+
+async def test_members_are_those_of_the_node_when_a_key_in_redis_is_of_another_kind(
+    own_redis: RedisServer,
+) -> None:
+    """The next heartbeat, before which somebody removes the key again, is far away."""
+    one, two = (app_at(own_redis.url, heartbeat=60) for _ in range(2))
+    async with TestClient(one) as ann, TestClient(two) as bob:
+        await come(ann, "ann")
+        assert (await bob.call("members", HALL)).payload == ["ann"]
+        (key,) = re.findall(rb"\S+:nodes", own_redis.command("KEYS", "*:nodes"))
+        own_redis.command("RENAME", key, "kept")
+        own_redis.command("SET", key, "alien")
+        assert (await bob.call("members", HALL)).payload == []
+        own_redis.command("RENAME", "kept", key)
+        assert (await bob.call("members", HALL)).payload == ["ann"]
+
+
+def has_got(node: Any, number: int) -> Callable[[], bool]:
+    """Return a condition that holds once a node has got so many messages."""
+    return lambda: len(node.got) >= number
+
+
 async def test_users_of_a_name_without_a_heartbeat_are_told_to_have_left(
     shared_redis: RedisServer,
 ) -> None:
@@ -131,10 +173,10 @@ async def test_users_of_a_name_without_a_heartbeat_are_told_to_have_left(
         command("SADD", f"{root}:nodes", dead)
         left = (f"{PRESENCE}a", b'{"joined":[],"left":["bob"]}')
         for node in (one, two):
-            await node.until(lambda node=node: len(node.got) > 1, LONG_TIMEOUT)  # type: ignore[misc]
+            await node.until(has_got(node, 2), LONG_TIMEOUT)
         two.link.enter("a", "end")
         for node in (one, two):
-            await node.until(lambda node=node: len(node.got) > 2)  # type: ignore[misc]
+            await node.until(has_got(node, 3))
             assert node.got[:2] == [joined, left]
             assert await node.link.present("a") == {"ann", "end"}
     keys = shared_redis.command("KEYS", f"{root}:*")
@@ -174,6 +216,8 @@ async def test_who_comes_is_told_whatever_others_write(own_redis: RedisServer, k
         ]
         with anyio.fail_after(LONG_TIMEOUT):
             while own_redis.command("ZCARD", "{0/test}:leaving") != b":0\r\n":
+                await anyio.sleep(0.01)
+            while own_redis.command("SISMEMBER", "{0/test}:nodes", "dead") != b":0\r\n":
                 await anyio.sleep(0.01)
 
 

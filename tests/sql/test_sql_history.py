@@ -22,7 +22,7 @@ from timeouts import TIMEOUT
 from websuckets import CommandGroup, Payload, Socket
 from websuckets.di import provide_context
 from websuckets.exc import ClientError, Unavailable
-from websuckets.history import EventLog, History, MessageLog, Position
+from websuckets.history import EventLog, History, HistoryLost, MessageLog, Position
 from websuckets.sql import SqlProvider, create_tables, retention
 from websuckets.sql.history import SqlLog
 from websuckets.sql.retention import EVENTS, delete_expired, keep_deleting
@@ -185,10 +185,10 @@ async def test_an_append_whose_commit_is_not_answered_is_unavailable_and_not_tri
         async with two.engine.connect() as connection:
             await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
 
-    one.engine.sync_engine.dialect.do_commit = commit  # type: ignore[method-assign]
+    one.engine.sync_engine.dialect.do_commit = commit  # type: ignore  # for this engine alone
     with pytest.raises(Unavailable):
         await one.log.append(publication("{}", "c"))
-    one.engine.sync_engine.dialect.do_commit = do_commit  # type: ignore[method-assign]
+    one.engine.sync_engine.dialect.do_commit = do_commit  # type: ignore  # as it was
     assert commits == 1
     assert await count(two) == 1 + has_committed
     assert (await one.log.append(publication("{}", "c"))).offset == 2 + has_committed
@@ -260,6 +260,25 @@ async def test_events_of_an_epoch_before_are_deleted_when_they_are_too_old(
     clock.now += 10
     await delete_expired(EVENTS, one.sessions.begin, clock)
     assert await kept(one) == ["a2"]
+
+
+async def test_a_position_is_lost_that_the_log_has_no_events_behind(
+    one: Node, clock: SetClock
+) -> None:
+    """Of another epoch, before events that are not kept, or behind the end of the log."""
+    history = History(size=2, seconds=10)
+    log = SqlLog(one.sessions.begin, clock, 5)
+    await fill(one, clock, 5, "a", history)
+    epoch = (await log.position("a")).epoch
+    found = await log.read("a", Position(epoch, 3), 10)
+    assert [event.offset for event in found] == [4, 5]
+    for since in Position("another", 3), Position(epoch, 2), Position(epoch, 6):
+        with pytest.raises(HistoryLost):
+            await log.read("a", since, 10)
+    clock.now += 10
+    with pytest.raises(HistoryLost):
+        await log.read("a", Position(epoch, 3), 10)
+    assert await log.read("a", Position(epoch, 5), 10) == []
 
 
 async def test_nodes_delete_events_at_the_same_time(one: Node, two: Node, clock: SetClock) -> None:

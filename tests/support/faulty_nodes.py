@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import pytest
 import tickets
 from dishka import Provider, Scope
+from harness import Gate
 from timeouts import TIMEOUT
 
 from websuckets import WebSuckets
@@ -70,6 +72,38 @@ class SharedLog(MemoryLog):
     def _check(self) -> None:
         if self.is_away:
             raise Unavailable
+
+
+class HeldAnswer:
+    """The next answer of one method of a log, which comes when the test lets it come.
+
+    The answer tells what the log has when it is asked. Later answers come at once.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, log: EventLog, method: str) -> None:
+        self.gate: Gate = Gate()
+        ask = getattr(log, method)
+        is_asked = False
+
+        async def answer(*given: Any) -> Any:
+            nonlocal is_asked
+            is_first, is_asked = not is_asked, True
+            try:
+                return await ask(*given)
+            finally:
+                if is_first:
+                    await self.gate()
+
+        monkeypatch.setattr(log, method, answer)
+
+    async def asked(self) -> None:
+        """Wait until the log has been asked."""
+        with anyio.fail_after(TIMEOUT):
+            await self.gate.reached.wait()
+
+    def come(self) -> None:
+        """Let the answer come."""
+        self.gate.opened.set()
 
 
 class Nodes:

@@ -229,9 +229,8 @@ class Dispatcher:
                 if route.is_protected:  # the user may have changed while they were built
                     check_still_authorised(socket)
                 if route.takes_log:
-                    dependencies, log = dependencies[:-1], dependencies[-1]
-                    if subscribing is not None:
-                        subscribing.log = log
+                    assert subscribing is not None  # see `check_subscribes`
+                    dependencies, subscribing.log = dependencies[:-1], dependencies[-1]
             result = command.call_handler(socket, frame, payload, dependencies)
             if route.is_stream:
                 assert begun is not None
@@ -256,7 +255,7 @@ class Dispatcher:
             if failure is None and unfinished is None:
                 if effects is not None:
                     await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)
-                if subscribing is not None and subscribing.made:
+                if subscribing is not None and subscribing.made and subscribing.has_lasting():
                     return Outcome(subscribing.in_reply(reply), after=subscribing.answered())
                 return reply
             if effects is not None:

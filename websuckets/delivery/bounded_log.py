@@ -47,9 +47,6 @@ class BoundedLog:
     async def new_epoch(self) -> None:
         await _bounded(self._log.new_epoch())
 
-    def __repr__(self) -> str:
-        return f"BoundedLog({self._log!r})"
-
 
 async def _bounded(answer: Awaitable[T]) -> T:
     """Return the answer of a log; raise `Unavailable` if it takes too long."""

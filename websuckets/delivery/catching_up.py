@@ -109,10 +109,9 @@ class CatchingUp:
 
     async def _step(self, connection: _Connection, channel: str) -> None:
         """Send the next page of a channel, or end its catching up."""
-        position, cursor = connection.positions[channel], self._cursors.get(channel)
-        if cursor is None or cursor.position is None:  # nobody is subscribed any more
-            del connection.positions[channel]
-        elif position.epoch != cursor.position.epoch:
+        position, cursor = connection.positions[channel], self._cursors[channel]
+        assert cursor.position is not None  # it was known when the subscription was made
+        if position.epoch != cursor.position.epoch:
             self._give_up(connection, channel)
         elif position.offset == cursor.offset:
             del connection.positions[channel]

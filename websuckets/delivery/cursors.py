@@ -9,8 +9,9 @@ from websuckets.protocol.messages import logged_tail
 
 __all__ = ["Cursor"]
 
-MOST_EARLY: Final = 256
-"""Events of one channel that are kept until those before them have come, at most."""
+MOST_EARLY: Final = 128
+"""Events of one channel that are kept until those before them have come, at most: they are then
+delivered at once, behind a page of the log, and must not be more than an outbox holds."""
 
 
 class Cursor:

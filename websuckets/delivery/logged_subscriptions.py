@@ -98,10 +98,14 @@ class LoggedSubscriptions:
         current: Subscribing | None,
     ) -> None:
         """Begin a subscription at a position, or have the current message begin it."""
-        is_command = current is not None and current.holds
+        # A task that a command has started, and that comes here later, waits for no reply.
+        is_command = current is not None and current.holds and not current.is_over
+
+        def lasts() -> bool:
+            return self._holds.get((socket.id, channel)) is hold
 
         def keep_back() -> None:
-            if self._holds.get((socket.id, channel)) is hold:
+            if lasts():
                 hold.replies += 1
                 if hold.has_begun:  # by another message meanwhile
                     self._catching_up.stop(socket.id, channel)
@@ -121,7 +125,7 @@ class LoggedSubscriptions:
         def take_back() -> None:
             self._take_back(socket, channel, hold)
 
-        made = Made(answer, keep_back, earlier_sent, tell, begin, take_back)
+        made = Made(answer, keep_back, earlier_sent, tell, begin, take_back, lasts)
         if current is not None and is_command:
             current.add(channel, made)
             return
@@ -158,6 +162,7 @@ class LoggedSubscriptions:
                 return
             start = hold.before or start
         hold.has_begun = True
+        self._subscriptions.show(socket.id, channel)
         if not hold.replies:  # else they begin it, when they are sent
             self._catching_up.begin(socket, channel, start)
 

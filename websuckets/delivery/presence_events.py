@@ -184,15 +184,18 @@ class PresenceEvents:
         """Tell of users who have come meanwhile, and after the grace of those who have left."""
         try:
             with life:
-                await self._compare_all(departures=False)
+                await self._compare_all(life, departures=False)
                 await anyio.sleep(self._rules.grace)
-                await self._compare_all(departures=True)
+                await self._compare_all(life, departures=True)
         finally:
             if self._comparing is life:
                 self._comparing = None
 
-    async def _compare_all(self, *, departures: bool) -> None:
-        """Compare all channels; while the broker is away, nobody can: `missed` is called later."""
+    async def _compare_all(self, life: anyio.CancelScope, *, departures: bool) -> None:
+        """Compare all channels; while the broker is away, nobody can: `missed` is called later.
+
+        Once ``life`` is cancelled, another comparison may have begun, and this one tells nothing.
+        """
         for channel, view in list(self._views.items()):
             if not view.is_known:
                 continue
@@ -205,6 +208,8 @@ class PresenceEvents:
             finally:
                 if view.newer is newer:  # else another comparison has begun
                     view.newer = None
+            if life.cancel_called:  # the answer may be older than what was told meanwhile
+                return
             found: Changes = dict.fromkeys(users - view.users, True)
             if departures:
                 gone = view.users - users - self._users.members(channel)

@@ -19,7 +19,7 @@ from websuckets.delivery.logged_subscriptions import LoggedSubscriptions
 from websuckets.delivery.outbox import Outboxes
 from websuckets.delivery.presence_events import PresenceEvents
 from websuckets.delivery.revocation_announcements import RevocationAnnouncements, user_id_of
-from websuckets.delivery.subscribing import subscribing_on
+from websuckets.delivery.subscribing import subscriber_in_message, subscribing_on
 from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.delivery.user_groups import UserGroups
 from websuckets.exc import InvalidChannel
@@ -236,9 +236,14 @@ class RunningChannels:
         return Listener(self._delivery, name, since, channel.event_of)
 
     async def members(self, group: str) -> set[UserId]:
+        """Return the users of a group, and the one whom the current message subscribes to it."""
         if self._presence is not None and self._presence.tells(group):
-            return await self._presence.members(group)
-        return self._users.members(group) | await self.link.members(group)
+            members = await self._presence.members(group)
+        else:
+            members = self._users.members(group) | await self.link.members(group)
+        socket = subscriber_in_message(group)
+        user = None if socket is None else self._session.online.get(socket.id)
+        return members if user is None or user.id is None else {*members, user.id}
 
     async def yield_to_others(self) -> None:
         for _ in range(TURNS):
@@ -253,8 +258,8 @@ class RunningChannels:
             self.subscriptions.deliver_to(user_id_of(user_id), message)
             return
         if topic.startswith(PRESENCE):
-            if self._presence is not None:
-                self._presence.receive(topic.removeprefix(PRESENCE), message)
+            assert self._presence is not None  # nothing else subscribes to these topics
+            self._presence.receive(topic.removeprefix(PRESENCE), message)
             return
         name = topic.removeprefix(CHANNEL)
         if self.history_of(name) is None:

@@ -22,7 +22,7 @@ from websuckets.history import MessageLog
 from websuckets.protocol.messages import ClientEvent, Message, with_subscribed
 from websuckets.socket import Socket
 
-__all__ = ["Made", "Subscribing", "begin_subscribing", "subscribing_on"]
+__all__ = ["Made", "Subscribing", "begin_subscribing", "subscriber_in_message", "subscribing_on"]
 
 Seen: TypeAlias = Mapping[str, tuple[str, int]]
 """Epochs and offsets that a client has seen, by the names of their channels."""
@@ -44,6 +44,8 @@ class Made:
     """Function that begins the delivery."""
     take_back: Callable[[], None]
     """Function that undoes the subscription."""
+    lasts: Callable[[], bool]
+    """Function that returns false once the subscription has ended."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,11 @@ class Subscribing:
         earlier, self.made[channel] = self.made.get(channel), made
         if earlier is not None:
             earlier.take_back()
+
+    def has_lasting(self) -> bool:
+        """Forget the subscriptions that have ended meanwhile; return true if any is left."""
+        self.made = {channel: made for channel, made in self.made.items() if made.lasts()}
+        return bool(self.made)
 
     def in_reply(self, reply: str | None) -> str | None:
         """Return the reply of the message together with the positions.
@@ -161,3 +168,15 @@ def subscribing_on(socket: Socket) -> Subscribing | None:
     if current is None or current.is_over or current.socket is not socket:
         return None
     return current
+
+
+def subscriber_in_message(channel: str) -> Socket | None:
+    """Return the connection that the current message has subscribed to ``channel``, if it has.
+
+    Returns ``None`` once the message has been handled, or the subscription has ended.
+    """
+    current = _current.get()
+    if current is None or current.is_over:
+        return None
+    made = current.made.get(channel)
+    return current.socket if made is not None and made.lasts() else None

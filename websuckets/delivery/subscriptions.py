@@ -58,16 +58,14 @@ class Subscriptions:
         """Subscribers of each channel to whom its events are delivered."""
         self._held: dict[str, dict[UUID, _Subscriber]] = {}
         """Other subscribers of channels: those who do not get live events, see `hold`."""
+        self._hidden: set[tuple[UUID, str]] = set()
+        """Subscriptions, by connection and channel, whose users are not in the channel yet, see
+        `show`."""
 
     @property
     def channels(self) -> list[str]:
         """Channels with subscribers."""
         return [*self._channels, *(name for name in self._held if name not in self._channels)]
-
-    def is_subscribed(self, connection: UUID, channel: str) -> bool:
-        """Tell whether a connection is subscribed to a channel."""
-        subscriber = self._subscribers.get(connection)
-        return subscriber is not None and channel in subscriber.channels
 
     def has_subscribers(self, channel: str) -> bool:
         """Tell whether any connection is subscribed to a channel."""
@@ -79,8 +77,8 @@ class Subscriptions:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
         A subscription without an owner never gets one. With ``held``, a new subscription begins as
-        `hold` leaves it. Returns false for a connection that was subscribed before. Raises
-        `TooManySubscriptions`.
+        `hold` leaves it, and its user enters the channel by `show`. Returns false for a connection
+        that was subscribed before. Raises `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
@@ -96,9 +94,18 @@ class Subscriptions:
         subscriber.channels[channel] = owner
         place = self._held if held else self._channels
         place.setdefault(channel, {})[user.socket.id] = subscriber
-        if user.id is not None:
-            self._users.enter(channel, user.id)
+        self._hidden.add((user.socket.id, channel))
+        if not held:
+            self.show(user.socket.id, channel)
         return True
+
+    def show(self, connection: UUID, channel: str) -> None:
+        """Let the user of a subscription, which cannot fail any more, enter the channel."""
+        if (connection, channel) in self._hidden:
+            self._hidden.discard((connection, channel))
+            user = self._subscribers[connection].user
+            if user.id is not None:
+                self._users.enter(channel, user.id)
 
     def hold(self, connection: UUID, channel: str) -> None:
         """Deliver no events of a channel to a subscriber, until `release`."""
@@ -107,18 +114,16 @@ class Subscriptions:
     def release(self, connection: UUID, channel: str) -> None:
         """Deliver the events of a channel to a subscriber, from the next one on."""
         _move(connection, channel, self._held, self._channels)
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            self.released(subscriber.user, channel)
+        self.released(self._subscribers[connection].user, channel)
 
     def unsubscribe(self, connection: UUID, channel: str) -> bool:
         """Unsubscribe; return whether the channel has lost its last subscriber."""
         subscriber = self._subscribers.get(connection)
         if subscriber is None or channel not in subscriber.channels:
             return False
-        del subscriber.channels[channel]
-        if subscriber.user.id is not None:
+        if subscriber.user.id is not None and (connection, channel) not in self._hidden:
             self._users.leave(channel, subscriber.user.id)
+        del subscriber.channels[channel]
         return self._forget(subscriber.user, channel)
 
     def subscribers(self, channel: str) -> Iterator[tuple[User, bool]]:
@@ -149,19 +154,15 @@ class Subscriptions:
                 subscriber.outbox.put(instead, told)
 
     def send(self, connection: UUID, frame: bytes, channel: str | None = None) -> None:
-        """Send a frame to one subscriber, if it is still there.
+        """Send a frame to one connection, which has not `left` since it subscribed to a channel.
 
         If the frame, of a ``channel`` with a history, gets lost, the subscriber is told of a gap.
         """
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            subscriber.outbox.put(frame, channel)
+        self._subscribers[connection].outbox.put(frame, channel)
 
     async def earlier_sent(self, connection: UUID) -> None:
-        """Wait until the frames that wait for a subscriber now have been sent."""
-        subscriber = self._subscribers.get(connection)
-        if subscriber is not None:
-            await subscriber.outbox.earlier_sent()
+        """Wait until the frames that wait now for a connection, as in `send`, have been sent."""
+        await self._subscribers[connection].outbox.earlier_sent()
 
     def deliver_to(self, user_id: UserId, frame: bytes) -> None:
         """Send a frame to every connection of this user."""
@@ -178,7 +179,8 @@ class Subscriptions:
     def verified(self, user: User, id: UserId) -> None:
         self._users.enter(ONLINE, id)
         for channel in self._channels_of(user):
-            self._users.enter(channel, id)
+            if (user.socket.id, channel) not in self._hidden:
+                self._users.enter(channel, id)
 
     def demoted(self, user: User, id: UserId) -> list[str]:
         """End the subscriptions of this connection whose owner is that user.
@@ -189,7 +191,8 @@ class Subscriptions:
         empty = [name for name in owned if self.unsubscribe(user.socket.id, name)]
         self._users.leave(ONLINE, id)
         for channel in self._channels_of(user):
-            self._users.leave(channel, id)
+            if (user.socket.id, channel) not in self._hidden:
+                self._users.leave(channel, id)
         return empty
 
     def left(self, user: User) -> list[str]:
@@ -212,6 +215,7 @@ class Subscriptions:
         return {} if subscriber is None else subscriber.channels
 
     def _forget(self, user: User, channel: str) -> bool:
+        self._hidden.discard((user.socket.id, channel))
         for place in (self._channels, self._held):
             subscribers = place.get(channel)
             if subscribers is not None:
