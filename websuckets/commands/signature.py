@@ -132,6 +132,8 @@ class PayloadParameter:
     marked: bool
     default: Default | None
     validate: PayloadValidator
+    hint: Any
+    """Hint that ``validate`` was made of, with its constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -654,10 +656,11 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
     for item in metadata_of(hint):
         if default is None and (field := field_of(item)) is not None:
             default = Default.of_field(field)
-    validate = _payload_validator(_unmarked(hint))
+    hint = _unmarked(hint)
+    validate = _payload_validator(hint)
     if default is None and (NoneType in types or _takes_null(types, validate)):
         default = Default.of(None)  # in the protocol, null and absent are the same
-    return PayloadParameter(parameter.name, types, marked, default, validate)
+    return PayloadParameter(parameter.name, types, marked, default, validate, hint)
 
 
 _payload_validator = shared_by_hint(PayloadValidator)
