@@ -29,14 +29,16 @@ from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
 
+from websuckets.asyncapi.document import asyncapi_document
 from websuckets.channels import Channel, Channels
-from websuckets.commands.groups import CommandGroup, check_subscribes
+from websuckets.commands.groups import Command, CommandGroup, check_subscribes
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
 from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
+from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
@@ -104,6 +106,8 @@ class WebSuckets:
     stops, ``ready`` is not called. Under ASGI, an app that starts by itself is started by the first
     request for its health, and an app that its host has not started answers 503.
 
+    ``title`` and ``version`` are those of the app in its document; see `asyncapi`.
+
     Raises `InvalidHandlerSignature` for a ``ready`` that is not an async function of dependencies,
     and `ConfigurationError` for other values that are not valid.
     """
@@ -121,9 +125,15 @@ class WebSuckets:
         path: str | None = None,
         health: str | None = "/health",
         ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
+        title: str = "websuckets",
+        version: str = "0.1.0",
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
+        for name, text in (("title", title), ("version", version)):
+            if not isinstance(text, str) or not text:
+                raise ConfigurationError(f"{name}={text!r:.80}: write a str that is not empty")
+        self._title, self._version = plain_string(title), plain_string(version)
         self._definition = AppDefinition(providers)
         self._limits = limits or Limits()
         self._middleware = checked(middleware)
@@ -260,9 +270,30 @@ class WebSuckets:
         Before the app starts, they are the commands of all groups that are included so far; while
         it runs, those that it serves. Raises `ConfigurationError` for groups that are wrong.
         """
+        return listing_of(self._commands(), self._limits.handler_timeout)
+
+    def _commands(self) -> Mapping[str, Command]:
         running = self._running
-        commands = self._definition.commands() if running is None else running.compiled.commands
-        return listing_of(commands, self._limits.handler_timeout)
+        return self._definition.commands() if running is None else running.compiled.commands
+
+    def asyncapi(self) -> dict[str, Any]:
+        """Return the AsyncAPI 3.0.0 document of the app: a new dict, which is JSON.
+
+        The document has all commands of `commands` with the types of their payloads and replies,
+        the errors that they declare, and the declared channels with their events. Everything of it
+        comes from the handlers and declarations, and the same app has the same document.
+
+        Raises `ConfigurationError` for groups that are wrong.
+        """
+        commands = self._commands()
+        return asyncapi_document(
+            self._title,
+            self._version,
+            self._admission.path or "/",
+            commands,
+            listing_of(commands, self._limits.handler_timeout),
+            self._declarations.channels,
+        )
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:

@@ -392,8 +392,8 @@ def _checked_tags(tags: Any, prefix: str) -> tuple[str, ...]:
     for tag in given:
         if not isinstance(tag, str) or not tag:
             raise ConfigurationError(
-                f"CommandGroup({prefix!r}, tags=[...]): {tag!r:.80} is not a name; write a str that "
-                "is not empty"
+                f"CommandGroup({prefix!r}, tags=[...]): {tag!r:.80} is not a name; write a str "
+                "that is not empty"
             )
     return tuple(dict.fromkeys(map(plain_string, given)))
 

@@ -62,6 +62,7 @@ from websuckets.protocol.messages import ClientEvent
 __all__ = [
     "ONE_PAYLOAD",
     "STANDS_SECOND",
+    "UNTYPED",
     "Declaration",
     "Dependency",
     "Payload",
@@ -105,7 +106,7 @@ _STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
 ONE_PAYLOAD: Final = "a command has one payload: put all that the client sends into one model"
 STANDS_SECOND: Final = "the payload stands second; move it there"
 
-_UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
+UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
 """Return annotations under which the returned object determines how it is written."""
 
 _POSITIONAL: Final = (
@@ -566,7 +567,7 @@ def _result(
     hint = _return_hint(function, signature, names, here)
     promised = plain(hint)
     what = f"{here}: its return annotation `{name_of(hint)}`"
-    if is_stream and promised not in _UNTYPED:
+    if is_stream and promised not in UNTYPED:
         if _origin(promised) not in _STREAMS:
             raise InvalidHandlerSignature(f"{what}: it yields; write `-> AsyncIterator[...]`")
         hint = next(iter(get_args(promised)), Any)
@@ -588,7 +589,7 @@ def _result_type(hint: Any) -> ResultType:
     """Return the result type of a hint; raise pydantic's own errors for an unserialisable one."""
     parts = alternatives(bare_type(plain(hint)))
     members = [bare_type(part) for part in parts]
-    if any(member in _UNTYPED for member in members):
+    if any(member in UNTYPED for member in members):
         return ANYTHING
     classes = {bare_type(part): part for part in parts if isinstance(bare_type(part), type)}
     kinds = {cls: part for cls, part in classes.items() if issubclass(cls, Event)}
