@@ -1,9 +1,11 @@
 """Part of an AsyncAPI document that is in those of all apps: the framework's own messages."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
+from websuckets.asyncapi.keys import key_of
 from websuckets.asyncapi.schemas import Schema
+from websuckets.asyncapi.writer import Writer, object_schema, text
 from websuckets.protocol.messages import (
     MAX_EPOCH_LENGTH,
     MAX_ID_INTEGER,
@@ -21,24 +23,14 @@ __all__ = [
     "SCHEMAS",
     "SINCE",
     "TOKEN",
-    "object_schema",
-    "other_messages",
-    "text",
+    "add_framework",
+    "error_key",
+    "event_key",
 ]
 
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/websuckets.{name}"}
-
-
-def text(value: str) -> Schema:
-    """Return the schema of one text."""
-    return {"type": "string", "const": value}
-
-
-def object_schema(properties: Mapping[str, Schema], required: tuple[str, ...]) -> Schema:
-    """Return the schema of an object, which may have other properties, too."""
-    return {"type": "object", "properties": dict(properties), "required": list(required)}
 
 
 ID: Final = _ref("id")
@@ -47,13 +39,13 @@ POSITIONS: Final = _ref("positions")
 SINCE: Final = _ref("since")
 TOKEN: Final = _ref("token")
 
-_EPOCH: Final = {"type": "string", "minLength": 1, "maxLength": MAX_EPOCH_LENGTH}
-_OFFSET: Final = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
+_EPOCH: Final[Schema] = {"type": "string", "minLength": 1, "maxLength": MAX_EPOCH_LENGTH}
+_OFFSET: Final[Schema] = {"type": "integer", "minimum": 0, "maximum": MAX_OFFSET}
 _ID_TYPES: Final[list[Schema]] = [
     {"type": "string", "maxLength": MAX_ID_LENGTH},
     {"type": "integer", "minimum": -MAX_ID_INTEGER, "maximum": MAX_ID_INTEGER},
 ]
-_NULL: Final = {"type": "null"}
+_NULL: Final[Schema] = {"type": "null"}
 _RETRY: Final = object_schema({"retry_after": {"type": "number"}}, ("retry_after",))
 
 SCHEMAS: Final[Mapping[str, Schema]] = {
@@ -125,7 +117,7 @@ ERRORS: Final[Mapping[str, tuple[str, Schema]]] = {
 }
 """Errors of the framework by name: when each is sent, and the schema of its details."""
 
-_USERS: Final = {"type": "array", "items": {"type": ["string", "integer"]}}
+_USERS: Final[Schema] = {"type": "array", "items": {"type": ["string", "integer"]}}
 
 EVENTS: Final[Mapping[str, tuple[str, Schema]]] = {
     "channel gap": (
@@ -145,31 +137,63 @@ EVENTS: Final[Mapping[str, tuple[str, Schema]]] = {
 """Events of the framework by name: when each is sent, and the schema of its payload."""
 
 
-def other_messages() -> dict[str, tuple[str, str, Schema]]:
-    """Return the messages without a name: for each its kind, a summary, and its schema."""
-    number = {"anyOf": [*_ID_TYPES, {"type": "number"}]}
-    id: Any = {"anyOf": _ID_TYPES}
-    return {
-        "websuckets.cancel": (
-            "cancel",
-            "End the running stream that answers the command with this id.",
-            object_schema({"cancel": id}, ("cancel",)),
-        ),
-        "websuckets.offset": (
-            "offset",
-            "An event of the channel that this connection does not get, though it counts.",
-            object_schema(
-                {"channel": {"type": "string"}, "offset": _OFFSET}, ("channel", "offset")
-            ),
-        ),
-        "websuckets.ping": (
-            "ping",
-            "Ask for a pong.",
-            object_schema({"ping": number}, ("ping",)),
-        ),
-        "websuckets.pong": (
-            "pong",
-            "The answer to a ping, with its number.",
-            object_schema({"pong": number}, ("pong",)),
-        ),
-    }
+def error_key(name: str) -> str:
+    """Return the key of an error, of the framework or of the program."""
+    return f"{'websuckets.' if name in ERRORS else ''}error.{key_of(name)}"
+
+
+def event_key(name: str) -> str:
+    """Return the key of an event of the framework."""
+    return f"websuckets.event.{key_of(name)}"
+
+
+def add_framework(writer: Writer) -> None:
+    """Add the messages that every app sends and receives."""
+    for name, (when, details) in ERRORS.items():
+        properties: dict[str, Schema] = {"error": text(name), "details": details, "id": ID}
+        schema = object_schema(properties, ("error", "details"))
+        writer.message(error_key(name), "error", name, schema, when)
+    for name, (when, payload) in EVENTS.items():
+        schema = object_schema({"event": text(name), "payload": payload}, ("event", "payload"))
+        writer.message(event_key(name), "event", name, schema, when)
+    for kind, (when, schema) in _OTHERS.items():
+        writer.message(f"websuckets.{kind}", kind, None, schema, when)
+    writer.operation(
+        "websuckets.ping",
+        "receive",
+        "ping",
+        ["websuckets.ping"],
+        reply=["websuckets.pong"],
+        texts=("Check the connection, for browsers, which have no pings of the protocol.", None),
+    )
+    writer.operation(
+        "websuckets.cancel",
+        "receive",
+        "cancel",
+        ["websuckets.cancel"],
+        texts=("End a running stream.", None),
+    )
+    writer.operation(
+        "websuckets.events",
+        "send",
+        "events and errors of the framework",
+        [*map(event_key, EVENTS), *map(error_key, ERRORS)],
+        texts=("Messages beside the replies to commands and the events of channels.", None),
+    )
+
+
+_NUMBER: Final[Schema] = {"anyOf": [*_ID_TYPES, {"type": "number"}]}
+
+_OTHERS: Final[Mapping[str, tuple[str, Schema]]] = {
+    "cancel": (
+        "End the running stream that answers the command with this id.",
+        object_schema({"cancel": {"anyOf": _ID_TYPES}}, ("cancel",)),
+    ),
+    "offset": (
+        "An event of the channel that this connection does not get, though it counts.",
+        object_schema({"channel": {"type": "string"}, "offset": _OFFSET}, ("channel", "offset")),
+    ),
+    "ping": ("Ask for a pong.", object_schema({"ping": _NUMBER}, ("ping",))),
+    "pong": ("The answer to a ping, with its number.", object_schema({"pong": _NUMBER}, ("pong",))),
+}
+"""Messages that are neither commands, errors nor events, by kind: when, and the schema."""

@@ -25,6 +25,11 @@ class ResultParts:
     any_event: bool = False
     """True if events of any name are sent, too."""
 
+    @property
+    def is_anything(self) -> bool:
+        """True if any value and any event may be sent."""
+        return self.any_event and self.value is Any
+
     @classmethod
     def of(cls, hint: Any) -> Self:
         """Return the parts of a hint; `typing.Any` stands for any value and any event."""
