@@ -5,6 +5,7 @@ pydantic writes schemas of draft 2020-12. The differences that matter are tuples
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import TypeAdapter
@@ -123,6 +124,8 @@ def _in_draft_7(schema: Any) -> Any:
             made[key] = {name: _in_draft_7(item) for name, item in value.items()}
         elif key == "discriminator" and isinstance(value, dict):
             made[DISCRIMINATOR] = value
+        elif key == "default" and isinstance(value, float) and not isfinite(value):
+            continue  # which JSON cannot write
         else:
             made[key] = value
     if "prefixItems" in made:
