@@ -69,7 +69,8 @@ def checked(document: dict[str, Any], operation: str, frame: Any) -> None:
         key
         for key in keys
         if (properties := document["components"]["messages"][key]["payload"]["properties"])
-        and properties.get(kind, {}).get("const") == frame[kind]
+        and properties.get(kind, {}).get("const", frame[kind]) == frame[kind]
+        and kind in properties
         and ("more" in frame) == ("more" in properties)
     ]
     assert found, f"{operation} has no message for {frame}"

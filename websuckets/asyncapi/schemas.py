@@ -67,6 +67,16 @@ class _Generator(GenerateJsonSchema):
                 return dict(written)
         return {}
 
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        """Return the schema of decimals, which may be written with an exponent.
+
+        The pattern that some versions of pydantic add knows no exponent.
+        """
+        made = super().decimal_schema(schema)
+        for part in (made, *made.get("anyOf", ())):
+            part.pop("pattern", None)
+        return made
+
     def handle_invalid_for_json_schema(
         self, schema: core_schema.CoreSchema | Any, error_info: str
     ) -> JsonSchemaValue:
