@@ -146,7 +146,7 @@ async def test_errors_of_streams_and_of_every_transport(serving: Serving) -> Non
 
 
 def test_an_error_without_a_name_is_refused() -> None:
-    with pytest.raises(TypeError, match="the error is a str, not NoneType"):
+    with pytest.raises(TypeError, match="give the error its name, or raise a subclass"):
         ClientError()
 
 
