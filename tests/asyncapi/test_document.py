@@ -602,6 +602,13 @@ def test_groups_that_are_wrong_have_no_document() -> None:
         app.asyncapi()
 
 
+def test_a_channel_that_is_not_included_is_told() -> None:
+    group = CommandGroup()
+    group.command("get", subscribes=[posts])(of_none)
+    with pytest.raises(ConfigurationError, match="the app does not include Channel"):
+        document_of(group)
+
+
 async def test_a_running_app_has_the_document_of_what_it_serves() -> None:
     group = CommandGroup()
     group.command("get")(of_none)
