@@ -31,6 +31,7 @@ RUN = [
             "limits",
             "protocol",
             "browser",
+            "asyncapi",
         )
     ),
 ]
@@ -46,7 +47,7 @@ RUSSIAN = {
 """Pages of which there is a Russian one, and the Russian page."""
 
 RUN += [
-    ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message", "asyncapi")
+    ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message")
 ]  # English only
 
 ALL = [
