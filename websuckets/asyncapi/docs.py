@@ -100,9 +100,10 @@ class DocsPages:
             refusal = await _refusal(function, request, setup)
             if refusal is not None:
                 return refusal
-        async with self._lock:
-            if path not in self._made:  # which takes seconds for hundreds of commands
-                self._made[path] = await anyio.to_thread.run_sync(self._make[path])
+        if path not in self._made:
+            async with self._lock:  # in a thread: hundreds of commands take seconds
+                made = self._made.get(path)
+                self._made[path] = made or await anyio.to_thread.run_sync(self._make[path])
         return self._made[path]
 
     def _json(self) -> HttpResponse:
