@@ -102,9 +102,13 @@ class DocsPages:
                 return refusal
         if path not in self._made:
             async with self._lock:  # in a thread: hundreds of commands take seconds
-                made = self._made.get(path)
-                self._made[path] = made or await anyio.to_thread.run_sync(self._make[path])
+                self._made[path] = await self._page_at(path)
         return self._made[path]
+
+    async def _page_at(self, path: str) -> HttpResponse:
+        """Return the page that was made while this task waited for it, or make the page."""
+        made = self._made.get(path)
+        return await anyio.to_thread.run_sync(self._make[path]) if made is None else made
 
     def _json(self) -> HttpResponse:
         return _response("application/json", as_json(self._document()))
