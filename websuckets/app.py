@@ -21,6 +21,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Any, Concatenate, Final, Literal, NoReturn, TypeVar, overload
 
@@ -28,19 +29,24 @@ import anyio
 from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
+from websockets.http11 import Request
 
+from websuckets.asyncapi.docs import Docs, DocsPages
+from websuckets.asyncapi.document import asyncapi_document
 from websuckets.channels import Channel, Channels
-from websuckets.commands.groups import CommandGroup, check_subscribes
+from websuckets.commands.groups import Command, CommandGroup, check_subscribes
 from websuckets.commands.hooks import Kind, check_error_class
 from websuckets.commands.listing import CommandInfo, listing_of
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import ReadinessLog
 from websuckets.delivery.declarations import ChannelDeclarations
 from websuckets.exc import ClientError, ConfigurationError, InvalidHandlerSignature
+from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
+from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.stop_times import time_to_undo_a_start
 from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.asgi import AsgiApplication
@@ -104,6 +110,9 @@ class WebSuckets:
     stops, ``ready`` is not called. Under ASGI, an app that starts by itself is started by the first
     request for its health, and an app that its host has not started answers 503.
 
+    ``title`` and ``version`` are those of the app in its document; see `asyncapi`. ``docs`` serves
+    the document; see `Docs`. ``None`` serves it nowhere.
+
     Raises `InvalidHandlerSignature` for a ``ready`` that is not an async function of dependencies,
     and `ConfigurationError` for other values that are not valid.
     """
@@ -121,9 +130,16 @@ class WebSuckets:
         path: str | None = None,
         health: str | None = "/health",
         ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
+        title: str = "websuckets",
+        version: str = "0.1.0",
+        docs: Docs | None = None,
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
+        for name, text in (("title", title), ("version", version)):
+            if not isinstance(text, str) or not text:
+                raise ConfigurationError(f"{name}={text!r:.80}: write a str that is not empty")
+        self._title, self._version = plain_string(title), plain_string(version)
         self._definition = AppDefinition(providers)
         self._limits = limits or Limits()
         self._middleware = checked(middleware)
@@ -136,6 +152,14 @@ class WebSuckets:
             if not callable(ready):
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
+        if docs is not None:
+            if not isinstance(docs, Docs):
+                raise ConfigurationError(f"docs={docs!r:.80}: write Docs(...)")
+            if health in docs.paths:
+                raise ConfigurationError(f"health={health!r}: it is a path of {docs!r:.80}, too")
+            if docs.authorize is not None:
+                self._definition.add_hook("docs", docs.authorize)
+        self._docs = docs
         self._session = Session()
         self._declarations = ChannelDeclarations(channels)
         self._channels = Channels(self._session, self._declarations)
@@ -260,9 +284,32 @@ class WebSuckets:
         Before the app starts, they are the commands of all groups that are included so far; while
         it runs, those that it serves. Raises `ConfigurationError` for groups that are wrong.
         """
+        return listing_of(self._commands(), self._limits.handler_timeout)
+
+    def _commands(self) -> Mapping[str, Command]:
         running = self._running
-        commands = self._definition.commands() if running is None else running.compiled.commands
-        return listing_of(commands, self._limits.handler_timeout)
+        return self._definition.commands() if running is None else running.compiled.commands
+
+    def asyncapi(self) -> dict[str, Any]:
+        """Return the AsyncAPI 3.0.0 document of the app: a new dict, which is JSON.
+
+        The document has all commands of `commands` with the types of their payloads and replies,
+        the errors that they declare, and the declared channels with their events. Everything of it
+        comes from the handlers and declarations, and the same app has the same document.
+
+        Raises `ConfigurationError` for groups that are wrong, or that need channels which the app
+        does not include.
+        """
+        commands = self._commands()
+        check_subscribes(commands.values(), self._declarations)
+        return asyncapi_document(
+            self._title,
+            self._version,
+            self._admission.path or "/",
+            commands,
+            listing_of(commands, self._limits.handler_timeout),
+            self._declarations.channels,
+        )
 
     @property
     def providers(self) -> tuple[BaseProvider, ...]:
@@ -502,6 +549,7 @@ class WebSuckets:
                 self._admission,
                 self._middleware,
                 readiness_log=self._readiness_log,
+                pages=None if self._docs is None else DocsPages(self._docs, self.asyncapi),
                 finalise=self._definition.has_own_container,
                 propagate=propagate,
             ) as self._running:
@@ -545,7 +593,7 @@ class WebSuckets:
         self._running.loop.check(_OTHER_LOOP)
         return self._running
 
-    async def _answer(self, path: str) -> HttpResponse:
+    async def _answer(self, path: str, request: Request) -> HttpResponse:
         """Return the answer to a request that is not an opening handshake."""
         running = self._running
         if self._has_ready and path == self._admission.health:
@@ -554,8 +602,14 @@ class WebSuckets:
             except Exception as error:
                 self._readiness_log.failed("the start of the app for a health check", error)
                 return self._admission.answer(path, closing=False, is_ready=False)
+        if self._docs is not None and path in self._docs.paths:
+            try:
+                running = await self._entered()
+            except Exception as error:
+                number = log_incident("the start of the app for its document", error)
+                return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, f"incident {number}\n")
         if running is not None:
-            return await running.connections.answer(path)
+            return await running.connections.answer(path, request)
         return self._admission.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:

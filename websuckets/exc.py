@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
-from websuckets.introspection.strings import plain_string
+from websuckets.introspection.strings import plain_string, words_of
 
 __all__ = [
     "ClientError",
@@ -72,16 +72,36 @@ class WebSucketsError(Exception):
     """Root of every error that websuckets raises."""
 
 
+_UNNAMED: Final[Any] = object()
+"""Object that stands for the name of an error where its class has the name."""
+
+
 class ClientError(WebSucketsError):
     """An error for the client: raised anywhere below a handler, the error is sent as the reply.
 
     ``error`` names the error; ``details`` is anything that pydantic serialises, or ``None``.
     ``str()`` and logs show the name alone: details are for the client only.
 
-    Raises `TypeError` for an ``error`` that is not a ``str``.
+    A subclass is a kind of error, which commands declare by ``raises=[...]``. It has the name that
+    ``error = "..."`` in its body says, or else the words of its own name in lower case:
+    ``class NicknameTaken(ClientError)`` is sent as ``"nickname taken"``. ``details: Free`` in its
+    body is the type of its details: ``raise NicknameTaken(details=Free(...))``. Details of another
+    type are an internal error, as is a result that does not fit its annotation.
+
+    Raises `TypeError` for an ``error`` that is not a ``str``, or that is missing for `ClientError`
+    itself.
     """
 
-    def __init__(self, error: str, details: Any = None) -> None:
+    error: str
+    """Name of the error."""
+    details: Any
+    """Details for the client."""
+
+    def __init__(self, error: str = _UNNAMED, details: Any = None) -> None:
+        if error is _UNNAMED:
+            if type(self) is ClientError:
+                raise TypeError("ClientError: give the error its name, or raise a subclass")
+            error = getattr(type(self), "error", None) or words_of(type(self).__name__)
         if not isinstance(error, str):
             raise TypeError(
                 f"{type(self).__name__}: the error is a str, not {type(error).__name__}; what else "
@@ -104,6 +124,8 @@ class NotAuthorized(ClientError):
     `Limits.auth_failures`. For a user who is known and may not, see `Forbidden`.
     """
 
+    error = "not authorized"
+
     def __init__(self, error: str = "not authorized", details: Any = None) -> None:
         super().__init__(error, details)
 
@@ -121,6 +143,8 @@ class Forbidden(ClientError):
     It does not count as a failed authentication, however often it is raised.
     """
 
+    error = "forbidden"
+
     def __init__(self, error: str = "forbidden", details: Any = None) -> None:
         super().__init__(error, details)
 
@@ -130,6 +154,8 @@ class CommandTimeout(ClientError):
 
     Of the code of a program, middleware alone sees this error.
     """
+
+    error = "timeout"
 
     def __init__(self) -> None:
         super().__init__("timeout")
@@ -141,6 +167,8 @@ class InvalidChannel(ClientError):
     `Limits.channel_name` bounds its length.
     """
 
+    error = "invalid channel"
+
     def __init__(self) -> None:
         super().__init__("invalid channel")
 
@@ -148,12 +176,16 @@ class InvalidChannel(ClientError):
 class TooManySubscriptions(ClientError):
     """Error for a subscription past `Limits.subscriptions` of one connection."""
 
+    error = "too many subscriptions"
+
     def __init__(self) -> None:
         super().__init__("too many subscriptions")
 
 
 class Unavailable(ClientError):
     """Error for a service that does not answer for now; the client may try again later."""
+
+    error = "unavailable"
 
     def __init__(self) -> None:
         super().__init__("unavailable")

@@ -31,6 +31,7 @@ RUN = [
             "limits",
             "protocol",
             "browser",
+            "asyncapi",
         )
     ),
 ]

@@ -9,7 +9,7 @@ from websuckets.security import CurrentUser
 from websuckets.serving.compiled_app import CompiledApp
 from websuckets.serving.definition import groups_of_the_program
 
-__all__ = ["check"]
+__all__ = ["check", "warn_of_no_group"]
 
 
 def check(target: Target = None, factory: Factory = False, app_dir: AppDir = None) -> None:
@@ -29,9 +29,14 @@ def check(target: Target = None, factory: Factory = False, app_dir: AppDir = Non
     with inspecting():
         app = load(target, factory=factory, app_dir=app_dir)
         compiled, _ = app._proved()
+    warn_of_no_group(compiled)
+    typer.echo(f"ok: {_summary(compiled)}")
+
+
+def warn_of_no_group(compiled: CompiledApp) -> None:
+    """Warn of an app without commands, if the program included groups in another app."""
     if not compiled.commands and (groups := groups_of_the_program()):
         typer.echo(_SERVES_NOTHING.format(len(groups)), err=True)
-    typer.echo(f"ok: {_summary(compiled)}")
 
 
 _SERVES_NOTHING = (
@@ -45,10 +50,11 @@ def _summary(compiled: CompiledApp) -> str:
     protected = sum(CurrentUser in command.injection.guards for command in commands)
     streams = sum(command.is_stream for command in commands)
     checks = len(compiled.hooks.ready)
+    others = checks + len(compiled.hooks.docs)
     return (
         f"{_counted(len(commands), 'command')} ({protected} protected, "
         f"{_counted(streams, 'stream')}), "
-        f"{_counted(len(compiled.hooks.injections) - checks, 'hook')}"
+        f"{_counted(len(compiled.hooks.injections) - others, 'hook')}"
         + (", a readiness check" if checks else "")
     )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 import websuckets
+from websuckets.cli.asyncapi import asyncapi
 from websuckets.cli.check import check
 from websuckets.cli.commands import commands
 from websuckets.cli.graph import graph
@@ -51,3 +52,4 @@ program.command()(run)
 program.command()(check)
 program.command()(commands)
 program.command()(graph)
+program.command()(asyncapi)

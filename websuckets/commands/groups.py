@@ -8,6 +8,7 @@ from typing import Any, Concatenate, Final, Literal, NewType, TypeAlias, TypeVar
 
 from typing_extensions import TypeForm
 
+from websuckets.commands.declared_errors import DeclaredError, checked_raises, read_raises
 from websuckets.commands.injection import Injection, injection_of
 from websuckets.commands.results import ResultEncoder
 from websuckets.commands.signature import Declaration, Plan, positional, read_plan
@@ -86,6 +87,11 @@ class Command:
     """Handler of a command that takes effect once; ``None`` for others."""
     subscribes: tuple[Channel, ...] = ()
     """Channels to which the handler subscribes its connection."""
+    raises: tuple[DeclaredError, ...] = ()
+    """Errors that the command and its group declare."""
+    deprecated: bool = False
+    tags: tuple[str, ...] = ()
+    """Tags of the group, for documents."""
 
     @property
     def takes_log(self) -> bool:
@@ -153,6 +159,9 @@ class CommandGroup:
     ``middleware`` runs around each command of the group, inside of the app's, the first outermost;
     unlike that of the app, it does not see commands that are refused without being run.
 
+    ``raises`` are errors that each command of the group may raise; see `command`. ``tags`` are
+    names under which documents list the commands; without ``tags``, the prefix is the only one.
+
     Raises `InvalidGuard` for a ``protected`` that is not a guard, and `ConfigurationError` for
     other values that are not valid.
     """
@@ -164,6 +173,8 @@ class CommandGroup:
         protected: Protection = None,
         timeout: float | None = UNSET,
         middleware: Iterable[Middleware] = (),
+        raises: Iterable[type[ClientError]] = (),
+        tags: Iterable[str] | None = None,
     ) -> None:
         if not isinstance(prefix, str):
             raise ConfigurationError(f"CommandGroup({prefix!r}): the prefix is a string")
@@ -171,6 +182,8 @@ class CommandGroup:
         self.prefix: str = plain_string(prefix)
         self._timeout = timeout
         self._middleware = checked(middleware)
+        self._raises = checked_raises(raises, f"CommandGroup({prefix!r}, raises=...)")
+        self._tags = _checked_tags(tags, self.prefix)
         self._protected = _guard_types(protected, f"CommandGroup({prefix!r})")
         self._declarations: list[_Declaration] = []
 
@@ -183,6 +196,8 @@ class CommandGroup:
         cancel_on_disconnect: bool = False,
         once: bool = False,
         subscribes: Iterable[Channel] = (),
+        raises: Iterable[type[ClientError]] = (),
+        deprecated: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Return a decorator that registers an ``async def`` as the handler of ``name``.
 
@@ -208,6 +223,11 @@ class CommandGroup:
         ``subscribes`` are the declarations of the channels to which the handler subscribes its
         connection. The app has to include them, which is checked when it starts.
 
+        ``raises`` are the classes of errors that the handler may raise, besides those of the
+        group: subclasses of `ClientError`. Documents and generated clients know their names and
+        the types of their details; an error that is not declared is sent all the same.
+        ``deprecated`` tells clients, by the same way, to use the command no longer.
+
         Raises `InvalidHandlerSignature` with all that is wrong with the handler, `InvalidGuard` for
         a ``protected`` that would protect nothing, `ConfigurationError` for a missing name and for
         other values that are not valid.
@@ -218,6 +238,12 @@ class CommandGroup:
             )
         _check_timeout(timeout, f"@group.command({name!r}, timeout={timeout!r})")
         channels = _checked_channels(subscribes, f"@group.command({name!r}, subscribes=...)")
+        errors = checked_raises(raises, f"@group.command({name!r}, raises=...)")
+        if not isinstance(deprecated, bool):
+            raise ConfigurationError(
+                f"@group.command({name!r}, deprecated={deprecated!r:.80}): it is True or False; "
+                "write in the docstring what takes the place of the command"
+            )
         if once and channels:
             raise ConfigurationError(
                 f"@group.command({name!r}, once=True, subscribes=...): a command that takes effect "
@@ -238,6 +264,9 @@ class CommandGroup:
                 once=once,
                 subscribes=channels,
                 middleware=self._middleware,
+                raises=tuple(dict.fromkeys((*self._raises, *errors))),
+                deprecated=deprecated,
+                tags=self._tags,
             )
             try:
                 declaration.read()
@@ -264,6 +293,9 @@ class _Declaration(Declaration):
     once: bool
     subscribes: tuple[Channel, ...]
     middleware: tuple[Middleware, ...]
+    raises: tuple[Any, ...]
+    deprecated: bool
+    tags: tuple[str, ...]
     command: Command | None = None
 
     @property
@@ -290,6 +322,7 @@ class _Declaration(Declaration):
                     raise InvalidHandlerSignature(
                         f"{plan.where}: parameter `{name}`: {absent_here[dependency.type]}"
                     )
+            raises = read_raises(self.raises, self.names, self.here, complete=complete)
             injection = injection_of(
                 plan,
                 self._guards_of(plan),
@@ -309,6 +342,9 @@ class _Declaration(Declaration):
                 is_stream=plan.is_stream,
                 once=_once_handler(plan) if self.once else None,
                 subscribes=self.subscribes,
+                raises=raises,
+                deprecated=self.deprecated,
+                tags=self.tags,
             )
             self.frame = None
         return self.command
@@ -344,6 +380,22 @@ def _checked_channels(channels: Any, where: str) -> tuple[Channel, ...]:
                 "calling it"
             )
     return tuple(dict.fromkeys(given))
+
+
+def _checked_tags(tags: Any, prefix: str) -> tuple[str, ...]:
+    """Return the tags, each once; the prefix if none are given."""
+    if tags is None:
+        return (prefix,) if prefix else ()
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise ConfigurationError(f"CommandGroup({prefix!r}, tags={tags!r:.80}): write a list")
+    given = tuple(tags)
+    for tag in given:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigurationError(
+                f"CommandGroup({prefix!r}, tags=[...]): {tag!r:.80} is not a name; write a str "
+                "that is not empty"
+            )
+    return tuple(dict.fromkeys(map(plain_string, given)))
 
 
 def _have_history(channels: Iterable[Channel]) -> bool:

@@ -8,10 +8,11 @@ from typing import Any, Union
 
 from websuckets.commands.groups import UNSET, Command
 from websuckets.delivery.declarations import Channel
+from websuckets.exc import ClientError
 from websuckets.introspection.functions import place_of, target_of
 from websuckets.security import CurrentUser
 
-__all__ = ["CommandInfo", "listing_of"]
+__all__ = ["CommandInfo", "listing_of", "texts_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,14 @@ class CommandInfo:
     """Channels to which the handler subscribes its connection, as it declares them."""
     summary: str | None
     """First paragraph of the handler's docstring, in one line; ``None`` without a docstring."""
+    description: str | None
+    """All further paragraphs of the handler's docstring; ``None`` if there are none."""
+    deprecated: bool
+    """True if clients are to use the command no longer."""
+    tags: tuple[str, ...]
+    """Names under which documents list the command."""
+    raises: tuple[type[ClientError], ...]
+    """Classes of the errors that the command and its group declare."""
     function: Callable[..., Any]
     """The handler."""
     file: str | None
@@ -72,14 +81,21 @@ def _info(command: Command, handler_timeout: float | None) -> CommandInfo:
         handler_timeout if command.timeout == UNSET else command.timeout,
         command.once is not None,
         command.subscribes,
-        _summary(plan.function),
+        *texts_of(target_of(plan.function)),
+        command.deprecated,
+        command.tags,
+        tuple(declared.error for declared in command.raises),
         plan.function,
         file,
         line,
     )
 
 
-def _summary(function: Callable[..., Any]) -> str | None:
-    text = getattr(target_of(function), "__doc__", None)
-    paragraph = cleandoc(text).partition("\n\n")[0] if isinstance(text, str) else ""
-    return " ".join(paragraph.split()) or None
+def texts_of(documented: Any) -> tuple[str | None, str | None]:
+    """Return the first paragraph of a docstring in one line, and all that follows it.
+
+    ``documented`` is a function or a class. A text that is not there is ``None``.
+    """
+    text = getattr(documented, "__doc__", None)
+    summary, _, description = cleandoc(text if isinstance(text, str) else "").partition("\n\n")
+    return " ".join(summary.split()) or None, description.strip() or None

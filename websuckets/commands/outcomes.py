@@ -3,11 +3,12 @@
 import logging
 from typing import Final
 
+from websuckets.commands.declared_errors import frame_of_error
 from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.peer import Peer
 from websuckets.exc import ClientError, CommandTimeout, Forbidden, NotAuthorized
 from websuckets.middleware import Outcome
-from websuckets.protocol.messages import Message, encode_error
+from websuckets.protocol.messages import Message
 from websuckets.runtime.failures import Meaning, both
 from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.request_scope import RequestScope
@@ -19,7 +20,7 @@ logger: logging.Logger = logging.getLogger("websuckets")
 
 def refused(message: Message, error: ClientError) -> Outcome:
     """Return the outcome of a message that is answered with an error, without being run."""
-    return Outcome(encode_error(error.error, error.details, message.id), error.error)
+    return Outcome(frame_of_error(error, message.id), error.error)
 
 
 async def explained(
@@ -68,7 +69,7 @@ async def explained(
 
 
 def _outcome(reply: ClientError, message: Message, exception: BaseException) -> Outcome:
-    return Outcome(encode_error(reply.error, reply.details, message.id), reply.error, exception)
+    return Outcome(frame_of_error(reply, message.id), reply.error, exception)
 
 
 def _add_remedy(error: BaseException) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, Self, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import to_json
+from pydantic_core import SchemaError, to_json
 
 from websuckets.commands.validation import complete_adapter, problem_text
 from websuckets.protocol.events import Event, head_and_payload
@@ -22,7 +22,14 @@ from websuckets.protocol.messages import (
     without_constants,
 )
 
-__all__ = ["ANYTHING", "EVENTS", "ResultEncoder", "ResultType", "note_for_result"]
+__all__ = [
+    "ANYTHING",
+    "EVENTS",
+    "ResultEncoder",
+    "ResultType",
+    "adapter_for_results",
+    "note_for_result",
+]
 
 MAX_MISFITS: Final = 5
 """Parts of one result that do not fit and that the error names, at most."""
@@ -54,16 +61,19 @@ class ResultType:
     """True if any value, not only an `Event`, has to be written by ``write_named``."""
 
     @classmethod
-    def of(cls, hint: Any, *, takes_events: bool) -> Self:
+    def of(
+        cls, hint: Any, *, takes_events: bool, annotation: str = "its return annotation"
+    ) -> Self:
         """Return the type of results that fit ``hint``.
 
-        Each result is converted to that type, and written as that type says.
+        Each result is converted to that type, and written as that type says. ``annotation`` names
+        the place of the hint, for the error of a result that does not fit.
 
         An instance of the type is taken as it is, and one of a subclass is written without what the
         subclass adds. Raises pydantic's own errors for a type that it cannot serialise, among them
         a `NameError` for a model with a name that is not defined yet.
         """
-        adapter = _adapter_for_results(hint)
+        adapter = adapter_for_results(hint)
         validate, write = adapter.validator.validate_python, adapter.serializer.to_json
         fits_at_once = _check_of_container(adapter.core_schema)
 
@@ -73,7 +83,7 @@ class ResultType:
             try:
                 fitting = validate(value, from_attributes=True)
             except ValidationError as error:
-                raise _misfit(value, error) from None
+                raise _misfit(value, error, annotation) from None
             return write(fitting, by_alias=True, warnings=False)
 
         return cls(write_fitting, takes_events, takes_none=_takes_none(write_fitting))
@@ -115,7 +125,7 @@ class ResultType:
             return cls(write, takes_events, _takes_none(write), head, write_event)
         if hint is None:
             return cls(_refuse_all_but_events, takes_events, False, None, write_event)
-        adapter = _adapter_for_results(hint)
+        adapter = adapter_for_results(hint)
         validate, write_other = adapter.validator.validate_python, adapter.serializer.to_json
 
         def write_named(value: Any) -> tuple[str | None, bytes]:
@@ -273,7 +283,9 @@ def note_for_result(where: str, how: str, value: Any) -> str:
     return f"while encoding what {where} {how}, {_named(value)}; {remedy}"
 
 
-def _misfit(value: Any, error: ValidationError) -> TypeError:
+def _misfit(
+    value: Any, error: ValidationError, annotation: str = "its return annotation"
+) -> TypeError:
     """Return the error that names the wrong part, without any value: the error is logged."""
     details = error.errors(include_url=False, include_input=False)
     problems = [
@@ -283,14 +295,14 @@ def _misfit(value: Any, error: ValidationError) -> TypeError:
     more = len(details) - MAX_MISFITS
     if more > 0:
         problems.append(f"and {more} more")
-    return TypeError(f"{_named(value)} does not fit its return annotation: {'; '.join(problems)}")
+    return TypeError(f"{_named(value)} does not fit {annotation}: {'; '.join(problems)}")
 
 
 def _named(value: Any) -> str:
     return f"an object of type {type(value).__qualname__}"
 
 
-def _adapter_for_results(hint: Any) -> TypeAdapter[Any]:
+def adapter_for_results(hint: Any) -> TypeAdapter[Any]:
     """Return the adapter for a type, which may be made of classes that pydantic does not know.
 
     Such a class is written like the built-in class that it derives from, as `Token` like ``str``.
@@ -300,7 +312,7 @@ def _adapter_for_results(hint: Any) -> TypeAdapter[Any]:
     except PydanticSchemaGenerationError as error:
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-        except PydanticUserError:  # a class with a config of its own
+        except (PydanticUserError, SchemaError):  # a class with a config of its own, or a protocol
             raise error from None
         unknown = list(_unknown_classes(adapter.core_schema))
         if not all(issubclass(cls, _WRITTEN) for cls in unknown):

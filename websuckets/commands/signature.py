@@ -38,18 +38,18 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import typing_extensions
 from pydantic import BaseModel
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from websockets.http11 import Request
 
 from websuckets.commands.defaults import Default, field_of, misfit_of, remedy_for_marker
 from websuckets.commands.results import ANYTHING, EVENTS, ResultType
 from websuckets.commands.validation import PayloadValidator
-from websuckets.exc import ClientError, InvalidHandlerSignature
+from websuckets.exc import InvalidHandlerSignature
 from websuckets.introspection.functions import Kind, checked, evaluated, kind_of, target_of, where
 from websuckets.introspection.hints import (
     FromComponentMarker,
     alternatives,
     bare_type,
     component_of,
-    is_alias_of_string,
     metadata_of,
     name_of,
     open_variables,
@@ -62,12 +62,14 @@ from websuckets.protocol.messages import ClientEvent
 __all__ = [
     "ONE_PAYLOAD",
     "STANDS_SECOND",
+    "UNTYPED",
     "Declaration",
     "Dependency",
     "Payload",
     "PayloadParameter",
     "Plan",
     "positional",
+    "read_authorize",
     "read_error_function",
     "read_hook",
     "read_plan",
@@ -105,7 +107,7 @@ _STREAMS: Final = (AsyncGenerator, AsyncIterator, AsyncIterable)
 ONE_PAYLOAD: Final = "a command has one payload: put all that the client sends into one model"
 STANDS_SECOND: Final = "the payload stands second; move it there"
 
-_UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
+UNTYPED: Final = (Any, object, typing.NoReturn, typing.Never, typing_extensions.Never)
 """Return annotations under which the returned object determines how it is written."""
 
 _POSITIONAL: Final = (
@@ -132,6 +134,8 @@ class PayloadParameter:
     marked: bool
     default: Default | None
     validate: PayloadValidator
+    hint: Any
+    """Hint that ``validate`` was made of, with its constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,13 +335,38 @@ def read_error_function(
     Its first parameter is the error, which needs no annotation; all others are dependencies. Raises
     as `read_plan` does.
     """
+    return _read_with_first(
+        function,
+        error,
+        names,
+        "error",
+        it_yields="it yields; it returns one ClientError, or None",
+        no_payload="an error is not a message, so there is no payload",
+    )
+
+
+def _read_with_first(
+    function: Callable[..., Any],
+    first_type: type,
+    names: Mapping[str, Any],
+    name: str,
+    *,
+    it_yields: str,
+    no_payload: str,
+) -> Plan:
+    """Return the plan of a function, sync or async, whose first parameter its caller gives.
+
+    ``name`` is the word for the argument in errors. ``it_yields`` and ``no_payload`` are the errors
+    for a generator, and for a payload.
+    """
     here = where(function)
     parameters = list(inspect.signature(function).parameters.values())
     if kind_of(function) == "stream" or inspect.isgeneratorfunction(target_of(function)):
-        raise InvalidHandlerSignature(f"{here}: it yields; it returns one ClientError, or None")
+        raise InvalidHandlerSignature(f"{here}: {it_yields}")
     if not parameters or parameters[0].kind not in _POSITIONAL:
         raise InvalidHandlerSignature(
-            f"{here}: it has no parameter for the error; put it first: `error: {error.__name__}`"
+            f"{here}: it has no parameter for the {name}; put it first: "
+            f"`{name}: {first_type.__name__}`"
         )
     first, *parameters = parameters
     is_annotated = first.annotation is not first.empty or first.name == "self"
@@ -345,21 +374,37 @@ def read_error_function(
     _refuse(here, list(_misfits(annotated)))
     hints = _hints(function, annotated, names, here)
     problems = [
-        f"parameter `{_shown(parameter)}`: an error is not a message, so there is no payload"
+        f"parameter `{_shown(parameter)}`: {no_payload}"
         for parameter in parameters
         if _marks_payload(hints[parameter.name])
     ]
-    if not _takes(hints.get(first.name, error), error):
+    if not _takes(hints.get(first.name, first_type), first_type):
         problems.append(
-            f"the first parameter, `{_shown(first)}`, is not the error; put the error first, "
-            f"as `error: {error.__name__}`"
+            f"the first parameter, `{_shown(first)}`, is not the {name}; put the {name} first, "
+            f"as `{name}: {first_type.__name__}`"
         )
     _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
     return Plan(_awaiting(function), here, None, _dependencies(parameters, hints), is_hook=True)
 
 
-def _takes(hint: Any, error: type[Exception]) -> bool:
-    """Tell whether a parameter with this hint may get errors of the class."""
+def read_authorize(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
+    """Return the plan of a function, sync or async, that authorises HTTP requests.
+
+    Its first parameter is the request, which needs no annotation; all others are dependencies.
+    Raises as `read_plan` does.
+    """
+    return _read_with_first(
+        function,
+        Request,
+        names,
+        "request",
+        it_yields="it yields; it returns True or False",
+        no_payload="an HTTP request is not a message, so there is no payload",
+    )
+
+
+def _takes(hint: Any, error: type) -> bool:
+    """Tell whether a parameter with this hint may get objects of the class."""
     members = [bare_type(plain(member)) for member in alternatives(bare_type(plain(hint)))]
     classes = [member for member in members if isinstance(member, type) and member is not Any]
     return len(classes) < len(members) or any(issubclass(error, cls) for cls in classes)
@@ -564,7 +609,7 @@ def _result(
     hint = _return_hint(function, signature, names, here)
     promised = plain(hint)
     what = f"{here}: its return annotation `{name_of(hint)}`"
-    if is_stream and promised not in _UNTYPED:
+    if is_stream and promised not in UNTYPED:
         if _origin(promised) not in _STREAMS:
             raise InvalidHandlerSignature(f"{what}: it yields; write `-> AsyncIterator[...]`")
         hint = next(iter(get_args(promised)), Any)
@@ -586,7 +631,7 @@ def _result_type(hint: Any) -> ResultType:
     """Return the result type of a hint; raise pydantic's own errors for an unserialisable one."""
     parts = alternatives(bare_type(plain(hint)))
     members = [bare_type(part) for part in parts]
-    if any(member in _UNTYPED for member in members):
+    if any(member in UNTYPED for member in members):
         return ANYTHING
     classes = {bare_type(part): part for part in parts if isinstance(bare_type(part), type)}
     kinds = {cls: part for cls, part in classes.items() if issubclass(cls, Event)}
@@ -654,21 +699,25 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
     for item in metadata_of(hint):
         if default is None and (field := field_of(item)) is not None:
             default = Default.of_field(field)
-    validate = _payload_validator(_unmarked(hint))
-    if default is None and (NoneType in types or _takes_null(types, validate)):
+    hint = _unmarked(hint)
+    validate = _payload_validator(hint)
+    if default is None and NoneType in types:
         default = Default.of(None)  # in the protocol, null and absent are the same
-    return PayloadParameter(parameter.name, types, marked, default, validate)
+    elif default is None and _takes_null(validate):
+        default = Default(lambda: validate(NULL))
+    return PayloadParameter(parameter.name, types, marked, default, validate, hint)
 
 
 _payload_validator = shared_by_hint(PayloadValidator)
 
+NULL: Final = b'{"payload": null}'
+"""Frame with a payload that is ``null``."""
 
-def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
-    """Tell whether an alias whose meaning only pydantic knows accepts ``null``."""
-    if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
-        return False
+
+def _takes_null(validate: PayloadValidator) -> bool:
+    """Tell whether a type accepts ``null``: an alias of such types, or a model that is a value."""
     try:
-        validate(b'{"payload": null}')
-    except ClientError:
+        validate(NULL)
+    except Exception:  # also errors of validators of the program
         return False
     return True

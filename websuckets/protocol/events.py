@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_json
 
 from websuckets.exc import ConfigurationError
-from websuckets.introspection.strings import plain_string
+from websuckets.introspection.strings import plain_string, words_of
 from websuckets.protocol.messages import ClientEvent, SentEvent, frame_head, text_of
 
 __all__ = ["AnyEvent", "Event", "client_event", "head_and_payload", "name_of_event"]
@@ -46,7 +46,7 @@ class Event(BaseModel, SentEvent):
         super().__pydantic_init_subclass__(**config)
         if name is None and cls.__pydantic_generic_metadata__["origin"] is not None:
             return  # a generic event with arguments: its name is that of its only base class
-        cls.__event_name__ = _checked_name(cls, _words(cls.__name__) if name is None else name)
+        cls.__event_name__ = _checked_name(cls, words_of(cls.__name__) if name is None else name)
         cls.__event_head__ = frame_head(cls.__event_name__)
 
 
@@ -68,20 +68,6 @@ def _checked_name(cls: type[Event], name: object) -> str:
             "pair, which has no UTF-8 form"
         ) from None
     return plain_string(name)
-
-
-def _words(name: str) -> str:
-    """Return the words of a class name in lower case, with spaces between them.
-
-    A capital letter begins a word behind a letter or digit that is not capital, and before a small
-    letter: ``HTTPDone`` has two words. An underscore stands between words.
-    """
-    spaced = ""
-    for before, letter, after in zip(f" {name}", name, f"{name[1:]} ", strict=False):
-        if letter.isupper() and before.isalnum() and (not before.isupper() or after.islower()):
-            spaced += " "
-        spaced += letter
-    return " ".join(spaced.replace("_", " ").split()).lower()
 
 
 def name_of_event(event: AnyEvent) -> str:

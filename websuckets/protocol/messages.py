@@ -27,6 +27,7 @@ __all__ = [
     "encode_offset",
     "encode_pong",
     "encode_result",
+    "error_frame",
     "frame_head",
     "frame_tail",
     "logged_tail",
@@ -269,6 +270,12 @@ def encode_error(error: str, details: Any, id: CommandId) -> str:
     if id is not None:
         content["id"] = id
     return _to_text(content)
+
+
+def error_frame(error: str, details: bytes, id: CommandId) -> str:
+    """Return a frame that says that a command failed, with ``details`` that are JSON already."""
+    head = f'{{"error":{_to_text(error)},"details":'
+    return f"{head}{text_of(details)}{frame_tail(id, more=False)}"
 
 
 def logged_tail(channel: str) -> bytes:

@@ -1,0 +1,146 @@
+"""JSON schemas of the types of an app, in the dialect that AsyncAPI has: draft 7.
+
+pydantic writes schemas of draft 2020-12. The differences that matter are tuples, keywords beside a
+``$ref``, which draft 7 ignores, and the ``discriminator``, which is a text in AsyncAPI.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, Final, Literal, TypeAlias
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+__all__ = ["Mode", "Schema", "Schemas"]
+
+Schema: TypeAlias = dict[str, Any]
+
+Mode: TypeAlias = Literal["validation", "serialization"]
+"""Direction of a value: ``validation`` for what the server receives, ``serialization`` for what it
+sends."""
+
+REFERENCES: Final = "#/components/schemas/{model}"
+
+DISCRIMINATOR: Final = "x-websuckets-discriminator"
+"""Key under which a union has the property that tells its members apart, and their names."""
+
+
+class Schemas:
+    """Schemas of one document: those of models are shared, and the others refer to them."""
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[TypeAdapter[Any], Mode, Schema]] = []
+
+    def of(self, adapter: TypeAdapter[Any], mode: Mode) -> Schema:
+        """Return the schema of a type, which is empty until `complete` is called."""
+        schema: Schema = {}
+        self._asked.append((adapter, mode, schema))
+        return schema
+
+    def complete(self) -> dict[str, Schema]:
+        """Fill all schemas that were asked for; return those of the models, sorted by name."""
+        if not self._asked:
+            return {}
+        made, shared = TypeAdapter.json_schemas(
+            [(str(n), mode, adapter) for n, (adapter, mode, _) in enumerate(self._asked)],
+            ref_template=REFERENCES,
+            schema_generator=_Generator,
+        )
+        for n, (_, mode, schema) in enumerate(self._asked):
+            schema.update(_in_draft_7(made[str(n), mode]))
+        models = shared.get("$defs", {})
+        return {name: _in_draft_7(models[name]) for name in sorted(models)}
+
+
+class _Generator(GenerateJsonSchema):
+    """Generator of schemas also for what only Python can tell: such values are any JSON."""
+
+    def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> JsonSchemaValue:
+        """Return the schema of an object of a class that pydantic does not know.
+
+        Such an object is written like the built-in class that its class derives from.
+        """
+        cls = schema["cls"]
+        for base, written in _WRITTEN.items():
+            if isinstance(cls, type) and issubclass(cls, base):
+                return dict(written)
+        return {}
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        """Return the schema of decimals, which may be written with an exponent.
+
+        The pattern that some versions of pydantic add knows no exponent.
+        """
+        made = super().decimal_schema(schema)
+        for part in (made, *made.get("anyOf", ())):
+            part.pop("pattern", None)
+        return made
+
+    def handle_invalid_for_json_schema(
+        self, schema: core_schema.CoreSchema | Any, error_info: str
+    ) -> JsonSchemaValue:
+        """Return the schema of any JSON, for a type of which pydantic knows no schema."""
+        return {}
+
+    def emit_warning(self, kind: Any, detail: str) -> None:
+        """Do nothing: a default without JSON is left out of the schema."""
+
+
+_WRITTEN: Final[Mapping[type, Schema]] = {
+    str: {"type": "string"},
+    bytes: {"type": "string"},
+    int: {"type": "integer"},
+    float: {"type": "number"},
+    dict: {"type": "object"},
+    list: {"type": "array"},
+    tuple: {"type": "array"},
+    set: {"type": "array"},
+    frozenset: {"type": "array"},
+}
+
+_SCHEMA: Final = (
+    "additionalItems",
+    "additionalProperties",
+    "contains",
+    "contentSchema",
+    "else",
+    "if",
+    "items",
+    "not",
+    "propertyNames",
+    "then",
+)
+"""Keywords whose value is a schema."""
+
+_LIST: Final = ("allOf", "anyOf", "oneOf")
+"""Keywords whose value is a list of schemas."""
+
+_MAPPING: Final = ("patternProperties", "properties")
+"""Keywords whose value has schemas by name."""
+
+
+def _in_draft_7(schema: Any) -> Any:
+    """Return a schema of pydantic in draft 7; ``True`` and ``False`` are schemas, too."""
+    if not isinstance(schema, dict):
+        return schema
+    made: Schema = {}
+    for key, value in schema.items():
+        if key in _LIST:
+            made[key] = [_in_draft_7(item) for item in value]
+        elif key in _MAPPING:
+            made[key] = {name: _in_draft_7(item) for name, item in value.items()}
+        elif key in _SCHEMA and not isinstance(value, list):
+            made[key] = _in_draft_7(value)
+        elif key == "discriminator" and isinstance(value, dict):
+            made[DISCRIMINATOR] = value
+        elif key == "default" and isinstance(value, float) and not isfinite(value):
+            continue  # which JSON cannot write
+        else:
+            made[key] = value
+    if "prefixItems" in made:
+        made["additionalItems"] = made.pop("items", "maxItems" not in made)
+        made["items"] = [_in_draft_7(item) for item in made.pop("prefixItems")]
+    if "$ref" in made and len(made) > 1:
+        made = {"allOf": [{"$ref": made.pop("$ref")}], **made}
+    return made
