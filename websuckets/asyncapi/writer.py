@@ -32,8 +32,8 @@ class Writer:
     """A document that is being written."""
 
     def __init__(self) -> None:
-        self.schemas = Schemas()
-        self.keys = Keys()
+        self.schemas: Schemas = Schemas()
+        self.keys: Keys = Keys()
         self._messages: dict[str, dict[str, Any]] = {}
         self._operations: dict[str, dict[str, Any]] = {}
         self._tags: set[str] = set()
