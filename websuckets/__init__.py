@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from websuckets.app import WebSuckets
+from websuckets.asyncapi.docs import Docs
 from websuckets.channels import Channels
 from websuckets.commands.groups import CommandGroup
 from websuckets.commands.signature import Payload
@@ -24,6 +25,7 @@ __all__ = [
     "CommandGroup",
     "ConnectionTasks",
     "CurrentUser",
+    "Docs",
     "Event",
     "Limits",
     "Message",

@@ -21,6 +21,7 @@ from contextlib import (
 )
 from dataclasses import dataclass, replace
 from functools import partial
+from http import HTTPStatus
 from importlib.util import find_spec
 from typing import Any, Concatenate, Final, Literal, NoReturn, TypeVar, overload
 
@@ -28,7 +29,9 @@ import anyio
 from dishka import AsyncContainer, Provider
 from dishka.plotter import render_mermaid
 from dishka.provider import BaseProvider
+from websockets.http11 import Request
 
+from websuckets.asyncapi.docs import Docs, DocsPages
 from websuckets.asyncapi.document import asyncapi_document
 from websuckets.channels import Channel, Channels
 from websuckets.commands.groups import Command, CommandGroup, check_subscribes
@@ -43,6 +46,7 @@ from websuckets.limits import Limits
 from websuckets.middleware import Middleware, checked
 from websuckets.protocol.transport import HttpResponse
 from websuckets.runtime.event_loop import Propagate, event_loop_runs, exit_scope, propagate
+from websuckets.runtime.incidents import log_incident
 from websuckets.runtime.stop_times import time_to_undo_a_start
 from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.asgi import AsgiApplication
@@ -106,7 +110,8 @@ class WebSuckets:
     stops, ``ready`` is not called. Under ASGI, an app that starts by itself is started by the first
     request for its health, and an app that its host has not started answers 503.
 
-    ``title`` and ``version`` are those of the app in its document; see `asyncapi`.
+    ``title`` and ``version`` are those of the app in its document; see `asyncapi`. ``docs`` serves
+    the document; see `Docs`. ``None`` serves it nowhere.
 
     Raises `InvalidHandlerSignature` for a ``ready`` that is not an async function of dependencies,
     and `ConfigurationError` for other values that are not valid.
@@ -127,6 +132,7 @@ class WebSuckets:
         ready: Callable[..., Coroutine[Any, Any, bool | None]] | None = None,
         title: str = "websuckets",
         version: str = "0.1.0",
+        docs: Docs | None = None,
     ) -> None:
         if limits is not None and not isinstance(limits, Limits):
             raise ConfigurationError(f"limits={limits!r}: write Limits(...)")
@@ -146,6 +152,14 @@ class WebSuckets:
             if not callable(ready):
                 raise InvalidHandlerSignature(f"ready={ready!r}: write an async function")
             self._definition.add_hook("ready", ready)
+        if docs is not None:
+            if not isinstance(docs, Docs):
+                raise ConfigurationError(f"docs={docs!r:.80}: write Docs(...)")
+            if health in docs.paths:
+                raise ConfigurationError(f"health={health!r}: it is a path of {docs!r:.80}, too")
+            if docs.authorize is not None:
+                self._definition.add_hook("docs", docs.authorize)
+        self._docs = docs
         self._session = Session()
         self._declarations = ChannelDeclarations(channels)
         self._channels = Channels(self._session, self._declarations)
@@ -533,6 +547,7 @@ class WebSuckets:
                 self._admission,
                 self._middleware,
                 readiness_log=self._readiness_log,
+                pages=None if self._docs is None else DocsPages(self._docs, self.asyncapi),
                 finalise=self._definition.has_own_container,
                 propagate=propagate,
             ) as self._running:
@@ -576,7 +591,7 @@ class WebSuckets:
         self._running.loop.check(_OTHER_LOOP)
         return self._running
 
-    async def _answer(self, path: str) -> HttpResponse:
+    async def _answer(self, path: str, request: Request) -> HttpResponse:
         """Return the answer to a request that is not an opening handshake."""
         running = self._running
         if self._has_ready and path == self._admission.health:
@@ -585,8 +600,14 @@ class WebSuckets:
             except Exception as error:
                 self._readiness_log.failed("the start of the app for a health check", error)
                 return self._admission.answer(path, closing=False, is_ready=False)
+        if self._docs is not None and path in self._docs.paths:
+            try:
+                running = await self._entered()
+            except Exception as error:
+                number = log_incident("the start of the app for its document", error)
+                return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, f"incident {number}\n")
         if running is not None:
-            return await running.connections.answer(path)
+            return await running.connections.answer(path, request)
         return self._admission.answer(path, closing=False)
 
     def _use_container(self, container: AsyncContainer) -> None:

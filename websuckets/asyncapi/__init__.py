@@ -1,5 +1,5 @@
 """AsyncAPI document of an app, and its service beside the app's connections."""
 
-from websuckets.asyncapi.document import asyncapi_document
+from websuckets.asyncapi.docs import Docs
 
-__all__ = ["asyncapi_document"]
+__all__ = ["Docs"]

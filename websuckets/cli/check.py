@@ -50,10 +50,11 @@ def _summary(compiled: CompiledApp) -> str:
     protected = sum(CurrentUser in command.injection.guards for command in commands)
     streams = sum(command.is_stream for command in commands)
     checks = len(compiled.hooks.ready)
+    others = checks + len(compiled.hooks.docs)
     return (
         f"{_counted(len(commands), 'command')} ({protected} protected, "
         f"{_counted(streams, 'stream')}), "
-        f"{_counted(len(compiled.hooks.injections) - checks, 'hook')}"
+        f"{_counted(len(compiled.hooks.injections) - others, 'hook')}"
         + (", a readiness check" if checks else "")
     )
 

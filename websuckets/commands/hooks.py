@@ -7,7 +7,13 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from websuckets.commands.error_functions import ErrorFunctions
 from websuckets.commands.injected_function import InjectedFunction
 from websuckets.commands.injection import Injection
-from websuckets.commands.signature import Declaration, Plan, read_error_function, read_hook
+from websuckets.commands.signature import (
+    Declaration,
+    Plan,
+    read_authorize,
+    read_error_function,
+    read_hook,
+)
 from websuckets.di.injectables import WebSucketsProvider
 from websuckets.exc import ClientError, ConfigurationError, report
 from websuckets.introspection.functions import where
@@ -15,11 +21,12 @@ from websuckets.introspection.hints import name_of
 
 __all__ = ["HookDeclarations", "Hooks", "check_error_class"]
 
-Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect", "ready"]
+Kind: TypeAlias = Literal["startup", "handshake", "connect", "disconnect", "ready", "docs"]
 
 _WITHOUT_CONNECTION: Final[dict[Kind, str]] = {
     "startup": "at startup there is none",
     "ready": "a readiness check has none",
+    "docs": "a request for the document has none",
 }
 """Kinds of hooks that run for no connection, and the reason to tell."""
 KindOrError: TypeAlias = Kind | type[Exception]
@@ -36,11 +43,16 @@ class Hooks:
     disconnect: tuple[InjectedFunction, ...] = ()
     ready: tuple[InjectedFunction, ...] = ()
     """The readiness check, if there is one."""
+    docs: tuple[InjectedFunction, ...] = ()
+    """The function that authorises requests for the document, if there is one."""
     errors: ErrorFunctions = field(default_factory=ErrorFunctions)
 
     @property
     def injections(self) -> list[Injection]:
-        hooks = (*self.startup, *self.handshake, *self.connect, *self.disconnect, *self.ready)
+        hooks = (
+            *(*self.startup, *self.handshake, *self.connect, *self.disconnect),
+            *(*self.ready, *self.docs),
+        )
         return [hook.injection for hook in (*hooks, *self.errors.functions.values())]
 
     @property
@@ -57,7 +69,9 @@ class _Declaration(Declaration):
     def read(self) -> Plan:
         """Return the plan; raise `NameError` while a name in an annotation is undefined."""
         if self.plan is None:
-            if isinstance(self.kind, str):
+            if self.kind == "docs":
+                self.plan = read_authorize(self.function, self.names)
+            elif isinstance(self.kind, str):
                 self.plan = read_hook(self.function, self.names)
             else:
                 self.plan = read_error_function(self.function, self.kind, self.names)
@@ -69,6 +83,8 @@ class _Declaration(Declaration):
         """Name of the hook, for the log."""
         if self.kind == "ready":
             return f"readiness check {name_of(self.function)}"
+        if self.kind == "docs":
+            return f"authorisation of the document {name_of(self.function)}"
         kind = self.kind if isinstance(self.kind, str) else f"error({name_of(self.kind)})"
         return f"on_{kind} {name_of(self.function)}"
 

@@ -7,7 +7,7 @@ from typing import Any, Final, NoReturn, Self, TypeAlias
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
-from pydantic_core import to_json
+from pydantic_core import SchemaError, to_json
 
 from websuckets.commands.validation import complete_adapter, problem_text
 from websuckets.protocol.events import Event, head_and_payload
@@ -312,7 +312,7 @@ def adapter_for_results(hint: Any) -> TypeAdapter[Any]:
     except PydanticSchemaGenerationError as error:
         try:
             adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-        except PydanticUserError:  # a class with a config of its own
+        except (PydanticUserError, SchemaError):  # a class with a config of its own, or a protocol
             raise error from None
         unknown = list(_unknown_classes(adapter.core_schema))
         if not all(issubclass(cls, _WRITTEN) for cls in unknown):

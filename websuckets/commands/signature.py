@@ -38,6 +38,7 @@ from typing import Annotated, Any, Final, TypeVar, Union, get_args, get_origin
 import typing_extensions
 from pydantic import BaseModel
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+from websockets.http11 import Request
 
 from websuckets.commands.defaults import Default, field_of, misfit_of, remedy_for_marker
 from websuckets.commands.results import ANYTHING, EVENTS, ResultType
@@ -69,6 +70,7 @@ __all__ = [
     "PayloadParameter",
     "Plan",
     "positional",
+    "read_authorize",
     "read_error_function",
     "read_hook",
     "read_plan",
@@ -334,13 +336,38 @@ def read_error_function(
     Its first parameter is the error, which needs no annotation; all others are dependencies. Raises
     as `read_plan` does.
     """
+    return _read_with_first(
+        function,
+        error,
+        names,
+        "error",
+        it_yields="it yields; it returns one ClientError, or None",
+        no_payload="an error is not a message, so there is no payload",
+    )
+
+
+def _read_with_first(
+    function: Callable[..., Any],
+    first_type: type,
+    names: Mapping[str, Any],
+    name: str,
+    *,
+    it_yields: str,
+    no_payload: str,
+) -> Plan:
+    """Return the plan of a function, sync or async, whose first parameter its caller gives.
+
+    ``name`` is the word for the argument in errors. ``it_yields`` and ``no_payload`` are the errors
+    for a generator, and for a payload.
+    """
     here = where(function)
     parameters = list(inspect.signature(function).parameters.values())
     if kind_of(function) == "stream" or inspect.isgeneratorfunction(target_of(function)):
-        raise InvalidHandlerSignature(f"{here}: it yields; it returns one ClientError, or None")
+        raise InvalidHandlerSignature(f"{here}: {it_yields}")
     if not parameters or parameters[0].kind not in _POSITIONAL:
         raise InvalidHandlerSignature(
-            f"{here}: it has no parameter for the error; put it first: `error: {error.__name__}`"
+            f"{here}: it has no parameter for the {name}; put it first: "
+            f"`{name}: {first_type.__name__}`"
         )
     first, *parameters = parameters
     is_annotated = first.annotation is not first.empty or first.name == "self"
@@ -348,21 +375,37 @@ def read_error_function(
     _refuse(here, list(_misfits(annotated)))
     hints = _hints(function, annotated, names, here)
     problems = [
-        f"parameter `{_shown(parameter)}`: an error is not a message, so there is no payload"
+        f"parameter `{_shown(parameter)}`: {no_payload}"
         for parameter in parameters
         if _marks_payload(hints[parameter.name])
     ]
-    if not _takes(hints.get(first.name, error), error):
+    if not _takes(hints.get(first.name, first_type), first_type):
         problems.append(
-            f"the first parameter, `{_shown(first)}`, is not the error; put the error first, "
-            f"as `error: {error.__name__}`"
+            f"the first parameter, `{_shown(first)}`, is not the {name}; put the {name} first, "
+            f"as `{name}: {first_type.__name__}`"
         )
     _refuse(here, [*problems, *_misfits_of_dependencies(parameters, hints)])
     return Plan(_awaiting(function), here, None, _dependencies(parameters, hints), is_hook=True)
 
 
-def _takes(hint: Any, error: type[Exception]) -> bool:
-    """Tell whether a parameter with this hint may get errors of the class."""
+def read_authorize(function: Callable[..., Any], names: Mapping[str, Any]) -> Plan:
+    """Return the plan of a function, sync or async, that authorises HTTP requests.
+
+    Its first parameter is the request, which needs no annotation; all others are dependencies.
+    Raises as `read_plan` does.
+    """
+    return _read_with_first(
+        function,
+        Request,
+        names,
+        "request",
+        it_yields="it yields; it returns True or False",
+        no_payload="an HTTP request is not a message, so there is no payload",
+    )
+
+
+def _takes(hint: Any, error: type) -> bool:
+    """Tell whether a parameter with this hint may get objects of the class."""
     members = [bare_type(plain(member)) for member in alternatives(bare_type(plain(hint)))]
     classes = [member for member in members if isinstance(member, type) and member is not Any]
     return len(classes) < len(members) or any(issubclass(error, cls) for cls in classes)

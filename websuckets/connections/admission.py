@@ -16,7 +16,7 @@ from websuckets.introspection.strings import plain_string
 from websuckets.limits import Limits
 from websuckets.protocol.transport import HttpResponse
 
-__all__ = ["Admission", "client_of", "join_cookies"]
+__all__ = ["Admission", "checked_path", "client_of", "join_cookies"]
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -70,8 +70,8 @@ class Admission:
             None if origins is None else frozenset(map(origin_of, _list("origins", origins))),
             tuple(map(_proxy, _list("trusted_proxies", trusted_proxies))),
             _subprotocols(_list("subprotocols", subprotocols)),
-            _path("path", path),
-            _path("health", health),
+            checked_path("path", path),
+            checked_path("health", health),
         )
 
     def address_of(self, peer: Any, headers: Headers) -> Any:
@@ -207,7 +207,7 @@ def _subprotocols(names: Iterable[Any]) -> tuple[str, ...]:
     return tuple(map(plain_string, names))
 
 
-def _path(name: str, path: Any) -> str | None:
+def checked_path(name: str, path: Any) -> str | None:
     """Return the path after checking that a client can ask for the path."""
     if path is None:
         return None

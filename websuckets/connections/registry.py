@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import anyio
 from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from websuckets.connections.admission import ConnectionCounts
 from websuckets.connections.connection import Connection
@@ -70,8 +71,12 @@ class Connections:
     def subprotocol(self, offered: Iterable[str]) -> str | None:
         return self._setup.admission.subprotocol(offered)
 
-    async def answer(self, path: str) -> HttpResponse:
-        admission = self._setup.admission
+    async def answer(self, path: str, request: Request) -> HttpResponse:
+        admission, pages = self._setup.admission, self._setup.pages
+        if pages is not None and pages.covers(path):
+            if self._closing:
+                return HttpResponse(HTTPStatus.SERVICE_UNAVAILABLE, "stopping\n")
+            return await pages.answer(path, request, self._setup)
         asks = path == admission.health and not self._closing
         is_ready = await self._readiness.ask() if asks else True
         return admission.answer(path, closing=self._closing, is_ready=is_ready)

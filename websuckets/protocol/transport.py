@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from websockets.datastructures import Headers
+from websockets.http11 import Request
 
 from websuckets.exc import HandshakeRefused
 from websuckets.socket import Socket
@@ -157,8 +158,8 @@ class Acceptor(Protocol):
         """Return the offered subprotocol to speak, if any."""
         ...
 
-    async def answer(self, path: str) -> HttpResponse:
-        """Return the answer to a request that is not an opening handshake.
+    async def answer(self, path: str, request: Request) -> HttpResponse:
+        """Return the answer to a ``request`` that is not an opening handshake.
 
         The answer may take some seconds, and the client may leave meanwhile. ``path`` is as in
         `TransportConnection.request_path`.

@@ -4,6 +4,8 @@ import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
+from websockets.http11 import Request
+
 from websuckets.exc import ConfigurationError
 from websuckets.protocol.transport import HttpResponse
 from websuckets.serving.lifecycle import RunningApp
@@ -13,6 +15,7 @@ from websuckets.transports.asgi_events import (
     AsgiScope,
     AsgiSend,
     path_within,
+    request_of,
     send_response,
 )
 
@@ -31,7 +34,7 @@ class AsgiApplication:
         self,
         lifespan: Callable[[], AbstractAsyncContextManager[None]],
         entered: Callable[[], Awaitable[RunningApp]],
-        answer: Callable[[str], Awaitable[HttpResponse]],
+        answer: Callable[[str, Request], Awaitable[HttpResponse]],
     ) -> None:
         self._lifespan = lifespan
         self._answer = answer
@@ -46,7 +49,8 @@ class AsgiApplication:
             case "lifespan":
                 await self._live(receive, send)
             case "http":
-                await _answer_http(await self._answer(path_within(scope)), scope, send)
+                answer = await self._answer(path_within(scope), request_of(scope))
+                await _answer_http(answer, scope, send)
             case other:
                 raise RuntimeError(f"websuckets serves WebSocket, and knows nothing of {other!r}")
 

@@ -15,7 +15,7 @@ from websuckets.commands.dispatcher import Dispatcher
 from websuckets.connections.admission import Admission
 from websuckets.connections.readiness import Readiness, ReadinessLog
 from websuckets.connections.registry import Connections
-from websuckets.connections.setup import Setup
+from websuckets.connections.setup import HttpPages, Setup
 from websuckets.di.context_managers import DOUBTFUL
 from websuckets.di.graph import factories_of, scopes_of
 from websuckets.di.scope_factory import ScopeBinder
@@ -88,12 +88,14 @@ async def started(
     middleware: Iterable[Middleware] = (),
     *,
     readiness_log: ReadinessLog,
+    pages: HttpPages | None,
     finalise: bool,
     propagate: Propagate = propagate,
 ) -> AsyncIterator[RunningApp]:
     """Run an app for as long as the context lasts: its hooks have run, its tasks are running.
 
-    ``readiness_log`` lives as long as the app. ``finalise`` says that the container is the app's
+    ``readiness_log`` lives as long as the app. ``pages`` are served beside the connections, if
+    there are any. ``finalise`` says that the container is the app's
     own: its objects are finalised at the end. ``propagate`` is called with an error by which a task
     of the app ends the program. Raises what an ``on_startup`` hook raises.
     """
@@ -121,6 +123,7 @@ async def started(
         time_to_verify=clock.timeout(limits.auth_timeout),
         request_scopes=request_scopes,
         background=background,
+        pages=pages,
     )
     timeouts = PeerTimeouts.of(clock, limits, {})
     scope.binder = ScopeBinder(compiled.context.scopes, container)

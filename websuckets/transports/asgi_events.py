@@ -28,13 +28,14 @@ AsgiSend: TypeAlias = Callable[[AsgiEvent], Awaitable[None]]
 
 
 def request_of(scope: AsgiScope) -> Request:
-    """Return the opening handshake as it came, including the path of the mount."""
+    """Return the request, an opening handshake or another, with the path of the mount."""
     raw_path = scope.get("raw_path")
     path = quote(scope["path"]) if raw_path is None else raw_path.decode("latin-1")
     path, *_ = path.split("?")  # some servers leave the query in the path
     query = scope.get("query_string", b"").decode("latin-1")
     headers = Headers(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in scope.get("headers", ())
     )
     join_cookies(headers)
     return Request(f"{path}?{query}" if query else path, headers)

@@ -92,7 +92,7 @@ class Handshake(CommonConnection):
             join_cookies(request.headers)
             response = await _result(process_request, self, request)
             if response is None and not _wants_websocket(request):
-                return self._response(await self.acceptor.answer(path_of(request)))
+                return self._response(await self.acceptor.answer(path_of(request), request))
             return response
 
         async def process(_: Any, request: Request, response: Any) -> Any:
