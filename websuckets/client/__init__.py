@@ -1,5 +1,6 @@
 """Client of a websuckets server, which connects again, sends again, and catches up."""
 
+from websuckets.client.authentication import Credentials
 from websuckets.client.client import Client
 from websuckets.client.errors import (
     ClientClosed,
@@ -13,7 +14,6 @@ from websuckets.client.errors import (
 )
 from websuckets.client.frames import ReceivedEvent
 from websuckets.client.reconnecting import CLOSE_CODES, Backoff, Retry
-from websuckets.client.running import Credentials
 from websuckets.client.streams import Stream
 from websuckets.client.subscriptions import Subscription
 

@@ -1,9 +1,8 @@
 """A running client: connects, authenticates, renews, and connects again until it is closed."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from inspect import isawaitable
 from itertools import count
@@ -12,8 +11,9 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from websuckets.client.authentication import Authenticate, Authentication
 from websuckets.client.buffers import ReadingGate
-from websuckets.client.calls import UNKNOWN_USER, Call, Queue
+from websuckets.client.calls import Call, Queue
 from websuckets.client.connection import end_of_attempt, open_link
 from websuckets.client.errors import ClientClosed, CommandError, ConnectionLost
 from websuckets.client.frames import Errors, Frame
@@ -23,7 +23,7 @@ from websuckets.client.session import Session
 from websuckets.client.subscriptions import AGAIN_LATER, Subscriptions
 from websuckets.runtime.event_loop import EventLoop
 
-__all__ = ["Authenticate", "Credentials", "RunningClient", "Settings", "State"]
+__all__ = ["RunningClient", "Settings", "State"]
 
 State = Literal["connecting", "open", "waiting", "closed"]
 
@@ -32,24 +32,6 @@ NOT_AUTHENTICATED: Final = 4401
 logger: Final = logging.getLogger("websuckets.client")
 
 _OTHER_LOOP: Final = "this client was entered in another event loop, and works in that one only"
-
-_authenticating: ContextVar["Session | None"] = ContextVar("_authenticating", default=None)
-"""Session for which the code that runs authenticates; its commands do not wait in the queue."""
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """Result of ``authenticate``: the token of later commands, and the user whose token it is.
-
-    The ``user`` is anything that tells users apart. Where it changes, commands that another user
-    has called, and that have no reply yet, fail with `UserChanged`.
-    """
-
-    token: str | None = field(default=None, repr=False)
-    user: Any = None
-
-
-Authenticate = Callable[[], "Awaitable[str | Credentials | None] | str | Credentials | None"]
 
 
 @dataclass(frozen=True)
@@ -87,10 +69,7 @@ class RunningClient:
         self.on_state: list[Callable[[State], None]] = []
         self.failure: ClientClosed | None = None
         self.last_end: ConnectionEnd | None = None
-        self._authenticate = authenticate
-        self._token: str | None = None
-        self._user: Any = UNKNOWN_USER
-        self._has_new_token = False
+        self.authentication = Authentication(authenticate, self._drop_others)
         self._queue = Queue(settings.queue)
         self._reconnecting = Reconnecting(settings.backoff, settings.close_codes)
         self._session: Session | None = None
@@ -107,26 +86,6 @@ class RunningClient:
 
     # The program's side
 
-    @property
-    def token(self) -> str | None:
-        return self._token
-
-    @token.setter
-    def token(self, token: str | None) -> None:
-        self._token = token
-        self._has_new_token = True
-
-    @property
-    def user(self) -> Any:
-        return None if self._user is UNKNOWN_USER else self._user
-
-    @user.setter
-    def user(self, user: Any) -> None:
-        self._user = user
-        self._queue.drop_others(user)
-        if self._session is not None:
-            self._session.drop_others(user)
-
     def start(self, call: Call) -> None:
         """Send a command, or let it wait for a connection. Raises `QueueFull`, `ClientClosed`."""
         self.loop.check(_OTHER_LOOP)
@@ -134,15 +93,15 @@ class RunningClient:
             raise self._closed_error()
         session = self._session
         if session is not None and session.is_open:
-            if session is _authenticating.get() and self.state != "open":
+            if self.state != "open" and self.authentication.runs_for(session):
                 call.is_bound = True
                 session.send(call)
                 return
             if self.state == "open":
-                call.user = self._user
+                call.user = self.authentication.user
                 session.send(call)
                 return
-        call.user = self._user
+        call.user = self.authentication.user
         self._queue.put(call)
 
     def abandon(self, call: Call) -> None:
@@ -155,29 +114,9 @@ class RunningClient:
             session.cancel(call)
 
     async def authenticate(self) -> None:
-        """Run the function of the program on this connection. Raises its errors.
-
-        Without a connection that is open, do nothing: the next one begins with it.
-        """
-        session = self._session
-        if self._authenticate is None or session is None:
-            return
-        reset = _authenticating.set(session)
-        try:
-            result = self._authenticate()
-            if isawaitable(result):
-                result = await result
-        finally:
-            _authenticating.reset(reset)
-        if isinstance(result, str):
-            self._token = result
-        elif isinstance(result, Credentials):
-            self._token = result.token
-            self.user = result.user
-        elif result is not None:
-            raise TypeError(
-                f"authenticate returns a token, Credentials or None, not a {type(result).__name__}"
-            )
+        """Run ``authenticate`` on this connection, if there is one. Raises its errors."""
+        if self._session is not None:
+            await self.authentication.run(self._session)
 
     async def close(self) -> None:
         """Close the connection with 1000, and end; everything that waits fails."""
@@ -210,7 +149,7 @@ class RunningClient:
         """Return the reason for which the client does not connect any more."""
         while True:
             self._set_state("connecting")
-            self._has_new_token = False
+            self.authentication.begin()
             try:
                 end = await self._connect()
             except Exception as error:
@@ -222,7 +161,7 @@ class RunningClient:
             self.last_end = end
             if self._is_closing:
                 return ClientClosed()
-            can_authenticate = self._authenticate is not None or self._has_new_token
+            can_authenticate = self.authentication.can_change
             pause = self._reconnecting.pause_after(end, can_authenticate=can_authenticate)
             place, code = self.settings.place, end.status or end.code
             if pause is None:
@@ -240,7 +179,7 @@ class RunningClient:
             headers = await headers
         options = dict(settings.options)
         options["additional_headers"] = headers
-        session = None
+        session: Session | None = None
         with anyio.CancelScope() as scope:  # ends a connection that does not close by itself
             try:
                 async with open_link(settings.url, options) as link:
@@ -261,7 +200,7 @@ class RunningClient:
                 if session is None:
                     return end_of_attempt(error)
                 logger.debug("leaving a connection: %s", type(error).__name__)
-        return ConnectionEnd() if session is None else session.end
+        return session.end
 
     async def _use(self, session: Session) -> None:
         self._session = session
@@ -325,7 +264,13 @@ class RunningClient:
                 self.listeners.put(frame)
 
     def _current_token(self) -> str | None:
-        return self._token
+        return self.authentication.token
+
+    def _drop_others(self, user: Any) -> None:
+        """Fail the calls of other users than this one."""
+        self._queue.drop_others(user)
+        if self._session is not None:
+            self._session.drop_others(user)
 
     def _closed_error(self) -> ClientClosed:
         """Return a new error for the present call, with the cause of the first one."""

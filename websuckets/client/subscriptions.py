@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from inspect import isawaitable
 from itertools import count
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import anyio
 
@@ -58,8 +58,8 @@ class Watch:
         ids: "count[int]",
     ) -> None:
         self.event = event
-        self.items: deque[Frame | _Reload] = deque()
-        self.first: Frame | None = None
+        self.items: deque[_Received | _Begun] = deque()
+        self.first: _Begun | None = None
         self.failure: Exception | None = None
         self.changed = Signal()
         self.positions: dict[str, tuple[str, int]] = {}
@@ -113,12 +113,13 @@ class Watch:
         self._current = None
         self._failures = 0
         has_gap = self._move_to(frame) or not frame.positions
+        begun = _Begun(frame.payload, dict(self.positions))
         is_first = self.first is None
-        if is_first:
-            self.first = frame
+        if self.first is None:
+            self.first = begun
         if has_gap and not (is_first and not self._since):
             self.items.clear()  # the reply has the state behind these events
-            self.items.append(_Reload(frame))
+            self.items.append(begun)
         self.changed.set()
 
     def take_event(self, frame: Frame) -> bool:
@@ -133,7 +134,7 @@ class Watch:
         epoch, last = self.positions[channel]
         if frame.offset > last + 1:
             self.renew()
-        elif frame.offset == last + 1 and (frame.is_offset or self._put(frame)):
+        elif frame.offset == last + 1 and (frame.is_offset or self._put(frame, epoch)):
             self.positions[channel] = (epoch, frame.offset)
         return True
 
@@ -156,11 +157,11 @@ class Watch:
             self._put(frame)
         return True
 
-    def _put(self, frame: Frame) -> bool:
+    def _put(self, frame: Frame, epoch: str = "") -> bool:
         if len(self.items) >= self._size:
             self._overflowed = True
             return False
-        self.items.append(frame)
+        self.items.append(_Received(frame.event(), epoch))
         self.changed.set()
         return True
 
@@ -228,11 +229,18 @@ class _Renewal:
         return False  # the subscription is renewed by itself
 
 
-class _Reload:
-    """Place between the events before a gap, and those behind it."""
+class _Received(NamedTuple):
+    """An event, and the epoch of its channel, if that has a history."""
 
-    def __init__(self, reply: Frame) -> None:
-        self.reply = reply
+    event: ReceivedEvent
+    epoch: str
+
+
+class _Begun(NamedTuple):
+    """Place behind which events begin: the payload of the reply, and the positions."""
+
+    payload: Any
+    positions: dict[str, tuple[str, int]]
 
 
 class Subscriptions:
@@ -307,6 +315,7 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
         self._on_reload = on_reload
         self._timeout = timeout
         self._reply: Any = None
+        self._positions: dict[str, tuple[str, int]] = {}
         self._is_entered = False
 
     @property
@@ -319,8 +328,11 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
 
     @property
     def positions(self) -> dict[str, tuple[str, int]]:
-        """Epoch and offset of the last event that was received, by channels: for ``since=``."""
-        return dict(self._watch.positions)
+        """Epoch and offset of the last event that the iteration has yielded, by channels.
+
+        They are for ``since=`` of a subscription that goes on where this one has ended.
+        """
+        return dict(self._positions)
 
     async def __aenter__(self) -> "Subscription[T]":
         if self._is_entered:
@@ -334,7 +346,7 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
             if watch.first is None:
                 assert watch.failure is not None
                 raise watch.failure
-            self._reply = self._read(watch.event, watch.first.payload)
+            self._begin(watch.first)
         except TimeoutError:
             self._all.remove(watch)
             text = f"no reply to {watch.event!r} within {self._timeout} seconds"
@@ -360,15 +372,23 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
                 watch.renew_if_overflowed()
                 await watch.changed.wait()
             item = watch.items.popleft()
-            if isinstance(item, Frame):
-                event = item.event()
-                if (read := self._readers.get(event.event)) is not None:
-                    event.payload = read(event.event, event.payload)
-                return event
-            await self._reload(item.reply)
+            if isinstance(item, _Begun):
+                await self._reload(item)
+                continue
+            event = item.event
+            if event.channel is not None and event.offset is not None:
+                self._positions[event.channel] = (item.epoch, event.offset)
+            if (read := self._readers.get(event.event)) is not None:
+                event.payload = read(event.event, event.payload)
+            return event
 
-    async def _reload(self, frame: Frame) -> None:
-        reply = self._reply = self._read(self._watch.event, frame.payload)
+    def _begin(self, begun: _Begun) -> None:
+        self._reply = self._read(self._watch.event, begun.payload)
+        self._positions = dict(begun.positions)
+
+    async def _reload(self, begun: _Begun) -> None:
+        self._begin(begun)
+        reply = self._reply
         if self._on_reload is None:
             raise EventsMissed(self._watch.event, reply)
         result = self._on_reload(reply)
