@@ -7,6 +7,7 @@ import typer
 import websuckets
 from websuckets.cli.asyncapi import asyncapi
 from websuckets.cli.check import check
+from websuckets.cli.client import client
 from websuckets.cli.commands import commands
 from websuckets.cli.graph import graph
 from websuckets.cli.new import new
@@ -53,3 +54,4 @@ program.command()(check)
 program.command()(commands)
 program.command()(graph)
 program.command()(asyncapi)
+program.add_typer(client, name="client")

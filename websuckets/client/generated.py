@@ -196,11 +196,14 @@ class GeneratedClient:
         """Call ``function``, async or not, with the payload of each such ``event`` from now on.
 
         Events of subscriptions do not come here. Return a function that removes ``function`` again.
+        Raises `TypeError` for `AnyEvent`, which has no name.
         """
         fields = event.model_fields
-        return self.client.on(
-            fields["event"].default, function, payload=TypeAdapter(fields["payload"].annotation)
-        )
+        name, hint = fields["event"].default, fields["payload"].annotation
+        if not isinstance(name, str):
+            raise TypeError(f"{event.__name__} has no name; use client.on(name, function)")
+        payload: TypeAdapter[Any] = TypeAdapter(cast("Any", hint))
+        return self.client.on(name, function, payload=payload)
 
     def _subscribe(
         self,

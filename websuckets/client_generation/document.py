@@ -180,7 +180,8 @@ class _Reader:
                 schema = schema["anyOf"][0]  # the other one is null, which stands for none
             payload = type_of(schema)
         replies: list[Type] = []
-        errors, others = [], []
+        errors: list[str] = []
+        others: list[str] = []
         for key in _keys(operation["reply"]["messages"]):
             message = self._messages[key]
             match message["x-websuckets-message"]["kind"]:

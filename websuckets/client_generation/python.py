@@ -228,8 +228,8 @@ class _Printer:
         unions: list[Part] = []
         for command in contract.commands:
             name = methods[command.name]
-            events, union = self._subscribed(command, name)
-            unions += union
+            events, parts = self._subscribed(command, name)
+            unions += parts
             text = writer.method(command, name, events)
             texts.append(Part(f"{API}.{name}", text, 1))
             if (part := writer.errors_part(command, name)) is not None:

@@ -25,6 +25,7 @@ from websuckets.client_generation.types import (
     Enumeration,
     Field,
     Model,
+    Type,
 )
 
 __all__ = ["BUILTINS", "declared_part", "field_names", "member_names", "type_name"]
@@ -184,9 +185,11 @@ def _field(
     return (f"{line}\n{docstring(told)}" if any(told) else line), is_partial
 
 
-def _unchecked(type: object, types: Types) -> str | None:
+def _unchecked(type: Type, types: Types) -> str | None:
     """Return a text for a pattern that only the server knows, as one with a lookahead."""
-    pattern = dict(type.rules).get("pattern") if isinstance(type, Constrained) else None
+    if not isinstance(type, Constrained):
+        return None
+    pattern = dict(type.rules).get("pattern")
     if pattern is None or any(rule.startswith("pattern=") for rule in types.rules(type)):
         return None
     return f"The server holds it to the pattern ``{one_line(str(pattern))}``."

@@ -400,8 +400,8 @@ _READERS: Final = {
 """Functions that return the expression of a default that is written as a text, by its class."""
 
 
-def _kind(value: Any) -> type:
-    return value.__class__
+def _kind(value: object) -> type:
+    return type(value)
 
 
 def _is_plain(value: Any) -> bool:
