@@ -38,8 +38,8 @@ _OTHER_LOOP: Final = "this client was entered in another event loop, and works i
 class Settings:
     """Options of a client: see `Client`."""
 
-    url: str
-    headers: Any
+    url: str = field(repr=False)
+    headers: Any = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     errors: Errors
     queue: int
