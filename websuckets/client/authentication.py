@@ -1,4 +1,4 @@
-"""Authentication of a client: its token, its user, and the function of the program that runs first."""
+"""Authentication of a client: its token, its user, and the function that runs before all else."""
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -82,7 +82,7 @@ class Authentication:
             return
         reset = _session.set(session)
         try:
-            result = self._function()
+            result: Any = self._function()
             if isawaitable(result):
                 result = await result
         finally:

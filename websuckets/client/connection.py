@@ -1,11 +1,10 @@
 """Connections of clients: by the client of ``websockets``, on asyncio and on trio."""
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus, InvalidURI
 
 from websuckets.client.reconnecting import ConnectionEnd, retry_after_seconds
 from websuckets.runtime.event_loop import on_trio
@@ -13,6 +12,9 @@ from websuckets.runtime.event_loop import on_trio
 __all__ = ["Link", "LinkClosed", "end_of_attempt", "open_link"]
 
 ABNORMAL: Final = 1006
+
+MISTAKES: Final = (TypeError, ValueError, AttributeError, ImportError, InvalidURI, InvalidProxy)
+"""Errors that come of the options of the program. All others may pass, as those of a network do."""
 
 
 class LinkClosed(Exception):
@@ -105,10 +107,7 @@ def end_of_attempt(error: Exception) -> ConnectionEnd:
         with suppress(KeyError, LookupError):
             wait = retry_after_seconds(response.headers.get("Retry-After"))
         return ConnectionEnd(status=response.status_code, retry_after=wait)
-    passing: tuple[type[Exception], ...] = (OSError, EOFError, TimeoutError, InvalidHandshake)
-    if (trio := sys.modules.get("trio")) is not None:
-        passing += (trio.BrokenResourceError, trio.ClosedResourceError)
-    if not isinstance(error, passing):
+    if isinstance(error, MISTAKES):
         raise error
     why = getattr(error, "strerror", None) or type(error).__name__
     return ConnectionEnd(ABNORMAL, str(why))

@@ -38,8 +38,8 @@ _OTHER_LOOP: Final = "this client was entered in another event loop, and works i
 class Settings:
     """Options of a client: see `Client`."""
 
-    url: str
-    headers: Any
+    url: str = field(repr=False)
+    headers: Any = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     errors: Errors
     queue: int
@@ -73,7 +73,6 @@ class RunningClient:
         self._queue = Queue(settings.queue)
         self._reconnecting = Reconnecting(settings.backoff, settings.close_codes)
         self._session: Session | None = None
-        self._open_since: float | None = None
         self._is_closing = False
         self._has_told_bad_frame = False
 
@@ -200,18 +199,17 @@ class RunningClient:
                 if session is None:
                     return end_of_attempt(error)
                 logger.debug("leaving a connection: %s", type(error).__name__)
-        return session.end
+        return ConnectionEnd() if session is None else session.end
 
     async def _use(self, session: Session) -> None:
         self._session = session
-        self._open_since = None
         try:
             await session.run(self._prepare)
         finally:
             self._session = None
             self.subscriptions.begin(None)
-            if self._open_since is not None:
-                lasted = anyio.current_time() - self._open_since
+            if session.opened_at is not None:
+                lasted = anyio.current_time() - session.opened_at
                 session.end = replace(session.end, lasted=lasted)
             lost = ClientClosed() if self._is_closing else _lost(session.end)
             self._queue.put_back(session.take_lost(lost))
@@ -241,7 +239,7 @@ class RunningClient:
             logger.exception("%s: authenticate failed; it is tried again", self.settings.place)
             session.lose(ConnectionEnd(reason=f"authenticate: {type(error).__name__}"))
             return
-        self._open_since = anyio.current_time()
+        session.opened_at = anyio.current_time()
         self._set_state("open")
         self.subscriptions.begin(session)
         for call in self._queue.take_all():

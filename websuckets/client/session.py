@@ -52,6 +52,8 @@ class Session:
         self.end = ConnectionEnd()
         self.failure: ClientClosed | None = None
         """Error after which the client does not connect any more."""
+        self.opened_at: float | None = None
+        """Time of the event loop at which the session was authenticated."""
         self.is_dead = False
         """True for a connection with which no closing handshake is possible."""
         self.is_open = True

@@ -250,6 +250,7 @@ class Subscriptions:
         self._watches: list[Watch] = []
         self._left: set[str] = set()
         self._session: Session | None = None
+        self._failure: ClientClosed | None = None
 
     def begin(self, session: Session | None) -> None:
         """Renew all on a new connection; without one, wait for it."""
@@ -259,8 +260,11 @@ class Subscriptions:
             watch.begin(session)
 
     def add(self, watch: Watch) -> None:
+        """Begin a subscription, now or on the next connection."""
         self._watches.append(watch)
         watch.begin(self._session)
+        if self._failure is not None:
+            watch.fail(self._failure)
 
     def remove(self, watch: Watch) -> None:
         """End a subscription on this side: the server goes on to send its events."""
@@ -280,7 +284,8 @@ class Subscriptions:
         return any(found) or frame.is_offset or frame.channel in self._left
 
     def fail_all(self, error: ClientClosed) -> None:
-        """End all subscriptions with this error."""
+        """End all subscriptions with this error, and those that are yet to come."""
+        self._failure = error
         for watch in self._watches:
             watch.fail(error)
 
@@ -345,7 +350,7 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
                     await watch.changed.wait()
             if watch.first is None:
                 assert watch.failure is not None
-                raise watch.failure
+                raise watch.failure.with_traceback(None)
             self._begin(watch.first)
         except TimeoutError:
             self._all.remove(watch)
@@ -368,7 +373,7 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
         while True:
             while not watch.items:
                 if watch.failure is not None:
-                    raise watch.failure
+                    raise watch.failure.with_traceback(None)
                 watch.renew_if_overflowed()
                 await watch.changed.wait()
             item = watch.items.popleft()
