@@ -7,11 +7,13 @@ import pytest
 from mistakes import Mistake, see
 from mistakes_at_start import CONFIGURING, MOUNTING, STARTING, TESTING
 from mistakes_in_dependencies import DEPENDENCIES, SCOPES, SECURITY
+from mistakes_in_errors import ERRORS
 from mistakes_in_results import AROUND_COMMANDS, RESULTS, SENDING
 from mistakes_in_signatures import SIGNATURES
 
 MISTAKES: Final = [
     *SIGNATURES,
+    *ERRORS,
     *DEPENDENCIES,
     *SCOPES,
     *SECURITY,

@@ -18,6 +18,8 @@ A client can be generated from the document alone. The same app gives the same t
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from websuckets.asyncapi.channels import add_channel
 from websuckets.asyncapi.commands import add_command
 from websuckets.asyncapi.framework import SCHEMAS, add_framework
@@ -48,4 +50,7 @@ def asyncapi_document(
     for channel in sorted(channels, key=lambda channel: channel.pattern):
         add_channel(writer, channel)
     add_framework(writer)
-    return writer.complete(title, version, address, dict(SCHEMAS))
+    document = writer.complete(title, version, address, dict(SCHEMAS))
+    # Parts that are equal are one object up to here; and the default of a field may be infinite.
+    copied: dict[str, Any] = from_json(to_json(document, inf_nan_mode="null"))
+    return copied

@@ -5,6 +5,7 @@ pydantic writes schemas of draft 2020-12. The differences that matter are tuples
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any, Final, Literal, TypeAlias
 
 from pydantic import TypeAdapter
@@ -66,6 +67,16 @@ class _Generator(GenerateJsonSchema):
                 return dict(written)
         return {}
 
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        """Return the schema of decimals, which may be written with an exponent.
+
+        The pattern that some versions of pydantic add knows no exponent.
+        """
+        made = super().decimal_schema(schema)
+        for part in (made, *made.get("anyOf", ())):
+            part.pop("pattern", None)
+        return made
+
     def handle_invalid_for_json_schema(
         self, schema: core_schema.CoreSchema | Any, error_info: str
     ) -> JsonSchemaValue:
@@ -123,6 +134,8 @@ def _in_draft_7(schema: Any) -> Any:
             made[key] = {name: _in_draft_7(item) for name, item in value.items()}
         elif key == "discriminator" and isinstance(value, dict):
             made[DISCRIMINATOR] = value
+        elif key == "default" and isinstance(value, float) and not isfinite(value):
+            continue  # which JSON cannot write
         else:
             made[key] = value
     if "prefixItems" in made:

@@ -43,14 +43,13 @@ from websockets.http11 import Request
 from websuckets.commands.defaults import Default, field_of, misfit_of, remedy_for_marker
 from websuckets.commands.results import ANYTHING, EVENTS, ResultType
 from websuckets.commands.validation import PayloadValidator
-from websuckets.exc import ClientError, InvalidHandlerSignature
+from websuckets.exc import InvalidHandlerSignature
 from websuckets.introspection.functions import Kind, checked, evaluated, kind_of, target_of, where
 from websuckets.introspection.hints import (
     FromComponentMarker,
     alternatives,
     bare_type,
     component_of,
-    is_alias_of_string,
     metadata_of,
     name_of,
     open_variables,
@@ -702,20 +701,23 @@ def _payload(parameter: inspect.Parameter, hint: Any) -> PayloadParameter:
             default = Default.of_field(field)
     hint = _unmarked(hint)
     validate = _payload_validator(hint)
-    if default is None and (NoneType in types or _takes_null(types, validate)):
+    if default is None and NoneType in types:
         default = Default.of(None)  # in the protocol, null and absent are the same
+    elif default is None and _takes_null(validate):
+        default = Default(lambda: validate(NULL))
     return PayloadParameter(parameter.name, types, marked, default, validate, hint)
 
 
 _payload_validator = shared_by_hint(PayloadValidator)
 
+NULL: Final = b'{"payload": null}'
+"""Frame with a payload that is ``null``."""
 
-def _takes_null(types: Iterable[Any], validate: PayloadValidator) -> bool:
-    """Tell whether an alias whose meaning only pydantic knows accepts ``null``."""
-    if not any(is_alias_of_string(get_origin(type_) or type_) for type_ in types):
-        return False
+
+def _takes_null(validate: PayloadValidator) -> bool:
+    """Tell whether a type accepts ``null``: an alias of such types, or a model that is a value."""
     try:
-        validate(b'{"payload": null}')
-    except ClientError:
+        validate(NULL)
+    except Exception:  # also errors of validators of the program
         return False
     return True

@@ -1,0 +1,243 @@
+"""Types that programs use, and values of each, for hypothesis; and validators of documents."""
+
+import dataclasses
+import enum
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar, Union
+from uuid import UUID
+
+from hypothesis import strategies as st
+from jsonschema import Draft7Validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, create_model
+from typing_extensions import TypeAliasType, TypedDict
+
+__all__ = ["Typed", "typed", "validator_of"]
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """A type, and a strategy for its values."""
+
+    hint: Any
+    values: st.SearchStrategy[Any]
+
+
+class Color(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Word(str, enum.Enum):  # noqa: UP042  # as programs for Python 3.10 have it
+    CLASS = "class"
+
+
+class Page(BaseModel, Generic[T]):
+    items: list[T]
+    next: T | None = None
+
+
+class Box(RootModel[T], Generic[T]): ...
+
+
+class Tree(BaseModel):
+    """A model that has itself within."""
+
+    name: str = Field("", description="Name of the tree.")
+    color: Color = Field(Color.RED, description="A reference with a description.")
+    children: list["Tree"] = []
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"] = "cat"
+    lives: int = 9
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"] = "dog"
+    friends: "list[Annotated[Cat | Dog, Field(discriminator='kind')]]" = []
+
+
+class Aliased(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: int = Field(alias="class")
+    price: Decimal = Decimal("1.5")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return 2 * self.class_
+
+
+class Point(NamedTuple):
+    x: int
+    y: float = 0.0
+
+
+class Options(TypedDict):
+    a: int
+    b: NotRequired[list[str]]
+
+
+@dataclasses.dataclass
+class Account:
+    login: str
+    points: "list[Point]" = dataclasses.field(default_factory=list)
+
+
+Json = TypeAliasType("Json", "int | str | list[Json] | dict[str, Json]")  # type: ignore[misc]
+Alias = TypeAliasType("Alias", "tuple[int, str] | None")
+Pair = TypeAliasType("Pair", tuple[T, T], type_params=(T,))
+Positive = Annotated[int, Field(gt=0, description="A number above 0.")]
+
+integers = st.integers(-(2**70), 2**70)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+decimals = st.decimals(allow_nan=False, allow_infinity=False)
+texts = st.text(max_size=5)
+times = st.times(timezones=st.none() | st.just(UTC))
+moments = st.datetimes(timezones=st.none() | st.just(UTC))
+cats = st.builds(Cat, lives=integers)
+dogs = st.recursive(
+    st.builds(Dog),
+    lambda dog: st.builds(Dog, friends=st.lists(cats | dog, max_size=2)),
+    max_leaves=3,
+)
+trees = st.recursive(
+    st.builds(Tree, name=texts, color=st.sampled_from(Color)),
+    lambda tree: st.builds(Tree, name=texts, children=st.lists(tree, max_size=2)),
+    max_leaves=3,
+)
+points = st.builds(Point, integers, floats)
+json_values = st.recursive(
+    integers | texts,
+    lambda some: st.lists(some, max_size=2) | st.dictionaries(texts, some, max_size=2),
+    max_leaves=4,
+)
+
+SIMPLE = [
+    Typed(int, integers),
+    Typed(str, texts),
+    Typed(bool, st.booleans()),
+    Typed(float, floats),
+    Typed(None, st.none()),
+    Typed(Decimal, decimals),
+    Typed(UUID, st.uuids()),
+    Typed(date, st.dates()),
+    Typed(datetime, moments),
+    Typed(time, times),
+    Typed(timedelta, st.timedeltas(timedelta(-9000), timedelta(9000))),
+    Typed(Positive, st.integers(1, 2**53)),
+    Typed(Color, st.sampled_from(Color)),
+    Typed(Level, st.sampled_from(Level)),
+    Typed(Word, st.just(Word.CLASS)),
+    Typed(Literal["a b", 3, True], st.sampled_from(["a b", 3, True])),
+    Typed(Tree, trees),
+    Typed(Annotated[Cat | Dog, Field(discriminator="kind")], cats | dogs),
+    Typed(Aliased, st.builds(Aliased, class_=integers, price=decimals)),
+    Typed(Point, points),
+    Typed(
+        Options,
+        st.fixed_dictionaries({"a": integers}, optional={"b": st.lists(texts, max_size=2)}),
+    ),
+    Typed(Account, st.builds(Account, texts, st.lists(points, max_size=2))),
+    Typed(Json, json_values),
+    Typed(Alias, st.none() | st.tuples(integers, texts)),
+    Typed(Any, json_values),
+]
+"""Types without others, and some of which others are made."""
+
+KEYS = [Typed(str, texts), Typed(int, integers), Typed(Color, st.sampled_from(Color))]
+HASHABLE = [
+    Typed(int, integers),
+    Typed(str, texts),
+    Typed(UUID, st.uuids()),
+    Typed(Word, st.just(Word.CLASS)),
+]
+
+
+def typed() -> st.SearchStrategy[Typed]:
+    """Return a strategy for types, with their values."""
+    return st.recursive(st.sampled_from(SIMPLE), _around, max_leaves=4)
+
+
+def _around(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
+    return st.one_of(
+        inner.map(lambda t: Typed(list[t.hint], st.lists(t.values, max_size=3))),
+        inner.map(lambda t: _union((t, SIMPLE[4]))),
+        inner.map(lambda t: Typed(tuple[t.hint, ...], st.lists(t.values, max_size=3).map(tuple))),
+        inner.map(lambda t: Typed(Pair[t.hint], st.tuples(t.values, t.values))),
+        inner.map(
+            lambda t: Typed(
+                Page[t.hint],
+                _built(
+                    Page[t.hint], items=st.lists(t.values, max_size=2), next=st.none() | t.values
+                ),
+            )
+        ),
+        inner.map(lambda t: Typed(Box[t.hint], _built(Box[t.hint], root=t.values))),
+        st.sampled_from(HASHABLE).map(lambda t: Typed(set[t.hint], st.sets(t.values, max_size=3))),
+        st.tuples(inner, inner).map(_union),
+        st.tuples(inner, inner).map(
+            lambda both: Typed(
+                tuple[both[0].hint, both[1].hint], st.tuples(both[0].values, both[1].values)
+            )
+        ),
+        st.tuples(st.sampled_from(KEYS), inner).map(
+            lambda both: Typed(
+                dict[both[0].hint, both[1].hint],
+                st.dictionaries(both[0].values, both[1].values, max_size=3),
+            )
+        ),
+        st.lists(inner, min_size=1, max_size=3).map(_model),
+        st.lists(inner, min_size=1, max_size=3).map(_dataclass),
+    )
+
+
+def _union(both: tuple[Typed, Typed]) -> Typed:
+    one, another = both
+    hint: Any = Union[one.hint, another.hint]  # noqa: UP007  # two of None cannot be joined by |
+    return Typed(hint, one.values | another.values)
+
+
+def _built(cls: Any, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Return a strategy for objects of a model, made without validation of their values."""
+    return st.fixed_dictionaries(fields).map(lambda values: cls.model_construct(**values))
+
+
+_numbers: Iterator[int] = count()
+
+
+def _model(fields: list[Typed]) -> Typed:
+    """Return a model; most models have a name that another one has, too."""
+    names = [f"field {n}" if n else "field_0" for n in range(len(fields))]
+    definitions: Any = {
+        f"field_{n}": (field.hint, Field(alias=names[n])) for n, field in enumerate(fields)
+    }
+    made: Any = create_model("Made", **definitions)
+    values = {f"field_{n}": field.values for n, field in enumerate(fields)}
+    return Typed(made, _built(made, **values))
+
+
+def _dataclass(fields: list[Typed]) -> Typed:
+    """Return a dataclass with these fields."""
+    made = dataclasses.make_dataclass(
+        "MadeData", [(f"field_{n}", field.hint) for n, field in enumerate(fields)]
+    )
+    values = {f"field_{n}": field.values for n, field in enumerate(fields)}
+    return Typed(made, st.fixed_dictionaries(values).map(lambda given: made(**given)))
+
+
+def validator_of(document: dict[str, Any], message: str) -> Draft7Validator:
+    """Return the validator of the frames of a message, by its key in a document."""
+    schema = document["components"]["messages"][message]["payload"]
+    return Draft7Validator({**schema, "components": document["components"]})
