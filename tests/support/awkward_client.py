@@ -336,6 +336,11 @@ async def comment(socket: Socket, id: Payload[int], channels: Channels) -> None:
     await channels.publish(anything(id=1), ClientEvent("whatever", [id]))
 
 
+@users.command("close")
+async def close(socket: Socket, id: Payload[int], channels: Channels) -> None:
+    await channels.publish(ticket(id=id), Closed())
+
+
 @odd.command("class")
 async def class_(socket: Socket) -> None: ...
 

@@ -240,8 +240,8 @@ class _Printer:
         use = self._uses.use
         title = one_line(f"{contract.title} {contract.version}")
         how = f"``client`` is a `{use('Client')}` that is entered: ``{API}(client)``."
-        errors = ", ".join(map(literal, OF_ALL))
-        raised = f"Each command may raise `CommandError` ({errors}), too."
+        others = ", ".join(map(literal, OF_ALL))
+        raised = f"Each command may raise `CommandError` ({others}), too."
         body = docstring([f"Commands of {title}.", how, wrapped(raised)])
         if self._errors:
             body += "\n\n_errors = ERRORS"

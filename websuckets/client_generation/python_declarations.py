@@ -50,6 +50,9 @@ PROTECTED: Final = ("model_validate", "model_dump")
 
 DIRECTIONS: Final = ("-Input", "-Output")
 
+_METADATA: Final = re.compile(r"\b(?:Annotated|FieldInfo\([^()]*\))")
+"""Parts of the titles of generic models that say nothing to people."""
+
 _NOT_IN_KEYS: Final = re.compile(r"[^a-zA-Z0-9.\-_]")
 
 
@@ -62,7 +65,8 @@ def type_name(declared: Declaration) -> str:
     key = declared.key
     end = next((end for end in DIRECTIONS if key.endswith(end)), "")
     base = key.removesuffix(end)
-    name = declared.title if _NOT_IN_KEYS.sub("_", declared.title) == base else base
+    is_of_title = _NOT_IN_KEYS.sub("_", declared.title) == base
+    name = _METADATA.sub("", declared.title) if is_of_title else base
     return camel(name) + end[1:]
 
 
