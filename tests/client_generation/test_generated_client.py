@@ -208,16 +208,18 @@ async def test_a_key_makes_a_command_take_effect_once() -> None:
 
 async def test_a_timeout_is_that_of_the_call() -> None:
     group = CommandGroup("user")
+    told = anyio.Event()
 
     @group.command("create")
     async def create(socket: Socket) -> None:
-        await anyio.sleep_forever()
+        await told.wait()
 
     app = WebSuckets()
     app.include_command_group(group)
     async with api_of(app, module_of(source_of(app))) as api:
         with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"):
             await api.user_create(timeout=0.01)
+        told.set()
 
 
 async def test_streams_yield_models() -> None:

@@ -100,6 +100,14 @@ MEASURED: Final = ("str", "bytes")
 """Classes of texts whose length pydantic can limit."""
 
 
+EXPORTED: Final = ("AnyEvent", "PresenceEvent")
+"""Imported names that users of the module need, too."""
+
+
+def _imported(name: str) -> str:
+    return f"{name} as {name}" if name in EXPORTED else name
+
+
 class Imports:
     """Names that a generated module imports, as far as they are used."""
 
@@ -120,7 +128,7 @@ class Imports:
             if is_standard and module == "pydantic":
                 is_standard = False
                 yield ""
-            used = [name for name in names if name in self._used]
+            used = [_imported(name) for name in names if name in self._used]
             if used and (line := f"from {module} import {', '.join(used)}"):
                 if len(line) <= 100:
                     yield line
