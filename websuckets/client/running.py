@@ -46,6 +46,7 @@ class Settings:
     buffer: int
     heartbeat: float | None
     backoff: Backoff
+    reconnect: bool
     close_codes: Mapping[int, Retry]
     close_timeout: float
 
@@ -162,6 +163,8 @@ class RunningClient:
                 return ClientClosed()
             can_authenticate = self.authentication.can_change
             pause = self._reconnecting.pause_after(end, can_authenticate=can_authenticate)
+            if not self.settings.reconnect:
+                pause = None
             place, code = self.settings.place, end.status or end.code
             if pause is None:
                 logger.warning("%s: closed for good: %s %s", place, code, end.reason)
@@ -198,7 +201,7 @@ class RunningClient:
             except Exception as error:
                 if session is None:
                     return end_of_attempt(error)
-                logger.debug("leaving a connection: %s", type(error).__name__)
+                logger.exception("%s: a connection was ended by an error", settings.place)
         return ConnectionEnd() if session is None else session.end
 
     async def _use(self, session: Session) -> None:
