@@ -272,17 +272,9 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _frame(
-        self,
-        event: str,
-        payload: Any,
-        token: str | None,
-        id: str | int | None,
-        key: str | None = None,
-        since: Mapping[str, tuple[str, int]] | None = None,
-    ) -> str:
+    def _frame(self, event: str, payload: Any, token: str | None, *rest: Any) -> str:
         token = self.token if token is None else token
-        return command_frame(event, payload_json(payload), token, id, key, since)
+        return command_frame(event, payload_json(payload), token, *rest)
 
     @property
     def _inbox(self) -> "_Inbox":

@@ -45,7 +45,9 @@ RUSSIAN = {
 }
 """Pages of which there is a Russian one, and the Russian page."""
 
-RUN += [ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message")]  # English only
+RUN += [
+    ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message", "clients")
+]  # English only
 
 ALL = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),

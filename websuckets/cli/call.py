@@ -48,8 +48,8 @@ def call(
 ) -> None:
     """Send one command to a server and print the payload of its reply, as JSON.
 
-    The exit status is 0 for a reply, 1 for an error of the server, 2 for wrong arguments, 3 where
-    there is no connection, and 4 where the reply does not come in time. With --key, a connection
+    The exit status is 0 for a reply, 1 for an error of the server, 2 for wrong arguments, 3 without
+    a connection, and 4 where the reply does not come in time. With --key, a connection
     that cannot be made or is lost is made again, and the command sent again, until then.
 
     \b

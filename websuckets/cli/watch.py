@@ -35,7 +35,7 @@ def watch(
     where events were missed for good. A subscription goes on after a lost connection.
 
     The exit status is 0 for a stream that ends, for Ctrl-C and where nobody reads any more, 1 for
-    an error of the server, 2 for wrong arguments, and 3 where there is no connection.
+    an error of the server, 2 for wrong arguments, and 3 without a connection.
 
     \b
     Examples:

@@ -84,7 +84,7 @@ class UserChanged(ConnectionLost):
 
 
 class QueueFull(WebSucketsError):
-    """As many commands as the queue holds wait for a connection already; nothing was sent."""
+    """The queue is full of commands that wait for a connection; nothing was sent."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)

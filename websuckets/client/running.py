@@ -174,7 +174,7 @@ class RunningClient:
             await anyio.sleep(pause)
 
     async def _connect(self) -> ConnectionEnd:
-        """Return the end of one connection. Raises errors after which there is no other one."""
+        """Return the end of one connection. Raises errors after which none follows."""
         settings = self.settings
         headers = settings.headers() if callable(settings.headers) else settings.headers
         if isawaitable(headers):
@@ -256,7 +256,7 @@ class RunningClient:
             if not self._has_told_bad_frame:
                 self._has_told_bad_frame = True
                 size, place = len(frame.content), self.settings.place
-                text = "%s: ignored a frame of %d bytes that is no event, error or pong"
+                text = "%s: ignored a frame of %d bytes: not an event, an error or a pong"
                 logger.error(text, place, size)
         elif not self.subscriptions.take(frame):
             if frame.is_error:
