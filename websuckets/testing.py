@@ -272,17 +272,8 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _frame(
-        self,
-        event: str,
-        payload: Any,
-        token: str | None,
-        id: str | int | None,
-        key: str | None = None,
-        since: Mapping[str, tuple[str, int]] | None = None,
-    ) -> str:
-        token = self.token if token is None else token
-        return command_frame(event, payload_json(payload), token, id, key, since)
+    def _frame(self, *fields: Any) -> str:
+        return _frame(self.token, *fields)
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -300,6 +291,13 @@ _OTHER_LOOP: Final = (
     "this TestClient was entered in another event loop, and works in that one only: let a fixture "
     "and its tests have the same (pytest-asyncio calls that loop_scope)"
 )
+
+
+def _frame(
+    default_token: str | None, event: str, payload: Any, token: str | None, *rest: Any
+) -> str:
+    token = default_token if token is None else token
+    return command_frame(event, payload_json(payload), token, *rest)
 
 
 class _Stream(AsyncGenerator[ReceivedEvent, None]):

@@ -46,6 +46,7 @@ class Settings:
     buffer: int
     heartbeat: float | None
     backoff: Backoff
+    reconnect: bool
     close_codes: Mapping[int, Retry]
     close_timeout: float
 
@@ -162,6 +163,8 @@ class RunningClient:
                 return ClientClosed()
             can_authenticate = self.authentication.can_change
             pause = self._reconnecting.pause_after(end, can_authenticate=can_authenticate)
+            if not self.settings.reconnect:
+                pause = None
             place, code = self.settings.place, end.status or end.code
             if pause is None:
                 logger.warning("%s: closed for good: %s %s", place, code, end.reason)
@@ -171,7 +174,7 @@ class RunningClient:
             await anyio.sleep(pause)
 
     async def _connect(self) -> ConnectionEnd:
-        """Return the end of one connection. Raises errors after which there is no other one."""
+        """Return the end of one connection. Raises errors after which none follows."""
         settings = self.settings
         headers = settings.headers() if callable(settings.headers) else settings.headers
         if isawaitable(headers):
@@ -198,7 +201,7 @@ class RunningClient:
             except Exception as error:
                 if session is None:
                     return end_of_attempt(error)
-                logger.debug("leaving a connection: %s", type(error).__name__)
+                logger.exception("%s: a connection was ended by an error", settings.place)
         return ConnectionEnd() if session is None else session.end
 
     async def _use(self, session: Session) -> None:
@@ -253,7 +256,7 @@ class RunningClient:
             if not self._has_told_bad_frame:
                 self._has_told_bad_frame = True
                 size, place = len(frame.content), self.settings.place
-                text = "%s: ignored a frame of %d bytes that is no event, error or pong"
+                text = "%s: ignored a frame of %d bytes: not an event, an error or a pong"
                 logger.error(text, place, size)
         elif not self.subscriptions.take(frame):
             if frame.is_error:

@@ -124,7 +124,10 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
         raise StopAsyncIteration
 
     async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:
-        """Close the stream and raise the error that ``type``, ``value``, ``traceback`` give."""
+        """Close the stream; raise ``value`` or else ``type``, and never return.
+
+        ``traceback`` is ignored.
+        """
         self._leave()
         raise type if value is None else value
 
