@@ -196,7 +196,7 @@ class _Printer:
     def _subscribed(self, command: Command, method: str) -> tuple[Subscribed | None, list[Part]]:
         """Return the events to which a command subscribes, and the part that declares their type.
 
-        There are none, and there is no such part, where that is not needed.
+        ``None`` stands for a command without any; most commands need no part.
         """
         channels = [one for one in self._contract.channels if one.pattern in command.subscribes]
         if command.is_stream or not channels:
