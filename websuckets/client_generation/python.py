@@ -178,8 +178,10 @@ class _Printer:
         line = f"{head}{use('Annotated')}[{' | '.join(classes)}, {field}]"
         if len(line) <= LENGTH:
             return Part(name, line)
-        lines = [f"    {classes[0]}", *(f"    | {cls}" for cls in classes[1:])]
-        lines[-1] += ","
+        lines = [f"    {' | '.join(classes)},"]
+        if len(lines[0]) > LENGTH:
+            lines = [f"    {classes[0]}", *(f"    | {cls}" for cls in classes[1:])]
+            lines[-1] += ","
         return Part(name, "\n".join([f"{head}{use('Annotated')}[", *lines, f"    {field},", "]"]))
 
     def _members(self, channel: Channel) -> list[tuple[str, str | None]]:
