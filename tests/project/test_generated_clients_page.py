@@ -9,7 +9,7 @@ import anyio
 import pages
 import pytest
 from command_line import Project
-from generated_clients import module_of
+from generated_clients import module_of, source_of
 from timeouts import TIMEOUT
 
 pytestmark = pytest.mark.anyio
@@ -23,10 +23,8 @@ APP, USE = [text for language, text in pages.blocks(PAGE) if language == "python
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """Return a directory with the app of the page, and its client."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
     project = Project(tmp_path)
-    project.write(main=APP)
-    assert project.run("client", "python", "main:app", "-o", "api.py").returncode == 0
+    project.write(main=APP, api=source_of(module_of(APP).app))
     return project
 
 
@@ -62,9 +60,3 @@ def test_the_check_tells_what_the_page_says(project: Project) -> None:
     assert result.returncode == 1
     lines = [line.rstrip() for line in result.stderr.rstrip().splitlines()]
     assert lines == told.splitlines()
-
-
-def test_the_document_gives_the_client_of_the_page(project: Project) -> None:
-    assert project.run("asyncapi", "-o", "asyncapi.json").returncode == 0
-    options = ("--from", "asyncapi.json", "-o", "api.py", "--check")
-    assert project.run("client", "python", *options).returncode == 0
