@@ -10,7 +10,7 @@ from typing import Final
 import awkward_client
 import awkward_registry
 import pytest
-from generated_clients import apps_of_examples, source_of
+from generated_clients import app_of_example, names_of_examples, source_of
 from repository import ROOT
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -119,7 +119,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with the clients of all apps, and a program that uses one."""
     directory = tmp_path_factory.mktemp("clients")
     apps = {
-        **apps_of_examples(),
+        **{name: app_of_example(name) for name in names_of_examples()},
         "awkward_client": awkward_client.app,
         "awkward_registry": awkward_registry.app,
     }

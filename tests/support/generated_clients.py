@@ -32,11 +32,12 @@ def read_again(document: Any) -> Any:
     return json.loads(json.dumps(document))
 
 
-def apps_of_examples() -> dict[str, WebSuckets]:
-    """Return the last app of each example, by the name of its file."""
-    found = {}
-    for file in sorted(EXAMPLES.glob("*.py")):
-        if not file.stem.startswith("test_"):
-            apps = [app for app in vars(load(file.stem)).values() if isinstance(app, WebSuckets)]
-            found[file.stem] = apps[-1]
-    return found
+def names_of_examples() -> list[str]:
+    """Return the names of the examples that are programs, without ``.py``."""
+    files = sorted(EXAMPLES.glob("*.py"))
+    return [file.stem for file in files if not file.stem.startswith("test_")]
+
+
+def app_of_example(name: str) -> WebSuckets:
+    """Return the last app of an example."""
+    return [app for app in vars(load(name)).values() if isinstance(app, WebSuckets)][-1]
