@@ -59,7 +59,7 @@ def test_a_client_that_is_out_of_date_stays_and_the_difference_is_told(project: 
     assert (result.returncode, result.stdout) == (1, "")
     head, names, *lines = result.stderr.splitlines(keepends=True)
     assert head == OUT_OF_DATE
-    assert names == "new or changed: Note, Api.note_add\n"
+    assert names == "changed: Note, Api.note_add\n"
     assert lines[:2] == ["--- api.py\n", "+++ as it is generated now\n"]
     assert "-    text: int\n" in lines and "+    text: str\n" in lines
     assert (project.directory / "api.py").read_text("utf-8") == before

@@ -113,7 +113,7 @@ CHANGES: Final = {
     "fields that are kept": ("Item(BaseModel)", 'Item(BaseModel, extra="allow")', "Item"),
     "the name of a command": ('"add"', '"put"', "Api.item_put"),
     "the prefix of commands": ('CommandGroup("item")', 'CommandGroup("thing")', "Api.thing_add"),
-    "a command less": ('@group.command("list")\\n', "", ""),
+    "a command less": ('@group.command("list")\\n', "", "Api.item_list"),
     "a command that may be sent again": ("once=True, ", "", "Api.item_add"),
     "a deprecated command": ("timeout=5", "timeout=5, deprecated=True", "Api.item_add"),
     "the time of a command": ("timeout=5", "timeout=6", "Api.item_add"),
@@ -170,9 +170,9 @@ def test_each_single_change_is_a_difference_that_names_its_place(change: str) ->
     assert str(changed) != found
     lines = list(changed.differences(found, "api.py"))
     assert any(line.startswith("--- api.py") for line in lines)
-    if place:
-        assert place in changed.differing_from(found)
-    assert len(changed.differing_from(found)) < len(changed.parts)
+    differing = changed.differing_from(found)
+    assert place in [name for names in differing.values() for name in names]
+    assert len(differing["new"]) + len(differing["changed"]) < len(changed.parts)
 
 
 def test_a_client_that_is_up_to_date_has_no_differences() -> None:
@@ -185,7 +185,23 @@ def test_many_differences_are_cut_off() -> None:
     source = python_client(read_document(awkward_client.app.asyncapi()))
     lines = list(source.differences("", "api.py"))
     assert lines[-1] == "..." and len(lines) < 40
-    assert lines[0].startswith("new or changed: ") and " more" in lines[0]
+    assert lines[0].startswith("new: ") and lines[0].endswith(" more")
+
+
+def test_what_is_new_changed_and_gone_is_told_apart() -> None:
+    now = APP.replace("size: int", "size: float").replace('"list"', '"all"')
+    changed = python_client(read_document(app_of(now).asyncapi()))
+    assert changed.differing_from(source_of(app_of(APP))) == {
+        "new": ["_ITEM_ALL_RESULT", "Api.item_all"],
+        "changed": ["Item"],
+        "gone": ["_ITEM_LIST_RESULT", "Api.item_list"],
+    }
+
+
+def test_the_names_of_a_module_are_those_of_its_parts() -> None:
+    source = python_client(read_document(awkward_client.app.asyncapi()))
+    names = [part.name for part in source.parts if part.name]
+    assert list(source.names_in(str(source))) == names
 
 
 @pytest.mark.parametrize("name", [*names_of_examples(), "awkward"])

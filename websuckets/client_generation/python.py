@@ -78,7 +78,7 @@ class _Printer:
     def source(self) -> Source:
         """Return the whole module."""
         body = [*self._declared(), *self._errors_and_events(), *self._channels(), *self._api()]
-        return Source((self._head(), *body))
+        return Source((self._head(), *body), _names_in)
 
     def _take_class(self, name: str, end: str) -> str:
         """Return the name of a new class; ``end`` comes behind it, unless it is there."""
@@ -249,6 +249,19 @@ class _Printer:
             body += "\n\n_errors = ERRORS"
         yield Part(API, f"class {API}({use('GeneratedClient')}):\n{indented(body)}")
         yield from texts
+
+
+_DECLARED: Final = re.compile(
+    r"^(?:class |def |(?P<method>    (?:async )?def ))(?P<name>\w+)|^(?P<constant>\w+)(?:: .*)? = ",
+    re.MULTILINE,
+)
+
+
+def _names_in(text: str) -> Iterator[str]:
+    """Yield the names of what a module declares, with the methods of its class of commands."""
+    for match in _DECLARED.finditer(text):
+        name = match["name"] or match["constant"]
+        yield f"{API}.{name}" if match["method"] else name
 
 
 def _facts(channel: Channel) -> list[str]:

@@ -153,6 +153,7 @@ class Types:
         members: Mapping[str, list[str]],
     ) -> None:
         self._declared = contract.declarations
+        self._recursive = contract.recursive
         self._imports = imports
         self._names = names
         self._fields = fields
@@ -293,7 +294,10 @@ class Types:
             case Constrained(inner):
                 return self._is_hashable(inner)
             case Named(key):
-                return isinstance(self._declared[key], Enumeration)
+                declared = self._declared[key]
+                if isinstance(declared, Alias):
+                    return key not in self._recursive and self._is_hashable(declared.type)
+                return isinstance(declared, Enumeration)
         return False
 
     # Defaults
