@@ -16,7 +16,7 @@ from websuckets.client.buffers import ReadingGate
 from websuckets.client.calls import Call, Queue
 from websuckets.client.connection import end_of_attempt, open_link
 from websuckets.client.errors import ClientClosed, CommandError, ConnectionLost
-from websuckets.client.frames import Errors, Frame
+from websuckets.client.frames import Errors, Frame, retry_after_of
 from websuckets.client.listeners import Listeners
 from websuckets.client.reconnecting import Backoff, ConnectionEnd, Reconnecting, Retry
 from websuckets.client.session import Session
@@ -225,28 +225,32 @@ class RunningClient:
         assert session is not None
         try:
             await self.authenticate()
-        except ConnectionLost:
-            return  # the session ends by itself
-        except CommandError as error:
-            if error.error not in AGAIN_LATER:
-                failure = ClientClosed(NOT_AUTHENTICATED, "authenticate was refused")
-                failure.__cause__ = error
-                session.fail(failure)
-                return
-            session.lose(ConnectionEnd(reason=f"authenticate: {error.error}"))
-            return
         except Exception as error:
-            if isinstance(error, ClientClosed):
-                session.fail(error)
-                return
-            logger.exception("%s: authenticate failed; it is tried again", self.settings.place)
-            session.lose(ConnectionEnd(reason=f"authenticate: {type(error).__name__}"))
+            self._end_unauthenticated(session, error)
             return
         session.opened_at = anyio.current_time()
         self._set_state("open")
         self.subscriptions.begin(session)
         for call in self._queue.take_all():
+            call.user = self.authentication.user  # calls of others were dropped
             session.send(call)
+
+    def _end_unauthenticated(self, session: Session, error: Exception) -> None:
+        """End a session after an error of ``authenticate``, and perhaps the client, too."""
+        if isinstance(error, ClientClosed):
+            session.fail(error)
+        elif not isinstance(error, CommandError):
+            logger.error(
+                "%s: authenticate failed; it is tried again", self.settings.place, exc_info=error
+            )
+            session.lose(ConnectionEnd(reason=f"authenticate: {type(error).__name__}"))
+        elif error.error in AGAIN_LATER:
+            wait = retry_after_of(error.details)
+            session.lose(ConnectionEnd(reason=f"authenticate: {error.error}", retry_after=wait))
+        else:
+            failure = ClientClosed(NOT_AUTHENTICATED, "authenticate was refused")
+            failure.__cause__ = error
+            session.fail(failure)
 
     def receive(self, frame: Frame) -> None:
         """Take a frame that answers no command that is awaited."""
