@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
-from client_of import client_at, client_of, until
+from client_of import SHORT, client_at, client_of, until
 from harness import Gate, app_with
 from raw_server import raw_server
 from timeouts import TIMEOUT
@@ -89,6 +89,21 @@ async def test_headers_are_made_for_each_attempt() -> None:
         async with client_at(server.urls[0], headers={"Authorization": "d"}) as client:
             await client.call("hello")
     assert seen == ["a", "b", "c", "d"]
+
+
+async def test_each_attempt_may_go_to_another_server(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_with(group)
+    caplog.set_level(logging.INFO, "websuckets.client")
+    async with app.serve("127.0.0.1", 0) as server:
+        urls = [server.urls[0], "ws://127.0.0.1:1/?secret"]
+        async with Client(urls.pop, backoff=SHORT, proxy=None) as client:
+            await client.call("hello")
+            assert repr(client) == f"<Client {server.urls[0]} open>"
+    assert "ws://127.0.0.1:1/: not connected" in caplog.text
+    async with Client(lambda: "http://127.0.0.1", backoff=SHORT) as client:
+        with pytest.raises(ClientClosed) as caught:
+            await client.call("hello")
+        assert isinstance(caught.value.__cause__, ValueError)
 
 
 async def test_authenticate_runs_before_all_other_commands() -> None:
