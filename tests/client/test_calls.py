@@ -2,14 +2,15 @@
 
 import gc
 import logging
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import anyio
 import pytest
 from client_of import client_at, client_of, until
 from harness import Gate, app_with, in_another_loop
 from ports import free_port
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from timeouts import TIMEOUT
 
 from websuckets import ClientError, CommandGroup, Limits, Message, Payload, Socket
@@ -205,6 +206,36 @@ async def test_a_command_with_a_key_that_is_in_progress_is_sent_again() -> None:
         tries.clear()
         with pytest.raises(CommandError, match="in progress"):
             await client.call("busy")
+
+
+async def test_a_call_of_a_stream_returns_its_last_reply_and_cancels_it_in_time() -> None:
+    ended = anyio.Event()
+    streams = CommandGroup()
+
+    @streams.command("numbers")
+    async def numbers(socket: Socket, for_ever: Payload[bool]) -> AsyncIterator[int]:
+        try:
+            yield 1
+            if for_ever:
+                await anyio.sleep_forever()
+        finally:
+            if for_ever:
+                ended.set()
+
+    async with client_of(streams) as client:
+        assert await client.call("numbers", False) is None
+        with pytest.raises(TimeoutError):
+            await client.call("numbers", True, timeout=0.05)
+        with anyio.fail_after(TIMEOUT):
+            await ended.wait()
+
+
+async def test_a_type_that_cannot_be_hashed_is_a_type() -> None:
+    async with client_of(group) as client:
+        hint: Any = Annotated[int, Field(ge=1), {"unhashable": True}]
+        assert await client.call("echo", 5, result=hint) == 5
+        with pytest.raises(UnexpectedReply):
+            await client.call("echo", 0, result=hint)
 
 
 async def test_a_message_that_is_too_big_is_not_sent_again() -> None:

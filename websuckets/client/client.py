@@ -29,6 +29,7 @@ class Client(Commands):
     Entering starts to connect and waits for nothing: commands wait for the connection. Leaving
     closes the connection with 1000; everything that still waits then fails with `ClientClosed`.
 
+    ``url`` may be a function that is called before each attempt, as to choose one of many servers.
     ``token`` is sent with each command. ``authenticate`` is called with the client after each
     connection, before anything else is sent, async or not; it returns a token, `Credentials`, or
     ``None`` if it calls the commands itself that make the connection known. ``headers`` of the
@@ -48,7 +49,7 @@ class Client(Commands):
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         *,
         token: str | None = None,
         authenticate: Callable[["Client"], Awaitable[Authenticated] | Authenticated] | None = None,
@@ -65,7 +66,8 @@ class Client(Commands):
         close_timeout: float = 5.0,
         **options: Any,
     ) -> None:
-        check_url(url)
+        if isinstance(url, str):
+            check_url(url)
         if queue < 0 or buffer < 1 or (heartbeat is not None and heartbeat <= 0):
             raise ValueError("Client: 0 <= queue, 1 <= buffer, and 0 < heartbeat")
         options |= {"open_timeout": open_timeout, "close_timeout": close_timeout}
@@ -91,7 +93,7 @@ class Client(Commands):
         self._task: object = None
 
     def __repr__(self) -> str:
-        return f"<Client {self._running.settings.place} {self.state}>"
+        return f"<Client {self._running.place} {self.state}>"
 
     @property
     def state(self) -> State:
