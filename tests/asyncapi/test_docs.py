@@ -54,6 +54,7 @@ async def test_the_document_is_served_in_both_formats(on_sockets: Serving) -> No
     app = documented()
     async with on_sockets(app) as server:
         as_json = await get(server, "/docs/asyncapi.json")
+        assert (await get(server, "/docs/asyncapi.json")).text == as_json.text
         as_yaml = await get(server, "/docs/asyncapi.yaml?download=1")
     assert (as_json.status_code, as_yaml.status_code) == (200, 200)
     assert as_json.headers["content-type"] == "application/json"

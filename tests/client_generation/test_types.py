@@ -74,7 +74,6 @@ def payload_in(source: str) -> str:
         (frozenset[Color], "set[Color]"),
         (set[Pair], "set[Pair]"),
         (dict[str, list[int]], "dict[str, list[int]]"),
-        (dict[Color, int], "dict[Color, int]"),
         (dict[Annotated[str, Field(pattern="^a$")], int], "dict[str, int]"),
         (dict, "dict[str, Any]"),
         (list, "list[Any]"),

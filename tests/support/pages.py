@@ -31,6 +31,7 @@ RUN = [
             "limits",
             "protocol",
             "browser",
+            "asyncapi",
         )
     ),
 ]
@@ -45,7 +46,7 @@ RUSSIAN = {
 }
 """Pages of which there is a Russian one, and the Russian page."""
 
-ENGLISH = ("tutorial", "life-of-a-message", "asyncapi", "clients")
+ENGLISH = ("tutorial", "life-of-a-message", "clients")
 RUN += [ROOT / "docs" / f"{name}.md" for name in ENGLISH]  # of which there is no Russian one
 
 ALL = [

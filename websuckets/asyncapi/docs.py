@@ -88,6 +88,7 @@ class DocsPages:
         page, json, yaml = docs.paths
         self._make = {page: self._page, json: self._json, yaml: self._yaml}
         self._made: dict[str, HttpResponse] = {}
+        self._lock = anyio.Lock()
 
     def covers(self, path: str) -> bool:
         """Tell whether there is a page at this path."""
@@ -99,8 +100,9 @@ class DocsPages:
             refusal = await _refusal(function, request, setup)
             if refusal is not None:
                 return refusal
-        if path not in self._made:
-            self._made[path] = self._make[path]()
+        async with self._lock:
+            if path not in self._made:  # which takes seconds for hundreds of commands
+                self._made[path] = await anyio.to_thread.run_sync(self._make[path])
         return self._made[path]
 
     def _json(self) -> HttpResponse:
