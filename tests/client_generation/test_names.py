@@ -81,7 +81,7 @@ def test_literals_are_those_of_their_values(value: Any) -> None:
 @given(
     names=st.lists(AWKWARD_TEXT, min_size=1, max_size=4, unique=True),
     text=AWKWARD_TEXT,
-    title=st.sampled_from(["Client", "Any", "Thing", "date", "list", "Größe", "_"]),
+    title=st.sampled_from(["TypeAdapter", "Field", "Any", "Thing", "date", "list", "Größe", "_"]),
 )
 def test_an_app_with_any_names_has_a_client_that_python_reads(
     names: list[str], text: str, title: str

@@ -16,6 +16,7 @@ from repository import ROOT
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 USE: Final = """\
+# pyright: standard
 import datetime as dt
 from collections.abc import Callable
 from typing import assert_never, assert_type
@@ -126,7 +127,8 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, app in apps.items():
         (directory / f"{name}.py").write_text(source_of(app), "utf-8")
     (directory / "use.py").write_text(USE, "utf-8")
-    (directory / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(ROOT)]}), "utf-8")
+    settings = {"extraPaths": [str(ROOT)], "typeCheckingMode": "strict"}
+    (directory / "pyrightconfig.json").write_text(json.dumps(settings), "utf-8")
     return directory
 
 

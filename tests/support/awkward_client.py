@@ -111,7 +111,7 @@ class Any_(BaseModel):
     any: Any
 
 
-class Client(BaseModel):
+class TypeAdapter(BaseModel):
     """A model with the name of a class that the client imports."""
 
     client: str
@@ -351,7 +351,7 @@ async def all_(socket: Socket) -> Sequence[Any_]:
 
 
 @odd.command("client")
-async def client(socket: Socket, payload: Client) -> Client | Größe | int:
+async def client(socket: Socket, payload: TypeAdapter) -> TypeAdapter | Größe | int:
     return Größe(größe=1)
 
 

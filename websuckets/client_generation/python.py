@@ -241,7 +241,7 @@ class _Printer:
         yield from writer.needed
         use = self._uses.use
         title = one_line(f"{contract.title} {contract.version}")
-        how = f"``client`` is a `{use('Client')}` that is entered: ``{API}(client)``."
+        how = f"``client`` is a `websuckets.client.Client` that is entered: ``{API}(client)``."
         others = ", ".join(map(literal, OF_ALL))
         raised = f"Each command may raise `CommandError` ({others}), too."
         body = docstring([f"Commands of {title}.", how, wrapped(raised)])

@@ -158,8 +158,7 @@ def _field(
 ) -> tuple[str, bool]:
     """Return the lines of a field, and true for one that makes its model a partial one."""
     name = types.fields(key)[field.name]
-    type, default, is_partial = types.of(field.type), None, False
-    options = []
+    default, is_partial = None, False
     unknown = None
     if not field.required:
         if field.default is not ABSENT:
@@ -168,10 +167,13 @@ def _field(
                 unknown = f"Default of the server: ``{one_line(literal(field.default))}``."
         if default is None:
             default, is_partial = "None", True
-            if not contract.allows_null(field.type):
-                type = f"{uses.use('Omittable')}[{type}]"
+    options: list[str] = []
     if isinstance(field.type, Constrained) and not is_partial:
         type, options = types.of(field.type.type), types.rules(field.type)
+    else:
+        type = types.of(field.type)
+    if is_partial and not contract.allows_null(field.type):
+        type = f"{uses.use('Omittable')}[{type}]"
     if name != field.name:
         alias = literal(field.name)
         options += [f"validation_alias={alias}", f"serialization_alias={alias}"]

@@ -42,11 +42,11 @@ IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("IPv4Address", "IPv4Interface", "IPv4Network"),
         *("IPv6Address", "IPv6Interface", "IPv6Network"),
     ),
-    "typing": ("Annotated", "Any", "ClassVar", "Final", "Literal", "TypeAlias", "Union"),
+    "typing": ("Annotated", "Any", "Final", "Literal", "TypeAlias", "Union"),
     "uuid": ("UUID",),
     "pydantic": ("BaseModel", "ConfigDict", "Field", "TypeAdapter"),
     "typing_extensions": ("TypeAliasType", "deprecated"),
-    "websuckets.client": ("Client", "CommandError"),
+    "websuckets.client": ("CommandError",),
     "websuckets.client.generated": (
         *("AnyEvent", "ChannelEvent", "GeneratedClient", "Omittable", "PartialModel"),
         *("PresenceEvent", "Since", "Timeout", "TypedError", "TypedSubscription", "channel_name"),
