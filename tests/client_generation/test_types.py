@@ -10,7 +10,8 @@ from uuid import UUID
 
 import pytest
 from generated_clients import module_of
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, create_model
+from typing_extensions import deprecated
 
 from websuckets import ClientError, CommandGroup, Event, Payload, Socket, WebSuckets
 from websuckets.channels import Channel
@@ -112,6 +113,74 @@ def test_a_payload_has_the_type_that_its_hint_has(hint: Any, text: str) -> None:
     source = source_of(Payload[hint])
     assert payload_in(source) == text
     module_of(source)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({}, "Any"),
+        ({"not": {"type": "string"}}, "Any"),
+        ({"const": [1]}, "Any"),
+        ({"allOf": [{"type": "string"}, {"minLength": 1}]}, "Any"),
+        ({"type": ["string", "null"]}, "str | None"),
+        ({"enum": [1.5, "a"]}, 'float | Literal["a"]'),
+        ({"type": "array", "maxItems": 0}, "tuple[()]"),
+        ({"type": "array", "prefixItems": [{"type": "integer"}]}, "list[Any]"),
+        (
+            {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "string"}},
+            "list[int | str]",
+        ),
+        ({"type": "object", "additionalProperties": False}, "dict[str, Any]"),
+        ({"type": "string", "format": "date-time", "minLength": 3}, "dt.datetime"),
+        ({"type": "string", "format": "unheard of", "minLength": 3}, "str"),
+        (
+            {"type": "array", "uniqueItems": True, "items": {"type": "object"}},
+            "list[dict[str, Any]]",
+        ),
+        (
+            {"type": "array", "uniqueItems": True, "items": {"type": ["integer", "null"]}},
+            "set[int | None]",
+        ),
+    ],
+)
+def test_a_schema_of_a_program_is_the_nearest_type(schema: Any, text: str) -> None:
+    source = source_of(Payload[Annotated[Any, WithJsonSchema(schema)]])
+    found = re.sub(r"Annotated\[str, .*\]", "str", payload_in(source))
+    assert found.removesuffix(" | None") == text.removesuffix(" | None")
+    module_of(source)
+
+
+def test_defaults_that_do_not_fit_are_only_told() -> None:
+    schemas = {
+        "a": {"type": "string", "format": "date"},
+        "b": {"type": "string", "format": "duration"},
+        "c": {"type": "string", "format": "uuid"},
+        "d": {"type": "string", "format": "ipv4"},
+        "e": {"type": "integer"},
+        "f": {"enum": ["a"]},
+        "g": {"type": "array", "items": {"type": "integer"}},
+        "h": {"type": "null"},
+        "i": {"type": "object"},
+    }
+    fields: Any = {
+        name: (Annotated[Any, WithJsonSchema(schema)], "never") for name, schema in schemas.items()
+    }
+    lines = fields_of(create_model("Never", **fields)).split("\n")
+    assert lines[0] == "PartialModel"
+    assert len(lines) == 1 + 2 * len(schemas)
+    assert set(lines[2::2]) == {'"""Default of the server: ``"never"``."""'}
+    assert all(line.endswith("= None") for line in lines[1::2])
+
+
+def test_a_deprecated_model_is_told_to_type_checkers() -> None:
+    @deprecated("Use Cat.")
+    class Kitten(BaseModel):
+        name: str
+
+    source = source_of(Kitten)
+    assert '@deprecated("Kitten is deprecated.")\nclass Kitten(BaseModel):' in source
+    with pytest.warns(DeprecationWarning):
+        module_of(source).Kitten(name="Tom")
 
 
 def fields_of(model: type[BaseModel]) -> str:
