@@ -238,6 +238,22 @@ async def test_a_type_that_cannot_be_hashed_is_a_type() -> None:
             await client.call("echo", 0, result=hint)
 
 
+async def test_a_command_that_nobody_awaits_any_more_is_not_sent_again() -> None:
+    tries: list[str | None] = []
+    busy = CommandGroup()
+
+    @busy.command("busy")
+    async def busily(socket: Socket, message: Message) -> None:
+        tries.append(message.key)
+        raise ClientError("in progress", {"retry_after": 0.2})
+
+    async with client_of(busy) as client:
+        with pytest.raises(TimeoutError):
+            await client.call("busy", key="k", timeout=0.1)
+        await until(lambda: not client._running._session._awaited.ids)  # type: ignore[union-attr]
+    assert tries == ["k"]
+
+
 async def test_a_message_that_is_too_big_is_not_sent_again() -> None:
     app = app_with(group, limits=Limits(max_size=1000))
     async with app.serve("127.0.0.1", 0) as server, client_at(server.urls[0]) as client:

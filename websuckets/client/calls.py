@@ -28,8 +28,8 @@ class Awaited(Protocol):
         """Take the final reply."""
         ...
 
-    def can_wait_for(self, frame: Frame) -> bool:
-        """Tell whether the command is to be sent again after this error, an ``in progress``."""
+    def can_be_sent_again(self) -> bool:
+        """Tell whether the command may be sent again, after an error ``in progress``."""
         ...
 
     def lose(self, error: ConnectionLost) -> bool:
@@ -89,7 +89,7 @@ class Call:
             self._frame = frame
             self._done.set()
 
-    def can_wait_for(self, frame: Frame) -> bool:
+    def can_be_sent_again(self) -> bool:
         return self.key is not None and not self.is_bound and not self.is_done
 
     def lose(self, error: ConnectionLost) -> bool:
