@@ -71,7 +71,6 @@ class Call:
         self._frame: Frame | None = None
         self._failure: Exception | None = None
         self._done = anyio.Event()
-        self.has_items = False
 
     @property
     def is_done(self) -> bool:
@@ -82,7 +81,7 @@ class Call:
         return command_frame(self.event, self._payload, token, self.id, self.key, self._since)
 
     def item(self, frame: Frame) -> None:
-        self.has_items = True
+        """Ignore an item: a call of a stream returns the last reply."""
 
     def reply(self, frame: Frame) -> None:
         if not self.is_done:

@@ -102,12 +102,10 @@ class RunningClient:
 
     def abandon(self, call: Call) -> None:
         """Take note that nobody waits for a call any more; cancel it if it is a stream."""
-        was_done = call.is_done and not getattr(call, "overflows", False)
         call.abandon()
         self._queue.remove(call)
-        session = self._session
-        if session is not None and not was_done and (call.is_stream or call.has_items):
-            session.cancel(call)
+        if self._session is not None:
+            self._session.cancel(call)
 
     async def authenticate(self) -> None:
         """Run ``authenticate`` on this connection, if there is one. Raises its errors."""

@@ -105,7 +105,7 @@ class Session:
         self.lose(ConnectionEnd(failure.code, failure.reason))
 
     def cancel(self, call: Call) -> None:
-        """Cancel a stream, if it was sent on this connection."""
+        """Cancel a call that has no reply yet on this connection, if it is a stream."""
         if self.is_open and call.id in self._awaited.ids:
             self.post(cancel_frame(call.id))
 
