@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from client_of import client_at, until
 from harness import app_with
@@ -418,3 +419,32 @@ async def test_a_client_that_is_closed_ends_its_subscriptions() -> None:
             assert await take(watched, 1) == [{"number": 1}]
             with pytest.raises(ClientClosed):
                 await anext(watched)
+
+
+@pytest.mark.on_asyncio
+async def test_a_function_that_ends_the_program_ends_it() -> None:
+    """On trio a task without a parent cannot, but for a ``TrioInternalError``."""
+    ending: list[BaseException] = []
+
+    def end(event: Any) -> None:
+        raise SystemExit(3)
+
+    def run() -> None:
+        async def greet(connection: Any) -> None:
+            await connection.send('{"event": "greeting", "payload": 1}')
+            await connection.wait_closed()
+
+        async def main() -> None:
+            async with raw_server(greet) as url:
+                found = client_at(url)
+                found.on("greeting", end)
+                async with found:
+                    await anyio.sleep_forever()
+
+        try:
+            anyio.run(main)
+        except SystemExit as error:
+            ending.append(error)
+
+    await anyio.to_thread.run_sync(run)
+    assert [error.code for error in ending if isinstance(error, SystemExit)] == [3]

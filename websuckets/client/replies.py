@@ -16,9 +16,6 @@ class Replies(Generic[T]):
     def __init__(self) -> None:
         self._receivers: dict[str | int, T] = {}
 
-    def __contains__(self, id: str | int) -> bool:
-        return id in self._receivers
-
     def __getitem__(self, id: str | int) -> T:
         return self._receivers[id]
 

@@ -21,7 +21,7 @@ from websuckets.client.listeners import Listeners
 from websuckets.client.reconnecting import Backoff, ConnectionEnd, Reconnecting, Retry
 from websuckets.client.session import Session
 from websuckets.client.subscriptions import AGAIN_LATER, Subscriptions
-from websuckets.runtime.event_loop import EventLoop
+from websuckets.runtime.event_loop import EventLoop, exit_in, propagate
 
 __all__ = ["RunningClient", "Settings", "State"]
 
@@ -102,12 +102,10 @@ class RunningClient:
 
     def abandon(self, call: Call) -> None:
         """Take note that nobody waits for a call any more; cancel it if it is a stream."""
-        was_done = call.is_done and not getattr(call, "overflows", False)
         call.abandon()
         self._queue.remove(call)
-        session = self._session
-        if session is not None and not was_done and (call.is_stream or call.has_items):
-            session.cancel(call)
+        if self._session is not None:
+            self._session.cancel(call)
 
     async def authenticate(self) -> None:
         """Run ``authenticate`` on this connection, if there is one. Raises its errors."""
@@ -134,6 +132,10 @@ class RunningClient:
                     tasks.start_soon(self.listeners.run)
                     failure = await self._connect_again_and_again()
                     tasks.cancel_scope.cancel()
+        except BaseException as error:  # this task has no parent that could get the error
+            if (end := exit_in(error)) is None:
+                raise
+            propagate(end)
         finally:
             self.failure = ClientClosed() if self._is_closing else failure
             self._queue.fail_all(self.failure)

@@ -105,8 +105,8 @@ class Session:
         self.lose(ConnectionEnd(failure.code, failure.reason))
 
     def cancel(self, call: Call) -> None:
-        """Cancel a stream, if it was sent on this connection."""
-        if self.is_open and call.id in self._awaited:
+        """Cancel a call that has no reply yet on this connection, if it is a stream."""
+        if self.is_open and call.id in self._awaited.ids:
             self.post(cancel_frame(call.id))
 
     def drop_others(self, user: Any) -> None:
@@ -142,7 +142,7 @@ class Session:
             self._receive(frame)
         elif frame.more:
             command.item(frame)
-        elif frame.is_error and frame.name == IN_PROGRESS and command.can_wait_for(frame):
+        elif frame.is_error and frame.name == IN_PROGRESS and command.can_be_sent_again():
             again = command
             self.soon(frame.retry_after or 1.0, lambda: self._send_again(again))
         else:
@@ -150,8 +150,10 @@ class Session:
             command.reply(frame)
 
     def _send_again(self, command: Awaited) -> None:
-        if command.id in self._awaited:
+        if command.can_be_sent_again():
             self.post(command.text(self._token()))
+        else:  # nobody waits for it any more
+            self._awaited.remove(command.id)
 
     async def _later(self, seconds: float, function: Callable[[], None]) -> None:
         await anyio.sleep(seconds)

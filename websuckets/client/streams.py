@@ -29,12 +29,9 @@ class StreamCall(Call):
         super().__init__(*fields)
         self.items: Buffer[Frame] = Buffer(size, gate)
         self.changed = Signal()
-        self.overflows = False
 
     def item(self, frame: Frame) -> None:
-        self.has_items = True
         if not self.is_done and not self.items.put(frame):
-            self.overflows = True
             self.fail(SlowReader(self.event))
         self.changed.set()
 

@@ -250,7 +250,7 @@ class _Renewal:
     def reply(self, frame: Frame) -> None:
         self._watch.take_reply(self, frame)
 
-    def can_wait_for(self, frame: Frame) -> bool:
+    def can_be_sent_again(self) -> bool:
         return False
 
     def lose(self, error: ConnectionLost) -> bool:
