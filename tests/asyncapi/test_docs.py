@@ -65,6 +65,31 @@ async def test_the_document_is_served_in_both_formats(on_sockets: Serving) -> No
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_the_document_is_made_once_for_all_who_ask(
+    on_sockets: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = documented()
+    made: list[WebSuckets] = []
+    write = WebSuckets.asyncapi
+
+    def asyncapi(self: WebSuckets) -> dict[str, Any]:
+        made.append(self)
+        return write(self)
+
+    monkeypatch.setattr(WebSuckets, "asyncapi", asyncapi)
+    texts: list[str] = []
+
+    async def ask() -> None:
+        texts.append((await get(server, "/docs/asyncapi.json")).text)
+
+    async with on_sockets(app) as server:
+        async with anyio.create_task_group() as asking:
+            for _ in range(5):
+                asking.start_soon(ask)
+    assert made == [app]
+    assert len(texts) == 5 and len(set(texts)) == 1
+
+
 async def test_a_page_links_to_the_documents(on_sockets: Serving) -> None:
     async with on_sockets(documented()) as server:
         page = await get(server, "/docs")

@@ -100,10 +100,15 @@ class DocsPages:
             refusal = await _refusal(function, request, setup)
             if refusal is not None:
                 return refusal
-        async with self._lock:
-            if path not in self._made:  # which takes seconds for hundreds of commands
-                self._made[path] = await anyio.to_thread.run_sync(self._make[path])
+        if path not in self._made:
+            async with self._lock:  # in a thread: hundreds of commands take seconds
+                self._made[path] = await self._page_at(path)
         return self._made[path]
+
+    async def _page_at(self, path: str) -> HttpResponse:
+        """Return the page that was made while this task waited for it, or make the page."""
+        made = self._made.get(path)
+        return await anyio.to_thread.run_sync(self._make[path]) if made is None else made
 
     def _json(self) -> HttpResponse:
         return _response("application/json", as_json(self._document()))
