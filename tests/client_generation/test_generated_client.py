@@ -268,6 +268,42 @@ async def test_subscriptions_to_several_channels_yield_declared_and_other_events
     assert by_name["whatever"].payload == [5]
 
 
+async def test_subscriptions_go_on_from_the_positions_that_they_are_given() -> None:
+    async with awkward() as api:
+        async with api.user_watch(5) as watched:
+            await api.user_comment(5)
+            await anext(watched)
+        await api.user_close(5)
+        async with api.user_watch(5, since=watched.positions) as watched:
+            event = await anext(watched)
+    assert event == API.ClosedForGoodEvent(payload=API.Closed(), channel="ticket/5", offset=2)
+
+
+async def test_a_gap_calls_on_reload_with_the_model_of_the_reply() -> None:
+    replies: list[Any] = []
+    since = {"ticket/5": ("another epoch", 7)}
+    async with awkward() as api:
+        async with api.user_watch(5, since=since, on_reload=replies.append) as watched:
+            await api.user_comment(5)
+            assert (await anext(watched)).offset == 1
+    assert replies == [API.PageStr(items=[])]
+
+
+async def test_subscribers_are_told_who_comes_by_a_typed_event() -> None:
+    async with awkward_client.make_app().serve("127.0.0.1", 0) as server:
+        url = server.urls[0]
+        async with client_at(url) as one, client_at(url) as another:
+            ann, bob = API.Api(one), API.Api(another)
+            await ann.log_in("ann")
+            async with ann.user_watch(5) as watched:
+                await bob.log_in("bob")
+                async with bob.user_watch(5):
+                    with anyio.fail_after(TIMEOUT):
+                        while (event := await anext(watched)).payload.joined != ["bob"]:
+                            pass
+    assert isinstance(event, API.PresenceEvent) and event.payload.channel == "ticket/5"
+
+
 async def test_an_event_of_another_version_is_told_and_the_next_one_comes() -> None:
     old = source_of(awkward_client.app).replace("    text: str\n", '    text: Literal["bye"]\n')
     async with api_of(awkward_client.make_app(), module_of(old)) as api:

@@ -20,6 +20,8 @@ from websuckets import (
     Event,
     Payload,
     Socket,
+    Token,
+    User,
     WebSuckets,
 )
 from websuckets.channels import Channel, History
@@ -339,6 +341,12 @@ async def comment(socket: Socket, id: Payload[int], channels: Channels) -> None:
 @users.command("close")
 async def close(socket: Socket, id: Payload[int], channels: Channels) -> None:
     await channels.publish(ticket(id=id), Closed())
+
+
+@odd.command("log in")
+async def enter(socket: Socket, name: Payload[str], user: User) -> Token:
+    user.id, user.token = name, Token.generate()
+    return user.token
 
 
 @odd.command("class")
