@@ -18,7 +18,8 @@
     │   ├── DuplicateCommand
     │   └── MissingProvider
     ├── InvalidMessage                   a frame that is not a command; the connection answers it
-    └── NoCurrentSession                 ``Session.online`` read where its app is not known
+    ├── NoCurrentSession                 ``Session.online`` read where its app is not known
+    └── ...                              errors of clients: see ``websuckets.client``
 """
 
 import re

@@ -2,19 +2,26 @@
 
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self, TypeAlias
 
 import anyio
-from pydantic_core import from_json, to_json
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
-from websuckets.protocol.messages import ClientEvent
+from websuckets.client.errors import CommandError
+from websuckets.client.frames import (
+    Frame,
+    ReceivedEvent,
+    cancel_frame,
+    command_frame,
+    payload_json,
+    read_frame,
+)
+from websuckets.client.replies import Replies
 from websuckets.runtime.event_loop import spawn
 from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.lifecycle import RunningApp
@@ -27,37 +34,6 @@ TIMEOUT: Final = 5
 """Seconds that methods wait by default, and that a stopping app has to finish."""
 
 HeadersLike: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
-
-
-class CommandError(Exception):
-    """An error that the server sent: its name, its details, and the id of the command."""
-
-    def __init__(self, error: str, details: Any = None, id: str | int | None = None) -> None:
-        super().__init__(error, details, id)
-        self.error = error
-        self.details = details
-        self.id = id
-
-    def __str__(self) -> str:
-        return self.error if self.details is None else f"{self.error}: {self.details}"
-
-
-class ReceivedEvent(ClientEvent):
-    """A received event: a `ClientEvent` with the ``id`` of the command that it answers, if any.
-
-    ``more`` is true for an item of a stream, and false for the last reply. An event of a channel
-    with a history has the name of its ``channel`` and its ``offset``, which are ``None`` for
-    others. ``subscribed`` has the positions at which a command has subscribed to such channels, by
-    their names: ``{"news": {"epoch": ..., "offset": ..., "recovered": ...}}``.
-    """
-
-    __slots__ = ("channel", "id", "more", "offset", "subscribed")
-
-    id: str | int | None
-    more: bool
-    channel: str | None
-    offset: int | None
-    subscribed: dict[str, dict[str, Any]]
 
 
 class TestClient:
@@ -298,7 +274,7 @@ class TestClient:
             client.raise_failure()
 
     def _frame(self, *fields: Any) -> str:
-        return _command_frame(self.token, *fields)
+        return _frame(self.token, *fields)
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -316,6 +292,13 @@ _OTHER_LOOP: Final = (
     "this TestClient was entered in another event loop, and works in that one only: let a fixture "
     "and its tests have the same (pytest-asyncio calls that loop_scope)"
 )
+
+
+def _frame(
+    default_token: str | None, event: str, payload: Any, token: str | None, *rest: Any
+) -> str:
+    token = default_token if token is None else token
+    return command_frame(event, payload_json(payload), token, *rest)
 
 
 class _Stream(AsyncGenerator[ReceivedEvent, None]):
@@ -374,22 +357,6 @@ class _Stream(AsyncGenerator[ReceivedEvent, None]):
             self._inbox.cancel_if_possible(self._id)
 
 
-def _command_frame(
-    default_token: str | None,
-    event: str,
-    payload: Any,
-    token: str | None,
-    id: str | int | None,
-    key: str | None = None,
-    since: Mapping[str, tuple[str, int]] | None = None,
-) -> str:
-    token = default_token if token is None else token
-    fields = {"event": event, "payload": payload, "token": token, "id": id}
-    fields |= {"key": key, "since": since}
-    given = {name: value for name, value in fields.items() if value is not None}
-    return to_json(given).decode()
-
-
 @contextmanager
 def _within(timeout: float | None, otherwise: str) -> Iterator[None]:
     try:
@@ -399,64 +366,14 @@ def _within(timeout: float | None, otherwise: str) -> Iterator[None]:
         raise TimeoutError(f"{otherwise} within {timeout} seconds") from None
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    """A frame that the server sent, with its fields if it is a JSON object."""
-
-    content: str | bytes
-    fields: dict[str, Any]
-
-    @property
-    def id(self) -> str | int | None:
-        id = self.fields.get("id")
-        return id if isinstance(id, str | int) else None
-
-    @property
-    def more(self) -> bool:
-        return self.fields.get("more") is True
-
-    @property
-    def is_reply(self) -> bool:
-        """True for an event or an error."""
-        return isinstance(self.fields.get("event", self.fields.get("error")), str)
-
-    @property
-    def is_offset(self) -> bool:
-        """True for the offset of an event from which this connection was excluded."""
-        return self.fields.keys() == {"channel", "offset"}
-
-    def event(self) -> ReceivedEvent:
-        """Return the event of this frame. Raises `CommandError` for an error."""
-        if "event" not in self.fields:
-            raise CommandError(self.fields["error"], self.fields.get("details"), self.id)
-        content = self.content if isinstance(self.content, str) else self.content.decode()
-        event = ReceivedEvent._of_text(content, self.fields["event"], self.fields.get("payload"))
-        event.id, event.more = self.id, self.more
-        event.channel, event.offset = self.fields.get("channel"), self.fields.get("offset")
-        event.subscribed = self.fields.get("subscribed", {})
-        return event
-
-
-def _read(content: str | bytes) -> _Frame:
-    try:
-        fields = from_json(content)
-    except ValueError:
-        fields = None
-    return _Frame(content, fields if isinstance(fields, dict) else {})
-
-
-def _cancelling(id: str) -> str:
-    return to_json({"cancel": id}).decode()
-
-
 class _Inbox:
     """Received frames of a connection: replies to claimed commands, and all other frames."""
 
     def __init__(self, app: RunningApp, client: MemoryClient) -> None:
         self.app = app
         self.client = client
-        self._frames: list[_Frame] = []
-        self._claimed: set[str] = set()
+        self._frames: list[Frame] = []
+        self._replies: Replies[list[Frame]] = Replies()
         self._cancelled: set[str] = set()
         self._next: anyio.Event | None = None  # set once the frame that one task reads is there
 
@@ -465,47 +382,53 @@ class _Inbox:
         self.app.loop.check(_OTHER_LOOP)
         return self
 
+    @property
+    def _claimed(self) -> set[str | int]:
+        """Ids of the commands whose replies are kept for their callers."""
+        return self._replies.ids
+
     def claim(self, id: str) -> None:
         """Keep replies to this command, from now on, for the caller that takes them by its id."""
-        self._claimed.add(id)
+        self._replies.add(id, [])
 
     def release(self, id: str) -> None:
         """Discard replies to this command from now on."""
-        self._claimed.discard(id)
+        self._replies.remove(id)
         self._cancelled.add(id)
-        self._frames = [frame for frame in self._frames if frame.id != id]
 
     async def cancel(self, id: str) -> None:
         """Cancel this command on the server, if it is a stream."""
         if self.client.closed is None:
-            await self.client.send(_cancelling(id))
+            await self.client.send(cancel_frame(id))
 
     def cancel_if_possible(self, id: str) -> None:
         """Cancel like `cancel`, without waiting; do nothing outside the event loop."""
         if self.client.closed is None:
             with suppress(RuntimeError):
-                self.here().client.offer(_cancelling(id))
+                self.here().client.offer(cancel_frame(id))
 
-    async def take(self, id: str | None = None) -> _Frame:
+    async def take(self, id: str | None = None) -> Frame:
         """Return the next frame that answers the command, or without ``id`` no claimed command."""
-        while True:
-            for number, frame in enumerate(self._frames):
-                if frame.id == id if id is not None else frame.id not in self._claimed:
-                    return self._frames.pop(number)
+        frames = self._frames if id is None else self._replies[id]
+        while not frames:
             if self._next is None:
                 await self._read_one()
             else:
                 await self._next.wait()
+        return frames.pop(0)
 
     async def _read_one(self) -> None:
         self._next = anyio.Event()
         try:
-            frame = _read(await self.client.receive())
+            frame = read_frame(await self.client.receive())
         finally:  # tasks that wait take their frames now, or read the next one
             self._next.set()
             self._next = None
-        if frame.id not in self._cancelled:
+        claimed = self._replies.receiver_of(frame)
+        if claimed is not None:
+            claimed.append(frame)
+        elif frame.id not in self._cancelled:
             self._frames.append(frame)
 
-    def put_back(self, frame: _Frame) -> None:
+    def put_back(self, frame: Frame) -> None:
         self._frames.insert(0, frame)

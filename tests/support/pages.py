@@ -46,7 +46,8 @@ RUSSIAN = {
 }
 """Pages of which there is a Russian one, and the Russian page."""
 
-RUN += [ROOT / "docs" / f"{name}.md" for name in ("tutorial", "life-of-a-message")]  # English only
+ENGLISH = ("tutorial", "life-of-a-message", "clients")
+RUN += [ROOT / "docs" / f"{name}.md" for name in ENGLISH]  # of which there is no Russian one
 
 ALL = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),

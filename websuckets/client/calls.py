@@ -1,0 +1,158 @@
+"""Calls: commands from the moment when a program makes them to their final replies."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Protocol
+
+import anyio
+
+from websuckets.client.errors import ConnectionLost, QueueFull, UserChanged
+from websuckets.client.frames import Frame, command_frame
+
+__all__ = ["UNKNOWN_USER", "Awaited", "Call", "Queue"]
+
+UNKNOWN_USER: Final = object()
+"""User of a call that was made before any user was known."""
+
+
+class Awaited(Protocol):
+    """Command whose replies are awaited on one connection."""
+
+    id: int
+    is_stream: bool
+
+    def item(self, frame: Frame) -> None:
+        """Take an item of a stream."""
+        ...
+
+    def reply(self, frame: Frame) -> None:
+        """Take the final reply."""
+        ...
+
+    def can_be_sent_again(self) -> bool:
+        """Tell whether the command may be sent again, after an error ``in progress``."""
+        ...
+
+    def lose(self, error: ConnectionLost) -> bool:
+        """Take note that the connection was lost; return true to be sent on the next one."""
+        ...
+
+    def text(self, token: str | None) -> str:
+        """Return the frame of the command, with this token unless it has its own."""
+        ...
+
+
+class Call:
+    """A command, whose final reply ends it.
+
+    ``payload`` is JSON, made once, so that a command that is sent again is the same one. A call
+    ``is_bound`` to a connection if that of ``authenticate``, which makes it again on the next one.
+    """
+
+    is_stream = False
+
+    def __init__(
+        self,
+        id: int,
+        event: str,
+        payload: bytes | None,
+        token: str | None = None,
+        key: str | None = None,
+        since: Mapping[str, tuple[str, int]] | None = None,
+        user: Any = UNKNOWN_USER,
+    ) -> None:
+        self.id = id
+        self.event = event
+        self.user = user
+        self.key = key
+        self.is_bound = False
+        self._payload = payload
+        self._token = token
+        self._since = since
+        self._frame: Frame | None = None
+        self._failure: Exception | None = None
+        self._done = anyio.Event()
+
+    @property
+    def is_done(self) -> bool:
+        return self._done.is_set()
+
+    def text(self, token: str | None) -> str:
+        token = token if self._token is None else self._token
+        return command_frame(self.event, self._payload, token, self.id, self.key, self._since)
+
+    def item(self, frame: Frame) -> None:
+        """Ignore an item: a call of a stream returns the last reply."""
+
+    def reply(self, frame: Frame) -> None:
+        if not self.is_done:
+            self._frame = frame
+            self._done.set()
+
+    def can_be_sent_again(self) -> bool:
+        return self.key is not None and not self.is_bound and not self.is_done
+
+    def lose(self, error: ConnectionLost) -> bool:
+        if self.is_done:
+            return False
+        # A message that was too large would be so again, and it may have been this one.
+        if self.key is not None and not self.is_bound and error.code != 1009:
+            return True
+        self.fail(error)
+        return False
+
+    def fail(self, error: Exception) -> None:
+        """End the call with an error, unless it has ended."""
+        if not self.is_done:
+            self._failure = error
+            self._done.set()
+
+    def abandon(self) -> None:
+        """End the call for which nobody waits any more."""
+        self._done.set()
+
+    async def wait(self) -> Frame:
+        """Return the final reply. Raises the error with which the call failed."""
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)  # other calls may raise it, too
+        assert self._frame is not None
+        return self._frame
+
+
+class Queue:
+    """Calls that wait for a connection, in their order, at most ``size`` of them."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._calls: dict[int, Call] = {}
+
+    def put(self, call: Call) -> None:
+        """Append a call. Raises `QueueFull`."""
+        if len(self._calls) >= self._size:
+            raise QueueFull(self._size)
+        self._calls[call.id] = call
+
+    def put_back(self, calls: Iterable[Call]) -> None:
+        """Add calls that were sent before, however many wait; they come first."""
+        self._calls = {call.id: call for call in [*calls, *self._calls.values()]}
+
+    def take_all(self) -> list[Call]:
+        """Remove and return all calls, those that were made first at the beginning."""
+        calls, self._calls = sorted(self._calls.values(), key=lambda call: call.id), {}
+        return [call for call in calls if not call.is_done]
+
+    def remove(self, call: Call) -> None:
+        """Remove a call, if it waits."""
+        self._calls.pop(call.id, None)
+
+    def drop_others(self, user: Any) -> None:
+        """Fail the calls that other users than this one have made."""
+        for call in list(self._calls.values()):
+            if call.user is not UNKNOWN_USER and call.user != user:
+                self.remove(call)
+                call.fail(UserChanged())
+
+    def fail_all(self, error: Exception) -> None:
+        """Remove all calls, which fail with this error."""
+        for call in self.take_all():
+            call.fail(error)
