@@ -103,7 +103,7 @@ class UnexpectedReply(WebSucketsError):
     def __init__(self, event: str, text: str, problems: list[dict[str, Any]] | None = None) -> None:
         super().__init__(event, text)
         self.event = event
-        self.problems = problems or []
+        self.problems: list[dict[str, Any]] = problems or []
         self._description = text
 
     def __str__(self) -> str:

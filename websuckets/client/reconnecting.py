@@ -1,12 +1,13 @@
 """Reconnecting: after which ends of a connection a client connects again, and when. Pure."""
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Final
+
+from websuckets.runtime.jitter import random
 
 __all__ = [
     "CLOSE_CODES",
@@ -65,7 +66,7 @@ class Backoff:
     most: float = 30.0
     later: float = 30.0
     stable: float = 30.0
-    random: Callable[[], float] = field(default=random.random, repr=False)
+    random: Callable[[], float] = field(default=random, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.first <= self.most or self.later < 0 or self.stable < 0:

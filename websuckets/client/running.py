@@ -56,17 +56,17 @@ class RunningClient:
 
     def __init__(self, settings: Settings, authenticate: Authenticate | None) -> None:
         self.settings = settings
-        self.gate = ReadingGate()
-        self.listeners = Listeners(settings.buffer, self.gate)
-        self.subscriptions = Subscriptions()
-        self.ids = count(1)
+        self.gate: ReadingGate = ReadingGate()
+        self.listeners: Listeners = Listeners(settings.buffer, self.gate)
+        self.subscriptions: Subscriptions = Subscriptions()
+        self.ids: count[int] = count(1)
         self.state: State = "closed"
-        self.place = place_of(settings.url) if isinstance(settings.url, str) else "?"
+        self.place: str = place_of(settings.url) if isinstance(settings.url, str) else "?"
         """Server of the last attempt to connect, as logs have it."""
         self.on_state: list[Callable[[State], None]] = []
         self.failure: ClientClosed | None = None
         self.last_end: ConnectionEnd | None = None
-        self.authentication = Authentication(authenticate, self._drop_others)
+        self.authentication: Authentication = Authentication(authenticate, self._drop_others)
         self._queue = Queue(settings.queue)
         self._reconnecting = Reconnecting(settings.backoff, settings.close_codes)
         self._session: Session | None = None
@@ -75,8 +75,8 @@ class RunningClient:
 
     def begin(self) -> None:
         """Take note that the event loop runs in which the client is to live."""
-        self.loop = EventLoop()
-        self.has_ended = anyio.Event()
+        self.loop: EventLoop = EventLoop()
+        self.has_ended: anyio.Event = anyio.Event()
         self._scope = anyio.CancelScope()
         self._set_state("connecting")
 

@@ -50,14 +50,14 @@ class Session:
         self._awaited: Replies[Awaited] = Replies()
         self._tasks: TaskGroup | None = None
         self._has_heard = False
-        self.end = ConnectionEnd()
+        self.end: ConnectionEnd = ConnectionEnd()
         self.failure: ClientClosed | None = None
         """Error after which the client does not connect any more."""
         self.opened_at: float | None = None
         """Time of the event loop at which the session was authenticated."""
-        self.is_dead = False
+        self.is_dead: bool = False
         """True for a connection with which no closing handshake is possible."""
-        self.is_open = True
+        self.is_open: bool = True
         """False once nothing can be sent any more."""
 
     async def run(self, prepare: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -28,7 +28,7 @@ class StreamCall(Call):
     def __init__(self, *fields: Any, size: int, gate: ReadingGate) -> None:
         super().__init__(*fields)
         self.items: Buffer[Frame] = Buffer(size, gate)
-        self.changed = Signal()
+        self.changed: Signal = Signal()
 
     def item(self, frame: Frame) -> None:
         if not self.is_done and not self.items.put(frame):

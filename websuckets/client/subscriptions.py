@@ -9,7 +9,6 @@ Rejected: to let a full buffer keep the reader waiting, as a stream does. Events
 in the log of the server, so they can be read again later, and other commands need not wait.
 """
 
-import random
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from inspect import isawaitable
@@ -23,6 +22,7 @@ from websuckets.client.errors import ClientClosed, ConnectionLost, EventsMissed,
 from websuckets.client.frames import Errors, Frame, ReceivedEvent, cancel_frame, command_frame
 from websuckets.client.session import Session
 from websuckets.client.validation import Reader
+from websuckets.runtime.jitter import uniform
 
 __all__ = ["ANY_EVENT", "OnReload", "Subscription", "Subscriptions", "Watch"]
 
@@ -61,10 +61,10 @@ class Watch:
         self.items: deque[_Received | _Begun] = deque()
         self.first: _Begun | None = None
         self.failure: Exception | None = None
-        self.is_stream = False
-        self.has_ended = False
+        self.is_stream: bool = False
+        self.has_ended: bool = False
         """True behind the last item of a stream."""
-        self.changed = Signal()
+        self.changed: Signal = Signal()
         self.positions: dict[str, tuple[str, int]] = {}
         self._payload = payload
         self._token = token
@@ -217,7 +217,7 @@ class Watch:
             return
         seconds = frame.retry_after
         if seconds is None:
-            seconds = min(LONGEST, 2.0 ** min(self._failures, 10)) * random.random()
+            seconds = uniform(0, min(LONGEST, 2.0 ** min(self._failures, 10)))
         self._failures += 1
         waits = self._current
 

@@ -4,11 +4,16 @@ from collections.abc import Callable
 from random import SystemRandom
 from typing import Final
 
-__all__ = ["uniform"]
+__all__ = ["random", "uniform"]
 
-uniform: Final[Callable[[float, float], float]] = SystemRandom().uniform
+_generator = SystemRandom()
+
+random: Final[Callable[[], float]] = _generator.random
+"""Function that returns a number from 0 to 1, 1 excluded."""
+
+uniform: Final[Callable[[float, float], float]] = _generator.uniform
 """Function that returns a number between two others, each as likely.
 
-Not that of the module ``random``: programs seed it, after which all workers would pause equally
-long, and Hypothesis reports who uses it while values are drawn.
+Neither is that of the module ``random``: programs seed it, after which all workers would pause
+equally long, and Hypothesis reports who uses it while values are drawn.
 """
