@@ -9,6 +9,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from websockets.exceptions import ConnectionClosed
 
 from websuckets import (
     Channels,
@@ -234,13 +236,15 @@ async def say_in_hall(socket: Socket, numbers: Payload[list[int]], channels: Cha
 async def send(socket: Socket, text: Payload[str]) -> None:
     """Send a text to all others, whether it is a frame or not."""
     for other in sockets - {socket}:
-        await other.send(text)
+        with suppress(ConnectionClosed):  # of a scenario before
+            await other.send(text)
 
 
 @control.command("close")
 async def close(socket: Socket, code: Payload[int]) -> None:
     for other in sockets - {socket}:
-        await other.close(code, "told to")
+        with suppress(ConnectionClosed):
+            await other.close(code, "told to")
 
 
 app = WebSuckets(

@@ -77,6 +77,9 @@ class Watch:
         self._current: _Renewal | None = None
         self._failures = 0
         self._overflowed = False
+        self._is_in_doubt = False
+        self.on_error: Callable[[Watch, Frame], None] | None = None
+        """Function that is called with this subscription and an error that answers its command."""
 
     @property
     def has_history(self) -> bool:
@@ -86,7 +89,19 @@ class Watch:
         """Send the command on a new connection, or wait for the next one."""
         self._session = session
         self._current = None
+        self._is_in_doubt = False
         self.renew()
+
+    def doubt(self, failed: "Watch") -> None:
+        """Renew the subscription, if the command of another one that has failed may have ended it.
+
+        The server takes back the subscriptions of a command that fails, and where it runs several
+        at once, those may be the subscriptions on which the command of this one relies.
+        """
+        same = (self.event, self._payload) == (failed.event, failed._payload)
+        if same or self.positions.keys() & failed.positions.keys():
+            self._is_in_doubt = self._current is not None
+            self.renew()
 
     def renew(self) -> None:
         """Send the command, unless its reply is awaited already."""
@@ -101,9 +116,10 @@ class Watch:
         session.send(self._current)
 
     def leave(self) -> None:
-        """Cancel the command, if it is a stream that has not ended."""
+        """Send the command no more, and cancel it if it is a stream that has not ended."""
         if self.is_stream and self._current is not None and self._session is not None:
             self._session.post(cancel_frame(self._current.id))
+        self._session = None
 
     def fail(self, error: Exception) -> None:
         """End the subscription with an error, which the iteration raises behind the events."""
@@ -135,6 +151,9 @@ class Watch:
             self.items.clear()  # the reply has the state behind these events
             self.items.append(begun)
         self.changed.set()
+        if self._is_in_doubt:
+            self._is_in_doubt = False
+            self.renew()
 
     def take_item(self, frame: Frame) -> None:
         """Take an item of a stream, which this command answers with instead of subscribing."""
@@ -248,7 +267,10 @@ class _Renewal:
         self._watch.take_item(frame)
 
     def reply(self, frame: Frame) -> None:
-        self._watch.take_reply(self, frame)
+        watch = self._watch
+        watch.take_reply(self, frame)
+        if frame.is_error and watch.on_error is not None:
+            watch.on_error(watch, frame)
 
     def can_be_sent_again(self) -> bool:
         return False
@@ -292,6 +314,7 @@ class Subscriptions:
     def add(self, watch: Watch) -> None:
         """Begin a subscription, now or on the next connection."""
         self._watches.append(watch)
+        watch.on_error = self._take_error
         watch.begin(self._session)
         if self._failure is not None:
             watch.fail(self._failure)
@@ -313,6 +336,12 @@ class Subscriptions:
             return any(found)
         found = [watch.take_event(frame) for watch in self._watches]
         return any(found) or frame.is_offset or frame.channel in self._left
+
+    def _take_error(self, failed: Watch, frame: Frame) -> None:
+        if frame.name != "rate limited":  # then the command has not begun
+            for watch in self._watches:
+                if watch is not failed:
+                    watch.doubt(failed)
 
     def fail_all(self, error: ClientClosed) -> None:
         """End all subscriptions with this error, and those that are yet to come."""
