@@ -47,4 +47,5 @@ def test_a_scenario_takes_the_course_that_the_table_says(
         stack.callback(link.stop)
         files = {"/steps": ("application/json", json.dumps(steps))}
         control = stack.enter_context(controlling(server, link, files))
-        package.script("test/support/scenario.ts", f"ws://127.0.0.1:{link.port}", control)
+        url = f"ws://127.0.0.1:{link.port}"
+        package.script("test/support/scenario.ts", url, control, timeout=60)
