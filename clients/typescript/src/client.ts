@@ -114,9 +114,9 @@ export class Client extends Connector implements Caller {
       url,
     } as Settings;
     if (!settings.WebSocket) {
-      throw new TypeError("no WebSocket here: give one by the option WebSocket");
+      throw new TypeError("option WebSocket is missing");
     }
-    if (!(settings.queue >= 0 && settings.buffer >= 1 && settings.heartbeat !== 0)) {
+    if (!(settings.queue >= 0 && settings.buffer >= 1 && (settings.heartbeat ?? 1) > 0)) {
       throw new RangeError("0 <= queue, 1 <= buffer, 0 < heartbeat");
     }
     super(settings);

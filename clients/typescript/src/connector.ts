@@ -104,7 +104,7 @@ export abstract class Connector {
     if (this.state === "open") return this.#session!.send(call);
     const { queue } = this.settings;
     if (this.#waiting.size >= queue) {
-      throw new QueueFull(`the client is ${this.state}, and ${queue} commands wait (option queue)`);
+      throw new QueueFull(`${queue} commands wait already (option queue)`);
     }
     this.#waiting.set(call.id, call);
   }
@@ -215,9 +215,9 @@ export abstract class Connector {
     const { code, reason } = end;
     const error = this.#isClosing ? new ClientClosed() : new ConnectionLost(code, reason);
     for (const call of session?.takeLost(error) ?? []) this.#waiting.set(call.id, call);
-    if (this.#isClosing) return this.#finish(new ClientClosed());
+    if (error instanceof ClientClosed) return this.#finish(error);
     if (this.#failure) return this.#finish(this.#failure);
-    const lasted = session?.openedAt === undefined ? 0 : performance.now() - session.openedAt;
+    const lasted = performance.now() - (session?.openedAt ?? NaN);
     const { authenticate, reconnect } = this.settings;
     const canChange = !!authenticate || this.token !== this.#tokenBefore;
     const pause = this.#reconnecting.pauseAfter(code, lasted, canChange);
@@ -249,7 +249,7 @@ export abstract class Connector {
   receive(frame: Frame): void {
     // With an id, it is the reply to a command for which nobody waits any more.
     if (frame.id != null || this.watches.take(frame)) return;
-    if (isError(frame)) console.warn(`websuckets: the server sent the error "${frame.error}"`);
+    if (isError(frame)) console.warn(`websuckets: error "${frame.error}"`);
     else this.listeners.get(nameOf(frame)!)?.call(frame.payload ?? null);
   }
 

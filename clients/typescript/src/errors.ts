@@ -48,7 +48,7 @@ export class ConnectionLost extends WebSucketsError {
   constructor(
     code = 1006,
     reason = "",
-    text = "the connection was lost before the reply",
+    text = "the connection was lost",
     options?: ErrorOptions,
   ) {
     super(`${text} (${code}${reason && `, ${reason}`})`, options);

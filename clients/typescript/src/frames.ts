@@ -42,18 +42,19 @@ export function isObject(value: unknown): value is Record<string, unknown> {
 
 /** Return the name of an event or of an error; `undefined` for a frame that is neither. */
 export function nameOf(frame: Frame): string | undefined {
-  const name = "event" in frame ? frame.event : frame.error;
+  const { event, error } = frame;
+  const name = event === undefined ? error : event;
   return typeof name === "string" ? name : undefined;
 }
 
 /** Tell whether a frame is an error. */
 export function isError(frame: Frame): boolean {
-  return typeof frame.error === "string" && !("event" in frame);
+  return frame.event === undefined && typeof frame.error === "string";
 }
 
 /** Return the channel with a history of which a frame is an event or an offset. */
 export function channelOf(frame: Frame): string | undefined {
-  return Number.isInteger(frame.offset) ? (frame.channel as string) : undefined;
+  return frame.offset == null ? undefined : (frame.channel as string);
 }
 
 /** Return the error of a frame, of the class that `errors` has for its name. */

@@ -42,7 +42,7 @@ export async function outcome<T, E extends CommandError>(
  * unhandled(error)` at the end of a `switch` over the errors of a command.
  */
 export function unhandled(value: never): never {
-  throw new Error(`not handled: ${JSON.stringify(value)}`);
+  throw new Error(`not handled: ${value}`);
 }
 
 /** Users have come to a channel, or have left it. */
@@ -61,7 +61,7 @@ export function channelName(pattern: string, parameters: Record<string, string |
   return pattern.replace(/\{([^{}]*)\}/g, (_, name: string) => {
     const text = String(parameters[name]);
     if (!text || text.includes("/")) {
-      throw new RangeError(`${pattern}: ${name} is empty or has a slash`);
+      throw new RangeError(`${pattern}: ${name} is "${text}"`);
     }
     return text;
   });

@@ -70,12 +70,13 @@ export class Reconnecting {
   /**
    * Return the milliseconds until the next attempt, or `undefined` where there is to be none.
    *
-   * @param lasted Milliseconds for which the connection was open and authenticated.
+   * @param lasted Milliseconds for which the connection was open and authenticated; `NaN` if it
+   * never was.
    * @param canAuthenticate True where the next connection may have another token.
    */
   pauseAfter(code: number, lasted: number, canAuthenticate: boolean): number | undefined {
     const { first, most, later, stable, random } = this.#backoff;
-    if (lasted > 0 && lasted >= stable) {
+    if (lasted >= stable) {
       this.#failures = 0;
       this.#wasAtOnce = this.#wasRefused = false;
     }

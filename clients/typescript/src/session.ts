@@ -73,7 +73,7 @@ export class Session {
     socket.onclose = ({ code, reason }) => this.end({ code, reason });
     socket.onerror = () => {}; // the close that follows says as much
     if (openTimeout !== null) {
-      this.soon(openTimeout, () => this.isOpen || this.#lose("no answer to the handshake"));
+      this.soon(openTimeout, () => this.isOpen || this.#lose("no answer"));
     }
   }
 
@@ -181,7 +181,7 @@ export class Session {
 
   #giveUp(isSure: boolean): void {
     if (isSure || [...this.#awaited.values()].every((command) => command.isPatient)) {
-      this.#lose("no answer to pings");
+      this.#lose("no answer");
     } else this.#ping();
   }
 

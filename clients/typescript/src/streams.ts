@@ -25,7 +25,7 @@ export class StreamCall extends Call {
   item(frame: Frame): boolean {
     if (this.isDone) return true; // it is cancelled already
     if (this.#inbox.items.length >= this.#most) {
-      this.fail(new SlowReader(`items of "${this.event}" came faster than they were taken`));
+      this.fail(new SlowReader(`items of "${this.event}" come too fast`));
       return false;
     }
     this.#inbox.put(frame);

@@ -48,23 +48,21 @@ export class Inbox<T> {
 /**
  * Return the result of a promise within its limits.
  *
+ * The promise has to end once the time is over, or the signal has come.
+ *
  * @throws TimeoutError with the text `late` when the time is over; the reason of the signal.
  */
 export function within<T>(promise: Promise<T>, limits: Limits, late: () => string): Promise<T> {
   const { timeout, signal } = limits;
   return new Promise((resolve, reject) => {
-    const abort = () => end(() => reject(signal!.reason));
-    const expire = () => end(() => reject(new TimeoutError(late())));
+    const abort = () => reject(signal!.reason);
+    const expire = () => reject(new TimeoutError(late()));
     const timer = timeout == null || timeout > LONGEST ? undefined : setTimeout(expire, timeout);
-    const end = (settle: () => void) => {
+    signal?.addEventListener("abort", abort);
+    const end = () => {
       clearTimeout(timer);
       signal?.removeEventListener("abort", abort);
-      settle();
     };
-    signal?.addEventListener("abort", abort);
-    promise.then(
-      (value) => end(() => resolve(value)),
-      (error) => end(() => reject(error)),
-    );
+    promise.finally(end).then(resolve, reject);
   });
 }

@@ -189,12 +189,12 @@ export class Watch {
     const session = this.#session;
     const current = this.#current;
     const error = errorOf(frame, this.#connector.settings.errors);
-    if (!session || !(this.#hasBegun ? PASSING_LATER : PASSING).includes(error.error)) {
+    if (!(this.#hasBegun ? PASSING_LATER : PASSING).includes(error.error)) {
       this.#current = undefined;
       return this.fail(error);
     }
     const pause = Math.random() * Math.min(LONGEST, 1000 * 2 ** this.#failures++);
-    session.soon(error.retryAfter ?? pause, () => {
+    session?.soon(error.retryAfter ?? pause, () => {
       if (this.#current === current) {
         this.#current = undefined;
         this.renew();
