@@ -15,7 +15,7 @@ export interface Awaited {
   /** Take the final reply. */
   reply(frame: Frame): void;
   /** Take note that the connection was lost; return true to be sent on the next one. */
-  lose(error: ConnectionLost): boolean;
+  lose?(error: ConnectionLost): boolean;
   /** Fail the command if another user than this one has called it. */
   failUnlessOf?(user: unknown): void;
   /** Return the frame of the command, with this token unless it has its own. */

@@ -61,7 +61,7 @@ export function channelName(pattern: string, parameters: Record<string, string |
   return pattern.replace(/\{([^{}]*)\}/g, (_, name: string) => {
     const text = String(parameters[name]);
     if (!text || text.includes("/")) {
-      throw new RangeError(`${pattern}: ${name} is "${text}"`);
+      throw new RangeError(`${pattern}: "${text}"`);
     }
     return text;
   });

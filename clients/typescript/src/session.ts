@@ -137,7 +137,7 @@ export class Session {
   takeLost(error: ConnectionLost): Call[] {
     const awaited = [...this.#awaited.values()];
     this.#awaited.clear();
-    return awaited.filter((command) => command.lose(error)) as Call[];
+    return awaited.filter((command) => command.lose?.(error)) as Call[];
   }
 
   #take(frame: Frame): void {

@@ -109,7 +109,6 @@ export class Watch {
     const current: Awaited = {
       id,
       reply: (frame) => this.#current === current && this.#takeReply(frame),
-      lose: () => false, // the subscription is renewed by itself
       text: (token) => commandText(this.event, this.#payload, { id, token: own ?? token, since }),
     };
     this.#current = current;
