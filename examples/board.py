@@ -136,6 +136,15 @@ class NoteRemoved(Event):
     id: UUID
 
 
+# Errors, under their names in words: "no such board".
+
+
+class NoSuchBoard(ClientError): ...
+
+
+class NoSuchNote(ClientError): ...
+
+
 board_channel = Channel(
     "board/{name}",
     events=[NoteAdded, NoteMoved, NoteRemoved],
@@ -167,14 +176,14 @@ async def next_version(db: AsyncSession, name: str) -> int:
     change = update(Board).where(Board.name == name).values(version=Board.version + 1)
     version: int | None = await db.scalar(change.returning(Board.version))
     if version is None:
-        raise ClientError("no such board")
+        raise NoSuchBoard
     return version
 
 
 # Commands.
 
 boards = CommandGroup("board")
-notes = CommandGroup("note")
+notes = CommandGroup("note", raises=[NoSuchBoard])
 
 
 @boards.command("create", once=True)
@@ -184,7 +193,7 @@ async def create(socket: Socket, name: Payload[BoardName], db: AsyncSession) -> 
             db.add(Board(name=name))
 
 
-@boards.command("watch", subscribes=[board_channel])
+@boards.command("watch", subscribes=[board_channel], raises=[NoSuchBoard])
 async def watch(
     socket: Socket, name: Payload[BoardName], channels: Channels, db: AsyncSession
 ) -> BoardView:
@@ -193,7 +202,7 @@ async def watch(
     state = select(Board.version, Note).outerjoin(Note, Note.board == Board.name)
     rows = (await db.execute(state.where(Board.name == name).order_by(Note.id))).all()
     if not rows:
-        raise ClientError("no such board")  # which takes the subscription back
+        raise NoSuchBoard  # which takes the subscription back
     found = [NoteView.model_validate(note) for _, note in rows if note is not None]
     return BoardView(version=rows[0].version, notes=found)
 
@@ -209,23 +218,23 @@ async def add(socket: Socket, new: NewNote, db: AsyncSession, on_commit: OnCommi
     return view
 
 
-@notes.command("move", once=True)
+@notes.command("move", once=True, raises=[NoSuchNote])
 async def move(socket: Socket, to: Move, db: AsyncSession, on_commit: OnCommit) -> None:
     version = await next_version(db, to.board)
     note = update(Note).where(Note.board == to.board, Note.id == to.id)
     moved = await db.scalar(note.values(x=to.x, y=to.y).returning(Note.id))
     if moved is None:
-        raise ClientError("no such note")  # the version is rolled back
+        raise NoSuchNote  # the version is rolled back
     event = NoteMoved(version=version, id=to.id, x=to.x, y=to.y)
     on_commit.publish(board_channel(name=to.board), event)
 
 
-@notes.command("remove", once=True)
+@notes.command("remove", once=True, raises=[NoSuchNote])
 async def remove(socket: Socket, which: Removal, db: AsyncSession, on_commit: OnCommit) -> None:
     version = await next_version(db, which.board)
     note = delete(Note).where(Note.board == which.board, Note.id == which.id)
     if await db.scalar(note.returning(Note.id)) is None:
-        raise ClientError("no such note")
+        raise NoSuchNote
     event = NoteRemoved(version=version, id=which.id)
     on_commit.publish(board_channel(name=which.board), event)
 

@@ -29,13 +29,13 @@ class Credentials(BaseModel):
 
 
 class LoginTaken(ClientError):
-    def __init__(self) -> None:
-        super().__init__("login taken")
+    """Somebody has registered with this login."""  # sent as "login taken"
 
 
 class WrongCredentials(ClientError):
-    def __init__(self) -> None:
-        super().__init__("wrong login or password")
+    """Nobody has registered with this login, or not with this password."""
+
+    error = "wrong login or password"
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ class AccountsProvider(Provider):
 group = CommandGroup("user")
 
 
-@group.command("register")
+@group.command("register", raises=[LoginTaken])
 async def register(socket: ServerConnection, model: Credentials, accounts: Accounts) -> None:
     accounts.register(model)
 
 
-@group.command("enter")
+@group.command("enter", raises=[WrongCredentials])
 async def enter(
     socket: ServerConnection, model: Credentials, accounts: Accounts, user: User
 ) -> Token:

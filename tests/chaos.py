@@ -6,8 +6,10 @@ run again; how clients, nodes and faults interleave differs from run to run.
 
 With ``--log sql`` (the default) replies and events are in PostgreSQL, and Redis, which loses all
 its data when it is killed, is the broker alone. With ``--log redis`` they are in Redis, with an
-append-only file. Nothing is mocked: processes are killed and stopped by signals, and all links go
-through proxies. See tests/support/chaos_run.py, and chaos_oracle.py for what is judged.
+append-only file. Clients are those of ``websuckets.client``, or with ``--by-hand`` those of
+tests/support/chaos_client.py, of which each frame that they get is judged. Nothing is mocked:
+processes are killed and stopped by signals, and all links go through proxies. See
+tests/support/chaos_run.py, and chaos_oracle.py for the promises that are judged.
 """
 
 import argparse
@@ -51,6 +53,11 @@ def main() -> int:
         action="store_true",
         help="let connections to PostgreSQL fall silent for good, too",
     )
+    parser.add_argument(
+        "--by-hand",
+        action="store_true",
+        help="let clients do by hand what websuckets.client does",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
     began = time.monotonic()
@@ -63,6 +70,7 @@ def main() -> int:
             directory,
             tell,
             silent_databases=options.silent_databases,
+            by_hand=options.by_hand,
         )
         try:
             asyncio.run(run.run())

@@ -297,9 +297,11 @@ class WebSuckets:
         the errors that they declare, and the declared channels with their events. Everything of it
         comes from the handlers and declarations, and the same app has the same document.
 
-        Raises `ConfigurationError` for groups that are wrong.
+        Raises `ConfigurationError` for groups that are wrong, or that need channels which the app
+        does not include.
         """
         commands = self._commands()
+        check_subscribes(commands.values(), self._declarations)
         return asyncapi_document(
             self._title,
             self._version,

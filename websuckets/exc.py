@@ -18,7 +18,8 @@
     │   ├── DuplicateCommand
     │   └── MissingProvider
     ├── InvalidMessage                   a frame that is not a command; the connection answers it
-    └── NoCurrentSession                 ``Session.online`` read where its app is not known
+    ├── NoCurrentSession                 ``Session.online`` read where its app is not known
+    └── ...                              errors of clients: see ``websuckets.client``
 """
 
 import re
@@ -72,6 +73,10 @@ class WebSucketsError(Exception):
     """Root of every error that websuckets raises."""
 
 
+_UNNAMED: Final[Any] = object()
+"""Object that stands for the name of an error where its class has the name."""
+
+
 class ClientError(WebSucketsError):
     """An error for the client: raised anywhere below a handler, the error is sent as the reply.
 
@@ -93,8 +98,10 @@ class ClientError(WebSucketsError):
     details: Any
     """Details for the client."""
 
-    def __init__(self, error: str | None = None, details: Any = None) -> None:
-        if error is None and type(self) is not ClientError:
+    def __init__(self, error: str = _UNNAMED, details: Any = None) -> None:
+        if error is _UNNAMED:
+            if type(self) is ClientError:
+                raise TypeError("ClientError: give the error its name, or raise a subclass")
             error = getattr(type(self), "error", None) or words_of(type(self).__name__)
         if not isinstance(error, str):
             raise TypeError(

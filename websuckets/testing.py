@@ -21,6 +21,7 @@ from websuckets.client.frames import (
     payload_json,
     read_frame,
 )
+from websuckets.client.replies import Replies
 from websuckets.runtime.event_loop import spawn
 from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.lifecycle import RunningApp
@@ -272,17 +273,8 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _frame(
-        self,
-        event: str,
-        payload: Any,
-        token: str | None,
-        id: str | int | None,
-        key: str | None = None,
-        since: Mapping[str, tuple[str, int]] | None = None,
-    ) -> str:
-        token = self.token if token is None else token
-        return command_frame(event, payload_json(payload), token, id, key, since)
+    def _frame(self, *fields: Any) -> str:
+        return _frame(self.token, *fields)
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -300,6 +292,13 @@ _OTHER_LOOP: Final = (
     "this TestClient was entered in another event loop, and works in that one only: let a fixture "
     "and its tests have the same (pytest-asyncio calls that loop_scope)"
 )
+
+
+def _frame(
+    default_token: str | None, event: str, payload: Any, token: str | None, *rest: Any
+) -> str:
+    token = default_token if token is None else token
+    return command_frame(event, payload_json(payload), token, *rest)
 
 
 class _Stream(AsyncGenerator[ReceivedEvent, None]):
@@ -374,7 +373,7 @@ class _Inbox:
         self.app = app
         self.client = client
         self._frames: list[Frame] = []
-        self._claimed: set[str] = set()
+        self._replies: Replies[list[Frame]] = Replies()
         self._cancelled: set[str] = set()
         self._next: anyio.Event | None = None  # set once the frame that one task reads is there
 
@@ -383,15 +382,19 @@ class _Inbox:
         self.app.loop.check(_OTHER_LOOP)
         return self
 
+    @property
+    def _claimed(self) -> set[str | int]:
+        """Ids of the commands whose replies are kept for their callers."""
+        return self._replies.ids
+
     def claim(self, id: str) -> None:
         """Keep replies to this command, from now on, for the caller that takes them by its id."""
-        self._claimed.add(id)
+        self._replies.add(id, [])
 
     def release(self, id: str) -> None:
         """Discard replies to this command from now on."""
-        self._claimed.discard(id)
+        self._replies.remove(id)
         self._cancelled.add(id)
-        self._frames = [frame for frame in self._frames if frame.id != id]
 
     async def cancel(self, id: str) -> None:
         """Cancel this command on the server, if it is a stream."""
@@ -406,14 +409,13 @@ class _Inbox:
 
     async def take(self, id: str | None = None) -> Frame:
         """Return the next frame that answers the command, or without ``id`` no claimed command."""
-        while True:
-            for number, frame in enumerate(self._frames):
-                if frame.id == id if id is not None else frame.id not in self._claimed:
-                    return self._frames.pop(number)
+        frames = self._frames if id is None else self._replies[id]
+        while not frames:
             if self._next is None:
                 await self._read_one()
             else:
                 await self._next.wait()
+        return frames.pop(0)
 
     async def _read_one(self) -> None:
         self._next = anyio.Event()
@@ -422,7 +424,10 @@ class _Inbox:
         finally:  # tasks that wait take their frames now, or read the next one
             self._next.set()
             self._next = None
-        if frame.id not in self._cancelled:
+        claimed = self._replies.receiver_of(frame)
+        if claimed is not None:
+            claimed.append(frame)
+        elif frame.id not in self._cancelled:
             self._frames.append(frame)
 
     def put_back(self, frame: Frame) -> None:

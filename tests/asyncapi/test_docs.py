@@ -54,6 +54,7 @@ async def test_the_document_is_served_in_both_formats(on_sockets: Serving) -> No
     app = documented()
     async with on_sockets(app) as server:
         as_json = await get(server, "/docs/asyncapi.json")
+        assert (await get(server, "/docs/asyncapi.json")).text == as_json.text
         as_yaml = await get(server, "/docs/asyncapi.yaml?download=1")
     assert (as_json.status_code, as_yaml.status_code) == (200, 200)
     assert as_json.headers["content-type"] == "application/json"
@@ -62,6 +63,31 @@ async def test_the_document_is_served_in_both_formats(on_sockets: Serving) -> No
     for response in (as_json, as_yaml):
         assert response.headers["cache-control"] == "no-store"
         assert response.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_the_document_is_made_once_for_all_who_ask(
+    on_sockets: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = documented()
+    made: list[WebSuckets] = []
+    write = WebSuckets.asyncapi
+
+    def asyncapi(self: WebSuckets) -> dict[str, Any]:
+        made.append(self)
+        return write(self)
+
+    monkeypatch.setattr(WebSuckets, "asyncapi", asyncapi)
+    texts: list[str] = []
+
+    async def ask() -> None:
+        texts.append((await get(server, "/docs/asyncapi.json")).text)
+
+    async with on_sockets(app) as server:
+        async with anyio.create_task_group() as asking:
+            for _ in range(5):
+                asking.start_soon(ask)
+    assert made == [app]
+    assert len(texts) == 5 and len(set(texts)) == 1
 
 
 async def test_a_page_links_to_the_documents(on_sockets: Serving) -> None:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pytest
+from documents import document_of, keys_of, message, property_of, validator_of
 from harness import app_with
-from jsonschema import Draft7Validator
-from pydantic import BaseModel, Field
-from typed_values import validator_of
+from pydantic import BaseModel
 
 from websuckets import (
     ClientError,
@@ -63,29 +61,6 @@ class Admin: ...
 
 posts = Channel("posts/{author}", events=[Posted, Deleted], history=History(10, 60), presence=True)
 ticks = Channel("ticks")
-
-
-def document_of(group: CommandGroup, **options: Any) -> dict[str, Any]:
-    return app_with(group, **options).asyncapi()
-
-
-def keys_of(messages: list[dict[str, str]]) -> list[str]:
-    prefix = "#/channels/connection/messages/"
-    assert all(message["$ref"].startswith(prefix) for message in messages)
-    return [message["$ref"].removeprefix(prefix) for message in messages]
-
-
-def message(document: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return a message, to which the channel refers by the same key."""
-    assert document["channels"]["connection"]["messages"][key] == {
-        "$ref": f"#/components/messages/{key}"
-    }
-    found: dict[str, Any] = document["components"]["messages"][key]
-    return found
-
-
-def property_of(document: dict[str, Any], key: str, name: str) -> Any:
-    return message(document, key)["payload"]["properties"][name]
 
 
 def test_the_document_says_what_the_app_is() -> None:
@@ -402,77 +377,12 @@ def test_a_handler_that_asks_for_the_user_is_protected() -> None:
     assert keys.count("websuckets.error.forbidden") == 1
 
 
-# Schemas ------------------------------------------------------------------------------------------
-
-
-class Received(BaseModel):
-    """A model that is sent otherwise than it is received."""
-
-    number: int = 0
-    pair: tuple[int, str] = (0, "")
-    many: tuple[int, ...] = ()
-    first: tuple[()] = ()
-    post: Post = Field(Post(title="a"), description="A reference with a description.")
-    either: Annotated["Cat | Dog", Field(discriminator="kind")]
-
-
-class Cat(BaseModel):
-    kind: Literal["cat"]
-
-
-class Dog(BaseModel):
-    kind: Literal["dog"]
-
-
-@dataclass
-class Discriminator:
-    discriminator: dict[str, int]
-    prefixItems: int
-
-
-def test_schemas_are_those_of_draft_7() -> None:
-    group = CommandGroup()
-
-    @group.command("get")
-    async def get(socket: Socket, payload: Received) -> Discriminator: ...  # type: ignore[empty-body]
-
-    document = document_of(group)
-    schemas = document["components"]["schemas"]
-    for schema in schemas.values():
-        Draft7Validator.check_schema(schema)
-    properties = schemas["Received"]["properties"]
-    assert properties["pair"]["items"] == [{"type": "integer"}, {"type": "string"}]
-    assert properties["pair"]["additionalItems"] is False
-    assert properties["many"]["items"] == {"type": "integer"}
-    assert properties["post"]["allOf"] == [{"$ref": "#/components/schemas/Post"}]
-    assert properties["post"]["description"] == "A reference with a description."
-    assert "discriminator" not in properties["either"]
-    assert properties["either"]["x-websuckets-discriminator"]["propertyName"] == "kind"
-    assert list(schemas["Discriminator"]["properties"]) == ["discriminator", "prefixItems"]
-
-
-class Both(BaseModel):
-    number: int = Field(0, validation_alias="in", serialization_alias="out")
-
-
-def test_schemas_of_both_directions_differ_where_those_of_pydantic_do() -> None:
-    group = CommandGroup()
-
-    @group.command("get")
-    async def get(socket: Socket, payload: Both) -> Both:
-        return payload
-
-    @group.command("echo")
-    async def echo(socket: Socket, payload: Post) -> Post:
-        return payload
-
-    document = document_of(group)
-    schemas = document["components"]["schemas"]
-    assert list(schemas["Both-Input"]["properties"]) == ["in"]
-    assert list(schemas["Both-Output"]["properties"]) == ["out"]
-    assert property_of(document, "get", "payload")["$ref"].endswith("/Both-Input")
-    assert property_of(document, "get.reply", "payload")["$ref"].endswith("/Both-Output")
-    assert "Post" in schemas and "Post-Input" not in schemas
+def test_an_event_of_two_channels_is_one_message() -> None:
+    others = Channel("others", events=[Posted])
+    document = document_of(CommandGroup(), channels=[posts, others])
+    for name in ("channel.posts-author", "channel.others"):
+        assert "event.posted" in keys_of(document["operations"][name]["messages"])
+    assert "event.posted_2" not in document["components"]["messages"]
 
 
 # Names, and order ---------------------------------------------------------------------------------
@@ -531,6 +441,13 @@ def test_groups_that_are_wrong_have_no_document() -> None:
     app.include_command_group(group)
     with pytest.raises(ConfigurationError, match="Undefined"):
         app.asyncapi()
+
+
+def test_a_channel_that_is_not_included_is_told() -> None:
+    group = CommandGroup()
+    group.command("get", subscribes=[posts])(of_none)
+    with pytest.raises(ConfigurationError, match="the app does not include Channel"):
+        document_of(group)
 
 
 async def test_a_running_app_has_the_document_of_what_it_serves() -> None:

@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+from documents import validator_of
 from harness import app_with, dial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, create_model
 from serving import in_memory
-from typed_values import Typed, typed, validator_of
+from typed_values import Typed, typed
 
 from websuckets import Channels, ClientError, CommandGroup, Event, Payload, Socket, WebSuckets
 from websuckets.channels import Channel

@@ -2,14 +2,15 @@
 
 import gc
 import logging
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
 import anyio
 import pytest
 from client_of import client_at, client_of, until
 from harness import Gate, app_with, in_another_loop
 from ports import free_port
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from timeouts import TIMEOUT
 
 from websuckets import ClientError, CommandGroup, Limits, Message, Payload, Socket
@@ -21,6 +22,7 @@ from websuckets.client import (
     QueueFull,
     UnexpectedReply,
 )
+from websuckets.client.calls import Call
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +59,11 @@ async def test_a_reply_has_the_type_that_the_call_asks_for() -> None:
         assert await client.call("echo", [1, "2"], result=list[int]) == [1, 2]
         assert await client.call("echo", 5, result=TypeAdapter(int | None)) == 5
         assert await client.call("echo", {"a": [None]}) == {"a": [None]}
+
+
+async def test_a_client_without_a_heartbeat_sends_nothing_by_itself() -> None:
+    async with client_of(group, heartbeat=None) as client:
+        assert await client.call("echo", 1) == 1
 
 
 async def test_a_reply_of_another_type_is_told_without_its_values() -> None:
@@ -205,6 +212,46 @@ async def test_a_command_with_a_key_that_is_in_progress_is_sent_again() -> None:
         tries.clear()
         with pytest.raises(CommandError, match="in progress"):
             await client.call("busy")
+
+
+async def test_a_call_of_a_stream_returns_its_last_reply_and_may_be_cancelled() -> None:
+    started, ended = anyio.Event(), anyio.Event()
+    streams = CommandGroup()
+
+    @streams.command("numbers")
+    async def numbers(socket: Socket, for_ever: Payload[bool]) -> AsyncIterator[int]:
+        try:
+            yield 1
+            if for_ever:
+                started.set()
+                await anyio.sleep_forever()
+        finally:
+            if for_ever:
+                ended.set()
+
+    async with client_of(streams) as client:
+        assert await client.call("numbers", False) is None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(client.call, "numbers", True)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(TIMEOUT):
+            await ended.wait()
+
+
+async def test_a_type_that_cannot_be_hashed_is_a_type() -> None:
+    async with client_of(group) as client:
+        hint: Any = Annotated[int, Field(ge=1), {"unhashable": True}]
+        assert await client.call("echo", 5, result=hint) == 5
+        with pytest.raises(UnexpectedReply):
+            await client.call("echo", 0, result=hint)
+
+
+def test_a_command_that_nobody_awaits_any_more_is_not_sent_again() -> None:
+    call = Call(1, "busy", None, key="k")
+    assert call.can_be_sent_again() and call.lose(ConnectionLost(1006))
+    call.abandon()
+    assert not call.can_be_sent_again() and not call.lose(ConnectionLost(1006))
 
 
 async def test_a_message_that_is_too_big_is_not_sent_again() -> None:

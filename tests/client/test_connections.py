@@ -6,8 +6,8 @@ from typing import Any
 
 import anyio
 import pytest
-from client_of import client_at, client_of, until
-from harness import app_with
+from client_of import SHORT, client_at, client_of, until
+from harness import Gate, app_with
 from raw_server import raw_server
 from timeouts import TIMEOUT
 from websockets.http11 import Request
@@ -20,6 +20,7 @@ from websuckets.client import (
     ConnectionLost,
     Credentials,
     Retry,
+    UserChanged,
 )
 from websuckets.exc import HandshakeRefused
 
@@ -90,6 +91,21 @@ async def test_headers_are_made_for_each_attempt() -> None:
     assert seen == ["a", "b", "c", "d"]
 
 
+async def test_each_attempt_may_go_to_another_server(caplog: pytest.LogCaptureFixture) -> None:
+    app = app_with(group)
+    caplog.set_level(logging.INFO, "websuckets.client")
+    async with app.serve("127.0.0.1", 0) as server:
+        urls = [server.urls[0], "ws://127.0.0.1:1/?secret"]
+        async with Client(urls.pop, backoff=SHORT, proxy=None) as client:
+            await client.call("hello")
+            assert repr(client) == f"<Client {server.urls[0]} open>"
+    assert "ws://127.0.0.1:1/: not connected" in caplog.text
+    async with Client(lambda: "http://127.0.0.1", backoff=SHORT) as client:
+        with pytest.raises(ClientClosed) as caught:
+            await client.call("hello")
+        assert isinstance(caught.value.__cause__, ValueError)
+
+
 async def test_authenticate_runs_before_all_other_commands() -> None:
     events: list[str] = []
     noting = CommandGroup()
@@ -156,6 +172,58 @@ async def test_an_error_of_authenticate_that_the_server_sent_closes_the_client()
             await client.call("enter")
         assert isinstance(caught.value.__cause__, CommandError)
         assert caught.value.__cause__.error == "wrong password"
+
+
+async def test_authenticate_may_close_the_client() -> None:
+    def authenticate(client: Client) -> None:
+        raise ClientClosed(4401, "signed out")
+
+    async with client_of(group, authenticate=authenticate) as client:
+        with pytest.raises(ClientClosed, match="signed out"):
+            await client.call("hello")
+        assert client.state == "closed"
+        assert client.lost is None
+
+
+async def test_a_lost_connection_of_authenticate_itself_is_tried_again() -> None:
+    """As that of another client, which knows the tokens."""
+    left: list[Exception] = [ConnectionLost(1006)]
+
+    def authenticate(client: Client) -> str:
+        if left:
+            raise left.pop()
+        return "token"
+
+    async with client_of(group, authenticate=authenticate) as client:
+        assert await client.call("hello") == "token"
+        assert str(client.lost) == "the connection was lost (1006, authenticate: ConnectionLost)"
+
+
+async def test_another_user_makes_the_commands_in_flight_fail(gate: Gate) -> None:
+    users = ["bob", "ann"]
+    slow = CommandGroup()
+
+    @slow.command("slow")
+    async def slowly(socket: Socket) -> None:
+        await gate()
+
+    app = app_with(slow)
+    async with app.serve("127.0.0.1", 0) as server:
+
+        def login(client: Client) -> Credentials:
+            return Credentials("t", user=users.pop())
+
+        async with client_at(server.urls[0], authenticate=login) as client:
+            async with anyio.create_task_group() as tasks:
+
+                async def call() -> None:
+                    with pytest.raises(UserChanged):
+                        await client.call("slow", once=True)
+
+                tasks.start_soon(call)
+                await gate.reached.wait()
+                await client.renew()
+        gate.opened.set()
 
 
 async def test_authenticate_that_returns_something_else_is_told(

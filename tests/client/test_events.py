@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 from client_of import client_at, until
 from harness import app_with
@@ -28,7 +29,9 @@ from websuckets.client import (
     Client,
     ClientClosed,
     CommandError,
+    ConnectionLost,
     EventsMissed,
+    SlowReader,
     UnexpectedReply,
 )
 
@@ -334,6 +337,80 @@ async def test_an_offset_that_is_not_the_next_one_is_asked_for_again() -> None:
     assert seen == [None, {"c": ["e", 2]}]
 
 
+@group.command("count")
+async def count(socket: Socket, last: Payload[int]) -> AsyncIterator[int]:
+    for number in range(last):
+        yield number
+
+
+async def test_a_subscription_by_a_stream_has_its_items_and_ends() -> None:
+    async with client(buffer=3) as found:
+        async with found.subscribe("count", 3) as stream:
+            assert stream.is_stream
+            assert [event.payload async for event in stream] == [0, 1, 2]
+        async with found.subscribe("count", 10**6) as stream:
+            pass  # it is cancelled
+        async with found.subscribe("count", 1000) as stream:
+            await until(lambda: stream._watch.failure is not None)
+            assert await take(stream, 3) == [0, 1, 2]
+            with pytest.raises(SlowReader):
+                await anext(stream)
+
+
+async def test_a_subscription_by_a_stream_ends_with_its_connection() -> None:
+    async def serve(connection: Any) -> None:
+        command = json.loads(await connection.recv())
+        item = {"event": "e", "payload": 1, "id": command["id"], "more": True}
+        await connection.send(json.dumps(item))
+        await connection.close(1012)
+
+    async with raw_server(serve) as url, client_at(url) as found:
+        async with found.subscribe("e") as stream:
+            assert await take(stream, 1) == [1]
+            with pytest.raises(ConnectionLost):
+                await anext(stream)
+
+
+async def test_an_error_of_a_class_for_errors_reaches_the_subscriber() -> None:
+    class Wrong(CommandError):
+        def __init__(self, *fields: Any) -> None:
+            raise ZeroDivisionError
+
+    async with client(errors={"forbidden": Wrong}) as found:
+        with pytest.raises(ZeroDivisionError):
+            async with found.subscribe("refused"):
+                pass
+        with pytest.raises(ZeroDivisionError):
+            await found.call("refused")
+        assert await found.call("say", []) is None
+
+
+async def test_a_channel_that_a_renewal_does_not_name_any_more_is_left() -> None:
+    seen: list[Any] = []
+
+    async def serve(connection: Any) -> None:
+        async for text in connection:
+            command = json.loads(text)
+            seen.append(command.get("since"))
+            names = ["a", "b"] if len(seen) == 1 else ["a"]
+            subscribed = {name: {"epoch": "e", "offset": 1} for name in names}
+            reply = {"event": "watch", "id": command["id"], "payload": len(seen)}
+            await connection.send(json.dumps({**reply, "subscribed": subscribed}))
+            for channel in ["other", "a"] if len(seen) == 1 else []:
+                gap = {"event": "channel gap", "payload": {"channel": channel}}
+                await connection.send(json.dumps(gap))
+            event = {"event": "said", "payload": 2, "channel": "a", "offset": 2}
+            await connection.send(json.dumps(event))
+
+    async with raw_server(serve) as url, client_at(url) as found:
+        reloads: list[Any] = []
+        async with found.subscribe("watch", on_reload=reloads.append) as watched:
+            assert await take(watched, 1) == [2]
+            assert reloads == [2]
+            assert watched.positions == {"a": ("e", 2)}
+    assert seen == [None, {"a": ["e", 1], "b": ["e", 1]}]
+
+
 async def test_a_client_that_is_closed_ends_its_subscriptions() -> None:
     async with client() as found:
         async with found.subscribe("watch", 1) as watched:
@@ -342,3 +419,32 @@ async def test_a_client_that_is_closed_ends_its_subscriptions() -> None:
             assert await take(watched, 1) == [{"number": 1}]
             with pytest.raises(ClientClosed):
                 await anext(watched)
+
+
+@pytest.mark.on_asyncio
+async def test_a_function_that_ends_the_program_ends_it() -> None:
+    """On trio a task without a parent cannot, but for a ``TrioInternalError``."""
+    ending: list[BaseException] = []
+
+    def end(event: Any) -> None:
+        raise SystemExit(3)
+
+    def run() -> None:
+        async def greet(connection: Any) -> None:
+            await connection.send('{"event": "greeting", "payload": 1}')
+            await connection.wait_closed()
+
+        async def main() -> None:
+            async with raw_server(greet) as url:
+                found = client_at(url)
+                found.on("greeting", end)
+                async with found:
+                    await anyio.sleep_forever()
+
+        try:
+            anyio.run(main)
+        except SystemExit as error:
+            ending.append(error)
+
+    await anyio.to_thread.run_sync(run)
+    assert [error.code for error in ending if isinstance(error, SystemExit)] == [3]

@@ -43,6 +43,10 @@ class Plain(ClientError):
     """An error that declares nothing."""
 
 
+class OfAnything(ClientError):
+    details: Any
+
+
 class WithInit(ClientError):
     error = "with init"
     details: dict[str, int]
@@ -88,6 +92,7 @@ async def answer_of(error: Any, **options: Any) -> tuple[str, Any]:
         (Plain, "plain", None),
         (Plain(details={"any": [1]}), "plain", {"any": [1]}),
         (WithInit(5), "with init", {"number": 5}),
+        (OfAnything(details={"a": [None]}), "of anything", {"a": [None]}),
         (OfRow(details={"id": 1}), "of row", {"id": 1}),
         (OfRow(details=[Place(1)]), "of row", [{"x": 1}]),
         (Plain("another name"), "another name", None),
@@ -141,7 +146,7 @@ async def test_errors_of_streams_and_of_every_transport(serving: Serving) -> Non
 
 
 def test_an_error_without_a_name_is_refused() -> None:
-    with pytest.raises(TypeError, match="the error is a str, not NoneType"):
+    with pytest.raises(TypeError, match="give the error its name, or raise a subclass"):
         ClientError()
 
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "websuckets"
 PUBLIC = [
     "websuckets",
     *(f"websuckets.{path.stem}" for path in sorted(PACKAGE.glob("[a-z]*.py"))),
+    "websuckets.client",
     "websuckets.di",
     "websuckets.redis",
     "websuckets.sql",

@@ -26,7 +26,7 @@ NOT_RUN = {
     "console": "`tests/cli/test_page.py` runs these",
     "html": "`tests/project/test_browser.py` runs these, in Chromium",
     "js": "`test_browser.py`, `test_catching_up_page.py` and `test_exactly_once.py` run these",
-    "py": "two lines that a reader writes below the program, to start it",
+    "py": "lines that are not a program: to start one, and the client, whose own page runs",
     "sh": "`.ci/run` installs and starts as the README says; the rest starts servers that stay",
     "txt": "diagrams",
 }

@@ -20,6 +20,8 @@ from websuckets import (
     Event,
     Payload,
     Socket,
+    Token,
+    User,
     WebSuckets,
 )
 from websuckets.channels import Channel, History
@@ -111,7 +113,7 @@ class Any_(BaseModel):
     any: Any
 
 
-class Client(BaseModel):
+class TypeAdapter(BaseModel):
     """A model with the name of a class that the client imports."""
 
     client: str
@@ -336,6 +338,17 @@ async def comment(socket: Socket, id: Payload[int], channels: Channels) -> None:
     await channels.publish(anything(id=1), ClientEvent("whatever", [id]))
 
 
+@users.command("close")
+async def close(socket: Socket, id: Payload[int], channels: Channels) -> None:
+    await channels.publish(ticket(id=id), Closed())
+
+
+@odd.command("log in")
+async def enter(socket: Socket, name: Payload[str], user: User) -> Token:
+    user.id, user.token = name, Token.generate()
+    return user.token
+
+
 @odd.command("class")
 async def class_(socket: Socket) -> None: ...
 
@@ -346,7 +359,7 @@ async def all_(socket: Socket) -> Sequence[Any_]:
 
 
 @odd.command("client")
-async def client(socket: Socket, payload: Client) -> Client | Größe | int:
+async def client(socket: Socket, payload: TypeAdapter) -> TypeAdapter | Größe | int:
     return Größe(größe=1)
 
 

@@ -19,6 +19,7 @@ from chaos_faults import LINKS, NODES, Fault, schedule
 from chaos_history import At, Effect, Histories, Items, Log, Value
 from chaos_proxy import Link
 from chaos_servers import Node, Postgres
+from chaos_websuckets_client import ChaosWebsucketsClient
 from redis_server import RedisServer, find_binary
 from sqlalchemy import create_engine
 
@@ -38,7 +39,8 @@ class ChaosRun:
     """One run with a seed.
 
     ``log`` is ``"sql"`` or ``"redis"``, and ``tell`` is called with each line about what happens.
-    ``silent_databases`` is that of `schedule`.
+    ``silent_databases`` is that of `schedule`. With ``by_hand``, clients are those of
+    ``chaos_client.py``, and else those of `websuckets.client`.
     """
 
     def __init__(
@@ -50,7 +52,9 @@ class ChaosRun:
         tell: Callable[[str], None],
         *,
         silent_databases: bool = False,
+        by_hand: bool = False,
     ) -> None:
+        self._client = ChaosClient if by_hand else ChaosWebsucketsClient
         self._seconds = seconds
         self._tell = tell
         self._seed = seed
@@ -61,7 +65,7 @@ class ChaosRun:
         self._began = 0.0
         self._links: dict[str, Link] = {}
         self._nodes: dict[str, Node] = {}
-        self._clients: list[ChaosClient] = []
+        self._clients: list[ChaosClient | ChaosWebsucketsClient] = []
         self._secret = secrets.token_hex(16)
         self._leaves: list[asyncio.Task[None]] = []
 
@@ -133,7 +137,7 @@ class ChaosRun:
         for number in range(CLIENTS):
             name = f"client {number}"
             boards = [*choose.sample(BOARDS, 2), *choose.sample(BRIEF, choose.choice([0, 1]))]
-            client = ChaosClient(
+            client = self._client(
                 name,
                 token_of(self._secret, name),
                 ports,

@@ -251,6 +251,7 @@ app = WebSuckets(
         SqlProvider(AsyncSession),
     ],
     channels=[room],
+    path="/",
     limits=Limits(recovery=5, handler_timeout=60),
 )
 app.include_command_group(commands)

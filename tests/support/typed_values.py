@@ -1,4 +1,4 @@
-"""Types that programs use, and values of each, for hypothesis; and validators of documents."""
+"""Types that programs use, and values of each, for hypothesis."""
 
 import dataclasses
 import enum
@@ -10,11 +10,10 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, Ty
 from uuid import UUID
 
 from hypothesis import strategies as st
-from jsonschema import Draft7Validator
 from pydantic import BaseModel, ConfigDict, Field, RootModel, computed_field, create_model
 from typing_extensions import TypeAliasType, TypedDict
 
-__all__ = ["Typed", "typed", "validator_of"]
+__all__ = ["Typed", "typed"]
 
 T = TypeVar("T")
 
@@ -235,9 +234,3 @@ def _dataclass(fields: list[Typed]) -> Typed:
     )
     values = {f"field_{n}": field.values for n, field in enumerate(fields)}
     return Typed(made, st.fixed_dictionaries(values).map(lambda given: made(**given)))
-
-
-def validator_of(document: dict[str, Any], message: str) -> Draft7Validator:
-    """Return the validator of the frames of a message, by its key in a document."""
-    schema = document["components"]["messages"][message]["payload"]
-    return Draft7Validator({**schema, "components": document["components"]})

@@ -26,6 +26,7 @@ from websuckets import (
     ClientEvent,
     CommandGroup,
     ConnectionTasks,
+    Docs,
     Limits,
     Message,
     OnCommit,
@@ -404,6 +405,39 @@ api = FastAPI(lifespan=lifespan, routes=[WebSocketRoute("/ws", app.asgi)])
 api.mount("/mounted", app.asgi)
 asgi_application: ASGIApp = app.asgi
 litestar = Litestar([asgi("/ws", copy_scope=True)(app.asgi)])
+
+# Errors, and the document
+
+
+class NicknameTaken(ClientError):
+    details: Model
+
+
+class TooLong(ClientError):
+    error = "nickname too long"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(details={"most": most})
+
+
+assert_type(NicknameTaken(details=Model(text="")).details, Model)
+assert_type(TooLong(3).error, str)
+declaring = CommandGroup("nickname", raises=[NicknameTaken], tags=["users"])
+
+
+@declaring.command("choose", raises=[TooLong], deprecated=True)
+async def choose(socket: Socket, model: Model) -> Model:
+    raise NicknameTaken(details=model)
+
+
+async def authorize(request: Request, session: Session) -> bool:
+    return "Cookie" in request.headers
+
+
+documented = WebSuckets(title="Nicknames", version="1.0", docs=Docs("/docs", authorize=authorize))
+assert_type(documented.asyncapi(), dict[str, Any])
+WebSuckets(docs=Docs(authorize=lambda request: True))
+declaring.command("wrong", raises=[KeyError])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
 
 # Tests
 

@@ -88,6 +88,7 @@ class DocsPages:
         page, json, yaml = docs.paths
         self._make = {page: self._page, json: self._json, yaml: self._yaml}
         self._made: dict[str, HttpResponse] = {}
+        self._lock = anyio.Lock()
 
     def covers(self, path: str) -> bool:
         """Tell whether there is a page at this path."""
@@ -100,8 +101,14 @@ class DocsPages:
             if refusal is not None:
                 return refusal
         if path not in self._made:
-            self._made[path] = self._make[path]()
+            async with self._lock:  # in a thread: hundreds of commands take seconds
+                self._made[path] = await self._page_at(path)
         return self._made[path]
+
+    async def _page_at(self, path: str) -> HttpResponse:
+        """Return the page that was made while this task waited for it, or make the page."""
+        made = self._made.get(path)
+        return await anyio.to_thread.run_sync(self._make[path]) if made is None else made
 
     def _json(self) -> HttpResponse:
         return _response("application/json", as_json(self._document()))

@@ -126,12 +126,12 @@ def _in_draft_7(schema: Any) -> Any:
         return schema
     made: Schema = {}
     for key, value in schema.items():
-        if key in _SCHEMA and not isinstance(value, list):
-            made[key] = _in_draft_7(value)
-        elif key in _LIST:
+        if key in _LIST:
             made[key] = [_in_draft_7(item) for item in value]
         elif key in _MAPPING:
             made[key] = {name: _in_draft_7(item) for name, item in value.items()}
+        elif key in _SCHEMA and not isinstance(value, list):
+            made[key] = _in_draft_7(value)
         elif key == "discriminator" and isinstance(value, dict):
             made[DISCRIMINATOR] = value
         elif key == "default" and isinstance(value, float) and not isfinite(value):
@@ -139,13 +139,8 @@ def _in_draft_7(schema: Any) -> Any:
         else:
             made[key] = value
     if "prefixItems" in made:
-        first = [_in_draft_7(item) for item in made.pop("prefixItems")]
-        rest = made.pop("items", None)
-        made["items"] = first
-        if rest is not None:
-            made["additionalItems"] = rest
-        elif made.get("maxItems") == len(first):
-            made["additionalItems"] = False
+        made["additionalItems"] = made.pop("items", "maxItems" not in made)
+        made["items"] = [_in_draft_7(item) for item in made.pop("prefixItems")]
     if "$ref" in made and len(made) > 1:
         made = {"allOf": [{"$ref": made.pop("$ref")}], **made}
     return made

@@ -6,12 +6,14 @@ import typer
 
 import websuckets
 from websuckets.cli.asyncapi import asyncapi
+from websuckets.cli.call import call
 from websuckets.cli.check import check
 from websuckets.cli.client import client
 from websuckets.cli.commands import commands
 from websuckets.cli.graph import graph
 from websuckets.cli.new import new
 from websuckets.cli.run import run
+from websuckets.cli.watch import watch
 
 __all__ = ["program"]
 
@@ -43,8 +45,9 @@ def options(
 ) -> None:
     """Serve and inspect a websuckets app: commands over WebSocket, answered by typed handlers.
 
-    Each command takes the app as module:attribute, main:app for the `app` in main.py, and finds
-    it by itself where it usually is. `websuckets COMMAND --help` shows examples.
+    Commands take the app as module:attribute, main:app for the `app` in main.py, and find
+    it by themselves where it usually is; call and watch take the URL of a server that runs.
+    `websuckets COMMAND --help` shows examples.
     """
 
 
@@ -55,3 +58,5 @@ program.command()(commands)
 program.command()(graph)
 program.command()(asyncapi)
 program.add_typer(client, name="client")
+program.command()(call)
+program.command()(watch)

@@ -28,8 +28,8 @@ class Awaited(Protocol):
         """Take the final reply."""
         ...
 
-    def can_wait_for(self, frame: Frame) -> bool:
-        """Tell whether the command is to be sent again after this error, an ``in progress``."""
+    def can_be_sent_again(self) -> bool:
+        """Tell whether the command may be sent again, after an error ``in progress``."""
         ...
 
     def lose(self, error: ConnectionLost) -> bool:
@@ -71,7 +71,6 @@ class Call:
         self._frame: Frame | None = None
         self._failure: Exception | None = None
         self._done = anyio.Event()
-        self.has_items = False
 
     @property
     def is_done(self) -> bool:
@@ -82,14 +81,14 @@ class Call:
         return command_frame(self.event, self._payload, token, self.id, self.key, self._since)
 
     def item(self, frame: Frame) -> None:
-        self.has_items = True
+        """Ignore an item: a call of a stream returns the last reply."""
 
     def reply(self, frame: Frame) -> None:
         if not self.is_done:
             self._frame = frame
             self._done.set()
 
-    def can_wait_for(self, frame: Frame) -> bool:
+    def can_be_sent_again(self) -> bool:
         return self.key is not None and not self.is_bound and not self.is_done
 
     def lose(self, error: ConnectionLost) -> bool:

@@ -10,7 +10,7 @@ import anyio
 from websuckets.client.authentication import Credentials
 from websuckets.client.calls import UNKNOWN_USER
 from websuckets.client.commands import NOTHING, Commands
-from websuckets.client.errors import CommandError
+from websuckets.client.errors import CommandError, ConnectionLost
 from websuckets.client.listeners import Listener
 from websuckets.client.reconnecting import Backoff, Retry
 from websuckets.client.running import RunningClient, Settings, State, check_url, silent_logger
@@ -29,6 +29,7 @@ class Client(Commands):
     Entering starts to connect and waits for nothing: commands wait for the connection. Leaving
     closes the connection with 1000; everything that still waits then fails with `ClientClosed`.
 
+    ``url`` may be a function that is called before each attempt, as to choose one of many servers.
     ``token`` is sent with each command. ``authenticate`` is called with the client after each
     connection, before anything else is sent, async or not; it returns a token, `Credentials`, or
     ``None`` if it calls the commands itself that make the connection known. ``headers`` of the
@@ -37,6 +38,7 @@ class Client(Commands):
     and `subscribe`, in seconds, with ``None`` for no limit. ``queue`` commands may wait for a
     connection; ``buffer`` items wait for each stream and each subscription. ``heartbeat``, in
     seconds, is half of the time in which a dead connection is noticed; ``None`` turns it off.
+    Without ``reconnect`` the client is closed where its first connection ends or cannot be made.
     ``backoff`` gives the pauses between attempts, and ``close_codes`` replaces decisions of
     `CLOSE_CODES`. ``open_timeout`` and ``close_timeout``, in seconds, are those of each opening
     and closing handshake. ``options`` are further keyword arguments of ``connect`` of
@@ -47,7 +49,7 @@ class Client(Commands):
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         *,
         token: str | None = None,
         authenticate: Callable[["Client"], Awaitable[Authenticated] | Authenticated] | None = None,
@@ -57,13 +59,15 @@ class Client(Commands):
         queue: int = 100,
         buffer: int = 1000,
         heartbeat: float | None = 20.0,
+        reconnect: bool = True,
         backoff: Backoff | None = None,
         close_codes: Mapping[int, Retry] = NOTHING,
         open_timeout: float | None = 10.0,
         close_timeout: float = 5.0,
         **options: Any,
     ) -> None:
-        check_url(url)
+        if isinstance(url, str):
+            check_url(url)
         if queue < 0 or buffer < 1 or (heartbeat is not None and heartbeat <= 0):
             raise ValueError("Client: 0 <= queue, 1 <= buffer, and 0 < heartbeat")
         options |= {"open_timeout": open_timeout, "close_timeout": close_timeout}
@@ -78,6 +82,7 @@ class Client(Commands):
             buffer=buffer,
             heartbeat=heartbeat,
             backoff=backoff or Backoff(),
+            reconnect=reconnect,
             close_codes=close_codes,
             close_timeout=close_timeout,
         )
@@ -88,7 +93,7 @@ class Client(Commands):
         self._task: object = None
 
     def __repr__(self) -> str:
-        return f"<Client {self._running.settings.place} {self.state}>"
+        return f"<Client {self._running.place} {self.state}>"
 
     @property
     def state(self) -> State:
@@ -117,6 +122,12 @@ class Client(Commands):
     @user.setter
     def user(self, user: Any) -> None:
         self._running.authentication.user = user
+
+    @property
+    def lost(self) -> ConnectionLost | None:
+        """Reason why the last connection ended or could not be made; ``None`` before that."""
+        end = self._running.last_end
+        return None if end is None else ConnectionLost(end.code, end.reason)
 
     def on(self, event: str, function: Listener, *, payload: Any = None) -> Callable[[], None]:
         """Call ``function`` with the payload of each event named ``event`` from now on.

@@ -34,7 +34,7 @@ class CommandError(WebSucketsError):
 
 
 class ConnectionLost(WebSucketsError):
-    """The connection ended before the reply came: the command may have taken effect or not.
+    """The connection ended before the reply came: a command may have taken effect or not.
 
     ``code`` and ``reason`` are those of the close frame, or 1006 where there was none.
     """
@@ -48,7 +48,7 @@ class ConnectionLost(WebSucketsError):
         return f"{self._text()} ({self.code}{f', {self.reason}' if self.reason else ''})"
 
     def _text(self) -> str:
-        return "the connection was lost before the reply"
+        return "the connection was lost"
 
 
 class ClientClosed(ConnectionLost):
@@ -84,7 +84,7 @@ class UserChanged(ConnectionLost):
 
 
 class QueueFull(WebSucketsError):
-    """As many commands as the queue holds wait for a connection already; nothing was sent."""
+    """The queue is full of commands that wait for a connection; nothing was sent."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size)

@@ -18,6 +18,7 @@ __all__ = [
     "payload_json",
     "ping_frame",
     "read_frame",
+    "retry_after_of",
 ]
 
 Errors = Mapping[str, type[CommandError]]
@@ -113,10 +114,7 @@ class Frame:
     @property
     def retry_after(self) -> float | None:
         """Seconds after which the server wants to be asked again, if this error tells them."""
-        match self.fields.get("details"):
-            case {"retry_after": int(seconds) | float(seconds)} if seconds >= 0:
-                return float(seconds)
-        return None
+        return retry_after_of(self.fields.get("details"))
 
     def error(self, errors: Errors | None = None) -> CommandError:
         """Return the error of this frame, of the class that ``errors`` has for its name."""
@@ -134,6 +132,14 @@ class Frame:
         event.channel, event.offset = self.fields.get("channel"), self.fields.get("offset")
         event.subscribed = self.fields.get("subscribed", {})
         return event
+
+
+def retry_after_of(details: Any) -> float | None:
+    """Return the seconds that the details of an error tell to wait, if they do."""
+    match details:
+        case {"retry_after": int(seconds) | float(seconds)} if seconds >= 0:
+            return float(seconds)
+    return None
 
 
 def read_frame(content: str | bytes) -> Frame:

@@ -31,6 +31,7 @@ __all__ = [
     "GeneratedClient",
     "Omittable",
     "PartialModel",
+    "Presence",
     "PresenceEvent",
     "Since",
     "Timeout",

@@ -28,7 +28,7 @@ class Retry(Enum):
     LATER = "later"
     """After a long pause, to which that of `BACKOFF` is added."""
     NEW_TOKEN = "new token"
-    """As `BACKOFF`, if ``authenticate`` can get another token; else as `NEVER`."""
+    """Like `BACKOFF` if ``authenticate`` can get another token, else like `NEVER`."""
     NEVER = "never"
     """Not at all: the client is closed."""
 

@@ -16,12 +16,12 @@ from websuckets.client.buffers import ReadingGate
 from websuckets.client.calls import Call, Queue
 from websuckets.client.connection import end_of_attempt, open_link
 from websuckets.client.errors import ClientClosed, CommandError, ConnectionLost
-from websuckets.client.frames import Errors, Frame
+from websuckets.client.frames import Errors, Frame, retry_after_of
 from websuckets.client.listeners import Listeners
 from websuckets.client.reconnecting import Backoff, ConnectionEnd, Reconnecting, Retry
 from websuckets.client.session import Session
 from websuckets.client.subscriptions import AGAIN_LATER, Subscriptions
-from websuckets.runtime.event_loop import EventLoop
+from websuckets.runtime.event_loop import EventLoop, exit_in, propagate
 
 __all__ = ["RunningClient", "Settings", "State"]
 
@@ -38,7 +38,7 @@ _OTHER_LOOP: Final = "this client was entered in another event loop, and works i
 class Settings:
     """Options of a client: see `Client`."""
 
-    url: str = field(repr=False)
+    url: str | Callable[[], str] = field(repr=False)
     headers: Any = field(repr=False)
     options: Mapping[str, Any] = field(repr=False)
     errors: Errors
@@ -46,14 +46,9 @@ class Settings:
     buffer: int
     heartbeat: float | None
     backoff: Backoff
+    reconnect: bool
     close_codes: Mapping[int, Retry]
     close_timeout: float
-
-    @property
-    def place(self) -> str:
-        """The URL without user, password and query, in which there may be secrets."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 class RunningClient:
@@ -66,6 +61,8 @@ class RunningClient:
         self.subscriptions = Subscriptions()
         self.ids = count(1)
         self.state: State = "closed"
+        self.place = place_of(settings.url) if isinstance(settings.url, str) else "?"
+        """Server of the last attempt to connect, as logs have it."""
         self.on_state: list[Callable[[State], None]] = []
         self.failure: ClientClosed | None = None
         self.last_end: ConnectionEnd | None = None
@@ -105,12 +102,10 @@ class RunningClient:
 
     def abandon(self, call: Call) -> None:
         """Take note that nobody waits for a call any more; cancel it if it is a stream."""
-        was_done = call.is_done and not getattr(call, "overflows", False)
         call.abandon()
         self._queue.remove(call)
-        session = self._session
-        if session is not None and not was_done and (call.is_stream or call.has_items):
-            session.cancel(call)
+        if self._session is not None:
+            self._session.cancel(call)
 
     async def authenticate(self) -> None:
         """Run ``authenticate`` on this connection, if there is one. Raises its errors."""
@@ -137,6 +132,10 @@ class RunningClient:
                     tasks.start_soon(self.listeners.run)
                     failure = await self._connect_again_and_again()
                     tasks.cancel_scope.cancel()
+        except BaseException as error:  # this task has no parent that could get the error
+            if (end := exit_in(error)) is None:
+                raise
+            propagate(end)
         finally:
             self.failure = ClientClosed() if self._is_closing else failure
             self._queue.fail_all(self.failure)
@@ -162,7 +161,9 @@ class RunningClient:
                 return ClientClosed()
             can_authenticate = self.authentication.can_change
             pause = self._reconnecting.pause_after(end, can_authenticate=can_authenticate)
-            place, code = self.settings.place, end.status or end.code
+            if not self.settings.reconnect:
+                pause = None
+            place, code = self.place, end.status or end.code
             if pause is None:
                 logger.warning("%s: closed for good: %s %s", place, code, end.reason)
                 return ClientClosed(end.code, end.reason, end.status)
@@ -171,8 +172,13 @@ class RunningClient:
             await anyio.sleep(pause)
 
     async def _connect(self) -> ConnectionEnd:
-        """Return the end of one connection. Raises errors after which there is no other one."""
+        """Return the end of one connection. Raises errors after which none follows."""
         settings = self.settings
+        url = settings.url
+        if not isinstance(url, str):
+            url = url()
+            check_url(url)
+            self.place = place_of(url)
         headers = settings.headers() if callable(settings.headers) else settings.headers
         if isawaitable(headers):
             headers = await headers
@@ -181,7 +187,7 @@ class RunningClient:
         session: Session | None = None
         with anyio.CancelScope() as scope:  # ends a connection that does not close by itself
             try:
-                async with open_link(settings.url, options) as link:
+                async with open_link(url, options) as link:
                     session = Session(
                         *(link, self.gate, self.receive, self._current_token, settings.heartbeat)
                     )
@@ -198,7 +204,7 @@ class RunningClient:
             except Exception as error:
                 if session is None:
                     return end_of_attempt(error)
-                logger.debug("leaving a connection: %s", type(error).__name__)
+                logger.exception("%s: a connection was ended by an error", self.place)
         return ConnectionEnd() if session is None else session.end
 
     async def _use(self, session: Session) -> None:
@@ -222,28 +228,30 @@ class RunningClient:
         assert session is not None
         try:
             await self.authenticate()
-        except ConnectionLost:
-            return  # the session ends by itself
-        except CommandError as error:
-            if error.error not in AGAIN_LATER:
-                failure = ClientClosed(NOT_AUTHENTICATED, "authenticate was refused")
-                failure.__cause__ = error
-                session.fail(failure)
-                return
-            session.lose(ConnectionEnd(reason=f"authenticate: {error.error}"))
-            return
         except Exception as error:
-            if isinstance(error, ClientClosed):
-                session.fail(error)
-                return
-            logger.exception("%s: authenticate failed; it is tried again", self.settings.place)
-            session.lose(ConnectionEnd(reason=f"authenticate: {type(error).__name__}"))
+            self._end_unauthenticated(session, error)
             return
         session.opened_at = anyio.current_time()
         self._set_state("open")
         self.subscriptions.begin(session)
         for call in self._queue.take_all():
+            call.user = self.authentication.user  # calls of others were dropped
             session.send(call)
+
+    def _end_unauthenticated(self, session: Session, error: Exception) -> None:
+        """End a session after an error of ``authenticate``, and perhaps the client, too."""
+        if isinstance(error, ClientClosed):
+            session.fail(error)
+        elif not isinstance(error, CommandError):
+            logger.error("%s: authenticate failed; it is tried again", self.place, exc_info=error)
+            session.lose(ConnectionEnd(reason=f"authenticate: {type(error).__name__}"))
+        elif error.error in AGAIN_LATER:
+            wait = retry_after_of(error.details)
+            session.lose(ConnectionEnd(reason=f"authenticate: {error.error}", retry_after=wait))
+        else:
+            failure = ClientClosed(NOT_AUTHENTICATED, "authenticate was refused")
+            failure.__cause__ = error
+            session.fail(failure)
 
     def receive(self, frame: Frame) -> None:
         """Take a frame that answers no command that is awaited."""
@@ -252,12 +260,12 @@ class RunningClient:
         if not frame.is_reply and not frame.is_offset:
             if not self._has_told_bad_frame:
                 self._has_told_bad_frame = True
-                size, place = len(frame.content), self.settings.place
-                text = "%s: ignored a frame of %d bytes that is no event, error or pong"
+                size, place = len(frame.content), self.place
+                text = "%s: ignored a frame of %d bytes: not an event, an error or a pong"
                 logger.error(text, place, size)
         elif not self.subscriptions.take(frame):
             if frame.is_error:
-                logger.warning("%s: the server sent the error %r", self.settings.place, frame.name)
+                logger.warning("%s: the server sent the error %r", self.place, frame.name)
             elif frame.is_reply:
                 self.listeners.put(frame)
 
@@ -298,6 +306,12 @@ def silent_logger() -> logging.Logger:
     if transport.level == logging.NOTSET:
         transport.setLevel(logging.INFO)
     return transport
+
+
+def place_of(url: str) -> str:
+    """Return a URL without user, password and query, in which there may be secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def check_url(url: str) -> None:

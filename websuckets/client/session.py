@@ -13,6 +13,7 @@ from websuckets.client.connection import Link, LinkClosed
 from websuckets.client.errors import ClientClosed, ConnectionLost, UserChanged
 from websuckets.client.frames import Frame, cancel_frame, ping_frame, read_frame
 from websuckets.client.reconnecting import ConnectionEnd
+from websuckets.client.replies import Replies
 
 __all__ = ["Session"]
 
@@ -46,7 +47,7 @@ class Session:
         self._heartbeat = heartbeat
         self._unsent: deque[str] = deque()
         self._has_unsent = Signal()
-        self._awaited: dict[int, Awaited] = {}
+        self._awaited: Replies[Awaited] = Replies()
         self._tasks: TaskGroup | None = None
         self._has_heard = False
         self.end = ConnectionEnd()
@@ -82,7 +83,7 @@ class Session:
 
     def send(self, command: Awaited) -> None:
         """Send a command, and give it the replies."""
-        self._awaited[command.id] = command
+        self._awaited.add(command.id, command)
         self.post(command.text(self._token()))
 
     def soon(self, seconds: float, function: Callable[[], None]) -> None:
@@ -104,13 +105,13 @@ class Session:
         self.lose(ConnectionEnd(failure.code, failure.reason))
 
     def cancel(self, call: Call) -> None:
-        """Cancel a stream, if it was sent on this connection."""
-        if self.is_open and call.id in self._awaited:
+        """Cancel a call that has no reply yet on this connection, if it is a stream."""
+        if self.is_open and call.id in self._awaited.ids:
             self.post(cancel_frame(call.id))
 
     def drop_others(self, user: Any) -> None:
         """Fail the calls in flight that other users than this one have made."""
-        for command in self._awaited.values():
+        for command in self._awaited:
             if isinstance(command, Call) and not command.is_bound:
                 if command.user is not UNKNOWN_USER and command.user != user:
                     command.fail(UserChanged())
@@ -122,8 +123,7 @@ class Session:
 
     def take_lost(self, error: ConnectionLost) -> list[Call]:
         """Fail the commands that were in flight, and return those that are to be sent again."""
-        awaited, self._awaited = list(self._awaited.values()), {}
-        lost = [command for command in awaited if command.lose(error)]
+        lost = [command for command in self._awaited.take_all() if command.lose(error)]
         return [command for command in lost if isinstance(command, Call)]
 
     async def _read(self) -> None:
@@ -137,21 +137,23 @@ class Session:
             self.end = closed.end
 
     def _take(self, frame: Frame) -> None:
-        command = self._awaited.get(frame.id) if isinstance(frame.id, int) else None
-        if command is None or not frame.is_reply:
+        command = self._awaited.receiver_of(frame)
+        if command is None:
             self._receive(frame)
         elif frame.more:
             command.item(frame)
-        elif frame.is_error and frame.name == IN_PROGRESS and command.can_wait_for(frame):
+        elif frame.is_error and frame.name == IN_PROGRESS and command.can_be_sent_again():
             again = command
             self.soon(frame.retry_after or 1.0, lambda: self._send_again(again))
         else:
-            del self._awaited[command.id]
+            self._awaited.remove(command.id)
             command.reply(frame)
 
     def _send_again(self, command: Awaited) -> None:
-        if command.id in self._awaited:
+        if command.can_be_sent_again():
             self.post(command.text(self._token()))
+        else:  # nobody waits for it any more
+            self._awaited.remove(command.id)
 
     async def _later(self, seconds: float, function: Callable[[], None]) -> None:
         await anyio.sleep(seconds)
@@ -176,7 +178,7 @@ class Session:
             await anyio.sleep(self._heartbeat)
             if self._has_heard or self._gate.is_shut:
                 has_pinged = False
-            elif has_pinged and all(command.is_stream for command in self._awaited.values()):
+            elif has_pinged and all(command.is_stream for command in self._awaited):
                 # A command may keep the pong waiting; then the pings of ``websockets`` decide.
                 self.lose(ConnectionEnd(reason="no answer to pings"), is_dead=True)
             else:

@@ -29,12 +29,9 @@ class StreamCall(Call):
         super().__init__(*fields)
         self.items: Buffer[Frame] = Buffer(size, gate)
         self.changed = Signal()
-        self.overflows = False
 
     def item(self, frame: Frame) -> None:
-        self.has_items = True
         if not self.is_done and not self.items.put(frame):
-            self.overflows = True
             self.fail(SlowReader(self.event))
         self.changed.set()
 
@@ -124,7 +121,10 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
         raise StopAsyncIteration
 
     async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:
-        """Close the stream and raise the error that ``type``, ``value``, ``traceback`` give."""
+        """Close the stream; raise ``value`` or else ``type``, and never return.
+
+        ``traceback`` is ignored.
+        """
         self._leave()
         raise type if value is None else value
 

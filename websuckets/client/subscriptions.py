@@ -19,8 +19,8 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import anyio
 
 from websuckets.client.buffers import Signal
-from websuckets.client.errors import ClientClosed, ConnectionLost, EventsMissed
-from websuckets.client.frames import Errors, Frame, ReceivedEvent, command_frame
+from websuckets.client.errors import ClientClosed, ConnectionLost, EventsMissed, SlowReader
+from websuckets.client.frames import Errors, Frame, ReceivedEvent, cancel_frame, command_frame
 from websuckets.client.session import Session
 from websuckets.client.validation import Reader
 
@@ -61,6 +61,9 @@ class Watch:
         self.items: deque[_Received | _Begun] = deque()
         self.first: _Begun | None = None
         self.failure: Exception | None = None
+        self.is_stream = False
+        self.has_ended = False
+        """True behind the last item of a stream."""
         self.changed = Signal()
         self.positions: dict[str, tuple[str, int]] = {}
         self._payload = payload
@@ -88,12 +91,19 @@ class Watch:
     def renew(self) -> None:
         """Send the command, unless its reply is awaited already."""
         session = self._session
-        if session is None or not session.is_open or self.failure or self._current is not None:
+        if session is None or not session.is_open or self._current is not None:
+            return
+        if self.failure is not None or self.has_ended:
             return
         self._overflowed = False
         since = self.positions or self._since
         self._current = _Renewal(self, next(self._ids), since)
         session.send(self._current)
+
+    def leave(self) -> None:
+        """Cancel the command, if it is a stream that has not ended."""
+        if self.is_stream and self._current is not None and self._session is not None:
+            self._session.post(cancel_frame(self._current.id))
 
     def fail(self, error: Exception) -> None:
         """End the subscription with an error, which the iteration raises behind the events."""
@@ -112,6 +122,10 @@ class Watch:
             return
         self._current = None
         self._failures = 0
+        if self.is_stream:
+            self.has_ended = True
+            self.changed.set()
+            return
         has_gap = self._move_to(frame) or not frame.positions
         begun = _Begun(frame.payload, dict(self.positions))
         is_first = self.first is None
@@ -121,6 +135,14 @@ class Watch:
             self.items.clear()  # the reply has the state behind these events
             self.items.append(begun)
         self.changed.set()
+
+    def take_item(self, frame: Frame) -> None:
+        """Take an item of a stream, which this command answers with instead of subscribing."""
+        self.is_stream = True
+        if self.first is None:
+            self.first = _Begun(None, {})
+        if not self._put(frame):
+            self.fail(SlowReader(self.event))
 
     def take_event(self, frame: Frame) -> bool:
         """Take an event; return false if it is not one of this subscription."""
@@ -180,12 +202,18 @@ class Watch:
             del self.positions[channel]
         return has_gap
 
+    def _fail_by(self, frame: Frame) -> None:
+        try:
+            self.fail(frame.error(self._errors))
+        except Exception as error:  # of the class that the program has given for this name
+            self.fail(error)
+
     def _take_error(self, frame: Frame) -> None:
         again = AGAIN if self.first is None else AGAIN_LATER
         session = self._session
         if frame.name not in again or session is None:
             self._current = None
-            self.fail(frame.error(self._errors))
+            self._fail_by(frame)
             return
         seconds = frame.retry_after
         if seconds is None:
@@ -217,15 +245,17 @@ class _Renewal:
         return command_frame(watch.event, watch._payload, token, self.id, since=self._since)
 
     def item(self, frame: Frame) -> None:
-        pass
+        self._watch.take_item(frame)
 
     def reply(self, frame: Frame) -> None:
         self._watch.take_reply(self, frame)
 
-    def can_wait_for(self, frame: Frame) -> bool:
+    def can_be_sent_again(self) -> bool:
         return False
 
     def lose(self, error: ConnectionLost) -> bool:
+        if self._watch.is_stream:
+            self._watch.fail(error)
         return False  # the subscription is renewed by itself
 
 
@@ -270,6 +300,7 @@ class Subscriptions:
         """End a subscription on this side: the server goes on to send its events."""
         if watch in self._watches:
             self._watches.remove(watch)
+            watch.leave()
             self._left.update(watch.positions)
 
     def take(self, frame: Frame) -> bool:
@@ -332,6 +363,11 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
         return reply
 
     @property
+    def is_stream(self) -> bool:
+        """True for a command that is a stream: its items are the events, and then they end."""
+        return self._watch.is_stream
+
+    @property
     def positions(self) -> dict[str, tuple[str, int]]:
         """Epoch and offset of the last event that the iteration has yielded, by channels.
 
@@ -374,6 +410,8 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
             while not watch.items:
                 if watch.failure is not None:
                     raise watch.failure.with_traceback(None)
+                if watch.has_ended:
+                    raise StopAsyncIteration
                 watch.renew_if_overflowed()
                 await watch.changed.wait()
             item = watch.items.popleft()

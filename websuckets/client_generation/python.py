@@ -78,7 +78,7 @@ class _Printer:
     def source(self) -> Source:
         """Return the whole module."""
         body = [*self._declared(), *self._errors_and_events(), *self._channels(), *self._api()]
-        return Source((self._head(), *body))
+        return Source((self._head(), *body), _names_in)
 
     def _take_class(self, name: str, end: str) -> str:
         """Return the name of a new class; ``end`` comes behind it, unless it is there."""
@@ -178,8 +178,10 @@ class _Printer:
         line = f"{head}{use('Annotated')}[{' | '.join(classes)}, {field}]"
         if len(line) <= LENGTH:
             return Part(name, line)
-        lines = [f"    {classes[0]}", *(f"    | {cls}" for cls in classes[1:])]
-        lines[-1] += ","
+        lines = [f"    {' | '.join(classes)},"]
+        if len(lines[0]) > LENGTH:
+            lines = [f"    {classes[0]}", *(f"    | {cls}" for cls in classes[1:])]
+            lines[-1] += ","
         return Part(name, "\n".join([f"{head}{use('Annotated')}[", *lines, f"    {field},", "]"]))
 
     def _members(self, channel: Channel) -> list[tuple[str, str | None]]:
@@ -196,7 +198,7 @@ class _Printer:
     def _subscribed(self, command: Command, method: str) -> tuple[Subscribed | None, list[Part]]:
         """Return the events to which a command subscribes, and the part that declares their type.
 
-        There are none, and there is no such part, where that is not needed.
+        ``None`` stands for a command without any; most commands need no part.
         """
         channels = [one for one in self._contract.channels if one.pattern in command.subscribes]
         if command.is_stream or not channels:
@@ -239,14 +241,27 @@ class _Printer:
         yield from writer.needed
         use = self._uses.use
         title = one_line(f"{contract.title} {contract.version}")
-        how = f"``client`` is a `{use('Client')}` that is entered: ``{API}(client)``."
-        errors = ", ".join(map(literal, OF_ALL))
-        raised = f"Each command may raise `CommandError` ({errors}), too."
+        how = f"``client`` is a `websuckets.client.Client` that is entered: ``{API}(client)``."
+        others = ", ".join(map(literal, OF_ALL))
+        raised = f"Each command may raise `CommandError` ({others}), too."
         body = docstring([f"Commands of {title}.", how, wrapped(raised)])
         if self._errors:
             body += "\n\n_errors = ERRORS"
         yield Part(API, f"class {API}({use('GeneratedClient')}):\n{indented(body)}")
         yield from texts
+
+
+_DECLARED: Final = re.compile(
+    r"^(?:class |def |(?P<method>    (?:async )?def ))(?P<name>\w+)|^(?P<constant>\w+)(?:: .*)? = ",
+    re.MULTILINE,
+)
+
+
+def _names_in(text: str) -> Iterator[str]:
+    """Yield the names of what a module declares, with the methods of its class of commands."""
+    for match in _DECLARED.finditer(text):
+        name = match["name"] or match["constant"]
+        yield f"{API}.{name}" if match["method"] else name
 
 
 def _facts(channel: Channel) -> list[str]:

@@ -50,6 +50,9 @@ PROTECTED: Final = ("model_validate", "model_dump")
 
 DIRECTIONS: Final = ("-Input", "-Output")
 
+_METADATA: Final = re.compile(r"\b(?:Annotated|FieldInfo\([^()]*\))")
+"""Parts of the titles of generic models that say nothing to people."""
+
 _NOT_IN_KEYS: Final = re.compile(r"[^a-zA-Z0-9.\-_]")
 
 
@@ -62,7 +65,8 @@ def type_name(declared: Declaration) -> str:
     key = declared.key
     end = next((end for end in DIRECTIONS if key.endswith(end)), "")
     base = key.removesuffix(end)
-    name = declared.title if _NOT_IN_KEYS.sub("_", declared.title) == base else base
+    is_of_title = _NOT_IN_KEYS.sub("_", declared.title) == base
+    name = _METADATA.sub("", declared.title) if is_of_title else base
     return camel(name) + end[1:]
 
 
@@ -154,8 +158,7 @@ def _field(
 ) -> tuple[str, bool]:
     """Return the lines of a field, and true for one that makes its model a partial one."""
     name = types.fields(key)[field.name]
-    type, default, is_partial = types.of(field.type), None, False
-    options = []
+    default, is_partial = None, False
     unknown = None
     if not field.required:
         if field.default is not ABSENT:
@@ -164,10 +167,13 @@ def _field(
                 unknown = f"Default of the server: ``{one_line(literal(field.default))}``."
         if default is None:
             default, is_partial = "None", True
-            if not contract.allows_null(field.type):
-                type = f"{uses.use('Omittable')}[{type}]"
+    options: list[str] = []
     if isinstance(field.type, Constrained) and not is_partial:
         type, options = types.of(field.type.type), types.rules(field.type)
+    else:
+        type = types.of(field.type)
+    if is_partial and not contract.allows_null(field.type):
+        type = f"{uses.use('Omittable')}[{type}]"
     if name != field.name:
         alias = literal(field.name)
         options += [f"validation_alias={alias}", f"serialization_alias={alias}"]

@@ -42,11 +42,11 @@ IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("IPv4Address", "IPv4Interface", "IPv4Network"),
         *("IPv6Address", "IPv6Interface", "IPv6Network"),
     ),
-    "typing": ("Annotated", "Any", "ClassVar", "Final", "Literal", "TypeAlias", "Union"),
+    "typing": ("Annotated", "Any", "Final", "Literal", "TypeAlias", "Union"),
     "uuid": ("UUID",),
     "pydantic": ("BaseModel", "ConfigDict", "Field", "TypeAdapter"),
     "typing_extensions": ("TypeAliasType", "deprecated"),
-    "websuckets.client": ("Client", "CommandError"),
+    "websuckets.client": ("CommandError",),
     "websuckets.client.generated": (
         *("AnyEvent", "ChannelEvent", "GeneratedClient", "Omittable", "PartialModel"),
         *("PresenceEvent", "Since", "Timeout", "TypedError", "TypedSubscription", "channel_name"),
@@ -100,6 +100,14 @@ MEASURED: Final = ("str", "bytes")
 """Classes of texts whose length pydantic can limit."""
 
 
+EXPORTED: Final = ("AnyEvent", "PresenceEvent")
+"""Imported names that users of the module need, too."""
+
+
+def _imported(name: str) -> str:
+    return f"{name} as {name}" if name in EXPORTED else name
+
+
 class Imports:
     """Names that a generated module imports, as far as they are used."""
 
@@ -120,7 +128,7 @@ class Imports:
             if is_standard and module == "pydantic":
                 is_standard = False
                 yield ""
-            used = [name for name in names if name in self._used]
+            used = [_imported(name) for name in names if name in self._used]
             if used and (line := f"from {module} import {', '.join(used)}"):
                 if len(line) <= 100:
                     yield line
@@ -145,6 +153,7 @@ class Types:
         members: Mapping[str, list[str]],
     ) -> None:
         self._declared = contract.declarations
+        self._recursive = contract.recursive
         self._imports = imports
         self._names = names
         self._fields = fields
@@ -285,7 +294,10 @@ class Types:
             case Constrained(inner):
                 return self._is_hashable(inner)
             case Named(key):
-                return isinstance(self._declared[key], Enumeration)
+                declared = self._declared[key]
+                if isinstance(declared, Alias):
+                    return key not in self._recursive and self._is_hashable(declared.type)
+                return isinstance(declared, Enumeration)
         return False
 
     # Defaults

@@ -29,8 +29,8 @@ PREFIX: Final = "#/components/schemas/"
 
 DISCRIMINATOR: Final = "x-websuckets-discriminator"
 
-DECIMAL: Final = "^(?!^[-+.]*$)[+-]?0*"
-"""Beginning of the pattern by which pydantic describes texts of decimal numbers."""
+DECIMAL: Final = "decimal"
+"""Format of texts that are decimal numbers, and of unions of such texts and numbers."""
 
 RULES: Final[Mapping[str, tuple[str, ...]]] = {
     "string": ("minLength", "maxLength", "pattern"),
@@ -87,6 +87,8 @@ def type_of(schema: Any) -> Type:
         return ANYTHING
     if (key := reference(schema)) is not None:
         return Named(key)
+    if schema.get("format") == DECIMAL:
+        return _decimal(schema)
     if "const" in schema:
         return _constants([schema["const"]])
     if "enum" in schema:
@@ -94,7 +96,7 @@ def type_of(schema: Any) -> Type:
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema:
             tag = schema.get(DISCRIMINATOR, {}).get("propertyName")
-            return _union(map(type_of, _without_numbers_of_decimals(schema[keyword])), tag)
+            return _union(map(type_of, schema[keyword]), tag)
     if "allOf" in schema:
         parts = [type_of(part) for part in schema["allOf"]]
         return parts[0] if len(parts) == 1 else ANYTHING
@@ -112,8 +114,6 @@ def _of_kind(kind: Any, schema: Schema) -> Type:
             return Scalar("boolean")
         case "integer" | "number":
             return _ruled(Scalar(kind), "number", schema)
-        case "string" if _is_decimal(schema):
-            return Scalar("decimal")
         case "string":
             return _ruled(Scalar("string", schema.get("format")), "string", schema)
         case "array":
@@ -121,6 +121,12 @@ def _of_kind(kind: Any, schema: Schema) -> Type:
         case "object":
             return _object(schema)
     return ANYTHING
+
+
+def _decimal(schema: Schema) -> Type:
+    """Return the type of decimal numbers, with the rules of the number that a union may have."""
+    parts = [part for part in schema.get("anyOf", ()) if part.get("type") == "number"]
+    return _ruled(Scalar("decimal"), "number", parts[0] if parts else schema)
 
 
 def _array(schema: Schema) -> Type:
@@ -169,21 +175,3 @@ def _union(types: Iterable[Type], discriminator: str | None) -> Type:
 def _has(members: Iterable[Type], type: Type) -> bool:
     """Tell whether a type is among others; 1 and true are not the same constant."""
     return any(repr(member) == repr(type) for member in members)
-
-
-def _is_decimal(schema: Schema) -> bool:
-    return schema.get("format") == "decimal" or str(schema.get("pattern", "")).startswith(DECIMAL)
-
-
-def _without_numbers_of_decimals(members: list[Any]) -> list[Any]:
-    """Return the schemas of a union without that of a number which comes before a decimal text.
-
-    pydantic accepts both for a decimal number. The rules of the number are those of the decimal.
-    """
-    kept: list[Any] = []
-    for member in members:
-        if isinstance(member, dict) and member.get("type") == "string" and _is_decimal(member):
-            if kept and isinstance(kept[-1], dict) and kept[-1].get("type") == "number":
-                kept.pop()
-        kept.append(member)
-    return kept

@@ -2,8 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Final, get_type_hints
 from weakref import WeakKeyDictionary
 
@@ -191,14 +192,17 @@ def _is_of_framework(error: type[ClientError], name: str, owner: type | None) ->
 
 def _name_of_kind(error: type[ClientError]) -> Any:
     """Return the name of the errors of a class; ``None`` if only its ``__init__`` knows it."""
-    for base in error.__mro__:
-        if base is ClientError:
-            break
+    for base in _kinds(error):
         if "error" in vars(base):
             return vars(base)["error"]
         if "__init__" in vars(base):
             return None
     return words_of(error.__name__)
+
+
+def _kinds(error: type[ClientError]) -> Iterator[type]:
+    """Return the class of an error and its bases, up to `ClientError`, without that."""
+    return takewhile(lambda base: base is not ClientError, error.__mro__)
 
 
 def _has_utf8(name: str) -> bool:
@@ -211,12 +215,8 @@ def _has_utf8(name: str) -> bool:
 
 def _owner_of_details(error: type[ClientError]) -> type | None:
     """Return the class among the bases of an error that declares its details, if any does."""
-    for base in error.__mro__:
-        if base is ClientError:
-            break
-        if "details" in inspect.get_annotations(base):
-            return base
-    return None
+    owners = (base for base in _kinds(error) if "details" in inspect.get_annotations(base))
+    return next(owners, None)
 
 
 def _read(error: type[ClientError], names: Mapping[str, Any]) -> DeclaredError:

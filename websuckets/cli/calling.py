@@ -1,0 +1,136 @@
+"""Part of ``websuckets call`` and ``watch`` that is common to both: arguments, token, outcomes."""
+
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias
+
+import anyio
+import typer
+
+from websuckets.client import Client, ClientClosed, CommandError, ConnectionLost
+
+__all__ = [
+    "LOST",
+    "REFUSED",
+    "TIMED_OUT",
+    "Command",
+    "Payload",
+    "TokenFile",
+    "Url",
+    "client_of",
+    "payload_of",
+    "run_until_it_ends",
+    "token_of",
+]
+
+REFUSED: Final = 1
+"""Exit status for a command that the server answered with an error."""
+
+LOST: Final = 3
+"""Exit status where there is not a connection, or not any more."""
+
+TIMED_OUT: Final = 4
+"""Exit status where the reply did not come in time."""
+
+VARIABLE: Final = "WEBSUCKETS_TOKEN"
+
+Url: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        help="The server: ws://localhost:8000 or wss://example.org/ws.",
+        metavar="URL",
+        show_default=False,
+    ),
+]
+
+Command: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        help='The name of the command, in quotes if there are spaces: "user create".',
+        metavar="COMMAND",
+        show_default=False,
+    ),
+]
+
+Payload: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        help="The payload, as JSON; - reads it from standard input. Default: none.",
+        metavar="PAYLOAD",
+        show_default=False,
+    ),
+]
+
+TokenFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        help=f"A file with the token. Default: the environment variable {VARIABLE}.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+
+
+def payload_of(text: str | None) -> Any:
+    """Return the payload that an argument gives. Raises ``typer.BadParameter``."""
+    if text == "-":
+        text = sys.stdin.read()
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"it is not JSON: {error}; a string has quotes of its own: '\"ann\"'",
+            param_hint="PAYLOAD",
+        ) from None
+
+
+def token_of(file: Path | None) -> str | None:
+    """Return the token of a file, without the end of its line, or that of the environment.
+
+    Tokens are no arguments, as other users of a machine see the arguments of all processes. Raises
+    ``typer.BadParameter`` for a file that cannot be read.
+    """
+    if file is None:
+        return os.environ.get(VARIABLE) or None
+    try:
+        return file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise typer.BadParameter(f"{file}: {why}", param_hint="--token-file") from None
+
+
+def client_of(url: str, **options: Any) -> Client:
+    """Return a client with these options. Raises ``typer.BadParameter`` for a wrong URL."""
+    try:
+        return Client(url, **options)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="URL") from None
+
+
+def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> None:
+    """Run ``main``, and end this process with the exit status of its outcome."""
+    try:
+        anyio.run(main)
+    except CommandError as error:
+        print(f"error: {error.error}", file=sys.stderr)
+        if error.details is not None:
+            print(json.dumps(error.details, indent=2, ensure_ascii=False), file=sys.stderr)
+        raise typer.Exit(REFUSED) from None
+    except ClientClosed as error:
+        why = error.reason or f"closed with {error.code}"
+        if error.status is not None:
+            why = f"the server refused the connection with HTTP status {error.status}"
+        print(f"not connected: {why}", file=sys.stderr)
+        raise typer.Exit(LOST) from None
+    except ConnectionLost as error:
+        print(str(error), file=sys.stderr)
+        raise typer.Exit(LOST) from None
+    except TimeoutError as error:
+        print(str(error), file=sys.stderr)
+        raise typer.Exit(TIMED_OUT) from None
