@@ -93,4 +93,4 @@ def test_a_client_is_written_and_checked_by_the_command_line(tmp_path: Path) -> 
     file.write_text(file.read_text().replace("noteAdd = ", "noteAdded = "))
     checked = run(*app, "-o", str(file), "--check")
     assert checked.returncode == 1
-    assert "new or changed: Api.noteAdd" in checked.stderr
+    assert "new: Api.noteAdd\ngone: Api.noteAdded\n" in checked.stderr

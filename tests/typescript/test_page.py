@@ -111,7 +111,8 @@ async def test_a_loop_takes_events_until_it_is_left(
         'import { watch } from "./watch.js";'
         f'const api = new Api(new Client("{board.url}"));'
         'await api.boardCreate("plans"); const watched = watch(api, 2);'
-        'for (const text of ["tea", "milk"]) await api.noteAdd({ board: "plans", text, x: 1, y: 2 });'
+        'for (const text of ["tea", "milk"])'
+        '  await api.noteAdd({ board: "plans", text, x: 1, y: 2 });'
         "console.log((await watched).sort().join()); await api.client.close();"
     )
     assert package.script(str(program), timeout=60) == "milk,tea\n"
@@ -140,11 +141,7 @@ async def test_ten_lines_of_react_are_a_live_board_that_survives_its_server(
             board.kill()
             await tab.until("document.querySelector('ul').getAttribute('aria-busy') === 'true'")
             # Called while there is no server, and sent when there is one.
-            await tab.run(
-                f"void (added = api.noteAdd({json.dumps(note('milk'))}))".replace(
-                    "added =", "globalThis.added ="
-                )
-            )
+            await tab.run(f"void (globalThis.added = api.noteAdd({json.dumps(note('milk'))}))")
             board.start()
             await tab.until(f"{texts} === 'milk,tea'")
             assert await tab.run("added.then((note) => note.text)") == "milk"

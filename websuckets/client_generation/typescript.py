@@ -80,7 +80,7 @@ class _Printer:
         contract = self._contract
         body = [self._types.declaration(one) for one in contract.declarations.values()]
         body += [*self._errors_and_events(), *self._channels(), *self._api()]
-        return Source((self._head(), *body))
+        return Source((self._head(), *body), _names_in)
 
     def _take_type(self, name: str, end: str) -> str:
         """Return the name of a new type; ``end`` comes behind it, unless it is there."""
@@ -213,6 +213,18 @@ class _Printer:
         yield Part(API, f"{told}export class {API} {{\n" + indented("\n".join(lines)), 1)
         yield from texts
         yield Part("", "}", 0)
+
+
+_DECLARED: Final = re.compile(
+    r"^export (?:type|interface|class|function|const) (?P<name>\w+)|^  (?P<function>\w+) = \(",
+    re.MULTILINE,
+)
+
+
+def _names_in(text: str) -> Iterator[str]:
+    """Yield the names of what a module declares, with the functions of its class of commands."""
+    for match in _DECLARED.finditer(text):
+        yield match["name"] or f"{API}.{match['function']}"
 
 
 def _facts(channel: Channel) -> list[str]:
