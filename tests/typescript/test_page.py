@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -65,24 +64,6 @@ def folder(package: Package) -> Path:
         (folder / name).write_text(text)
     package.tool("tsc", "-p", str(folder))
     return folder
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[BoardProcess]:
-    """Yield a server of boards that runs."""
-    process = BoardProcess(tmp_path / "board.db")
-    process.start()
-    yield process
-    process.kill()
-
-
-@pytest.fixture(scope="module")
-def chromium_address() -> Iterator[str]:
-    binary = chromium.find_binary()
-    if binary is None:
-        pytest.skip("no Chromium is installed")
-    with chromium.running(binary) as address:
-        yield address
 
 
 def note(text: str) -> dict[str, object]:

@@ -42,7 +42,7 @@ class Imports:
         types = [name for name in TYPES if name in self._used]
         if types:
             yield spread("import type { ", types, ' } from "websuckets";')
-        names = [name for name in GENERATED if name in self._used]
+        names: list[str] = [name for name in GENERATED if name in self._used]
         names += [f"type {name}" for name in GENERATED_TYPES if name in self._used]
         if names:
             yield spread("import { ", names, ' } from "websuckets/generated";')
