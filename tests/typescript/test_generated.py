@@ -1,8 +1,6 @@
 """Generated TypeScript clients: they compile, and reject what the server would reject."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -74,23 +72,3 @@ def test_types_reject_what_the_server_would_reject(package: Package) -> None:
     assert text.count("@ts-expect-error") > 5
     (folder / "types.ts").write_text(text)
     package.tool("tsc", "-p", str(folder))
-
-
-def test_a_client_is_written_and_checked_by_the_command_line(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "websuckets", "client", "typescript"]
-    document = tmp_path / "asyncapi.json"
-    document.write_text(json.dumps(load("board").app.asyncapi()))
-    file = tmp_path / "api.ts"
-    app = ["board:app", "--app-dir", str(EXAMPLES)]
-
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [*program, *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-    assert run(*app, "-o", str(file)).returncode == 0
-    assert "export class Api" in file.read_text()
-    assert run("--from", str(document), "-o", str(file), "--check").returncode == 0
-    file.write_text(file.read_text().replace("noteAdd = ", "noteAdded = "))
-    checked = run(*app, "-o", str(file), "--check")
-    assert checked.returncode == 1
-    assert "new: Api.noteAdd\ngone: Api.noteAdded\n" in checked.stderr

@@ -27,7 +27,7 @@ def started(directory: Path) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """Yield a server for all scenarios that do not end it, as starting one takes a while."""
+    """Yield a server for scenarios that leave it as it was, as starting one takes a while."""
     with started(tmp_path_factory.mktemp("shared")) as server:
         yield server
 
@@ -39,7 +39,7 @@ def places(
     """Yield the URLs of a link to a server that runs, and of their control."""
     steps = SCENARIOS[name]
     with ExitStack() as stack:
-        if any("server" in step for step in steps):
+        if any("server" in step or "link" in step for step in steps):
             server = stack.enter_context(started(tmp_path))
         else:
             server = request.getfixturevalue("shared_server")

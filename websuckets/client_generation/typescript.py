@@ -161,7 +161,7 @@ class _Printer:
             members.append(f'{use("ReceivedEvent")}<"presence", {use("Presence")}>')
         if channel.is_open:
             members.append(use("ReceivedEvent"))
-        return members or ["never"]
+        return members
 
     def _subscribed(self, command: Command) -> Subscribed | None:
         """Return the events to which a command subscribes, if it does."""
