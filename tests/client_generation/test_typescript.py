@@ -19,6 +19,19 @@ from repository import ROOT
 from websuckets import Channels, ClientError, CommandGroup, Event, Payload, Socket, WebSuckets
 from websuckets.channels import Channel
 from websuckets.client_generation import Source, read_document, typescript_client
+from websuckets.client_generation.types import (
+    ANYTHING,
+    NULL,
+    Constants,
+    Constrained,
+    MapOf,
+    Scalar,
+    TupleOf,
+    Type,
+    UnionOf,
+)
+from websuckets.client_generation.typescript_layout import LENGTH, comment
+from websuckets.client_generation.typescript_types import Types, alias
 
 
 def source_of(app: WebSuckets) -> Source:
@@ -173,3 +186,30 @@ def test_a_client_is_written_and_checked_by_the_command_line(tmp_path: Path) -> 
     checked = run(*app, "-o", str(file), "--check")
     assert checked.returncode == 1
     assert "new: Api.noteAdd\ngone: Api.noteAdded\n" in checked.stderr
+
+
+@pytest.mark.parametrize(
+    ("type", "expected"),
+    [
+        (TupleOf((), Scalar("string")), "string[]"),
+        (TupleOf((Scalar("integer"),), Constants((1, "a"))), '[number, ...(1 | "a")[]]'),
+        (TupleOf(()), "[]"),
+        (
+            MapOf(NULL, Constrained(Scalar("string"), (("minLength", 1),))),
+            "{ [key: string]: null }",
+        ),
+        (UnionOf((Scalar("string"), ANYTHING)), "unknown"),
+        (Scalar("decimal"), "string"),
+    ],
+)
+def test_a_type_is_written_as_the_json_that_it_is(type: Type, expected: str) -> None:
+    assert Types({}, {}).of(type) == expected
+
+
+def test_long_lines_are_broken() -> None:
+    long = ["a long sentence that goes on"] * 8
+    assert max(map(len, comment([" ".join(long)]).splitlines())) <= LENGTH
+    lines = alias("Long", [f'"{text}"' for text in long]).splitlines()
+    assert lines[0] == "export type Long ="
+    assert lines[1] == '  | "a long sentence that goes on"'
+    assert comment([None, ""]) == ""
