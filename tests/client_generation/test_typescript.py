@@ -71,8 +71,8 @@ def part(app: WebSuckets, name: str) -> str:
         ("Api.class", "  class = (options?: CallOptions): Promise<null> =>\n    this.client.call"),
         ("Api.none", "payload?: JsonInput | null,"),
         ("Api.anything", "payload?: unknown, "),
-        ("Api.aBCПоток", "@deprecated"),
-        ("Api.aBCПоток", "this.client.stream<"),
+        ("Api.aBCПоток", "@deprecated"),  # noqa: RUF001
+        ("Api.aBCПоток", "this.client.stream<"),  # noqa: RUF001
         ("Api.aBCOnce", "options?: OnceOptions"),
         ("Api.aBCOnce", "{ once: true, ...options }),\n"),
         ("Api.aBCWatch", '{ events: ["presence"], ...options }'),

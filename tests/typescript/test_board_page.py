@@ -83,8 +83,8 @@ async def test_all_pages_show_what_one_of_them_changes(
             await ann.run("document.querySelector('[aria-label=\"Remove oolong\"]').click()")
             await bob.until(f"{TEXTS} === 'assam'")
             await bob.run(
-                "const { left, top } = document.querySelector('ul').getBoundingClientRect();"
-                "const place = { bubbles: true, clientX: left + 300, clientY: top + 200 };"
+                "const area = document.querySelector('ul').getBoundingClientRect();"
+                "const place = { bubbles: true, clientX: area.left + 300, clientY: area.top + 200 };"
                 "document.querySelector('li').dispatchEvent(new DragEvent('dragend', place))"
             )
             await ann.until("document.querySelector('li').style.left === '300px'")
