@@ -84,7 +84,8 @@ async def test_all_pages_show_what_one_of_them_changes(
             await bob.until(f"{TEXTS} === 'assam'")
             await bob.run(
                 "const area = document.querySelector('ul').getBoundingClientRect();"
-                "const place = { bubbles: true, clientX: area.left + 300, clientY: area.top + 200 };"
+                "const [clientX, clientY] = [area.left + 300, area.top + 200];"
+                "const place = { bubbles: true, clientX, clientY };"
                 "document.querySelector('li').dispatchEvent(new DragEvent('dragend', place))"
             )
             await ann.until("document.querySelector('li').style.left === '300px'")
