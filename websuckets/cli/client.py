@@ -12,12 +12,48 @@ from websuckets.cli.arguments import AppDir, Factory, Target
 from websuckets.cli.check import warn_of_no_group
 from websuckets.cli.failures import inspecting
 from websuckets.cli.loading import load
-from websuckets.client_generation import Contract, Source, python_client, read_document
+from websuckets.client_generation import (
+    Contract,
+    Source,
+    python_client,
+    read_document,
+    typescript_client,
+)
 
 __all__ = ["client"]
 
 YAML: Final = (".yaml", ".yml")
 """Ends of the names of documents that are read as YAML."""
+
+DocumentFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Read this AsyncAPI document, JSON or YAML, and no app.",
+        metavar="DOCUMENT",
+        show_default=False,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The file to write, which is replaced. Default: standard output.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help=(
+            "Write nothing; exit with status 1 if FILE is not up to date, and tell which "
+            "commands and types differ."
+        ),
+    ),
+]
 
 client: Final = typer.Typer(
     no_args_is_help=True,
@@ -34,35 +70,9 @@ def languages() -> None:
 @client.command()
 def python(
     target: Target = None,
-    document: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="Read this AsyncAPI document, JSON or YAML, and no app.",
-            metavar="DOCUMENT",
-            show_default=False,
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The file to write, which is replaced. Default: standard output.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
-    check: Annotated[
-        bool,
-        typer.Option(
-            "--check",
-            help=(
-                "Write nothing; exit with status 1 if FILE is not up to date, and tell which "
-                "commands and types differ."
-            ),
-        ),
-    ] = False,
+    document: DocumentFile = None,
+    output: Output = None,
+    check: Check = False,
     factory: Factory = False,
     app_dir: AppDir = None,
 ) -> None:
@@ -78,6 +88,29 @@ def python(
       websuckets client python --from asyncapi.json -o api.py
     """
     _generate(python_client, target, document, output, check, factory, app_dir)
+
+
+@client.command()
+def typescript(
+    target: Target = None,
+    document: DocumentFile = None,
+    output: Output = None,
+    check: Check = False,
+    factory: Factory = False,
+    app_dir: AppDir = None,
+) -> None:
+    """Write a TypeScript module with a typed function for each command of an app.
+
+    The module needs the npm package websuckets, and belongs into the repository of those who use
+    it. The app and its document give the same module.
+
+    \b
+    Examples:
+      websuckets client typescript -o src/api.ts
+      websuckets client typescript main:app -o src/api.ts --check
+      websuckets client typescript --from asyncapi.json -o src/api.ts
+    """
+    _generate(typescript_client, target, document, output, check, factory, app_dir)
 
 
 def _generate(
