@@ -140,7 +140,7 @@ class Run:
         self._since = {next(self._ids): offset for offset in since.values()}
         self._by_number = dict(zip(since, self._since, strict=True))
         self._lasting: set[int] = set()
-        self._waiting = 0
+        self._waiting: set[int] = set()
         async with self._client.connect() as self._bob:
             with anyio.fail_after(TIMEOUT):
                 await self._app._channels.publish(self._name, Said(number=0))
@@ -150,7 +150,7 @@ class Run:
                         await self._take_step(kind, number)
                 finally:
                     self._log.come.set()
-                    self._flow()
+                    await self._flow()
                     for id in self._since:
                         if id in self._gates.ends:
                             self._gates.ends[id].set()
@@ -173,7 +173,7 @@ class Run:
             case "publish":
                 await self._app._channels.publish(self._name, Said(number=number))
             case "leave":
-                self._flow()
+                await self._flow()
                 await self._bob.send("leave", self._name, id="leave")
                 await self._take_until("leave")
                 self._readers.clear()
@@ -185,47 +185,60 @@ class Run:
             case "stall":
                 self._gates.flows = anyio.Event()
             case "flow":
-                self._flow()
+                await self._flow()
             case "lose":
                 await self._log.new_epoch()
                 self._node._delivery.compare_soon()
 
-    def _flow(self) -> None:
-        self._waiting = 0
+    async def _flow(self) -> None:
+        """Let the client read, and take the replies that have waited."""
         self._gates.flows.set()
+        while self._waiting:
+            await self._take_frame()
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Wait until replies that have come are over on the server, and all others wait."""
+        holds = self._node._logged._holds
+        while True:
+            found = [hold for (_, name), hold in holds.items() if name == self._name]
+            if all(hold.replies == len(self._waiting) for hold in found):
+                return
+            await anyio.lowlevel.checkpoint()
 
     async def _end(self, id: int, how: str) -> None:
         self._gates.fails[id] = how == "fail"
         self._gates.ends[id].set()
         if how == "succeed" and id in self._lasting and not self._gates.flows.is_set():
-            holds = self._node._logged._holds.items()
-            (hold,) = [hold for (_, name), hold in holds if name == self._name]
-            self._waiting += 1
-            while hold.replies != self._waiting:
-                await anyio.lowlevel.checkpoint()
-            return  # the reply comes later
-        await self._take_until(id)
+            self._waiting.add(id)  # for its reply, which comes later
+        else:
+            await self._take_until(id)
+        await self._settle()
 
     async def _take_until(self, id: int | str) -> None:
         """Take frames up to the reply with this id."""
-        while True:
-            try:
-                frame = await self._bob.receive()
-            except CommandError as error:
-                assert error.error == "no"
-                return  # it answers the command that has just failed
-            if (told := frame.subscribed.get(self._name)) is not None:
-                assert isinstance(frame.id, int)
-                offset = self._since[frame.id] if told.get("recovered") else told["offset"]
-                assert offset is not None
-                self._readers.append(Reader(told["epoch"], offset))
-            for reader in self._readers:
-                if frame.event == "channel gap":
-                    reader.is_told = True
-                elif frame.offset is not None:
-                    reader.take(frame.offset)
-            if frame.id == id:
-                return
+        while await self._take_frame() != id:
+            pass
+
+    async def _take_frame(self) -> int | str | None:
+        """Take the next frame; return its id."""
+        try:
+            frame = await self._bob.receive()
+        except CommandError as error:
+            assert error.error == "no"
+            return error.id
+        if (told := frame.subscribed.get(self._name)) is not None:
+            assert isinstance(frame.id, int)
+            self._waiting.discard(frame.id)
+            offset = self._since[frame.id] if told.get("recovered") else told["offset"]
+            assert offset is not None
+            self._readers.append(Reader(told["epoch"], offset))
+        for reader in self._readers:
+            if frame.event == "channel gap":
+                reader.is_told = True
+            elif frame.offset is not None:
+                reader.take(frame.offset)
+        return frame.id
 
     async def _check_end(self) -> None:
         logged, delivery = self._node._logged, self._node._delivery
