@@ -218,6 +218,18 @@ def test_events_are_compared_between_clients() -> None:
     assert "one offset, two events" in kinds(judge(made))
 
 
+@pytest.mark.parametrize(("first", "found"), [(2, set()), (1, {"duplicate or out of order"})])
+def test_events_go_on_where_the_connection_was_before_a_later_position(
+    first: int, found: set[str]
+) -> None:
+    made = right()
+    made.records[ANN] = [
+        *(subscribed(0), seen(1), subscribed(3)),
+        *(seen(number) for number in range(first, 8)),
+    ]
+    assert kinds(judge(made)) == found
+
+
 def test_an_epoch_that_was_told_by_a_gap_begins_anew() -> None:
     made = right()
     made.logs[BOARD] = Log("f", 1, {1: (7, "c7")})

@@ -204,6 +204,9 @@ class _Stream:
         """Next offset; ``None`` after a gap that was told."""
         self.most: int | None = None
         """Highest offset that may come next after a gap."""
+        self.unsent: int | None = None
+        """Next offset that the connection has not got before it was told the present position, to
+        which it was subscribed already; 0 for any offset."""
         self.pending: list[Seen] = []
         """Events of an epoch that is not known yet."""
 
@@ -247,8 +250,14 @@ class Streams:
         if stream is not None:
             for seen in stream.pending:
                 self._note(record.at.epoch, seen)
-        # A connection that is subscribed already begins anew, too: at what the reply tells.
-        self._streams[record.channel] = _Stream(start.epoch, start.offset + 1)
+        # A connection that is subscribed already begins anew, too: at what the reply tells, or
+        # where it was, because somebody else on the connection may not have got more.
+        begun = self._streams[record.channel] = _Stream(start.epoch, start.offset + 1)
+        if stream is not None and stream.following is None:
+            begun.unsent = 0
+        elif stream is not None and stream.epoch == start.epoch:
+            assert stream.following is not None
+            begun.unsent = min(stream.unsent or stream.following, stream.following)
 
     def _gap_told(self, channel: str, histories: Histories) -> None:
         """Begin anew; a log that keeps enough and loses nothing gives no reason for it."""
@@ -278,6 +287,11 @@ class Streams:
         if stream.following is None:
             if stream.most is not None and seen.offset > stream.most:
                 self._found("gap that was not told", f"{where}, but {stream.most} is missing")
+        elif seen.offset < stream.following and stream.unsent in (0, seen.offset):
+            stream.unsent = seen.offset + 1
+            if stream.epoch is not None:
+                self._note(stream.epoch, seen)
+            return
         elif seen.offset < stream.following:
             self._found("duplicate or out of order", f"{where} instead of {stream.following}")
         elif seen.offset > stream.following:

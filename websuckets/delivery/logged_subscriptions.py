@@ -9,7 +9,7 @@ from websuckets.delivery.catching_up import CatchingUp
 from websuckets.delivery.logged_delivery import DeliveryCounts, LoggedDelivery
 from websuckets.delivery.outbox import Start
 from websuckets.delivery.subscribing import Made, Subscribing
-from websuckets.delivery.subscriptions import Subscriptions
+from websuckets.delivery.subscriptions import Subscriptions, gap
 from websuckets.history import HistoryLost, Position
 from websuckets.limits import limit_text
 from websuckets.session import User, UserId
@@ -26,16 +26,22 @@ class _Hold:
 
     Messages of one connection may run side by side, and each may fail after others have succeeded.
     So none of them alone knows what to undo: the last one that fails does, if none has succeeded.
+
+    Each of them that succeeds, and whoever was subscribed before, may have a reader of its own on
+    the client. So events go on at the earliest position that any of the readers has come to.
     """
 
-    before: Position | None
-    """Position up to which events had been delivered; ``None`` for a new subscription."""
+    reached: Position | None
+    """Position behind which events go on while none is delivered; ``None`` for a new subscription
+    whose position nobody was told."""
     makers: int = 0
     """Number of messages that are making the subscription."""
     replies: int = 0
     """Number of replies that are about to be sent, until when no event is delivered."""
     has_begun: bool = False
-    """True once one of them has succeeded, and events are delivered."""
+    """True once one of them has succeeded."""
+    delivers: bool = False
+    """True while events are delivered: one of them has succeeded, and no reply is to be sent."""
 
 
 class LoggedSubscriptions:
@@ -107,9 +113,8 @@ class LoggedSubscriptions:
         def keep_back() -> None:
             if lasts():
                 hold.replies += 1
-                if hold.has_begun:  # by another message meanwhile
-                    self._catching_up.stop(socket.id, channel)
-                    self._subscriptions.hold(socket.id, channel)
+                self._pause(socket.id, channel, hold)
+                self._leave_epoch(socket.id, channel, hold, start)
 
         async def earlier_sent() -> None:
             await self._subscriptions.earlier_sent(socket.id)
@@ -142,14 +147,27 @@ class LoggedSubscriptions:
         """
         hold = self._holds.get((connection, channel))
         if hold is None:
-            before = None
-            if not is_new:
-                before = self._catching_up.stop(connection, channel)
-                before = before or self._delivery.cursors[channel].position
-                self._subscriptions.hold(connection, channel)
-            hold = self._holds[connection, channel] = _Hold(before)
+            reached = None if is_new else self._stop(connection, channel)
+            hold = self._holds[connection, channel] = _Hold(reached)
         hold.makers += 1
         return hold
+
+    def _stop(self, connection: UUID, channel: str) -> Position | None:
+        """Deliver no more events to a subscription; return the position that it has reached."""
+        position = self._catching_up.stop(connection, channel)
+        self._subscriptions.hold(connection, channel)
+        return position or self._delivery.cursors[channel].position
+
+    def _pause(self, connection: UUID, channel: str, hold: _Hold) -> None:
+        """Deliver no more events, if another message has begun the delivery meanwhile."""
+        if hold.delivers:
+            hold.reached, hold.delivers = self._stop(connection, channel), False
+
+    def _leave_epoch(self, connection: UUID, channel: str, hold: _Hold, start: Position) -> None:
+        """Tell the readers of another epoch of a gap: they do not come to the end of theirs."""
+        if hold.reached is not None and hold.reached.epoch != start.epoch:
+            self._subscriptions.send(connection, gap(channel), channel)
+            hold.reached = None
 
     def _begin(
         self, socket: Socket, channel: str, hold: _Hold, start: Position, *, goes_on: bool
@@ -160,18 +178,21 @@ class LoggedSubscriptions:
         if goes_on:
             if hold.has_begun:
                 return
-            start = hold.before or start
-        hold.has_begun = True
+            start = hold.reached or start
+        self._pause(socket.id, channel, hold)
+        self._leave_epoch(socket.id, channel, hold, start)
+        hold.reached, hold.has_begun = min(hold.reached or start, start), True
         self._subscriptions.show(socket.id, channel)
         if not hold.replies:  # else they begin it, when they are sent
-            self._catching_up.begin(socket, channel, start)
+            hold.delivers = True
+            self._catching_up.begin(socket, channel, hold.reached)
 
     def _take_back(self, socket: Socket, channel: str, hold: _Hold) -> None:
         """Undo what one maker has done; the last one leaves the subscription as it was before."""
         if not self._leave(socket.id, channel, hold) or hold.makers or hold.has_begun:
             return
-        if hold.before is not None:
-            self._catching_up.begin(socket, channel, hold.before)
+        if hold.reached is not None:
+            self._catching_up.begin(socket, channel, hold.reached)
         elif self._subscriptions.unsubscribe(socket.id, channel):
             self._delivery.end_if_unwanted(channel)
 
