@@ -32,6 +32,7 @@ from websuckets.client_generation.types import (
 )
 from websuckets.client_generation.typescript_layout import LENGTH, comment
 from websuckets.client_generation.typescript_types import Types, alias
+from websuckets.security import SecurityProvider
 
 
 def source_of(app: WebSuckets) -> Source:
@@ -213,3 +214,28 @@ def test_long_lines_are_broken() -> None:
     assert lines[0] == "export type Long ="
     assert lines[1] == '  | "a long sentence that goes on"'
     assert comment([None, ""]) == ""
+
+
+class FatalError(ClientError): ...
+
+
+def test_the_client_of_a_plain_command_is_short() -> None:
+    plain = CommandGroup()
+
+    @plain.command("ping", timeout=None)
+    async def ping(socket: Socket) -> None: ...
+
+    text = str(source_of(app_with(plain)))
+    assert "websuckets/generated" not in text
+    assert "/** Send the command `ping`. */" in text
+
+
+def test_a_name_that_ends_with_its_kind_is_kept_and_a_protected_command_says_so() -> None:
+    guarded = CommandGroup()
+
+    @guarded.command("break", protected=True, raises=[FatalError])
+    async def break_(socket: Socket) -> None: ...
+
+    app = app_with(guarded, providers=[SecurityProvider()])
+    assert part(app, "FatalError").endswith('= CommandError<"fatal error", unknown>;')
+    assert "For users who are signed in." in part(app, "Api.break")

@@ -40,8 +40,7 @@ class Imports:
     def lines(self) -> Iterable[str]:
         """Yield the lines of the imports."""
         types = [name for name in TYPES if name in self._used]
-        if types:
-            yield spread("import type { ", types, ' } from "websuckets";')
+        yield spread("import type { ", types, ' } from "websuckets";')
         names: list[str] = [name for name in GENERATED if name in self._used]
         names += [f"type {name}" for name in GENERATED_TYPES if name in self._used]
         if names:

@@ -75,8 +75,9 @@ class Types:
                 return self._union(members)
             case Named(key):
                 return self._names[key]
-            case Constrained(inner):
-                return self.of(inner)
+            case _:
+                assert isinstance(type, Constrained)
+                return self.of(type.type)
 
     def declaration(self, declared: Declaration) -> Part:
         """Return the part of a module that declares a type."""
@@ -88,11 +89,12 @@ class Types:
             case Enumeration(values=values, description=description):
                 members = [literal(value) for value in values]
                 return Part(name, comment([description]) + alias(name, members), 1)
-            case Alias(type=type, description=description):
-                members = [self.of(type)]
-                if isinstance(type, UnionOf):
-                    members = self._members(type.members)
-                return Part(name, comment([description]) + alias(name, members), 1)
+            case _:
+                assert isinstance(declared, Alias)
+                members = [self.of(declared.type)]
+                if isinstance(declared.type, UnionOf):
+                    members = self._members(declared.type.members)
+                return Part(name, comment([declared.description]) + alias(name, members), 1)
 
     def _list(self, item: Type) -> str:
         text = self.of(item)
