@@ -197,3 +197,17 @@ async def test_a_client_ends_with_its_event_loop() -> None:
     backend = "trio" if on_trio() else "asyncio"
     await anyio.to_thread.run_sync(lambda: anyio.run(main, backend=backend))
     assert [client.state for client in clients] == ["closed"]
+
+
+async def test_a_server_that_answers_pings_keeps_the_connection() -> None:
+    numbers: list[int] = []
+
+    async def serve(connection: Any) -> None:
+        async for text in connection:
+            numbers.append(json.loads(text)["ping"])
+            await connection.send(json.dumps({"pong": numbers[-1]}))
+
+    async with raw_server(serve) as url, client_at(url, heartbeat=0.05) as client:
+        await until(lambda: len(numbers) >= 3)
+        assert client.state == "open"
+    assert numbers[:3] == [1, 2, 3]
