@@ -250,3 +250,18 @@ async def test_a_token_without_a_json_form_is_an_error_of_the_subscriber() -> No
         await until(lambda: len(server.connections) == 2)
         assert await client.call("b") == 1
     assert server.seen == ["b", "b"]
+
+
+async def test_events_that_did_not_fit_into_the_buffer_are_asked_for_again() -> None:
+    class Fast(Server):
+        def answer(self, command: Any, number: int) -> list[Any]:
+            if number == 1:
+                return [begun(command), said("a", 2), said("a", 3)]
+            return [begun(command, recovered=True), said("a", 3)]
+
+    server = Fast()
+    async with raw_server(server) as url, client_at(url, buffer=1) as client:
+        async with client.subscribe("a") as a:
+            await until(lambda: a._watch._overflowed)
+            assert await take(a, 2) == [2, 3]
+    assert server.seen == ["a", "a"]
