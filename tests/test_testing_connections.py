@@ -11,7 +11,7 @@ from harness import Gate, app_with, in_another_loop, until
 from sample_app import Post, sample_app
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
-from websuckets import CommandGroup, Socket, WebSuckets
+from websuckets import CommandGroup, ResponseHeaders, Socket, WebSuckets
 from websuckets.commands.dispatcher import Dispatcher
 from websuckets.exc import ConfigurationError, HandshakeRefused, MissingProvider
 from websuckets.session import Session
@@ -34,6 +34,15 @@ async def test_the_opening_handshake_is_as_it_was_asked_for(app: WebSuckets) -> 
         async with client.connect("/x", [("Host", "example.org"), ("A", "1"), ("A", "2")]) as other:
             path, headers, _ = (await other.call("request")).payload
             assert (path, headers) == ("/x", [["Host", "example.org"], ["A", "1"], ["A", "2"]])
+
+
+async def test_the_headers_of_the_answer_are_seen(app: WebSuckets) -> None:
+    @app.on_handshake
+    async def name_the_node(headers: ResponseHeaders) -> None:
+        headers["X-Node"] = "here"
+
+    async with TestClient(app) as client:
+        assert list(client.response_headers.raw_items()) == [("X-Node", "here")]
 
 
 async def test_a_client_works_in_the_loop_that_has_entered_it(app: WebSuckets) -> None:

@@ -153,7 +153,7 @@ async def test_the_function_sees_the_request(on_sockets: Serving) -> None:
     """Expect its path with the query, and its headers, in a function that is not async."""
     seen: list[tuple[str, str | None]] = []
 
-    def authorize(request):  # type: ignore[no-untyped-def]
+    def authorize(request):  # type: ignore[no-untyped-def]  # hints are not needed
         seen.append((request.path, request.headers.get("X-Key")))
         return True
 
@@ -253,7 +253,7 @@ async def asked(app: WebSuckets, path: str, **scope: Any) -> list[Any]:
         sent.append(event)
 
     request = {"type": "http", "method": "GET", "path": path, "headers": [], **scope}
-    await app.asgi(request, None, send)  # type: ignore[arg-type]
+    await app.asgi(request, None, send)  # type: ignore[arg-type]  # nothing is received
     return sent
 
 
@@ -283,12 +283,12 @@ async def test_an_app_that_was_not_started_has_no_document_yet(
         (lambda: Docs("docs"), "Docs: path='docs': a path begins with a \"/\"; write '/docs'"),
         (lambda: Docs("/docs/"), "it ends in a slash, and the documents stand below it; write"),
         (lambda: Docs("/"), "it ends in a slash, and the documents stand below it; write '/docs'"),
-        (lambda: Docs(None), "without docs=..., there are no pages"),  # type: ignore[arg-type]
-        (lambda: Docs(authorize=True), "write a function of the request"),  # type: ignore[arg-type]
-        (lambda: WebSuckets(docs=True), "docs=True: write Docs(...)"),  # type: ignore[arg-type]
+        (lambda: Docs(None), "without docs=..., there are no pages"),  # type: ignore[arg-type]  # refused
+        (lambda: Docs(authorize=True), "write a function of the request"),  # type: ignore[arg-type]  # refused
+        (lambda: WebSuckets(docs=True), "docs=True: write Docs(...)"),  # type: ignore[arg-type]  # refused
         (lambda: WebSuckets(docs=Docs("/health")), "health='/health': it is a path of Docs("),
         (lambda: WebSuckets(title=""), "title='': write a str that is not empty"),
-        (lambda: WebSuckets(version=1), "version=1: write a str"),  # type: ignore[arg-type]
+        (lambda: WebSuckets(version=1), "version=1: write a str"),  # type: ignore[arg-type]  # refused
     ],
 )
 def test_values_that_are_not_valid_are_refused(make: Any, text: str) -> None:

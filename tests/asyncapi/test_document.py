@@ -179,7 +179,7 @@ def test_two_errors_of_one_name_have_keys_of_their_own() -> None:
     assert "error.title_taken_2" in keys and "error.title_taken" not in keys
 
 
-async def of_anything(socket: Socket): ...  # type: ignore[no-untyped-def]
+async def of_anything(socket: Socket): ...  # type: ignore[no-untyped-def]  # that is the case
 async def of_none(socket: Socket) -> None: ...
 async def of_posts(socket: Socket) -> list[Post] | None: ...
 async def of_an_event(socket: Socket) -> Posted: ...
@@ -310,10 +310,10 @@ def test_a_command_that_subscribes_has_positions() -> None:
     group = CommandGroup()
 
     @group.command("watch", subscribes=[posts])
-    async def watch(socket: Socket) -> int: ...  # type: ignore[empty-body]
+    async def watch(socket: Socket) -> int: ...  # type: ignore[empty-body]  # never called
 
     @group.command("listen", subscribes=[ticks])
-    async def listen(socket: Socket) -> int: ...  # type: ignore[empty-body]
+    async def listen(socket: Socket) -> int: ...  # type: ignore[empty-body]  # never called
 
     document = document_of(group, channels=[posts, ticks])
     settings = document["operations"]["watch"]["x-websuckets-command"]
@@ -435,6 +435,7 @@ def test_groups_that_are_wrong_have_no_document() -> None:
     app = WebSuckets()
     group = CommandGroup()
 
+    # The name is defined nowhere: that is the mistake.
     @group.command("get")
     async def get(socket: Socket, value: "Undefined") -> None: ...  # type: ignore[name-defined]  # noqa: F821
 

@@ -34,10 +34,10 @@ def url(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @contextmanager
-def watching(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run ``websuckets watch`` in a process of its own."""
+def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run ``websuckets`` in a process of its own."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "websuckets", "watch", *arguments],
+        [sys.executable, "-m", "websuckets", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -150,6 +150,16 @@ def test_call_has_a_status_of_its_own_for_a_reply_that_does_not_come(
     assert result.stderr == "no reply to 'hold' within 0.05 seconds\n"
 
 
+def test_call_tells_that_its_connection_was_lost(url: str, server: ServerProcess) -> None:
+    server.control("reset")
+    with started("call", url, "hold") as process:
+        server.control("await", {"name": "hold"})
+        server.control("close", 1012)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, out) == (3, "")
+    assert err.splitlines()[-1] == "the connection was lost (1012, told to)"
+
+
 def test_a_path_that_the_server_refuses_is_told_by_its_status(project: Project, url: str) -> None:
     result = project.call("call", f"{url}/elsewhere", "add")
     assert result.returncode == 3
@@ -181,7 +191,7 @@ def test_watch_has_a_status_of_its_own_without_a_connection(project: Project) ->
 def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(
     url: str, server: ServerProcess
 ) -> None:
-    with watching(url, "watch", "7") as process:
+    with started("watch", url, "watch", "7") as process:
         assert line(process) == {"reply": "watch", "payload": "state of run 1"}
         server.control("say", {"room": 7, "numbers": [1, 2]})
         for number in (1, 2):
@@ -195,14 +205,16 @@ def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(
 
 
 def test_watch_prints_events_of_channels_without_a_history(url: str, server: ServerProcess) -> None:
-    with watching(url, "enter hall") as process:
+    with started("watch", url, "enter hall") as process:
         assert line(process) == {"reply": "enter hall", "payload": "hall of run 1"}
         server.control("hall", [5])
         assert line(process) == {"event": "called", "payload": 5}
+        process.send_signal(signal.SIGINT)
+        assert process.wait(TIMEOUT) == 0
 
 
 def test_watch_goes_on_after_a_lost_connection(url: str, server: ServerProcess) -> None:
-    with watching(url, "watch", "8") as process:
+    with started("watch", url, "watch", "8") as process:
         line(process)
         server.control("close", 1012)
         server.control("say", {"room": 8, "numbers": [1]})
@@ -213,7 +225,7 @@ def test_watch_goes_on_after_a_lost_connection(url: str, server: ServerProcess) 
 
 
 def test_watch_ends_quietly_where_nobody_reads_any_more(url: str) -> None:
-    with watching(url, "count for ever") as process:
+    with started("watch", url, "count for ever") as process:
         assert line(process) == 1
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()

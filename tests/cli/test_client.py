@@ -95,6 +95,13 @@ def test_files_that_are_not_there_are_told(project: Project) -> None:
     assert result.stderr == "none.json cannot be read: No such file or directory\n"
 
 
+def test_a_document_that_is_not_a_text_is_told(project: Project) -> None:
+    (project.directory / "a.json").write_bytes(b'"\xff"')
+    result = project.call("client", "python", "--from", "a.json")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "a.json cannot be read: it is not UTF-8\n"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 import anyio
@@ -17,8 +17,11 @@ from timeouts import TIMEOUT
 
 from websuckets import ClientError, CommandGroup, Socket, WebSuckets
 from websuckets.client import CommandError, UnexpectedReply
+from websuckets.client.generated import TypedError
 
 pytestmark = pytest.mark.anyio
+
+T = TypeVar("T")
 
 API: Final = module_of(source_of(awkward_client.app))
 
@@ -104,6 +107,16 @@ async def test_fields_that_are_left_out_get_the_defaults_of_the_server() -> None
     assert [box.width for box in got.boxes] == [1]
     assert got.box.tags == []
     assert got.row.model_fields_set == {"number", "maybe"}  # a null that was set is sent
+
+
+async def test_an_error_may_have_other_bases_with_arguments_too() -> None:
+    class Tagged(Generic[T]): ...
+
+    class Wrong(TypedError[int], Tagged[str]): ...
+
+    assert Wrong("wrong", 5).details == 5
+    with pytest.raises(UnexpectedReply):
+        _ = Wrong("wrong", "many").details
 
 
 async def test_passwords_are_in_no_repr() -> None:

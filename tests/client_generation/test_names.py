@@ -59,7 +59,7 @@ def test_names_are_identifiers_that_differ(texts: list[str]) -> None:
     assert list(made) == texts
     assert len(set(made.values())) == len(texts)
     for name in made.values():
-        assert ast.parse(name, mode="eval").body.id == name  # type: ignore[attr-defined]
+        assert ast.parse(name, mode="eval").body.id == name  # type: ignore[attr-defined]  # a name
 
 
 @given(st.lists(AWKWARD_TEXT, max_size=3))
@@ -90,7 +90,7 @@ def test_an_app_with_any_names_has_a_client_that_python_reads(
         f"f{n}": (int, Field(alias=name, description=text)) for n, name in enumerate(names)
     }
     model: Any = create_model(title if title != "_" else "M", __doc__=text, **fields)
-    enum: Any = Enum("Choice", {f"m{n}": name for n, name in enumerate(names)})  # type: ignore[misc]
+    enum: Any = Enum("Choice", {f"m{n}": name for n, name in enumerate(names)})  # type: ignore[misc]  # its members vary
 
     class Told(Event, name=names[0]):
         __doc__ = text

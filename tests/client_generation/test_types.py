@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from generated_clients import module_of
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema, create_model
-from typing_extensions import deprecated
+from typing_extensions import TypeAliasType, deprecated
 
 from websuckets import ClientError, CommandGroup, Event, Payload, Socket, WebSuckets
 from websuckets.channels import Channel
@@ -34,8 +34,31 @@ class Fish(BaseModel):
     kind: Literal["fish"] = Field(alias="type")
 
 
+class BlackCat(Cat):
+    color: Literal["black"]
+
+
+class WhiteCat(Cat):
+    color: Literal["white"]
+
+
+AnyCat = Annotated[BlackCat | WhiteCat, Field(discriminator="color")]
+
+Kind = TypeAliasType("Kind", Literal["rat"])
+
+
+class Rat(BaseModel):
+    kind: Kind
+
+
+Age = TypeAliasType("Age", Annotated[int | None, Field(description="Years.")])
+
+
 class Color(Enum):
     RED = "red"
+
+
+CAT = "#/components/schemas/Cat"
 
 
 class Pair(NamedTuple):
@@ -100,6 +123,12 @@ def payload_in(source: str) -> str:
             Annotated[Cat | Dog, Field(discriminator="kind")] | None,
             'Union[Annotated[Cat | Dog, Field(discriminator="kind")], None]',
         ),
+        (
+            Annotated[AnyCat | Dog, Field(discriminator="kind")],
+            'Union[Annotated[BlackCat | WhiteCat, Field(discriminator="color")], Dog]',
+        ),
+        (Annotated[Rat | Dog, Field(discriminator="kind")], "Rat | Dog"),
+        (set[Annotated[int, Field(ge=0)]], "set[Annotated[int, Field(ge=0)]]"),
         (Annotated[int, Field(ge=0, lt=9)], "Annotated[int, Field(ge=0, lt=9)]"),
         (
             Annotated[list[Annotated[str, Field(min_length=1)]], Field(max_length=2)],
@@ -129,6 +158,10 @@ def test_a_payload_has_the_type_that_its_hint_has(hint: Any, text: str) -> None:
         (
             {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"type": "string"}},
             "list[int | str]",
+        ),
+        (
+            {"type": "array", "prefixItems": [], "items": {"type": "string"}},
+            "tuple[str, ...]",
         ),
         ({"type": "object", "additionalProperties": False}, "dict[str, Any]"),
         ({"type": "string", "format": "date-time", "minLength": 3}, "dt.datetime"),
@@ -170,6 +203,85 @@ def test_defaults_that_do_not_fit_are_only_told() -> None:
     assert len(lines) == 1 + 2 * len(schemas)
     assert set(lines[2::2]) == {'"""Default of the server: ``"never"``."""'}
     assert all(line.endswith("= None") for line in lines[1::2])
+
+
+def test_a_default_with_a_part_that_python_does_not_write_is_only_told() -> None:
+    class Partly(BaseModel):
+        a: tuple[int, Cat] = (1, Cat(kind="cat"))
+        b: dict[str, Cat] = {"x": Cat(kind="cat")}
+        c: Color = "blue"  # type: ignore[assignment]  # pydantic does not check defaults
+
+    assert fields_of(Partly).split("\n") == [
+        "PartialModel",
+        "a: Omittable[tuple[int, Cat]] = None",
+        '"""Default of the server: ``[1, {"kind": "cat"}]``."""',
+        "b: Omittable[dict[str, Cat]] = None",
+        '"""Default of the server: ``{"x": {"kind": "cat"}}``."""',
+        "c: Omittable[Color] = None",
+        '"""Default of the server: ``"blue"``."""',
+    ]
+
+
+def test_a_field_may_be_set_to_none_where_its_type_has_null() -> None:
+    class Mixed(Enum):
+        TEXT = "text"
+        NOTHING = None
+
+    class Partly(BaseModel):
+        a: Annotated[int, Field(ge=0)] = Field(default_factory=lambda: 1)
+        b: Age = Field(default_factory=lambda: 1)
+        c: Color = Field(default_factory=lambda: Color.RED)
+        d: Mixed = Field(default_factory=lambda: Mixed.TEXT)
+
+    assert fields_of(Partly).split("\n") == [
+        "PartialModel",
+        "a: Omittable[Annotated[int, Field(ge=0)]] = None",
+        "b: Age = None",
+        "c: Omittable[Color] = None",
+        "d: Mixed = None",
+    ]
+
+
+def test_types_within_a_list_that_begins_with_others_are_declared_before_it() -> None:
+    schema = {"type": "array", "prefixItems": [{"type": "integer"}], "items": {"$ref": CAT}}
+
+    class Owner(BaseModel):
+        first: Cat
+        others: Annotated[Any, WithJsonSchema(schema)]
+
+    source = source_of(Owner)
+    assert "    others: list[int | Cat]\n" in source
+    assert source.index("class Cat(") < source.index("class Owner(")
+    module_of(source)
+
+
+def test_an_error_whose_name_ends_with_error_has_it_once() -> None:
+    error = type("Gone", (ClientError,), {"error": "gone error"})
+    source = source_of(Payload[int], raises=[error])
+    assert "class GoneError(TypedError[Any]):" in source
+
+
+def test_a_command_that_tells_nothing_has_one_line() -> None:
+    group = CommandGroup()
+
+    @group.command("wait", timeout=None)
+    async def wait(socket: Socket) -> None: ...
+
+    app = WebSuckets()
+    app.include_command_group(group)
+    source = str(python_client(read_document(app.asyncapi())))
+    assert '"""Send the command ``wait``."""\n' in source
+
+
+def test_many_events_of_a_channel_are_one_to_a_line() -> None:
+    names = [f"quite_a_long_name_of_such_an_event_{number}" for number in range(3)]
+    events = [type(Event)(name, (Event,), {"__module__": __name__}) for name in names]
+    app = WebSuckets(channels=[Channel("many", events=events)])
+    source = str(python_client(read_document(app.asyncapi())))
+    classes = [f"QuiteALongNameOfSuchAnEvent{number}Event" for number in range(3)]
+    lines = f"    {classes[0]}\n    | {classes[1]}\n    | {classes[2]},\n"
+    assert f"ManyChannelEvent: TypeAlias = Annotated[\n{lines}" in source
+    module_of(source)
 
 
 def test_a_deprecated_model_is_told_to_type_checkers() -> None:
@@ -232,7 +344,7 @@ def test_fields_whose_default_only_the_server_knows_may_be_left_out() -> None:
         a: UUID = Field(default_factory=lambda: UUID(int=1))
         b: int | None = Field(default_factory=lambda: 1)
         c: Cat = Cat(kind="cat")
-        d: int = None  # type: ignore[assignment]
+        d: int = None  # type: ignore[assignment]  # pydantic does not check defaults
 
     assert fields_of(Partly).split("\n") == [
         "PartialModel",

@@ -115,22 +115,32 @@ def client_of(url: str, **options: Any) -> Client:
 
 def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> None:
     """Run ``main``, and end this process with the exit status of its outcome."""
+    anyio.run(_run_and_tell, main)
+
+
+async def _run_and_tell(main: Callable[[], Awaitable[None]]) -> None:
+    """Run ``main``; print its error, if that is one of a client, and raise the exit status."""
     try:
-        anyio.run(main)
-    except CommandError as error:
-        print(f"error: {error.error}", file=sys.stderr)
-        if error.details is not None:
-            print(json.dumps(error.details, indent=2, ensure_ascii=False), file=sys.stderr)
-        raise typer.Exit(REFUSED) from None
-    except ClientClosed as error:
-        why = error.reason or f"closed with {error.code}"
-        if error.status is not None:
-            why = f"the server refused the connection with HTTP status {error.status}"
-        print(f"not connected: {why}", file=sys.stderr)
-        raise typer.Exit(LOST) from None
-    except ConnectionLost as error:
-        print(str(error), file=sys.stderr)
-        raise typer.Exit(LOST) from None
-    except TimeoutError as error:
-        print(str(error), file=sys.stderr)
-        raise typer.Exit(TIMED_OUT) from None
+        await main()
+    except (CommandError, ConnectionLost, TimeoutError) as error:
+        raise typer.Exit(_tell(error)) from None
+
+
+def _tell(error: CommandError | ConnectionLost | TimeoutError) -> int:
+    """Print an error, and return the exit status that stands for it."""
+    match error:
+        case CommandError():
+            text, status = f"error: {error.error}", REFUSED
+            if error.details is not None:
+                text += "\n" + json.dumps(error.details, indent=2, ensure_ascii=False)
+        case ClientClosed():
+            why, status = error.reason or f"closed with {error.code}", LOST
+            if error.status is not None:
+                why = f"the server refused the connection with HTTP status {error.status}"
+            text = f"not connected: {why}"
+        case ConnectionLost():
+            text, status = str(error), LOST
+        case _:
+            text, status = str(error), TIMED_OUT
+    print(text, file=sys.stderr)
+    return status

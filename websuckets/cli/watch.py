@@ -45,14 +45,14 @@ def watch(
     content, token = payload_of(payload), token_of(token_file)
 
     async def main() -> None:
-        await _watch(client_of(url, token=token, buffer=100_000), command, content)
-
-    with suppress(KeyboardInterrupt):
         try:
-            run_until_it_ends(main)
+            await _watch(client_of(url, token=token, buffer=100_000), command, content)
         except BrokenPipeError:
             # Python writes what is left when it ends, and would tell that nobody reads it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    with suppress(KeyboardInterrupt):
+        run_until_it_ends(main)
 
 
 async def _watch(client: Client, command: str, payload: Any) -> None:

@@ -136,10 +136,9 @@ class Queue:
         """Add calls that were sent before, however many wait; they come first."""
         self._calls = {call.id: call for call in [*calls, *self._calls.values()]}
 
-    def take_all(self) -> list[Call]:
-        """Remove and return all calls, those that were made first at the beginning."""
-        calls, self._calls = sorted(self._calls.values(), key=lambda call: call.id), {}
-        return [call for call in calls if not call.is_done]
+    def in_order(self) -> list[Call]:
+        """Return all calls, those that were made first at the beginning."""
+        return sorted(self._calls.values(), key=lambda call: call.id)
 
     def remove(self, call: Call) -> None:
         """Remove a call, if it waits."""
@@ -154,5 +153,6 @@ class Queue:
 
     def fail_all(self, error: Exception) -> None:
         """Remove all calls, which fail with this error."""
-        for call in self.take_all():
+        for call in self.in_order():
+            self.remove(call)
             call.fail(error)

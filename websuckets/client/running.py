@@ -98,6 +98,7 @@ class RunningClient:
                 session.send(call)
                 return
         call.user = self.authentication.user
+        call.text(self.authentication.token)  # fields without a JSON form are the caller's error
         self._queue.put(call)
 
     def abandon(self, call: Call) -> None:
@@ -115,9 +116,12 @@ class RunningClient:
     async def close(self) -> None:
         """Close the connection with 1000, and end; everything that waits fails."""
         self._is_closing = True
-        if self._session is not None and self._session.is_open:
+        session = self._session
+        if session is not None and session.is_open:
             with anyio.move_on_after(self.settings.close_timeout):
-                await self._session.close()
+                await session.close()
+                session.lose(ConnectionEnd(1000))  # its reader may be kept waiting by a full buffer
+                await self.has_ended.wait()
         self._scope.cancel()
         await self.has_ended.wait()
 
@@ -127,15 +131,11 @@ class RunningClient:
         """Connect until the client is closed. Raises nothing but cancellations."""
         failure = ClientClosed()
         try:
-            with self._scope:
+            with _Parentless(), self._scope:
                 async with anyio.create_task_group() as tasks:
                     tasks.start_soon(self.listeners.run)
                     failure = await self._connect_again_and_again()
                     tasks.cancel_scope.cancel()
-        except BaseException as error:  # this task has no parent that could get the error
-            if (end := exit_in(error)) is None:
-                raise
-            propagate(end)
         finally:
             self.failure = ClientClosed() if self._is_closing else failure
             self._queue.fail_all(self.failure)
@@ -234,9 +234,10 @@ class RunningClient:
         session.opened_at = anyio.current_time()
         self._set_state("open")
         self.subscriptions.begin(session)
-        for call in self._queue.take_all():
+        for call in self._queue.in_order():
             call.user = self.authentication.user  # calls of others were dropped
             session.send(call)
+            self._queue.remove(call)  # not before: a token without a JSON form is an error
 
     def _end_unauthenticated(self, session: Session, error: Exception) -> None:
         """End a session after an error of ``authenticate``, and perhaps the client, too."""
@@ -266,7 +267,7 @@ class RunningClient:
         elif not self.subscriptions.take(frame):
             if frame.is_error:
                 logger.warning("%s: the server sent the error %r", self.place, frame.name)
-            elif frame.is_reply:
+            else:
                 self.listeners.put(frame)
 
     def _current_token(self) -> str | None:
@@ -294,6 +295,19 @@ class RunningClient:
                 function(state)
             except Exception:
                 logger.exception("a function for the state failed")
+
+
+class _Parentless:
+    """Context of a task that has no parent, to which an error that ends the program could go."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        end = None if error is None else exit_in(error)
+        if end is None:
+            return False
+        propagate(end)
+        return True
 
 
 def _lost(end: ConnectionEnd) -> ConnectionLost:

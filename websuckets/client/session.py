@@ -83,8 +83,9 @@ class Session:
 
     def send(self, command: Awaited) -> None:
         """Send a command, and give it the replies."""
+        text = command.text(self._token())
         self._awaited.add(command.id, command)
-        self.post(command.text(self._token()))
+        self.post(text)
 
     def soon(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function after so many seconds, unless the connection ends before."""

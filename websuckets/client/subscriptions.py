@@ -80,6 +80,8 @@ class Watch:
         self._is_in_doubt = False
         self.on_error: Callable[[Watch, Frame], None] | None = None
         """Function that is called with this subscription and an error that answers its command."""
+        # Fields without a JSON form are the caller's error, and not one of each connection.
+        command_frame(event, payload, token, since=self._since)
 
     @property
     def has_history(self) -> bool:
@@ -129,10 +131,8 @@ class Watch:
 
     # Frames
 
-    def take_reply(self, renewal: "_Renewal", frame: Frame) -> None:
-        """Begin behind the positions of a reply, unless it answers an earlier command."""
-        if renewal is not self._current:
-            return
+    def take_reply(self, frame: Frame) -> None:
+        """Begin behind the positions of a reply, or take the error."""
         if frame.is_error:
             self._take_error(frame)
             return
@@ -238,12 +238,10 @@ class Watch:
         if seconds is None:
             seconds = uniform(0, min(LONGEST, 2.0 ** min(self._failures, 10)))
         self._failures += 1
-        waits = self._current
 
-        def renew() -> None:
-            if self._current is waits:
-                self._current = None
-                self.renew()
+        def renew() -> None:  # on this connection alone, and no other command is sent before
+            self._current = None
+            self.renew()
 
         session.soon(seconds, renew)
 
@@ -268,7 +266,7 @@ class _Renewal:
 
     def reply(self, frame: Frame) -> None:
         watch = self._watch
-        watch.take_reply(self, frame)
+        watch.take_reply(frame)
         if frame.is_error and watch.on_error is not None:
             watch.on_error(watch, frame)
 
@@ -321,10 +319,9 @@ class Subscriptions:
 
     def remove(self, watch: Watch) -> None:
         """End a subscription on this side: the server goes on to send its events."""
-        if watch in self._watches:
-            self._watches.remove(watch)
-            watch.leave()
-            self._left.update(watch.positions)
+        self._watches.remove(watch)
+        watch.leave()
+        self._left.update(watch.positions)
 
     def take(self, frame: Frame) -> bool:
         """Take an event that answers no command; return false if nobody has subscribed to it."""
@@ -408,8 +405,8 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
         if self._is_entered:
             raise RuntimeError("a subscription is entered once; subscribe again")
         watch = self._watch
-        self._all.add(watch)
         try:
+            self._all.add(watch)
             with anyio.fail_after(self._timeout):
                 while watch.first is None and watch.failure is None:
                     await watch.changed.wait()

@@ -10,7 +10,6 @@ from typing import Any, Final
 from websuckets.client_generation.schemas import declaration_of, type_of
 from websuckets.client_generation.types import (
     ANYTHING,
-    NULL,
     Declaration,
     Type,
     UnionOf,
@@ -255,16 +254,17 @@ def _texts(thing: Mapping[str, Any]) -> Texts:
 
 
 def _joined(types: list[Type]) -> Type:
-    """Return the type of values of any of these types; without any, that of ``null``."""
+    """Return the type of values of any of these types. Raises `ValueError` without any."""
     members: list[Type] = []
     for type in types:
         parts = type.members if isinstance(type, UnionOf) and not type.discriminator else (type,)
         members += [part for part in parts if part not in members]
     if ANYTHING in members:
         return ANYTHING
-    if not members:
-        return NULL
-    return members[0] if len(members) == 1 else UnionOf(tuple(members))
+    if len(members) > 1:
+        return UnionOf(tuple(members))
+    (only,) = members
+    return only
 
 
 def _reach(key: str, declared: Mapping[str, Declaration]) -> set[str]:

@@ -19,7 +19,6 @@ from websuckets.client_generation.source import Part
 from websuckets.client_generation.types import (
     ABSENT,
     ANYTHING,
-    Alias,
     Constrained,
     Declaration,
     Enumeration,
@@ -109,13 +108,12 @@ def declared_part(declared: Declaration, contract: Contract, types: Types, uses:
             lines += [f"{member} = {literal(value)}" for member, value in members]
             base = uses.use(_enum_base(values))
             return Part(name, f"class {name}({base}):\n" + indented("\n".join(lines)))
-        case Alias(key=key, type=type, description=description):
-            text = types.of(type)
-            if key in contract.recursive:
-                line = f"{name} = {uses.use('TypeAliasType')}({literal(name)}, {literal(text)})"
-            else:
-                line = f"{name}: {uses.use('TypeAlias')} = {text}"
-            return Part(name, f"{line}\n{docstring([description])}" if description else line)
+    text, description = types.of(declared.type), declared.description
+    if declared.key in contract.recursive:
+        line = f"{name} = {uses.use('TypeAliasType')}({literal(name)}, {literal(text)})"
+    else:
+        line = f"{name}: {uses.use('TypeAlias')} = {text}"
+    return Part(name, f"{line}\n{docstring([description])}" if description else line)
 
 
 def _enum_base(values: tuple[object, ...]) -> str:

@@ -195,11 +195,10 @@ class Types:
                 return self._union(members, discriminator)
             case Named(key):
                 return self._names[key]
-            case Constrained(inner):
-                rules = self.rules(type)
-                if not rules:
-                    return self.of(inner)
-                return f"{use('Annotated')}[{self.of(inner)}, {use('Field')}({', '.join(rules)})]"
+        inner, rules = self.of(type.type), self.rules(type)
+        if not rules:
+            return inner
+        return f"{use('Annotated')}[{inner}, {use('Field')}({', '.join(rules)})]"
 
     def is_class(self, type: Type) -> bool:
         """Tell whether a type is written as a class, which may be given where a class is asked."""
@@ -349,6 +348,7 @@ class Types:
                 for one, member in zip(values, self._members[key], strict=True):
                     if one == value and _kind(one) is _kind(value):
                         return f"{self._names[key]}.{member}"
+                return None
             case Alias(type=inner):
                 return self.default(inner, value)
         return None
