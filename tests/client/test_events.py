@@ -411,37 +411,6 @@ async def test_a_channel_that_a_renewal_does_not_name_any_more_is_left() -> None
     assert seen == [None, {"a": ["e", 1], "b": ["e", 1]}]
 
 
-async def test_a_subscription_is_renewed_where_a_command_that_failed_may_have_ended_it() -> None:
-    """A server that runs several commands at once takes back the subscription of both."""
-    seen: list[Any] = []
-
-    async def serve(connection: Any) -> None:
-        commands = []
-        async for text in connection:
-            command = json.loads(text)
-            commands.append(command)
-            seen.append(command.get("since"))
-            reply = {"event": "watch", "id": command["id"], "payload": len(seen)}
-            reply["subscribed"] = {"c": {"epoch": "e", "offset": 1}}
-            if len(seen) == 2:  # the one before fails only now
-                await connection.send(json.dumps({"error": "timeout", "id": commands[0]["id"]}))
-                await connection.send(json.dumps(reply))
-            elif len(seen) == 3:
-                reply["subscribed"]["c"]["recovered"] = True
-                await connection.send(json.dumps(reply))
-                event = {"event": "said", "payload": 2, "channel": "c", "offset": 2}
-                await connection.send(json.dumps(event))
-
-    async with raw_server(serve) as url, client_at(url) as found:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(found.subscribe("watch").__aenter__)
-            await until(lambda: len(seen) == 1)
-            tasks.cancel_scope.cancel()
-        async with found.subscribe("watch") as watched:
-            assert await take(watched, 1) == [2]
-    assert seen == [None, None, {"c": ["e", 1]}]
-
-
 async def test_a_client_that_is_closed_ends_its_subscriptions() -> None:
     async with client() as found:
         async with found.subscribe("watch", 1) as watched:

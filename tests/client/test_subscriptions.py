@@ -189,33 +189,6 @@ async def test_a_subscription_that_was_refused_is_not_made_again() -> None:
     assert server.seen == ["a", "a", "b"]
 
 
-@pytest.mark.parametrize(("error", "renewed"), [("rate limited", 1), ("forbidden", 2)])
-async def test_a_command_that_has_not_begun_puts_no_other_in_doubt(
-    error: str, renewed: int
-) -> None:
-    """A command that was refused has perhaps ended the subscription of an equal one."""
-
-    class Limited(Server):
-        def answer(self, command: Any, number: int) -> list[Any]:
-            if command["event"] == "a" and number == 2:
-                details = {"retry_after": 60}
-                return [{"error": error, "details": details, "id": command["id"]}]
-            if number > 1:
-                return [begun(command, recovered=True), said("a", 2)]
-            return [begun(command)]
-
-    server = Limited()
-    async with raw_server(server) as url, client_at(url) as client:
-        async with client.subscribe("other"), client.subscribe("a") as first:
-            with pytest.raises((TimeoutError, CommandError)):
-                async with client.subscribe("a", timeout=0.05):
-                    pass
-            if error == "forbidden":
-                assert await take(first, 1) == [2]
-            await client.call("end")
-    assert server.seen == ["other", "a", "a", *["a"] * (renewed - 1), "end"]
-
-
 async def test_fields_of_a_command_without_a_json_form_are_an_error_of_the_caller() -> None:
     wrong: Any = {"a": object()}
     server = Server()

@@ -77,9 +77,6 @@ class Watch:
         self._current: _Renewal | None = None
         self._failures = 0
         self._overflowed = False
-        self._is_in_doubt = False
-        self.on_error: Callable[[Watch, Frame], None] | None = None
-        """Function that is called with this subscription and an error that answers its command."""
         # Fields without a JSON form are the caller's error, and not one of each connection.
         command_frame(event, payload, token, since=self._since)
 
@@ -91,19 +88,7 @@ class Watch:
         """Send the command on a new connection, or wait for the next one."""
         self._session = session
         self._current = None
-        self._is_in_doubt = False
         self.renew()
-
-    def doubt(self, failed: "Watch") -> None:
-        """Renew the subscription, if the command of another one that has failed may have ended it.
-
-        The server takes back the subscriptions of a command that fails, and where it runs several
-        at once, those may be the subscriptions on which the command of this one relies.
-        """
-        same = (self.event, self._payload) == (failed.event, failed._payload)
-        if same or self.positions.keys() & failed.positions.keys():
-            self._is_in_doubt = self._current is not None
-            self.renew()
 
     def renew(self) -> None:
         """Send the command, unless its reply is awaited already."""
@@ -151,9 +136,6 @@ class Watch:
             self.items.clear()  # the reply has the state behind these events
             self.items.append(begun)
         self.changed.set()
-        if self._is_in_doubt:
-            self._is_in_doubt = False
-            self.renew()
 
     def take_item(self, frame: Frame) -> None:
         """Take an item of a stream, which this command answers with instead of subscribing."""
@@ -265,10 +247,7 @@ class _Renewal:
         self._watch.take_item(frame)
 
     def reply(self, frame: Frame) -> None:
-        watch = self._watch
-        watch.take_reply(frame)
-        if frame.is_error and watch.on_error is not None:
-            watch.on_error(watch, frame)
+        self._watch.take_reply(frame)
 
     def can_be_sent_again(self) -> bool:
         return False
@@ -312,7 +291,6 @@ class Subscriptions:
     def add(self, watch: Watch) -> None:
         """Begin a subscription, now or on the next connection."""
         self._watches.append(watch)
-        watch.on_error = self._take_error
         watch.begin(self._session)
         if self._failure is not None:
             watch.fail(self._failure)
@@ -333,12 +311,6 @@ class Subscriptions:
             return any(found)
         found = [watch.take_event(frame) for watch in self._watches]
         return any(found) or frame.is_offset or frame.channel in self._left
-
-    def _take_error(self, failed: Watch, frame: Frame) -> None:
-        if frame.name != "rate limited":  # then the command has not begun
-            for watch in self._watches:
-                if watch is not failed:
-                    watch.doubt(failed)
 
     def fail_all(self, error: ClientClosed) -> None:
         """End all subscriptions with this error, and those that are yet to come."""
