@@ -91,7 +91,7 @@ def payload_in(source: str) -> str:
         (bool, "bool"),
         (bytes, "bytes"),
         (str | None, "str | None"),
-        (int | str | None, "int | str | None"),
+        (int | UUID | None, "int | UUID | None"),
         (list[int], "list[int]"),
         (Sequence[int], "list[int]"),
         (set[int], "set[int]"),
