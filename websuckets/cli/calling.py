@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from signal import SIGINT, default_int_handler, getsignal
+from threading import current_thread, main_thread
 from typing import Annotated, Any, Final, TypeAlias
 
 import anyio
@@ -25,6 +27,9 @@ __all__ = [
     "run_until_it_ends",
     "token_of",
 ]
+
+INTERRUPTED: Final = 130
+"""Exit status after SIGINT, as that of shells."""
 
 REFUSED: Final = 1
 """Exit status for a command that the server answered with an error."""
@@ -114,16 +119,47 @@ def client_of(url: str, **options: Any) -> Client:
 
 
 def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> None:
-    """Run ``main``, and end this process with the exit status of its outcome."""
-    anyio.run(_run_and_tell, main)
+    """Run ``main``, and end this process with the exit status of its outcome.
+
+    Raises `KeyboardInterrupt` after SIGINT, when ``main`` has been cancelled.
+    """
+    # As asyncio does: not in another thread, and not where a shell has SIGINT ignored.
+    listens = sys.platform != "win32" and getsignal(SIGINT) is default_int_handler
+    status = anyio.run(_run, main, listens and current_thread() is main_thread())
+    if status == INTERRUPTED:
+        raise KeyboardInterrupt
+    raise typer.Exit(status)
 
 
-async def _run_and_tell(main: Callable[[], Awaitable[None]]) -> None:
-    """Run ``main``; print its error, if that is one of a client, and raise the exit status."""
-    try:
-        await main()
-    except (CommandError, ConnectionLost, TimeoutError) as error:
-        raise typer.Exit(_tell(error)) from None
+async def _run(main: Callable[[], Awaitable[None]], listens: bool) -> int:
+    """Run ``main``, which SIGINT cancels if this process ``listens``; return the exit status.
+
+    The handler of ``asyncio.run`` does not wake up an event loop that is about to wait for events:
+    such a SIGINT has an effect with the next event, and an idle client has one in 20 seconds.
+    """
+    status = 0
+    failure: Exception | None = None
+
+    async def interrupt() -> None:
+        nonlocal status
+        with anyio.open_signal_receiver(SIGINT) as signals:
+            await anext(aiter(signals))
+        status = INTERRUPTED
+        tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        if listens:
+            tasks.start_soon(interrupt)
+        try:
+            await main()
+        except (CommandError, ConnectionLost, TimeoutError) as error:
+            status = _tell(error)
+        except Exception as error:
+            failure = error  # alone, and not in a group
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return status
 
 
 def _tell(error: CommandError | ConnectionLost | TimeoutError) -> int:
