@@ -186,7 +186,7 @@ async def test_authenticate_may_close_the_client() -> None:
 
 
 async def test_a_lost_connection_of_authenticate_itself_is_tried_again() -> None:
-    """As that of another client, which knows the tokens."""
+    """Raise the error that the function of a program has got from a client of its own."""
     left: list[Exception] = [ConnectionLost(1006)]
 
     def authenticate(client: Client) -> str:

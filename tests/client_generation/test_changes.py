@@ -153,7 +153,7 @@ CHANGES: Final = {
     "the title": ('title="Shop"', 'title="Store"', "Api"),
     "the version": ('version="1"', 'version="2"', "Api"),
 }  # fmt: skip
-"""What changes: the text before and after, and the part of the client that differs."""
+"""Changes: the text before and after each, and the part of the client that differs."""
 
 
 def app_of(source: str) -> WebSuckets:

@@ -72,8 +72,8 @@ def part(app: WebSuckets, name: str) -> str:
         ("Api.class", "  class = (options?: CallOptions): Promise<null> =>\n    this.client.call"),
         ("Api.none", "payload?: JsonInput | null,"),
         ("Api.anything", "payload?: unknown, "),
-        ("Api.aBCПоток", "@deprecated"),  # noqa: RUF001
-        ("Api.aBCПоток", "this.client.stream<"),  # noqa: RUF001
+        ("Api.aBCПоток", "@deprecated"),  # noqa: RUF001  # a name in Cyrillic
+        ("Api.aBCПоток", "this.client.stream<"),  # noqa: RUF001  # a name in Cyrillic
         ("Api.aBCOnce", "options?: OnceOptions"),
         ("Api.aBCOnce", "{ once: true, ...options }),\n"),
         ("Api.aBCWatch", '{ events: ["presence"], ...options }'),
@@ -113,7 +113,7 @@ async def paint(socket: Socket, tagged: Tagged, channels: Channels) -> tuple[int
 
     With a description.
     """
-    raise NotImplementedError
+    return ()
 
 
 @group.command("then")

@@ -207,7 +207,7 @@ def test_subclasses_of_errors_of_the_framework_may_be_declared() -> None:
 
 
 class Early(ClientError):
-    details: "Later"  # type: ignore[name-defined]  # noqa: F821
+    details: "Later"  # type: ignore[name-defined]  # noqa: F821  # not yet defined
 
 
 def test_the_type_of_details_may_be_defined_later() -> None:
@@ -224,7 +224,7 @@ def test_the_type_of_details_may_be_defined_later() -> None:
 
 
 class Never(ClientError):
-    details: "Undefined"  # type: ignore[name-defined]  # noqa: F821
+    details: "Undefined"  # type: ignore[name-defined]  # noqa: F821  # undefined
 
 
 async def test_details_whose_type_is_never_defined_are_any_json_unless_declared() -> None:
@@ -321,10 +321,10 @@ def test_an_annotation_that_is_never_defined_is_refused_at_the_start() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: CommandGroup(raises=Plain), "write a list, raises=[Plain]"),  # type: ignore[arg-type]
-        (lambda: CommandGroup(raises="Plain"), "write a list, raises=[NicknameTaken]"),  # type: ignore[arg-type]
-        (lambda: CommandGroup().command("a", raises=3), "@group.command('a', raises=...): 3: "),  # type: ignore[arg-type]
-        (lambda: CommandGroup().command("a", deprecated="yes"), "it is True or False"),  # type: ignore[arg-type]
+        (lambda: CommandGroup(raises=Plain), "write a list, raises=[Plain]"),  # type: ignore[arg-type]  # refused
+        (lambda: CommandGroup(raises="Plain"), "write a list, raises=[NicknameTaken]"),  # type: ignore[arg-type]  # refused
+        (lambda: CommandGroup().command("a", raises=3), "@group.command('a', raises=...): 3: "),  # type: ignore[arg-type]  # refused
+        (lambda: CommandGroup().command("a", deprecated="yes"), "it is True or False"),  # type: ignore[arg-type]  # refused
         (lambda: CommandGroup("a", tags="b"), "CommandGroup('a', tags='b'): write a list"),
         (lambda: CommandGroup("a", tags=[""]), "tags=[...]): '' is not a name; write a str"),
         (lambda: CommandGroup("a", tags=[3]), "tags=[...]): 3 is not a name; write a str"),  # type: ignore[list-item]

@@ -265,7 +265,7 @@ async def test_events_of_an_epoch_before_are_deleted_when_they_are_too_old(
 async def test_a_position_is_lost_that_the_log_has_no_events_behind(
     one: Node, clock: SetClock
 ) -> None:
-    """Of another epoch, before events that are not kept, or behind the end of the log."""
+    """A position is lost in another epoch, before the kept events, and behind the last event."""
     history = History(size=2, seconds=10)
     log = SqlLog(one.sessions.begin, clock, 5)
     await fill(one, clock, 5, "a", history)

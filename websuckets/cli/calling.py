@@ -119,11 +119,11 @@ def client_of(url: str, **options: Any) -> Client:
 
 
 def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> None:
-    """Run ``main``, and end this process with the exit status of its outcome.
+    """Run ``main``, and raise ``typer.Exit`` with the exit status of its outcome.
 
     Raises `KeyboardInterrupt` after SIGINT, when ``main`` has been cancelled.
     """
-    # As asyncio does: not in another thread, and not where a shell has SIGINT ignored.
+    # No handler in another thread, nor where a shell has SIGINT ignored: asyncio has the same rule.
     listens = sys.platform != "win32" and getsignal(SIGINT) is default_int_handler
     status = anyio.run(_run, main, listens and current_thread() is main_thread())
     if status == INTERRUPTED:
