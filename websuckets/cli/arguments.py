@@ -1,11 +1,11 @@
-"""Arguments that commands of the command line have in common: those that name the app."""
+"""Arguments that commands of the command line have in common: the app, and the file to write."""
 
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["AppDir", "Factory", "Target"]
+__all__ = ["AppDir", "Factory", "Output", "Target"]
 
 Target: TypeAlias = Annotated[
     str | None,
@@ -35,6 +35,17 @@ AppDir: TypeAlias = Annotated[
         "--app-dir",
         help="The directory from which the app is imported. Default: the current one.",
         metavar="DIRECTORY",
+        show_default=False,
+    ),
+]
+
+Output: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The file to write, which is replaced. Default: standard output.",
+        metavar="FILE",
         show_default=False,
     ),
 ]

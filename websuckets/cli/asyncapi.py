@@ -6,7 +6,7 @@ from typing import Annotated, Final, NoReturn
 import typer
 
 from websuckets.asyncapi.texts import as_json, as_yaml
-from websuckets.cli.arguments import AppDir, Factory, Target
+from websuckets.cli.arguments import AppDir, Factory, Output, Target
 from websuckets.cli.check import warn_of_no_group
 from websuckets.cli.failures import inspecting
 from websuckets.cli.loading import load
@@ -26,16 +26,7 @@ def asyncapi(
             help="Write YAML; a FILE that ends in .yaml or .yml is YAML anyway. Default: JSON.",
         ),
     ] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The file to write, which is replaced. Default: standard output.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    output: Output = None,
     check: Annotated[
         bool,
         typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 
 from websuckets.asyncapi.texts import as_json, check_yaml
-from websuckets.cli.arguments import AppDir, Factory, Target
+from websuckets.cli.arguments import AppDir, Factory, Output, Target
 from websuckets.cli.check import warn_of_no_group
 from websuckets.cli.failures import inspecting
 from websuckets.cli.loading import load
@@ -31,16 +31,6 @@ DocumentFile = Annotated[
         "--from",
         help="Read this AsyncAPI document, JSON or YAML, and no app.",
         metavar="DOCUMENT",
-        show_default=False,
-    ),
-]
-Output = Annotated[
-    Path | None,
-    typer.Option(
-        "--output",
-        "-o",
-        help="The file to write, which is replaced. Default: standard output.",
-        metavar="FILE",
         show_default=False,
     ),
 ]

@@ -1,11 +1,8 @@
 """The command ``websuckets graph``: a page that shows the dependencies of an app."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from websuckets.cli.arguments import AppDir, Factory, Target
+from websuckets.cli.arguments import AppDir, Factory, Output, Target
 from websuckets.cli.failures import inspecting
 from websuckets.cli.loading import load
 
@@ -14,16 +11,7 @@ __all__ = ["graph"]
 
 def graph(
     target: Target = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The file to write, which is replaced. Default: standard output.",
-            metavar="FILE",
-            show_default=False,
-        ),
-    ] = None,
+    output: Output = None,
     factory: Factory = False,
     app_dir: AppDir = None,
 ) -> None:
