@@ -26,7 +26,7 @@ from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
 
-MANY = Limits(rate=None, concurrency=8, outbox=None)
+MANY = Limits(rate=None, concurrency=8, outbox=None, send_timeout=None)
 """Limits with which commands of one connection run side by side."""
 
 

@@ -33,7 +33,7 @@ async def waiting(overflow: Overflow) -> AsyncIterator[tuple[WebSuckets, TestCli
 
     The outbox of that client has room for two events.
     """
-    limits = Limits(rate=None, outbox=(2, 10 * LARGE), overflow=overflow)
+    limits = Limits(rate=None, outbox=(2, 10 * LARGE), overflow=overflow, send_timeout=None)
     app = tickets.app(limits=limits)
     group = CommandGroup()
 

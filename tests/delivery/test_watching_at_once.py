@@ -104,7 +104,7 @@ async def running() -> AsyncIterator["Run"]:
 
     provider = Provider(scope=Scope.APP)
     provider.provide(lambda: log, provides=EventLog)
-    limits = Limits(rate=None, concurrency=8, outbox=None)
+    limits = Limits(rate=None, concurrency=8, outbox=None, send_timeout=None)
     app = app_with(group, channels=[room], limits=limits, providers=[provider])
     async with TestClient(app) as client:
         yield Run(app, client, gates, log)

@@ -85,7 +85,8 @@ def app(gate: Gate | None = None, **arguments: Any) -> WebSuckets:
             await channels.publish(NAME, Commented(text="x" * 2000))
 
     arguments.setdefault("channels", [ticket, short])
-    arguments.setdefault("limits", Limits(rate=None))
+    # Clients of these tests may read nothing for as long as a slow machine needs for the rest.
+    arguments.setdefault("limits", Limits(rate=None, send_timeout=None))
     return app_with(group, **arguments)
 
 
