@@ -35,14 +35,16 @@ def url(server: ServerProcess, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run ``websuckets`` in a process of its own."""
+def started(
+    *arguments: str, on_sigint: signal.Handlers = signal.SIG_DFL
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run ``websuckets`` in a process of its own, where SIGINT does what ``on_sigint`` says."""
     process = subprocess.Popen(
         [sys.executable, "-m", "websuckets", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell may ignore it
+        preexec_fn=partial(signal.signal, signal.SIGINT, on_sigint),  # a shell may ignore it
     )
     try:
         yield process
@@ -204,6 +206,17 @@ def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_shell_may_have_sigint_ignored(url: str, server: ServerProcess) -> None:
+    """As for ``websuckets watch ... &`` in a script: what the shell ignores stays ignored."""
+    with started("watch", url, "watch", "9", on_sigint=signal.SIG_IGN) as process:
+        line(process)
+        process.send_signal(signal.SIGINT)
+        for number in range(2):
+            server.control("say", {"room": 9, "numbers": [number]})
+            assert line(process)["payload"] == {"number": number}
+        assert process.poll() is None
 
 
 def test_watch_prints_events_of_channels_without_a_history(url: str, server: ServerProcess) -> None:

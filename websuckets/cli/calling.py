@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from signal import SIGINT, default_int_handler, getsignal
 from threading import current_thread, main_thread
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 import anyio
 import typer
@@ -118,14 +118,25 @@ def client_of(url: str, **options: Any) -> Client:
         raise typer.BadParameter(str(error), param_hint="URL") from None
 
 
-def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> None:
+def run_until_it_ends(main: Callable[[], Awaitable[None]]) -> NoReturn:
     """Run ``main``, and raise ``typer.Exit`` with the exit status of its outcome.
 
     Raises `KeyboardInterrupt` after SIGINT, when ``main`` has been cancelled.
     """
-    # No handler in another thread, nor where a shell has SIGINT ignored: asyncio has the same rule.
-    listens = sys.platform != "win32" and getsignal(SIGINT) is default_int_handler
-    status = anyio.run(_run, main, listens and current_thread() is main_thread())
+    _end(anyio.run(_run, main, _listens()))
+
+
+def _listens() -> bool:
+    """Tell whether SIGINT ends ``main``: not in another thread, nor where a shell has it ignored.
+
+    ``asyncio.run`` has the same rule.
+    """
+    is_default = sys.platform != "win32" and getsignal(SIGINT) is default_int_handler
+    return is_default and current_thread() is main_thread()
+
+
+def _end(status: int) -> NoReturn:
+    """Raise the exception that ends the program with this exit status."""
     if status == INTERRUPTED:
         raise KeyboardInterrupt
     raise typer.Exit(status)
