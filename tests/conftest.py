@@ -16,7 +16,7 @@ from canaries import told
 from dishka.code_tools import code_builder
 from dishka.graph_builder import activation
 from harness import Gate
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from selection import KEY, add_option, left_out, takes_a_part
 from serving import HEAVY, SERVINGS, Serving
 from sql_databases import Database, database
@@ -27,8 +27,11 @@ from websuckets import session
 # Else each of a hundred processes of this run compiles the package, and each worker all tests.
 sys.dont_write_bytecode = False
 
-settings.register_profile("quick", max_examples=15)
-settings.load_profile("quick")  # `.ci/run` tries more: --hypothesis-profile=default
+# An example, and its making, may take long where other programs keep the machine busy.
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", patient, max_examples=15)
+settings.register_profile("thorough", patient)
+settings.load_profile("quick")  # `.ci/run` tries more: --hypothesis-profile=thorough
 
 SOCKETS_OF_COREDIS = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """A mark for a test that ends its Redis, and may leave a socket to be collected.

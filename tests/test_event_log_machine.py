@@ -203,7 +203,6 @@ def run(backend: str, open_nodes: Open, examples: int) -> None:
         settings=settings(
             max_examples=examples * settings.default.max_examples // 100,
             stateful_step_count=40,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

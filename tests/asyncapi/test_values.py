@@ -79,7 +79,7 @@ def checked(document: dict[str, Any], operation: str, frame: Any) -> None:
     assert [] in errors, f"{frame} does not fit {found}: {errors}"
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large], deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(received=typed(), sent=typed(), data=st.data())
 def test_all_that_is_sent_and_accepted_fits_its_schema(
     received: Typed, sent: Typed, data: st.DataObject

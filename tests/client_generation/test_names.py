@@ -77,7 +77,7 @@ def test_literals_are_those_of_their_values(value: Any) -> None:
     assert ast.literal_eval(literal(value)) == value
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     names=st.lists(AWKWARD_TEXT, min_size=1, max_size=4, unique=True),
     text=AWKWARD_TEXT,

@@ -70,7 +70,6 @@ pages = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     payload=pages | lines | payloads, payload_type=st.sampled_from([Page, Line, list[Line], str])
 )
@@ -199,7 +198,7 @@ written_payloads: Any = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     payload=written_scalars | written_objects(written_scalars) | written_payloads,
     payload_type=st.sampled_from(list(validators)),

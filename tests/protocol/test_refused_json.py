@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from websuckets.exc import InvalidMessage
@@ -111,7 +111,6 @@ def test_an_id_in_front_of_a_fault_is_read_though_the_rest_cannot_be() -> None:
     assert id_of('{"id": 7, ' + '"a": NaN, ' * 1000 + "}") == 7
 
 
-@settings(deadline=None)  # machines may be busy
 @given(before=objects, id=ids, after=objects, fault=st.sampled_from(FAULTS), at=st.booleans())
 @example({"a": "\\"}, '"', {}, HALF, True)
 def test_the_id_of_any_refused_object_is_read(
@@ -124,7 +123,6 @@ def test_the_id_of_any_refused_object_is_read(
     assert id_of("{" + ", ".join(written) + "}") == id
 
 
-@settings(deadline=None)  # machines may be busy
 @given(content=objects, id=ids, cut=st.integers(0), data=st.data())
 def test_of_an_object_that_was_cut_off_no_wrong_id_is_read(
     content: dict[str, Any], id: Any, cut: int, data: st.DataObject
@@ -135,7 +133,6 @@ def test_of_an_object_that_was_cut_off_no_wrong_id_is_read(
     assert value_of(frame[: cut % len(frame)], "id", 128) in (id, None)
 
 
-@settings(deadline=None)  # machines may be busy
 @given(st.binary() | st.text('{}[]":,\\ id17eN') | st.text())
 def test_nothing_is_raised_but_invalid_message(frame: str | bytes) -> None:
     """Try any characters."""
