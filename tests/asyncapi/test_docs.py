@@ -9,8 +9,9 @@ import anyio
 import httpx2
 import pytest
 import yaml
+from anyio.abc import TaskStatus
 from dishka import Provider, Scope, provide
-from harness import app_with, connect, errors, on_trio
+from harness import app_with, connect, dial, errors, on_trio
 from serving import Serving
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -88,6 +89,36 @@ async def test_the_document_is_made_once_for_all_who_ask(
                 asking.start_soon(ask)
     assert made == [app]
     assert len(texts) == 5 and len(set(texts)) == 1
+
+
+async def test_a_stopping_app_answers_503() -> None:
+    started, go_on, stop = anyio.Event(), anyio.Event(), anyio.Event()
+    group, servers = CommandGroup(), list[Any]()
+
+    @group.command("wait")
+    async def wait(socket: Socket) -> None:
+        started.set()
+        await go_on.wait()
+
+    async def serve(*, task_status: TaskStatus[None]) -> None:
+        async with app_with(group, docs=Docs()).serve("127.0.0.1", 0) as server:
+            servers.append(server)
+            task_status.started()
+            await stop.wait()
+
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(serve)
+        async with dial(servers[0]) as client:
+            await client.send("wait", id=1)
+            await started.wait()
+            assert (await get(servers[0], "/docs")).status_code == 200
+            stop.set()
+            with anyio.fail_after(TIMEOUT):
+                while (await get(servers[0], "/docs")).status_code == 200:
+                    pass
+            answer = await get(servers[0], "/docs/asyncapi.json")
+            assert (answer.status_code, answer.text) == (503, "stopping\n")
+            go_on.set()
 
 
 async def test_a_page_links_to_the_documents(on_sockets: Serving) -> None:

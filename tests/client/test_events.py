@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+import trio
 from client_of import client_at, until
 from harness import app_with
 from pydantic import BaseModel
@@ -421,10 +422,9 @@ async def test_a_client_that_is_closed_ends_its_subscriptions() -> None:
                 await anext(watched)
 
 
-@pytest.mark.on_asyncio
-async def test_a_function_that_ends_the_program_ends_it() -> None:
-    """On trio a task without a parent cannot, but for a ``TrioInternalError``."""
-    ending: list[BaseException] = []
+async def test_a_function_that_ends_the_program_ends_it(anyio_backend_name: str) -> None:
+    """On trio a task without a parent can do so by a ``TrioInternalError`` alone."""
+    ending: list[BaseException | None] = []
 
     def end(event: Any) -> None:
         raise SystemExit(3)
@@ -442,9 +442,14 @@ async def test_a_function_that_ends_the_program_ends_it() -> None:
                     await anyio.sleep_forever()
 
         try:
-            anyio.run(main)
+            anyio.run(main, backend=anyio_backend_name)
         except SystemExit as error:
             ending.append(error)
+        except trio.TrioInternalError as error:
+            ending.append(error.__cause__)
 
     await anyio.to_thread.run_sync(run)
-    assert [error.code for error in ending if isinstance(error, SystemExit)] == [3]
+    (error,) = ending
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    assert isinstance(error, SystemExit) and error.code == 3
