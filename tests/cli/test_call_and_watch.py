@@ -208,6 +208,12 @@ def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(
         assert (process.returncode, out, err) == (0, "", "")
 
 
+def test_call_works_where_the_shell_has_sigint_ignored(url: str) -> None:
+    with started("call", url, "add", "[1, 2]", on_sigint=signal.SIG_IGN) as process:
+        output, errors = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, output, errors) == (0, "3\n", "")
+
+
 def test_a_shell_may_have_sigint_ignored(url: str, server: ServerProcess) -> None:
     """As for ``websuckets watch ... &`` in a script: what the shell ignores stays ignored."""
     with started("watch", url, "watch", "9", on_sigint=signal.SIG_IGN) as process:
