@@ -79,5 +79,37 @@ def built(config: pytest.Config) -> Package:
     return built_in(config.cache.mkdir("typescript_package"))
 
 
+RUNTIMES: Final = {"bun": "1.4.5", "deno": "2.9.6"}
+"""Versions of other runtimes, which are packages of npm, each of a hundred megabytes."""
+
+
+@cache
+def runtime_in(folder: Path, name: str) -> str | None:
+    """Return the program of another runtime, installed in the folder, or ``None`` without one."""
+    npm = shutil.which("npm")
+    assert npm is not None
+    program = folder / "node_modules/.bin" / name
+    if not program.exists():
+        wanted = f"{name}@{RUNTIMES[name]}"
+        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
+        subprocess.run(command, capture_output=True, timeout=8 * MINUTES, check=False)
+    if not program.exists():
+        return None
+    found = subprocess.run([program, "--version"], capture_output=True, check=False)
+    return str(program) if found.returncode == 0 else None
+
+
+def runtime(config: pytest.Config, name: str) -> str:
+    """Return the program of another runtime, which is installed once and kept.
+
+    Skips the test where this machine cannot run the program.
+    """
+    assert config.cache is not None
+    found = runtime_in(config.cache.mkdir(f"typescript_{name}"), name)
+    if found is None:
+        pytest.skip(f"{name} cannot be installed from npm, or does not run here")
+    return found
+
+
 def _text(file: Path) -> str | None:
     return file.read_text("utf-8") if file.exists() else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import chromium
 import pytest
+import typescript_package
 from client_control import controlling
 from client_scenarios import SCENARIOS
 from client_servers import LinkThread, ServerProcess
@@ -68,6 +69,23 @@ def test_a_scenario_takes_its_course_in_node(
     name: str, package: Package, places: tuple[str, str]
 ) -> None:
     package.script("test/support/scenario.ts", *places, timeout=60)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    ("runtime", "arguments"), [("bun", ()), ("deno", ("run", "--allow-all", "--no-check"))]
+)
+def test_a_scenario_takes_its_course_in_another_runtime(
+    name: str,
+    runtime: str,
+    arguments: tuple[str, ...],
+    package: Package,
+    places: tuple[str, str],
+    request: pytest.FixtureRequest,
+) -> None:
+    program = typescript_package.runtime(request.config, runtime)
+    result = package.run(program, *arguments, "test/support/scenario.ts", *places, timeout=60)
+    assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.anyio
