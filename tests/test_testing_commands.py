@@ -243,7 +243,7 @@ async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
         await client.call("tell", 2)
         assert (await client.receive()).payload == 2
         inbox = client._inbox
-        assert (inbox._frames, inbox._claimed) == ([], set())
+        assert (inbox._frames, list(inbox.replies)) == ([], [])
 
 
 async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> None:
