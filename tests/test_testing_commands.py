@@ -243,11 +243,11 @@ async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
         await client.call("tell", 2)
         assert (await client.receive()).payload == 2
         inbox = client._inbox
-        assert (inbox._frames, inbox._claimed) == ([], set())
+        assert (inbox._frames, list(inbox.replies)) == ([], [])
 
 
-async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> None:
-    """Without room on the transport, the command is sent when the first item is asked for."""
+def app_that_reads_nothing(gate: Gate, journal: list[str]) -> WebSuckets:
+    """Return an app whose command ``wait`` keeps all that follow waiting until the gate opens."""
     group = CommandGroup()
 
     @group.command("wait")
@@ -256,14 +256,48 @@ async def test_a_stream_waits_to_be_sent_where_there_is_no_room(gate: Gate) -> N
 
     @group.command("count")
     async def count(socket: Socket, to: Payload[int]) -> AsyncIterator[int]:
-        for number in range(to):
-            yield number
+        number = 0
+        try:
+            for number in range(to):
+                yield number
+        finally:
+            journal.append(f"counted to {number}")
 
-    async with TestClient(app_with(group)) as client:
-        await client.send("wait", "")
-        await gate.reached.wait()
-        for _ in range(CAPACITY // 60_000 + 1):
-            await client.send("wait", "x" * 60_000)
+    return app_with(group)
+
+
+async def fill(client: TestClient, gate: Gate) -> None:
+    await client.send("wait", "")
+    await gate.reached.wait()
+    for _ in range(CAPACITY // 60_000 + 1):
+        await client.send("wait", "x" * 60_000)
+
+
+async def test_commands_are_left_without_waiting_where_there_is_no_room(
+    gate: Gate, journal: list[str]
+) -> None:
+    """Expect a timeout to hold, streams to be cancelled, and what was not sent not to be sent."""
+    async with TestClient(app_that_reads_nothing(gate, journal)) as client:
+        stream = client.stream("count", 10**9)
+        await fill(client, gate)
+        with pytest.raises(TimeoutError, match="no reply to 'count'"):
+            await client.call("count", 1, timeout=0.01)
+        unsent = client.stream("count", 2)
+        await stream.aclose()
+        await unsent.aclose()
+        gate.opened.set()
+        await until_counted(journal)
+        assert (await client.call("count", 4)).payload is None
+        assert (len(journal), journal[1]) == (2, "counted to 3")
+        assert list(client._inbox.replies) == []
+
+
+async def test_a_stream_waits_to_be_sent_where_there_is_no_room(
+    gate: Gate, journal: list[str]
+) -> None:
+    """Without room on the transport, the command is sent when the first item is asked for."""
+    async with TestClient(app_that_reads_nothing(gate, journal)) as client:
+        await fill(client, gate)
         never_read = client.stream("count", 1)
         stream = client.stream("count", 1)
         gate.opened.set()

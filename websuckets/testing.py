@@ -1,17 +1,19 @@
 """Client for tests of an app: in memory, without a port, through the code of real connections."""
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager, suppress
+import sys
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 import anyio
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request
 
 from websuckets.app import WebSuckets
+from websuckets.client.buffers import Buffer, ReadingGate, Signal
+from websuckets.client.calls import Call
 from websuckets.client.errors import CommandError
 from websuckets.client.frames import (
     Frame,
@@ -22,6 +24,8 @@ from websuckets.client.frames import (
     read_frame,
 )
 from websuckets.client.replies import Replies
+from websuckets.client.streams import Stream, StreamCall
+from websuckets.client.timeouts import within
 from websuckets.runtime.event_loop import spawn
 from websuckets.runtime.tracebacks import leave_out_our_frames
 from websuckets.serving.lifecycle import RunningApp
@@ -73,7 +77,6 @@ class TestClient:
         self._running: RunningApp | None = None
         self._stack = AsyncExitStack()
         self._opened: _Inbox | None = None
-        self._has_left = False
         self._ids = count(1)
 
     def connect(
@@ -127,16 +130,11 @@ class TestClient:
         offset. ``None`` for the ``token`` stands for `TestClient.token`, and ``""`` is an empty
         token.
         """
-        await self.send_frame(self._frame(event, payload, token, id, key, since))
+        await self.send_frame(command_frame(*self._fields(event, payload, token), id, key, since))
 
     async def send_frame(self, frame: str | bytes) -> None:
         """Send a frame of any text or bytes."""
-        try:
-            await self._here.client.send(frame)
-        except ConnectionClosed as error:
-            if self._has_left:
-                error.add_note("this TestClient has been left; call it within its `async with`")
-            raise
+        await self._here.client.send(frame)
 
     async def receive(self, timeout: float | None = TIMEOUT) -> ReceivedEvent:
         """Return the next event that is not a reply to a `call` or a `stream`.
@@ -148,7 +146,7 @@ class TestClient:
         nor an error, which stays for `receive_frame`.
         """
         inbox = self._here
-        with _within(timeout, "no event"):
+        with within(timeout, "no event"):
             while (frame := await inbox.take()).is_offset:
                 pass
         if not frame.is_reply:
@@ -163,7 +161,7 @@ class TestClient:
 
         Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
         """
-        with _within(timeout, "no frame"):
+        with within(timeout, "no frame"):
             return (await self._here.take()).content
 
     async def call(
@@ -182,19 +180,9 @@ class TestClient:
         is that of `receive`. Other events that come meanwhile are kept for `receive`. Raises
         `CommandError` if the last reply is an error.
         """
-        inbox, id = self._here, f"call {next(self._ids)}"
-        inbox.claim(id)
-        try:
-            with _within(timeout, f"no reply to {event!r}"):
-                await self.send(event, payload, token, id, key=key, since=since)
-                while (frame := await inbox.take(id)).more:
-                    pass
-        except BaseException:
-            await inbox.cancel(id)
-            raise
-        finally:
-            inbox.release(id)
-        return frame.event()
+        caller, id = _Caller(self._here), f"call {next(self._ids)}"
+        call = Call(id, *self._fields(event, payload, token), key, since, changed=caller)
+        return (await call.run(caller, timeout)).event()
 
     def stream(
         self,
@@ -212,8 +200,11 @@ class TestClient:
         (``async with contextlib.aclosing(client.stream(...)) as items``). Asking for an item raises
         `CommandError`, and `ValueError` for the reply of a command that is not a stream.
         """
-        id = f"stream {next(self._ids)}"
-        return _Stream(self._here, id, event, self._frame(event, payload, token, id), timeout)
+        caller, id = _Caller(self._here), f"stream {next(self._ids)}"
+        fields = self._fields(event, payload, token)
+        items: Buffer[Frame] = Buffer(sys.maxsize, ReadingGate())
+        call = StreamCall(id, *fields, items=items, changed=caller)
+        return Stream(call, caller, Frame.event, timeout)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Close the connection with this code and reason; do not wait for the server."""
@@ -228,7 +219,7 @@ class TestClient:
 
         Raises `TimeoutError` after ``timeout`` seconds; ``None`` waits for ever.
         """
-        with _within(timeout, "the connection was not closed"):
+        with within(timeout, "the connection was not closed"):
             await self._here.client.has_closed.wait()
 
     async def __aenter__(self) -> Self:
@@ -248,7 +239,7 @@ class TestClient:
             # Not in a task group: another task may leave a fixture than the one that entered it.
             self._server = spawn(client.serve)
             try:
-                with _within(TIMEOUT, "the opening handshake was not answered"):
+                with within(TIMEOUT, "the opening handshake was not answered"):
                     await client.wait_open()
             except BaseException:
                 client.close(None)
@@ -264,7 +255,7 @@ class TestClient:
         traceback: TracebackType | None,
     ) -> None:
         client = self._here.client
-        self._has_left = True
+        client.note = "this TestClient has been left; call it within its `async with`"
         async with self._stack:
             if client.closed is None:
                 client.close(1000)
@@ -273,8 +264,11 @@ class TestClient:
         if exc is None:
             client.raise_failure()
 
-    def _frame(self, *fields: Any) -> str:
-        return _frame(self.token, *fields)
+    def _fields(
+        self, event: str, payload: Any, token: str | None
+    ) -> tuple[str, bytes | None, str | None]:
+        """Return the name, the payload as JSON, and the token of a command."""
+        return event, payload_json(payload), self.token if token is None else token
 
     @property
     def _inbox(self) -> "_Inbox":
@@ -294,87 +288,14 @@ _OTHER_LOOP: Final = (
 )
 
 
-def _frame(
-    default_token: str | None, event: str, payload: Any, token: str | None, *rest: Any
-) -> str:
-    token = default_token if token is None else token
-    return command_frame(event, payload_json(payload), token, *rest)
-
-
-class _Stream(AsyncGenerator[ReceivedEvent, None]):
-    """The items of one stream, which is cancelled when this generator is closed or deleted."""
-
-    def __init__(
-        self, inbox: "_Inbox", id: str, event: str, command: str, timeout: float | None
-    ) -> None:
-        self._runs = False
-        self._inbox = inbox
-        self._id = id
-        self._event = event
-        self._timeout = timeout
-        self._unsent = None if inbox.client.offer(command) else command
-        self._runs = True
-        inbox.claim(id)
-
-    async def asend(self, value: None) -> ReceivedEvent:
-        if not self._runs:
-            raise StopAsyncIteration
-        inbox = self._inbox.here()
-        try:
-            with _within(self._timeout, f"no item of {self._event!r}"):
-                if self._unsent is not None:
-                    await inbox.client.send(self._unsent)
-                    self._unsent = None
-                frame = await inbox.take(self._id)
-        except BaseException:
-            await self.aclose()
-            raise
-        if not frame.more:
-            self._release()
-        item = frame.event()
-        if frame.more:
-            return item
-        if item.payload is not None:
-            raise ValueError(f"{self._event!r} is not a stream; call() returns its reply")
-        raise StopAsyncIteration
-
-    async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:
-        await self.aclose()
-        raise type if value is None else value
-
-    async def aclose(self) -> None:
-        if self._runs:
-            self._release()
-            await self._inbox.cancel(self._id)
-
-    def _release(self) -> None:
-        self._runs = False
-        self._inbox.release(self._id)
-
-    def __del__(self) -> None:
-        if self._runs:
-            self._release()
-            self._inbox.cancel_if_possible(self._id)
-
-
-@contextmanager
-def _within(timeout: float | None, otherwise: str) -> Iterator[None]:
-    try:
-        with anyio.fail_after(timeout):
-            yield
-    except TimeoutError:
-        raise TimeoutError(f"{otherwise} within {timeout} seconds") from None
-
-
 class _Inbox:
-    """Received frames of a connection: replies to claimed commands, and all other frames."""
+    """Received frames of one connection: replies to calls and streams, and all other frames."""
 
     def __init__(self, app: RunningApp, client: MemoryClient) -> None:
         self.app = app
         self.client = client
+        self.replies: Replies = Replies()
         self._frames: list[Frame] = []
-        self._replies: Replies[list[Frame]] = Replies()
-        self._cancelled: set[str] = set()
         self._next: anyio.Event | None = None  # set once the frame that one task reads is there
 
     def here(self) -> Self:
@@ -382,53 +303,62 @@ class _Inbox:
         self.app.loop.check(_OTHER_LOOP)
         return self
 
-    @property
-    def _claimed(self) -> set[str | int]:
-        """Ids of the commands whose replies are kept for their callers."""
-        return self._replies.ids
+    async def take(self) -> Frame:
+        """Return the next frame that answers no call and no stream."""
+        while not self._frames:
+            await self.read()
+        return self._frames.pop(0)
 
-    def claim(self, id: str) -> None:
-        """Keep replies to this command, from now on, for the caller that takes them by its id."""
-        self._replies.add(id, [])
+    def put_back(self, frame: Frame) -> None:
+        self._frames.insert(0, frame)
 
-    def release(self, id: str) -> None:
-        """Discard replies to this command from now on."""
-        self._replies.remove(id)
-        self._cancelled.add(id)
-
-    async def cancel(self, id: str) -> None:
-        """Cancel this command on the server, if it is a stream."""
-        if self.client.closed is None:
-            await self.client.send(cancel_frame(id))
-
-    def cancel_if_possible(self, id: str) -> None:
-        """Cancel like `cancel`, without waiting; do nothing outside the event loop."""
-        if self.client.closed is None:
-            with suppress(RuntimeError):
-                self.here().client.offer(cancel_frame(id))
-
-    async def take(self, id: str | None = None) -> Frame:
-        """Return the next frame that answers the command, or without ``id`` no claimed command."""
-        frames = self._frames if id is None else self._replies[id]
-        while not frames:
-            if self._next is None:
-                await self._read_one()
-            else:
-                await self._next.wait()
-        return frames.pop(0)
-
-    async def _read_one(self) -> None:
+    async def read(self) -> None:
+        """Read one frame, for whoever waits for it; if another task reads, wait for that one."""
+        if self._next is not None:
+            await self._next.wait()
+            return
         self._next = anyio.Event()
         try:
             frame = read_frame(await self.client.receive())
         finally:  # tasks that wait take their frames now, or read the next one
             self._next.set()
             self._next = None
-        claimed = self._replies.receiver_of(frame)
-        if claimed is not None:
-            claimed.append(frame)
-        elif frame.id not in self._cancelled:
+        if not self.replies.take(frame):
             self._frames.append(frame)
 
-    def put_back(self, frame: Frame) -> None:
-        self._frames.insert(0, frame)
+
+class _Caller(Signal):
+    """Caller of one command, whose task reads from the connection while it waits for replies.
+
+    Nothing is read while no task waits, so that a test sees what becomes of a slow client.
+    """
+
+    def __init__(self, inbox: _Inbox) -> None:
+        super().__init__()
+        self._inbox = inbox
+        self._unsent: str | None = None
+
+    def check_loop(self) -> None:
+        self._inbox.here()
+
+    def start(self, call: Call) -> None:
+        text = call.text(None)
+        if not self._inbox.client.offer(text):
+            self._unsent = text
+        self._inbox.replies.add(call)
+
+    def abandon(self, call: Call) -> None:
+        call.abandon()
+        inbox = self._inbox
+        if self._unsent is not None:
+            inbox.replies.remove(call.id)
+        elif call.id in inbox.replies:
+            with suppress(RuntimeError):  # a stream may be deleted in any thread
+                inbox.here().client.post(cancel_frame(call.id))
+
+    async def wait(self) -> None:
+        if self._unsent is None:
+            await self._inbox.read()
+        else:
+            await self._inbox.client.send(self._unsent)
+            self._unsent = None

@@ -135,7 +135,7 @@ async def test_a_command_in_progress_for_which_nobody_waits_is_not_sent_again() 
             tasks.cancel_scope.cancel()
         session = client._running._session
         assert session is not None
-        await until(lambda: not session._awaited.ids)  # when the pause is over
+        await until(lambda: not list(session._awaited))  # when the pause is over
         await client.call("other")
     assert seen == ["busy", "other", "other"]
 

@@ -7,6 +7,7 @@ from contextlib import aclosing
 import anyio
 import pytest
 from client_of import client_of, until
+from harness import in_another_loop
 
 from websuckets import ClientError, CommandGroup, Payload, Socket
 from websuckets.client import CommandError, SlowReader, Stream, UnexpectedReply
@@ -79,8 +80,16 @@ async def test_an_error_comes_behind_the_items() -> None:
 
 async def test_a_command_that_is_not_a_stream_is_told() -> None:
     async with client_of(group) as client:
-        with pytest.raises(UnexpectedReply, match="is not a stream"):
+        with pytest.raises(UnexpectedReply, match=r"^'echo' is not a stream; call\(\) returns"):
             await anext(client.stream("echo", 5))
+
+
+async def test_a_stream_is_read_in_the_event_loop_of_its_client() -> None:
+    async with client_of(group) as client:
+        stream = client.stream("count", 2)
+        with pytest.raises(RuntimeError, match="in another event loop"):
+            await in_another_loop(stream.__anext__)
+        assert [number async for number in stream] == [1, 2]
 
 
 async def test_an_item_may_take_only_so_long() -> None:

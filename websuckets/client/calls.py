@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, Protocol
 
-import anyio
-
+from websuckets.client.buffers import Signal
 from websuckets.client.errors import ConnectionLost, QueueFull, UserChanged
 from websuckets.client.frames import Frame, command_frame
+from websuckets.client.timeouts import within
 
-__all__ = ["UNKNOWN_USER", "Awaited", "Call", "Queue"]
+__all__ = ["UNKNOWN_USER", "Awaited", "Call", "Caller", "Queue"]
 
 UNKNOWN_USER: Final = object()
 """User of a call that was made before any user was known."""
@@ -17,7 +17,11 @@ UNKNOWN_USER: Final = object()
 class Awaited(Protocol):
     """Command whose replies are awaited on one connection."""
 
-    id: int
+    @property
+    def id(self) -> str | int:
+        """Id that the replies have, too."""
+        ...
+
     is_stream: bool
 
     def item(self, frame: Frame) -> None:
@@ -41,40 +45,69 @@ class Awaited(Protocol):
         ...
 
 
+class Caller(Protocol):
+    """Client that sends calls, and that is told when nobody waits for one any more."""
+
+    def check_loop(self) -> None:
+        """Raise `RuntimeError` in another event loop than that of the client."""
+        ...
+
+    def start(self, call: "Call") -> None:
+        """Send a call, now or later, and give it its replies. Raises errors of the client."""
+        ...
+
+    def abandon(self, call: "Call") -> None:
+        """End a call for which nobody waits any more; cancel it if it is a stream."""
+        ...
+
+
 class Call:
     """A command, whose final reply ends it.
 
     ``payload`` is JSON, made once, so that a command that is sent again is the same one. A call
     ``is_bound`` to a connection if that of ``authenticate``, which makes it again on the next one.
+    ``changed`` is set for each frame, and awaited for the next one.
     """
 
     is_stream = False
 
     def __init__(
         self,
-        id: int,
+        id: str | int,
         event: str,
         payload: bytes | None,
         token: str | None = None,
         key: str | None = None,
         since: Mapping[str, tuple[str, int]] | None = None,
         user: Any = UNKNOWN_USER,
+        *,
+        changed: Signal | None = None,
     ) -> None:
         self.id = id
         self.event = event
         self.user = user
         self.key = key
         self.is_bound = False
+        self.is_done: bool = False
+        self.changed: Signal = Signal() if changed is None else changed
         self._payload = payload
         self._token = token
         self._since = since
         self._frame: Frame | None = None
         self._failure: Exception | None = None
-        self._done = anyio.Event()
 
-    @property
-    def is_done(self) -> bool:
-        return self._done.is_set()
+    async def run(self, caller: Caller, timeout: float | None) -> Frame:
+        """Let the caller send the command, and return the final reply.
+
+        Raises the error with which the call failed, and `TimeoutError` after ``timeout`` seconds.
+        """
+        caller.start(self)
+        try:
+            with within(timeout, f"no reply to {self.event!r}"):
+                return await self.wait()
+        except BaseException:
+            caller.abandon(self)
+            raise
 
     def text(self, token: str | None) -> str:
         token = token if self._token is None else self._token
@@ -86,7 +119,7 @@ class Call:
     def reply(self, frame: Frame) -> None:
         if not self.is_done:
             self._frame = frame
-            self._done.set()
+            self._end()
 
     def can_be_sent_again(self) -> bool:
         return self.key is not None and not self.is_bound and not self.is_done
@@ -104,19 +137,24 @@ class Call:
         """End the call with an error, unless it has ended."""
         if not self.is_done:
             self._failure = error
-            self._done.set()
+            self._end()
 
     def abandon(self) -> None:
         """End the call for which nobody waits any more."""
-        self._done.set()
+        self._end()
 
     async def wait(self) -> Frame:
         """Return the final reply. Raises the error with which the call failed."""
-        await self._done.wait()
+        while not self.is_done:
+            await self.changed.wait()
         if self._failure is not None:
             raise self._failure.with_traceback(None)  # other calls may raise it, too
         assert self._frame is not None
         return self._frame
+
+    def _end(self) -> None:
+        self.is_done = True
+        self.changed.set()
 
 
 class Queue:
@@ -124,7 +162,7 @@ class Queue:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[str | int, Call] = {}
 
     def put(self, call: Call) -> None:
         """Append a call. Raises `QueueFull`."""
@@ -138,7 +176,7 @@ class Queue:
 
     def in_order(self) -> list[Call]:
         """Return all calls, those that were made first at the beginning."""
-        return sorted(self._calls.values(), key=lambda call: call.id)
+        return list(self._calls.values())
 
     def remove(self, call: Call) -> None:
         """Remove a call, if it waits."""

@@ -5,11 +5,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from types import EllipsisType, MappingProxyType
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
-import anyio
 from pydantic import TypeAdapter
 
+from websuckets.client.buffers import Buffer
 from websuckets.client.calls import Call
-from websuckets.client.frames import payload_json
+from websuckets.client.frames import Frame, payload_json
 from websuckets.client.running import RunningClient
 from websuckets.client.streams import Stream, StreamCall
 from websuckets.client.subscriptions import OnReload, Subscription, Watch
@@ -86,21 +86,13 @@ class Commands:
         if once and key is None:
             key = secrets.token_hex(16)
         call = Call(next(running.ids), event, payload_json(payload), token, key)
-        seconds = self._timeout if timeout is ... else timeout
-        running.start(call)
         try:
-            with running.gate.awaiting(), anyio.fail_after(seconds):
-                frame = await call.wait()
-        except TimeoutError:
-            running.abandon(call)
-            state = (
-                "" if self._running.state == "open" else f"; the client is {self._running.state}"
-            )
-            text = f"no reply to {event!r} within {seconds} seconds{state}"
-            raise TimeoutError(text) from None
-        except BaseException:
-            running.abandon(call)
-            raise
+            with running.gate.awaiting():
+                frame = await call.run(running, self._timeout if timeout is ... else timeout)
+        except TimeoutError as error:
+            if running.state == "open":
+                raise
+            raise TimeoutError(f"{error}; the client is {running.state}") from None
         if frame.is_error:
             raise frame.error(running.settings.errors)
         return read(event, frame.payload)
@@ -146,11 +138,14 @@ class Commands:
         `TimeoutError`.
         """
         running = self._entered
-        settings = running.settings
+        read, settings = reader(item), running.settings
         fields = (next(running.ids), event, payload_json(payload), token)
-        call = StreamCall(*fields, size=settings.buffer, gate=running.gate)
-        abandon, start = running.abandon, running.start
-        return Stream(call, reader(item), settings.errors, timeout, start, abandon)
+        call = StreamCall(*fields, items=Buffer(settings.buffer, running.gate))
+
+        def read_item(frame: Frame) -> Any:
+            return read(event, frame.payload)
+
+        return Stream(call, running, read_item, timeout, settings.errors)
 
     @overload
     def subscribe(

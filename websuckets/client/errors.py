@@ -94,7 +94,7 @@ class QueueFull(WebSucketsError):
         return f"the client is not connected, and {self.size} commands wait already (queue=)"
 
 
-class UnexpectedReply(WebSucketsError):
+class UnexpectedReply(WebSucketsError, ValueError):
     """The server sent something else than this program expects: the two have different versions.
 
     ``problems`` are those that pydantic found, each ``{loc, msg, type}``, without the values.
@@ -107,7 +107,7 @@ class UnexpectedReply(WebSucketsError):
         self._description = text
 
     def __str__(self) -> str:
-        return f"{self.event!r}: {self._description}"
+        return f"{self.event!r} {self._description}"
 
 
 class SlowReader(WebSucketsError):

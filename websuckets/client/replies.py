@@ -1,47 +1,55 @@
 """Matching of replies: which frame answers which of the commands of one connection."""
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar
 
+from websuckets.client.calls import Awaited
 from websuckets.client.frames import Frame
 
 __all__ = ["Replies"]
 
-T = TypeVar("T")
 
-
-class Replies(Generic[T]):
-    """Receivers of replies, by the ids of the commands that wait for them."""
+class Replies:
+    """Commands of one connection that wait for replies, by their ids."""
 
     def __init__(self) -> None:
-        self._receivers: dict[str | int, T] = {}
+        self._commands: dict[str | int, Awaited] = {}
 
-    def __getitem__(self, id: str | int) -> T:
-        return self._receivers[id]
+    def __contains__(self, id: str | int) -> bool:
+        return id in self._commands
 
-    def __iter__(self) -> Iterator[T]:
-        return iter(list(self._receivers.values()))
+    def __iter__(self) -> Iterator[Awaited]:
+        return iter(list(self._commands.values()))
 
-    @property
-    def ids(self) -> set[str | int]:
-        """Ids of all commands that wait."""
-        return set(self._receivers)
-
-    def add(self, id: str | int, receiver: T) -> None:
-        """Give replies to the command ``id`` to this receiver from now on."""
-        self._receivers[id] = receiver
+    def add(self, command: Awaited) -> None:
+        """Give replies to this command from now on."""
+        self._commands[command.id] = command
 
     def remove(self, id: str | int) -> None:
-        """Give no more replies to the command ``id`` to anybody."""
-        self._receivers.pop(id, None)
+        """Give no more replies to the command ``id``."""
+        self._commands.pop(id, None)
 
-    def take_all(self) -> list[T]:
-        """Remove and return all receivers."""
-        receivers, self._receivers = list(self._receivers.values()), {}
-        return receivers
+    def take_all(self) -> list[Awaited]:
+        """Remove and return all commands."""
+        commands, self._commands = list(self._commands.values()), {}
+        return commands
 
-    def receiver_of(self, frame: Frame) -> T | None:
-        """Return the receiver of a frame; ``None`` for one that answers none of these commands."""
+    def command_of(self, frame: Frame) -> Awaited | None:
+        """Return the command that a frame answers; ``None`` if it answers none of these."""
         if frame.id is None or not frame.is_reply:
             return None
-        return self._receivers.get(frame.id)
+        return self._commands.get(frame.id)
+
+    def take(self, frame: Frame) -> bool:
+        """Give a frame to the command that it answers; return false if it answers none of these.
+
+        The final reply removes its command.
+        """
+        command = self.command_of(frame)
+        if command is None:
+            return False
+        if frame.more:
+            command.item(frame)
+        else:
+            self.remove(command.id)
+            command.reply(frame)
+        return True

@@ -82,9 +82,13 @@ class RunningClient:
 
     # The program's side
 
+    def check_loop(self) -> None:
+        """Raise `RuntimeError` in another event loop than that of the client."""
+        self.loop.check(_OTHER_LOOP)
+
     def start(self, call: Call) -> None:
         """Send a command, or let it wait for a connection. Raises `QueueFull`, `ClientClosed`."""
-        self.loop.check(_OTHER_LOOP)
+        self.check_loop()
         if self.failure is not None:
             raise self._closed_error()
         session = self._session

@@ -47,7 +47,7 @@ class Session:
         self._heartbeat = heartbeat
         self._unsent: deque[str] = deque()
         self._has_unsent = Signal()
-        self._awaited: Replies[Awaited] = Replies()
+        self._awaited = Replies()
         self._tasks: TaskGroup | None = None
         self._has_heard = False
         self.end: ConnectionEnd = ConnectionEnd()
@@ -84,7 +84,7 @@ class Session:
     def send(self, command: Awaited) -> None:
         """Send a command, and give it the replies."""
         text = command.text(self._token())
-        self._awaited.add(command.id, command)
+        self._awaited.add(command)
         self.post(text)
 
     def soon(self, seconds: float, function: Callable[[], None]) -> None:
@@ -107,7 +107,7 @@ class Session:
 
     def cancel(self, call: Call) -> None:
         """Cancel a call that has no reply yet on this connection, if it is a stream."""
-        if self.is_open and call.id in self._awaited.ids:
+        if self.is_open and call.id in self._awaited:
             self.post(cancel_frame(call.id))
 
     def drop_others(self, user: Any) -> None:
@@ -138,17 +138,13 @@ class Session:
             self.end = closed.end
 
     def _take(self, frame: Frame) -> None:
-        command = self._awaited.receiver_of(frame)
-        if command is None:
+        if frame.is_error and frame.name == IN_PROGRESS:
+            again = self._awaited.command_of(frame)
+            if again is not None and again.can_be_sent_again():
+                self.soon(frame.retry_after or 1.0, lambda: self._send_again(again))
+                return
+        if not self._awaited.take(frame):
             self._receive(frame)
-        elif frame.more:
-            command.item(frame)
-        elif frame.is_error and frame.name == IN_PROGRESS and command.can_be_sent_again():
-            again = command
-            self.soon(frame.retry_after or 1.0, lambda: self._send_again(again))
-        else:
-            self._awaited.remove(command.id)
-            command.reply(frame)
 
     def _send_again(self, command: Awaited) -> None:
         if command.can_be_sent_again():

@@ -3,13 +3,11 @@
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Generic, NoReturn, TypeVar
 
-import anyio
-
-from websuckets.client.buffers import Buffer, ReadingGate, Signal
-from websuckets.client.calls import Call
+from websuckets.client.buffers import Buffer, Signal
+from websuckets.client.calls import Call, Caller
 from websuckets.client.errors import ConnectionLost, SlowReader, UnexpectedReply
 from websuckets.client.frames import Errors, Frame
-from websuckets.client.validation import Reader
+from websuckets.client.timeouts import within
 
 __all__ = ["Stream", "StreamCall"]
 
@@ -25,27 +23,18 @@ class StreamCall(Call):
 
     is_stream = True
 
-    def __init__(self, *fields: Any, size: int, gate: ReadingGate) -> None:
-        super().__init__(*fields)
-        self.items: Buffer[Frame] = Buffer(size, gate)
-        self.changed: Signal = Signal()
+    def __init__(self, *fields: Any, items: Buffer[Frame], changed: Signal | None = None) -> None:
+        super().__init__(*fields, changed=changed)
+        self.items: Buffer[Frame] = items
 
     def item(self, frame: Frame) -> None:
         if not self.is_done and not self.items.put(frame):
             self.fail(SlowReader(self.event))
         self.changed.set()
 
-    def reply(self, frame: Frame) -> None:
-        super().reply(frame)
-        self.changed.set()
-
     def lose(self, error: ConnectionLost) -> bool:
         self.fail(error)
         return False
-
-    def fail(self, error: Exception) -> None:
-        super().fail(error)
-        self.changed.set()
 
     def abandon(self) -> None:
         super().abandon()
@@ -69,23 +58,19 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
     def __init__(
         self,
         call: StreamCall,
-        read: Reader,
-        errors: Errors,
+        caller: Caller,
+        read: Callable[[Frame], T],
         timeout: float | None,
-        start: Callable[[Call], None],
-        abandon: Callable[[Call], None],
+        errors: Errors | None = None,
     ) -> None:
-        self._runs = True
+        self._runs = False
         self._call = call
+        self._caller = caller
         self._read = read
-        self._errors = errors
         self._timeout = timeout
-        self._abandon = abandon
-        try:
-            start(call)
-        except BaseException:
-            self._runs = False
-            raise
+        self._errors = errors
+        caller.start(call)
+        self._runs = True
 
     async def __anext__(self) -> T:
         """Return the next item.
@@ -100,16 +85,12 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
         if not self._runs:
             raise StopAsyncIteration
         call = self._call
+        self._caller.check_loop()
         try:
-            with anyio.fail_after(self._timeout):
+            with within(self._timeout, f"no item of {call.event!r}"):
                 frame = await call.next_frame()
             if frame.more:
-                item: T = self._read(call.event, frame.payload)
-                return item
-        except TimeoutError:
-            self._leave()
-            text = f"no item of {call.event!r} within {self._timeout} seconds"
-            raise TimeoutError(text) from None
+                return self._read(frame)
         except BaseException:
             self._leave()
             raise
@@ -117,7 +98,7 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
         if frame.is_error:
             raise frame.error(self._errors)
         if frame.payload is not None:
-            raise UnexpectedReply(call.event, "the command is not a stream; call() has its reply")
+            raise UnexpectedReply(call.event, "is not a stream; call() returns its reply")
         raise StopAsyncIteration
 
     async def athrow(self, type: Any, value: Any = None, traceback: Any = None) -> NoReturn:
@@ -135,7 +116,7 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
     def _leave(self) -> None:
         if self._runs:
             self._runs = False
-            self._abandon(self._call)
+            self._caller.abandon(self._call)
 
     def __del__(self) -> None:
         if getattr(self, "_runs", False):

@@ -15,12 +15,11 @@ from inspect import isawaitable
 from itertools import count
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-import anyio
-
 from websuckets.client.buffers import Signal
 from websuckets.client.errors import ClientClosed, ConnectionLost, EventsMissed, SlowReader
 from websuckets.client.frames import Errors, Frame, ReceivedEvent, cancel_frame, command_frame
 from websuckets.client.session import Session
+from websuckets.client.timeouts import within
 from websuckets.client.validation import Reader
 from websuckets.runtime.jitter import uniform
 
@@ -379,17 +378,13 @@ class Subscription(AsyncIterator[ReceivedEvent], Generic[T]):
         watch = self._watch
         try:
             self._all.add(watch)
-            with anyio.fail_after(self._timeout):
+            with within(self._timeout, f"no reply to {watch.event!r}"):
                 while watch.first is None and watch.failure is None:
                     await watch.changed.wait()
             if watch.first is None:
                 assert watch.failure is not None
                 raise watch.failure.with_traceback(None)
             self._begin(watch.first)
-        except TimeoutError:
-            self._all.remove(watch)
-            text = f"no reply to {watch.event!r} within {self._timeout} seconds"
-            raise TimeoutError(text) from None
         except BaseException:
             self._all.remove(watch)
             raise

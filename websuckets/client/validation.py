@@ -32,7 +32,9 @@ def reader(hint: Any) -> Reader:
             found = error.errors(include_url=False, include_context=False, include_input=False)
         problems = [{"loc": list(p["loc"]), "msg": p["msg"], "type": p["type"]} for p in found]
         places = ", ".join(".".join(map(str, p["loc"])) or "the whole" for p in problems[:3])
-        raise UnexpectedReply(event, f"the payload does not fit its type, at {places}", problems)
+        raise UnexpectedReply(
+            event, f"has a payload that does not fit its type, at {places}", problems
+        )
 
     return read
 

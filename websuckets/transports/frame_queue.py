@@ -36,10 +36,14 @@ class FrameQueue:
         """Add a frame if there is room now. Return whether the frame was added."""
         if self._size >= self._capacity or self._has_ended:
             return False
+        self.add(frame)
+        return True
+
+    def add(self, frame: str | bytes) -> None:
+        """Add a frame at once, even if the queue is full."""
         self._size += _size(frame)
         self.frames.append(frame)
         self._wake()
-        return True
 
     async def get(self) -> str | bytes:
         """Return the next frame, to one reader at a time. Raise `anyio.EndOfStream` at the end."""

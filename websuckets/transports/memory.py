@@ -40,6 +40,8 @@ class MemoryClient:
         self.has_closed: anyio.Event = anyio.Event()
         self.gone: anyio.Event = anyio.Event()
         """Event that is set when the server has finished with the connection."""
+        self.note: str | None = None
+        """Note that is added to errors of `send` and `offer` on a closed connection."""
         self._frames = FrameQueue(CAPACITY)
         self._acceptor = acceptor
         self._server = _MemoryConnection(request, self, acceptor, max_size, timeouts)
@@ -66,8 +68,7 @@ class MemoryClient:
         """
         if not isinstance(frame, str | bytes):
             raise TypeError(f"a frame is str or bytes, not {type(frame).__name__}")
-        if self.closed is not None:
-            raise self._closed_error(self.closed)
+        self._check_open()
         await self._server.arrived(frame)
 
     def offer(self, frame: str) -> bool:
@@ -75,9 +76,16 @@ class MemoryClient:
 
         Raise ``websockets.exceptions.ConnectionClosed`` once the connection is closed.
         """
-        if self.closed is not None:
-            raise self._closed_error(self.closed)
+        self._check_open()
         return self._server.offer_arrived(frame)
+
+    def post(self, frame: str) -> None:
+        """Send a short frame without waiting, even if the server has too many frames to read.
+
+        Do nothing once the connection is closed.
+        """
+        if self.closed is None:
+            self._server.add_arrived(frame)
 
     async def receive(self) -> str | bytes:
         """Return the next frame. After the last frame raise the same error as `send`."""
@@ -128,6 +136,13 @@ class MemoryClient:
     def fail(self, error: BaseException) -> None:
         self._error = self._error or error
 
+    def _check_open(self) -> None:
+        if self.closed is not None:
+            error = self._closed_error(self.closed)
+            if self.note is not None:
+                error.add_note(self.note)
+            raise error
+
     def _closed_error(self, close: Close) -> BaseException:
         return self._error or closed_error(received=close, sent=None)
 
@@ -150,6 +165,9 @@ class _MemoryConnection(PlainConnection):
         frames, path = FrameQueue(CAPACITY), path_of(request)
         super().__init__(request, address, subprotocol, path, frames, max_size, timeouts)
         self._client = client
+
+    def add_arrived(self, frame: str) -> None:
+        self._frames.add(frame)
 
     async def receive(self) -> str | bytes:
         await self._take_turn()
