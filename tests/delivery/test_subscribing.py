@@ -7,9 +7,11 @@ import tickets
 from harness import app_with, errors
 from tickets import NAME, ticket
 
-from websuckets import CommandGroup, Socket
+from websuckets import CommandGroup, Payload, Socket
 from websuckets.channels import Channels
 from websuckets.delivery.subscribing import Made, Subscribing
+from websuckets.exc import ClientError
+from websuckets.session import User
 from websuckets.testing import CommandError, TestClient
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +86,39 @@ async def test_a_command_that_does_not_declare_its_channel_is_told_what_to_write
         with pytest.raises(CommandError, match="internal error"):
             await client.call("watch")
     assert "subscribes=[...]" in str(errors(caplog)[0].exc_info)
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_only_a_command_that_succeeds_makes_a_subscription_outlive_its_user(
+    fails: bool,
+) -> None:
+    group = CommandGroup()
+
+    @group.command("enter")
+    async def enter(socket: Socket, name: Payload[str | None], user: User) -> None:
+        user.id, user.token = name, None if name is None else f"secret of {name}"
+
+    @group.command("watch", subscribes=[ticket])
+    async def watch(socket: Socket, public: Payload[bool], *, channels: Channels) -> None:
+        await channels.subscribe(socket, NAME, public=public)
+        if public and fails:
+            raise ClientError("no")
+
+    @group.command("comment")
+    async def comment(socket: Socket, *, channels: Channels) -> None:
+        await channels.publish(NAME, tickets.Commented(text="new"))
+
+    async with TestClient(app_with(group, channels=[ticket])) as client:
+        await client.call("enter", "ann")
+        await client.call("watch", False)
+        if fails:
+            with pytest.raises(CommandError, match="no"):
+                await client.call("watch", True)
+        else:
+            await client.call("watch", True)
+        await client.call("enter", None)
+        await client.call("comment")
+        await client.send("end")  # there is no such command
+        texts = ["unknown command"] if fails else ["commented", "unknown command"]
+        for text in texts:
+            assert text in str(await client.receive_frame())

@@ -91,7 +91,8 @@ class LoggedSubscriptions:
         if current is not None and current.since is not None and channel in current.since:
             answer["recovered"] = start is not None
         if self._holds.get((socket.id, channel)) is hold:  # else it has ended meanwhile
-            self._make(socket, channel, hold, answer, start or position, current)
+            begins = start or position
+            self._make(socket, channel, hold, answer, begins, current, is_public=owner is None)
         return position
 
     def _make(
@@ -102,6 +103,8 @@ class LoggedSubscriptions:
         answer: dict[str, Any],
         start: Position,
         current: Subscribing | None,
+        *,
+        is_public: bool,
     ) -> None:
         """Begin a subscription at a position, or have the current message begin it."""
         # A task that a command has started, and that comes here later, waits for no reply.
@@ -124,6 +127,8 @@ class LoggedSubscriptions:
 
         def begin() -> None:
             hold.replies -= is_command
+            if is_public and lasts():  # not before: a command that fails changes nothing
+                self._subscriptions.disown(socket.id, channel)
             goes_on = not is_command and "recovered" not in answer
             self._begin(socket, channel, hold, start, goes_on=goes_on)
 
