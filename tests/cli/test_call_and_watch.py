@@ -180,16 +180,31 @@ def test_watch_prints_the_items_of_a_stream_until_its_end(project: Project, url:
     assert (result.returncode, result.stdout, result.stderr) == (0, "1\n2\n3\n", "")
 
 
-def test_watch_tells_an_error_of_the_server(project: Project, url: str) -> None:
-    result = project.call("watch", url, "count", '"x"')
+def test_a_stream_may_end_without_an_item(project: Project, url: str) -> None:
+    result = project.call("watch", url, "count", "0", "--stream")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = project.call("watch", url, "count", "2", "--stream")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n2\n", "")
+    result = project.call("watch", url, "add", "[1, 2]", "--stream")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "'add' is not a stream" in result.stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",)])
+def test_watch_tells_an_error_of_the_server(
+    project: Project, url: str, options: tuple[str, ...]
+) -> None:
+    result = project.call("watch", url, "count", '"x"', *options)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("error: validation error\n")
 
 
-def test_watch_has_a_status_of_its_own_without_a_connection(project: Project) -> None:
-    result = project.call("watch", f"ws://127.0.0.1:{free_port()}", "count")
+@pytest.mark.parametrize("options", [("watch",), ("watch", "--stream"), ("call",)])
+def test_a_failure_to_connect_is_told_once(project: Project, options: tuple[str, ...]) -> None:
+    result = project.call(*options, f"ws://127.0.0.1:{free_port()}", "count")
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith("not connected: ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(

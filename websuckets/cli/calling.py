@@ -1,6 +1,7 @@
 """Part of ``websuckets call`` and ``watch`` that is common to both: arguments, token, outcomes."""
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -112,6 +113,7 @@ def token_of(file: Path | None) -> str | None:
 
 def client_of(url: str, **options: Any) -> Client:
     """Return a client with these options. Raises ``typer.BadParameter`` for a wrong URL."""
+    logging.getLogger("websuckets.client").setLevel(logging.ERROR)  # `_tell` says how it ended
     try:
         return Client(url, **options)
     except ValueError as error:

@@ -3,10 +3,12 @@
 import json
 import os
 import sys
-from contextlib import suppress
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from typing import Annotated, Any, TypeAlias
 
 import anyio
+import typer
 
 from websuckets.cli.calling import (
     Command,
@@ -18,21 +20,32 @@ from websuckets.cli.calling import (
     run_until_it_ends,
     token_of,
 )
-from websuckets.client import Client, ClientClosed, ReceivedEvent
+from websuckets.client import Client, ClientClosed, ReceivedEvent, UnexpectedReply
 from websuckets.client.subscriptions import ANY_EVENT
 
 __all__ = ["watch"]
 
+_Show: TypeAlias = Callable[[Client, str, Any], Awaitable[None]]
+"""Function that prints what comes of a command with a payload."""
+
 
 def watch(
-    url: Url, command: Command, payload: Payload = None, token_file: TokenFile = None
+    url: Url,
+    command: Command,
+    payload: Payload = None,
+    is_stream: Annotated[
+        bool,
+        typer.Option("--stream", help="The command is a stream, which may end without an item."),
+    ] = False,
+    token_file: TokenFile = None,
 ) -> None:
     """Print the items of a stream, or the events of a subscription, until Ctrl-C.
 
     Each is a line of JSON, written at once: of a stream the items themselves, of a subscription
     {"event", "payload"}, with the "channel" and "offset" of channels with a history. The first line
     of a subscription is the reply to the command, with "reply" instead of "event"; it comes again
-    where events were missed for good. A subscription goes on after a lost connection.
+    where events were missed for good. A subscription goes on after a lost connection. Without
+    --stream, the end of a stream that has no item looks like the reply to a subscription.
 
     The exit status is 0 for a stream that ends, for Ctrl-C and where nobody reads any more, 1 for
     an error of the server, 2 for wrong arguments, and 3 without a connection.
@@ -46,7 +59,8 @@ def watch(
 
     async def main() -> None:
         try:
-            await _watch(client_of(url, token=token, buffer=100_000), command, content)
+            client = client_of(url, token=token, buffer=100_000)
+            await _watch(client, _items if is_stream else _events, command, content)
         except BrokenPipeError:
             # Python writes what is left when it ends, and would tell that nobody reads it.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -55,7 +69,8 @@ def watch(
         run_until_it_ends(main)
 
 
-async def _watch(client: Client, command: str, payload: Any) -> None:
+async def _watch(client: Client, show: _Show, command: str, payload: Any) -> None:
+    """Show what comes of a command. Raises `ClientClosed` where no first connection is made."""
     scope = anyio.CancelScope()
     has_opened = False
 
@@ -68,23 +83,39 @@ async def _watch(client: Client, command: str, payload: Any) -> None:
         elif state == "waiting":  # perhaps the URL is a wrong one
             scope.cancel()
 
-    def print_reply(reply: Any) -> None:
-        _print({"reply": command, "payload": reply})
-
     client.on_state(note)
     with scope:
         async with client:
-            subscription = client.subscribe(
-                command, payload, events={ANY_EVENT: None}, on_reload=print_reply, timeout=None
-            )
-            async with subscription:
-                if not subscription.is_stream:
-                    print_reply(subscription.reply)
-                async for event in subscription:
-                    _print(event.payload if subscription.is_stream else _line(event))
+            await show(client, command, payload)
             return
     lost = client.lost or ClientClosed()
     raise ClientClosed(lost.code, lost.reason)
+
+
+async def _items(client: Client, command: str, payload: Any) -> None:
+    """Print the items of a stream. Raises ``typer.BadParameter`` for another command."""
+    try:
+        async with aclosing(client.stream(command, payload, timeout=None)) as items:
+            async for item in items:
+                _print(item)
+    except UnexpectedReply:
+        raise typer.BadParameter(f"{command!r} is not a stream", param_hint="--stream") from None
+
+
+async def _events(client: Client, command: str, payload: Any) -> None:
+    """Print the events of a subscription, or the items of a stream."""
+
+    def print_reply(reply: Any) -> None:
+        _print({"reply": command, "payload": reply})
+
+    subscription = client.subscribe(
+        command, payload, events={ANY_EVENT: None}, on_reload=print_reply, timeout=None
+    )
+    async with subscription:
+        if not subscription.is_stream:
+            print_reply(subscription.reply)
+        async for event in subscription:
+            _print(event.payload if subscription.is_stream else _line(event))
 
 
 def _line(event: ReceivedEvent) -> dict[str, Any]:
