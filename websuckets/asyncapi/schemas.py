@@ -119,13 +119,27 @@ class _Generator(GenerateJsonSchema):
         return {}
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """Return the schema of decimals, which may be written with an exponent.
+        """Return the schema of decimals: texts of a format; numbers, too, where they are received.
 
-        The pattern that some versions of pydantic add knows no exponent.
+        They may be written with an exponent, which the pattern does not know that some versions of
+        pydantic add. Those that may be infinite have no format, because clients read finite ones.
         """
         made = super().decimal_schema(schema)
+        is_finite = not schema.get(
+            "allow_inf_nan", self._config.config_dict.get("allow_inf_nan", False)
+        )
         for part in (made, *made.get("anyOf", ())):
             part.pop("pattern", None)
+            if is_finite and part.get("type") != "number":
+                # A union has the format, too, so that another union does not take its parts.
+                part["format"] = "decimal"
+        return made
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """Return the schema of a dict, whose keys are texts also where they may be numbers else."""
+        made = super().dict_schema(schema)
+        if schema.get("keys_schema", {}).get("type") == "decimal":
+            made["propertyNames"] = {"format": "decimal"}
         return made
 
     def handle_invalid_for_json_schema(
