@@ -105,7 +105,10 @@ def transaction(engine: AsyncEngine) -> Any:
 class Deposit(BaseModel):
     amount: int
     hold: str | None = None
-    """Place at which the command waits for ever, in the first run: before or after the commit."""
+    """Place at which the command waits for ever, in the first run: before or after the commit.
+
+    With ``release`` it waits before the commit, until it is released.
+    """
 
 
 @commands.command("log in")
@@ -143,8 +146,12 @@ async def deposit(
         note("deposit")
         await anyio.sleep_forever()
 
-    async def after() -> None:
+    if model.hold == "release":
         note("deposit")
+        await released.wait()
+
+    async def after() -> None:
+        note("deposited" if model.hold == "release" else "deposit")
         if model.hold == "after" and RUN == 1:
             await anyio.sleep_forever()
 
