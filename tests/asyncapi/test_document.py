@@ -134,7 +134,7 @@ def test_a_command_is_an_operation() -> None:
     assert sent["x-websuckets-message"] == {"kind": "command", "name": "post create"}
     assert list(sent["payload"]["properties"]) == ["event", "payload", "id", "token", "key"]
     assert sent["payload"]["required"] == ["event", "payload"]
-    assert sent["payload"]["properties"]["payload"] == {"$ref": "#/components/schemas/Post"}
+    assert sent["payload"]["properties"]["payload"] == {"$ref": "#/components/schemas/Post-Input"}
 
 
 def test_an_error_has_its_name_its_details_and_its_texts() -> None:

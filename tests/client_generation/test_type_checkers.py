@@ -30,8 +30,8 @@ from websuckets.client import Client
 async def right(client: Client) -> None:
     api = Api(client)
     assert_type(await api.user_create("bob", timeout=1, key="k"), PageStr)
-    assert_type(await api.user_list([UUID(int=1)], timeout=None), list[Cat | Dog])
-    assert_type(await api.user_pets(), Cat | Dog | None)
+    assert_type(await api.user_list([UUID(int=1)], timeout=None), list[CatOutput | Dog])
+    assert_type(await api.user_pets(), CatOutput | Dog | None)
     assert_type(await api.class_(), None)
     async for page in api.user_count(3):
         assert_type(page, PageInt)
@@ -63,7 +63,7 @@ async def right(client: Client) -> None:
     assert_type(ticket_channel(5) + NEWS_CHANNEL, str)
     function: Callable[[], None] = api.on(CommentedEvent, lambda comment: print(comment.text))
     function()
-    Names(
+    NamesInput(
         from_=1, first_name="a", first_name_="b", first_name_2="c", field_1=1, field=1, field_=1,
         город_рождения="d", field_model_validate_json="e", json_="f", private=1,
         dt_=dt.datetime.now(), int_=1, list_=[1], str_="g", self=1,

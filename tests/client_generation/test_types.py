@@ -356,6 +356,26 @@ def test_fields_whose_default_only_the_server_knows_may_be_left_out() -> None:
     ]
 
 
+def test_a_model_that_is_received_has_all_that_the_server_always_sends() -> None:
+    class Always(BaseModel):
+        a: int = 1
+        b: list[str] = Field(default_factory=list)
+        c: Literal["c"] = "c"
+        d: int | None = None
+
+    source = source_of(Always, Always)
+    sent, received = (
+        re.search(rf"^class Always{end}\((.*?)\):\n(.*?)\n\n\n", source, re.M | re.S)
+        for end in ("Input", "Output")
+    )
+    assert sent is not None and received is not None
+    assert "a: int = 1\n" in sent[2] and sent[1] == "PartialModel"
+    lines = [line.strip() for line in received[2].split("\n")]
+    assert lines == ["a: int", "b: list[str]", 'c: Literal["c"]', "d: int | None"]
+    assert received[1] == "BaseModel"
+    module_of(source)
+
+
 def test_what_is_left_out_is_not_sent_and_a_null_that_was_set_is() -> None:
     class Partly(BaseModel):
         a: UUID = Field(default_factory=lambda: UUID(int=1))
@@ -407,12 +427,12 @@ def test_further_fields_are_kept_where_the_server_keeps_them() -> None:
 
 
 def test_decimal_numbers_are_those_of_their_schema() -> None:
-    source = source_of(Payload[Decimal], Decimal)
-    assert payload_in(source) == "float | str" and "-> str:" in source
-    exact = Annotated[Decimal, Field(json_schema_extra={"format": "decimal"}, ge=0)]
-    source = source_of(Payload[exact], exact)
-    assert payload_in(source) == "Annotated[Decimal, Field(ge=0.0)]" and "-> Decimal:" in source
-    module_of(source)
+    positive = Annotated[Decimal, Field(ge=0)]
+    for hint in (positive, Annotated[positive, Field(json_schema_extra={"format": "decimal"})]):
+        source = source_of(Payload[hint], hint)
+        assert payload_in(source) == "Annotated[Decimal, Field(ge=0.0)]"
+        assert "-> Decimal:" in source
+        module_of(source)
 
 
 def test_errors_of_one_name_are_one_class_with_either_details() -> None:

@@ -97,6 +97,8 @@ class Tagged(BaseModel, extra="allow"):
 
 class Painted(Event):
     nothing: Nothing
+    kind: Literal["painted"] = "painted"
+    by: str | None = None
 
 
 class TooMany(ClientError): ...
@@ -134,6 +136,7 @@ def app_of_walls() -> WebSuckets:
         ("Tagged", "  colors: { [key in Color & string]?: number };"),
         ("Tagged", "   * Long. Long."),
         ("Tagged", "...`"),
+        ("Painted", '{\n  nothing: Nothing;\n  kind: "painted";\n  by: string | null;\n}'),
         ("LobbyChannelEvent", " = PaintedEvent;"),
         ("Api.wallPaint", '"too many",\n'),
         ("Api.wallPaint", "HallChannelEvent | LobbyChannelEvent"),

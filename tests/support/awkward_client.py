@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, RootModel, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, IPvAnyAddress, RootModel, SecretStr
 from typing_extensions import TypeAliasType, TypedDict
 
 from websuckets import (
@@ -197,7 +198,10 @@ class Everything(BaseModel):
     password: SecretStr
     anything: Any = None
     address: IPv4Address = IPv4Address("127.0.0.1")
+    any_address: IPvAnyAddress = IPv4Address("127.0.0.1")
     url: HttpUrl | None = None
+    file: Path = Path("a/b")
+    rates: dict[Decimal, Decimal | None] = {}
     null: None = None
     not_null: int = Field(default=None)  # type: ignore[arg-type]
     text: str = 'a "text" with \\ and \x07 and ё'
@@ -347,6 +351,11 @@ async def close(socket: Socket, id: Payload[int], channels: Channels) -> None:
 async def enter(socket: Socket, name: Payload[str], user: User) -> Token:
     user.id, user.token = name, Token.generate()
     return user.token
+
+
+@odd.command("address")
+async def address(socket: Socket, payload: Payload[IPvAnyAddress]) -> IPvAnyAddress:
+    return payload
 
 
 @odd.command("class")

@@ -7,6 +7,7 @@ a connection of its own: they tell when something has happened, and make it happ
 
 import logging
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -64,7 +65,11 @@ room = Channel("room/{id}", events=[Said], history=History(size=1000))
 commands = CommandGroup()
 control = CommandGroup("control")
 sockets: set[Socket] = set()
+arrivals: list[float] = []
+"""Times at which clients have connected, in seconds."""
 counts: Counter[str] = Counter()
+generation = 0
+"""Number of the times that all tokens have expired in this run."""
 changed = anyio.Event()
 released = anyio.Event()
 
@@ -88,11 +93,16 @@ class Storage(Provider):
         await engine.dispose()
 
 
+def good_for() -> str:
+    """Return the end of the tokens that are good now."""
+    return f"{RUN}.{generation}" if generation else str(RUN)
+
+
 class Tokens(Provider):
     @provide(scope=Scope.REQUEST)
     def current_user(self, message: Message, user: User) -> CurrentUser:
-        name, _, run = (message.token or "").partition(":")
-        if run != str(RUN):
+        name, _, rest = (message.token or "").partition(":")
+        if rest != good_for():
             raise NotAuthorized
         user.id = name
         return CurrentUser(user)
@@ -105,7 +115,10 @@ def transaction(engine: AsyncEngine) -> Any:
 class Deposit(BaseModel):
     amount: int
     hold: str | None = None
-    """Place at which the command waits for ever, in the first run: before or after the commit."""
+    """Place at which the command waits for ever, in the first run: before or after the commit.
+
+    With ``release`` it waits before the commit, until it is released.
+    """
 
 
 @commands.command("log in")
@@ -113,7 +126,7 @@ async def log_in(socket: Socket, name: Payload[str]) -> str:
     note("log in")
     if name == "nobody":
         raise ClientError("unknown user")
-    return f"{name}:{RUN}"
+    return f"{name}:{good_for()}"
 
 
 @commands.command("whoami", protected=True)
@@ -143,8 +156,12 @@ async def deposit(
         note("deposit")
         await anyio.sleep_forever()
 
-    async def after() -> None:
+    if model.hold == "release":
         note("deposit")
+        await released.wait()
+
+    async def after() -> None:
+        note("deposited" if model.hold == "release" else "deposit")
         if model.hold == "after" and RUN == 1:
             await anyio.sleep_forever()
 
@@ -174,6 +191,14 @@ async def count_for_ever(socket: Socket) -> AsyncIterator[int]:
 async def watch(socket: Socket, id: Payload[int], channels: Channels) -> str:
     await channels.subscribe(socket, room(id=id))
     return f"state of run {RUN}"
+
+
+@commands.command("watch as a user", subscribes=[room], protected=True)
+async def watch_as_a_user(
+    socket: Socket, id: Payload[int], user: CurrentUser, channels: Channels
+) -> str:
+    await channels.subscribe(socket, room(id=id))
+    return str(user.id)
 
 
 @commands.command("enter hall")
@@ -209,10 +234,23 @@ async def release(socket: Socket) -> None:
 @control.command("reset")
 async def reset(socket: Socket, db: AsyncSession) -> None:
     """Forget what happened before, for the next scenario."""
-    global released
+    global released, generation
     counts.clear()
-    released = anyio.Event()
+    released, generation = anyio.Event(), 0
     await db.execute(delete(Effect))
+
+
+@control.command("arrivals")
+async def arrivals_so_far(socket: Socket) -> list[float]:
+    """Return the times at which clients have connected, the connection of the test among them."""
+    return arrivals
+
+
+@control.command("expire")
+async def expire(socket: Socket) -> None:
+    """Let all tokens expire."""
+    global generation
+    generation += 1
 
 
 @control.command("effects")
@@ -264,6 +302,7 @@ app.include_command_group(control)
 
 @app.on_connect
 async def connected(socket: Socket) -> None:
+    arrivals.append(time.monotonic())
     sockets.add(socket)
 
 

@@ -5,8 +5,9 @@ import enum
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from inspect import signature
 from itertools import count
-from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypeVar, Union
+from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NotRequired, TypeVar, Union
 from uuid import UUID
 
 from hypothesis import strategies as st
@@ -16,6 +17,12 @@ from typing_extensions import TypeAliasType, TypedDict
 __all__ = ["Typed", "typed"]
 
 T = TypeVar("T")
+
+CAN_EXCLUDE: Final = "exclude_if" in signature(Field).parameters
+"""True for a version of pydantic that can leave fields out by their values, from 2.12 on."""
+
+UNLESS_ZERO: Final[Any] = {"exclude_if": lambda value: value == 0} if CAN_EXCLUDE else {}
+"""Arguments of a field that is not sent where it is 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +83,14 @@ class Aliased(BaseModel):
     @property
     def double(self) -> int:
         return 2 * self.class_
+
+
+class Sparse(BaseModel):
+    """A model some of whose fields are not sent."""
+
+    zero: int = Field(0, **UNLESS_ZERO)
+    hidden: int = Field(1, exclude=True)
+    number: int = 2
 
 
 class Point(NamedTuple):
@@ -143,6 +158,7 @@ SIMPLE = [
     Typed(Tree, trees),
     Typed(Annotated[Cat | Dog, Field(discriminator="kind")], cats | dogs),
     Typed(Aliased, st.builds(Aliased, class_=integers, price=decimals)),
+    Typed(Sparse, st.builds(Sparse, zero=st.integers(0, 1), number=integers)),
     Typed(Point, points),
     Typed(
         Options,
@@ -197,8 +213,8 @@ def _around(inner: st.SearchStrategy[Typed]) -> st.SearchStrategy[Typed]:
                 st.dictionaries(both[0].values, both[1].values, max_size=3),
             )
         ),
-        st.lists(inner, min_size=1, max_size=3).map(_model),
-        st.lists(inner, min_size=1, max_size=3).map(_dataclass),
+        st.lists(inner.flatmap(_field), min_size=1, max_size=3).map(_model),
+        st.lists(inner.flatmap(_field), min_size=1, max_size=3).map(_dataclass),
     )
 
 
@@ -216,21 +232,45 @@ def _built(cls: Any, **fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]
 _numbers: Iterator[int] = count()
 
 
-def _model(fields: list[Typed]) -> Typed:
+def _field(of: Typed) -> "st.SearchStrategy[tuple[Typed, dict[str, Any]]]":
+    """Return a strategy for a field with its default, by the name of an argument, or without."""
+    return st.just((of, {})) | of.values.map(
+        lambda default: (of, {"default_factory": lambda: default})
+    )
+
+
+def _values(fields: list[tuple[Typed, dict[str, Any]]]) -> st.SearchStrategy[dict[str, Any]]:
+    """Return a strategy for the values of fields; those with a default may be missing."""
+    needed, optional = (
+        {
+            f"field_{n}": of.values
+            for n, (of, default) in enumerate(fields)
+            if bool(default) is has_default
+        }
+        for has_default in (False, True)
+    )
+    return st.fixed_dictionaries(needed, optional=optional)
+
+
+def _model(fields: list[tuple[Typed, dict[str, Any]]]) -> Typed:
     """Return a model; most models have a name that another one has, too."""
     names = [f"field {n}" if n else "field_0" for n in range(len(fields))]
     definitions: Any = {
-        f"field_{n}": (field.hint, Field(alias=names[n])) for n, field in enumerate(fields)
+        f"field_{n}": (of.hint, Field(alias=names[n], **default))
+        for n, (of, default) in enumerate(fields)
     }
     made: Any = create_model("Made", **definitions)
-    values = {f"field_{n}": field.values for n, field in enumerate(fields)}
-    return Typed(made, _built(made, **values))
+    return Typed(made, _values(fields).map(lambda given: made.model_construct(**given)))
 
 
-def _dataclass(fields: list[Typed]) -> Typed:
+def _dataclass(fields: list[tuple[Typed, dict[str, Any]]]) -> Typed:
     """Return a dataclass with these fields."""
     made = dataclasses.make_dataclass(
-        "MadeData", [(f"field_{n}", field.hint) for n, field in enumerate(fields)]
+        "MadeData",
+        [
+            (f"field_{n}", of.hint, dataclasses.field(**default))
+            for n, (of, default) in enumerate(fields)
+        ],
+        kw_only=True,
     )
-    values = {f"field_{n}": field.values for n, field in enumerate(fields)}
-    return Typed(made, st.fixed_dictionaries(values).map(lambda given: made(**given)))
+    return Typed(made, _values(fields).map(lambda given: made(**given)))

@@ -54,7 +54,58 @@ class Schemas:
 
 
 class _Generator(GenerateJsonSchema):
-    """Generator of schemas also for what only Python can tell: such values are any JSON."""
+    """Generator of schemas also for what only Python can tell: such values are any JSON.
+
+    Of what the server sends, all fields are required that no value leaves out: one with a default
+    has a value by then.
+    """
+
+    def field_is_required(
+        self,
+        field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
+        total: bool,
+    ) -> bool:
+        """Tell whether each value has a ``field``; ``total`` is that of a class of dicts.
+
+        The option ``json_schema_serialization_defaults_required`` of pydantic also requires the
+        keys that a dict may lack.
+        """
+        if self.mode != "serialization":
+            return super().field_is_required(field, total)
+        if field["type"] == "typed-dict-field" and not field.get("required", total):
+            return False
+        if field.get("init_only"):  # which pydantic 2.10 has among the fields
+            return False
+        return field.get("serialization_exclude_if") is None and not _may_be_missing(field)
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Return the schema of a value with a default, which may be ``None`` whatever the type is.
+
+        pydantic does not hold defaults to their types, and writes them all the same.
+        """
+        made = super().default_schema(schema)
+        if self.mode == "serialization" and made.get("default", ...) is None:
+            inner = {key: value for key, value in made.items() if key != "default"}
+            if not _allows_null(inner):
+                return {"anyOf": [inner, {"type": "null"}], "default": None}
+        return made
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        """Return the schema of a model."""
+        return self._as_written(schema, super().model_schema(schema))
+
+    def dataclass_schema(self, schema: core_schema.DataclassSchema) -> JsonSchemaValue:
+        """Return the schema of a dataclass."""
+        return self._as_written(schema, super().dataclass_schema(schema))
+
+    def _as_written(self, schema: Any, made: JsonSchemaValue) -> JsonSchemaValue:
+        """Return what was ``made`` of the fields of a class that may have a serializer.
+
+        A serializer that does not tell what it returns may leave any field out.
+        """
+        if self.mode == "serialization" and "serialization" in schema:
+            return {key: value for key, value in made.items() if key != "required"}
+        return made
 
     def is_instance_schema(self, schema: core_schema.IsInstanceSchema) -> JsonSchemaValue:
         """Return the schema of an object of a class that pydantic does not know.
@@ -68,13 +119,27 @@ class _Generator(GenerateJsonSchema):
         return {}
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
-        """Return the schema of decimals, which may be written with an exponent.
+        """Return the schema of decimals: texts of a format; numbers, too, where they are received.
 
-        The pattern that some versions of pydantic add knows no exponent.
+        They may be written with an exponent, which the pattern does not know that some versions of
+        pydantic add. Those that may be infinite have no format, because clients read finite ones.
         """
         made = super().decimal_schema(schema)
+        is_finite = not schema.get(
+            "allow_inf_nan", self._config.config_dict.get("allow_inf_nan", False)
+        )
         for part in (made, *made.get("anyOf", ())):
             part.pop("pattern", None)
+            if is_finite and part.get("type") != "number":
+                # A union has the format, too, so that another union does not take its parts.
+                part["format"] = "decimal"
+        return made
+
+    def dict_schema(self, schema: core_schema.DictSchema) -> JsonSchemaValue:
+        """Return the schema of a dict, whose keys are texts also where they may be numbers else."""
+        made = super().dict_schema(schema)
+        if schema.get("keys_schema", {}).get("type") == "decimal":
+            made["propertyNames"] = {"format": "decimal"}
         return made
 
     def handle_invalid_for_json_schema(
@@ -85,6 +150,27 @@ class _Generator(GenerateJsonSchema):
 
     def emit_warning(self, kind: Any, detail: str) -> None:
         """Do nothing: a default without JSON is left out of the schema."""
+
+
+def _may_be_missing(schema: Any) -> bool:
+    """Tell whether a value of pydantic's core schema may be ``MISSING``, which is not written."""
+    match schema:
+        case {"type": "missing-sentinel"}:
+            return True
+        case {"type": "union", "choices": choices}:
+            return any(_may_be_missing(choice) for choice in choices)
+        case {"schema": inner}:
+            return _may_be_missing(inner)
+    return False
+
+
+def _allows_null(schema: Any) -> bool:
+    """Tell whether null fits a schema of pydantic; false where another part of it has to tell."""
+    if not isinstance(schema, dict) or not schema:
+        return schema is not False
+    if schema.get("type") == "null" or None in (schema.get("const", ...), *schema.get("enum", ())):
+        return True
+    return any(map(_allows_null, schema.get("anyOf", ())))
 
 
 _WRITTEN: Final[Mapping[type, Schema]] = {

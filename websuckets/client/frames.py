@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import PurePath
+from typing import Any, Final
 
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from websuckets.client.errors import CommandError
 from websuckets.protocol.messages import CACHED_STRINGS, ClientEvent
@@ -153,7 +162,21 @@ def read_frame(content: str | bytes) -> Frame:
 
 def payload_json(payload: Any) -> bytes | None:
     """Return a payload, anything that pydantic serialises, as JSON; ``None`` stands for none."""
-    return None if payload is None else to_json(payload)
+    return None if payload is None else to_json(payload, fallback=_text_of)
+
+
+_WRITTEN_AS_TEXT: Final = (
+    *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+    PurePath,
+)
+"""Classes whose objects some versions of pydantic serialise in models alone."""
+
+
+def _text_of(value: object) -> str:
+    """Return the text of an object that pydantic serialises in models alone, as a pure path."""
+    if isinstance(value, _WRITTEN_AS_TEXT):
+        return str(value)
+    raise PydanticSerializationError(f"Unable to serialize unknown type: {type(value)}")
 
 
 def command_frame(

@@ -4,6 +4,15 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cache
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -42,9 +51,13 @@ IMPORTS: Final[Mapping[str, tuple[str, ...]]] = {
         *("IPv4Address", "IPv4Interface", "IPv4Network"),
         *("IPv6Address", "IPv6Interface", "IPv6Network"),
     ),
+    "pathlib": ("PurePosixPath",),
     "typing": ("Annotated", "Any", "Final", "Literal", "TypeAlias", "Union"),
     "uuid": ("UUID",),
-    "pydantic": ("BaseModel", "ConfigDict", "Field", "TypeAdapter"),
+    "pydantic": (
+        *("BaseModel", "ConfigDict", "Field"),
+        *("IPvAnyAddress", "IPvAnyInterface", "IPvAnyNetwork", "TypeAdapter"),
+    ),
     "typing_extensions": ("TypeAliasType", "deprecated"),
     "websuckets.client": ("CommandError",),
     "websuckets.client.generated": (
@@ -77,8 +90,18 @@ FORMATS: Final = {
     "ipv6": "IPv6Address",
     "ipv6interface": "IPv6Interface",
     "ipv6network": "IPv6Network",
+    "ipvanyaddress": "IPvAnyAddress",
+    "ipvanyinterface": "IPvAnyInterface",
+    "ipvanynetwork": "IPvAnyNetwork",
+    # Paths of the server, which another system must neither look for nor write in its own way.
+    "path": "PurePosixPath",
+    "file-path": "PurePosixPath",
+    "directory-path": "PurePosixPath",
 }
-"""Classes of texts, by the format of their schemas; all other texts are ``str``."""
+"""Types of texts, by the format of their schemas; all other texts are ``str``."""
+
+UNIONS: Final = ("IPvAnyAddress", "IPvAnyInterface", "IPvAnyNetwork")
+"""Types of texts that are no classes to type checkers."""
 
 RULES: Final = {
     "minLength": "min_length",
@@ -204,7 +227,7 @@ class Types:
         """Tell whether a type is written as a class, which may be given where a class is asked."""
         match type:
             case Scalar():
-                return True
+                return self._scalar(type) not in UNIONS
             case Named(key):
                 return not isinstance(self._declared[key], Alias)
         return False
@@ -360,6 +383,8 @@ class Types:
             return literal(value) if kind.__name__ == name else None
         if name == "float":
             return literal(value) if kind in (int, float) else None
+        if name == "Decimal" and kind in (int, float):
+            value, kind = repr(value), str
         if kind is not str:
             return None
         if name == "bytes":
@@ -406,8 +431,13 @@ def _read_text(name: str, cls: Any) -> Any:
 _READERS: Final = {
     **{name: _read_time(name) for name in ("dt.date", "dt.time", "dt.datetime")},
     "dt.timedelta": _read_duration,
-    "UUID": _read_text("UUID", UUID),
-    "Decimal": _read_text("Decimal", Decimal),
+    **{
+        cls.__name__: _read_text(cls.__name__, cls)
+        for cls in (
+            *(Decimal, PurePosixPath, UUID),
+            *(IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network),
+        )
+    },
 }
 """Functions that return the expression of a default that is written as a text, by its class."""
 

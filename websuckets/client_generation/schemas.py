@@ -40,6 +40,9 @@ RULES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Keywords that limit the values of a type, in the order in which they are written."""
 
+TEXTS: Final = frozenset((*RULES["string"], "format"))
+"""Keywords that tell something of texts alone."""
+
 Schema = Mapping[str, Any]
 
 
@@ -144,7 +147,9 @@ def _object(schema: Schema) -> Type:
     patterns = list(schema.get("patternProperties", {}).values())
     if len(patterns) == 1:  # keys with a pattern
         value = patterns[0]
-    keys = type_of(schema.get("propertyNames", {"type": "string"}))
+    names = schema.get("propertyNames", {})
+    # All names are texts, of which pydantic tells the format alone.
+    keys = type_of({"type": "string", **names} if names.keys() <= TEXTS else names)
     key = Scalar("string") if keys == ANYTHING else keys
     return _ruled(MapOf(ANYTHING if value is False else type_of(value), key), "object", schema)
 

@@ -114,7 +114,8 @@ class CommandWriter:
         type = self._types.of(command.payload)
         if command.needs_payload:
             return [f"payload: {type}"]
-        return [f"payload?: {type} | null" if type != "unknown" else "payload?: unknown"]
+        nullable = type in ("null", "unknown") or type.endswith(" | null")
+        return [f"payload?: {type if nullable else f'{type} | null'}"]
 
     def _comment(self, command: Command) -> str:
         facts = []

@@ -139,7 +139,8 @@ class Types:
 
     def _field(self, field: Field) -> str:
         tags = []
-        if field.default is not ABSENT and field.default is not None and not field.secret:
+        has_default = not field.required and field.default not in (ABSENT, None)
+        if has_default and not field.secret:
             tags.append(f"@defaultValue `{_short(field.default)}`")
         if field.deprecated:
             tags.append("@deprecated")
