@@ -1,7 +1,11 @@
 """Copy of the npm package in ``clients/typescript``, with its dependencies, built."""
 
+import fcntl
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -45,38 +49,49 @@ class Package:
 
 
 @cache
-def built_in(folder: Path) -> Package:
-    """Return the package, copied into the folder, with its dependencies there, and built."""
-    npm = shutil.which("npm")
-    assert npm is not None
-    is_installed = (folder / "node_modules").is_dir() and _text(folder / "package.json") == _text(
-        PACKAGE / "package.json"
-    )
-    for name in ("src", "test", "dist"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    shutil.copytree(PACKAGE, folder, dirs_exist_ok=True)
-    package = Package(folder)
-    if not is_installed:
-        (folder / "package.json").unlink()
-        shutil.rmtree(folder / "node_modules", ignore_errors=True)
-        shutil.copy(PACKAGE / "package.json", folder)
-        result = package.run(npm, "install", "--no-audit", "--no-fund", timeout=8 * MINUTES)
-        if result.returncode != 0:
-            (folder / "package.json").unlink()  # so that the next run tries again
-            raise RuntimeError(result.stdout)
+def built_in(folder: Path, name: str) -> Package:
+    """Return a copy of the package, built, with its dependencies.
+
+    The dependencies are installed once in ``folder``, and the copies, which processes that run at
+    the same time have each for itself, link to them by their ``name``.
+    """
+    with alone_in(folder):
+        _install(folder)
+    copy = folder / name
+    shutil.rmtree(copy, ignore_errors=True)
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("node_modules", "dist"))
+    (copy / "node_modules").symlink_to(folder / "node_modules")
+    package = Package(copy)
     package.tool("tsc", "-p", "tsconfig.build.json")
     return package
 
 
+def _install(folder: Path) -> None:
+    """Install the dependencies, unless those of this ``package.json`` are there already."""
+    settings = folder / "package.json"
+    is_installed = (folder / "node_modules").is_dir() and _text(settings) == _text(
+        PACKAGE / "package.json"
+    )
+    if not is_installed:
+        shutil.rmtree(folder / "node_modules", ignore_errors=True)
+        shutil.copy(PACKAGE / "package.json", settings)
+        command = [_npm(), "install", "--no-audit", "--no-fund"]
+        result = Package(folder).run(*command, timeout=8 * MINUTES)
+        if result.returncode != 0:
+            settings.unlink()  # so that the next run tries again
+            raise RuntimeError(result.stdout)
+
+
 def built(config: pytest.Config) -> Package:
-    """Return the package, which is installed once and kept beside the checkout, and built anew.
+    """Return the package, whose dependencies are installed once and kept, and which is built anew.
 
     Skips the test where Node or npm is missing.
     """
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node or npm is missing")
     assert config.cache is not None
-    return built_in(config.cache.mkdir("typescript_package"))
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    return built_in(config.cache.mkdir("typescript_package"), worker)
 
 
 RUNTIMES: Final = {"bun": "1.4.5", "deno": "2.9.6"}
@@ -86,13 +101,14 @@ RUNTIMES: Final = {"bun": "1.4.5", "deno": "2.9.6"}
 @cache
 def runtime_in(folder: Path, name: str) -> str | None:
     """Return the program of another runtime, installed in the folder, or ``None`` without one."""
-    npm = shutil.which("npm")
-    assert npm is not None
     program = folder / "node_modules/.bin" / name
-    if not program.exists():
-        wanted = f"{name}@{RUNTIMES[name]}"
-        command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), wanted]
-        subprocess.run(command, capture_output=True, timeout=8 * MINUTES, check=False)
+    with alone_in(folder):
+        if not program.exists():
+            wanted = f"{name}@{RUNTIMES[name]}"
+            command = [_npm(), "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+            subprocess.run(
+                [*command, wanted], capture_output=True, timeout=8 * MINUTES, check=False
+            )
     if not program.exists():
         return None
     found = subprocess.run([program, "--version"], capture_output=True, check=False)
@@ -109,6 +125,20 @@ def runtime(config: pytest.Config, name: str) -> str:
     if found is None:
         pytest.skip(f"{name} cannot be installed from npm, or does not run here")
     return found
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one process at a time install something in a folder."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _npm() -> str:
+    npm = shutil.which("npm")
+    assert npm is not None
+    return npm
 
 
 def _text(file: Path) -> str | None:
