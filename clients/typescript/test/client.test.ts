@@ -154,6 +154,28 @@ test("a heartbeat finds a dead connection, unless a command may keep the pong wa
   assert.ok(slow.sent.length > 2);
 });
 
+test("a command that subscribes keeps the pong waiting for no longer than a call", async () => {
+  const [client, socket] = await opened({ heartbeat: 100, timeout: 1000 });
+  const subscribing = client.subscribe("watch");
+  const id = socket.sent[0].id;
+  await socket.say({ event: "watch", id, subscribed: { a: { epoch: "e", offset: 1 } } });
+  await subscribing;
+  await socket.say({ event: "changed", channel: "a", offset: 3 }); // so the client asks again
+  for (let n = 0; n < 10; n++) await pass(100);
+  assert.equal(client.state, "open");
+  await pass(200);
+  assert.equal(client.state, "waiting");
+});
+
+test("a subscription that was given up keeps no pong waiting", async () => {
+  const [client] = await opened({ heartbeat: 100, timeout: 100_000 });
+  const failed = assert.rejects(client.subscribe("watch", 1, { timeout: 1000 }), TimeoutError);
+  for (let n = 0; n < 10; n++) await pass(100);
+  await failed;
+  await pass(200);
+  assert.equal(client.state, "waiting");
+});
+
 test("timers that stood still make the client ask for an answer at once", async () => {
   const [client, socket] = await opened({ heartbeat: 20_000 });
   mock.timers.setTime(Date.now() + 3_600_000); // timers stand still meanwhile
