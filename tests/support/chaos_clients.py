@@ -1,9 +1,9 @@
 """Clients of the chaos run, in a process of their own, of which there are several kinds.
 
-A program of clients reads lines of JSON. The first one has its ``seed``, the ``ports`` of the links
-to all nodes, and the ``name``, ``token`` and ``boards`` of each of its ``clients``; for programs in
-Python, also the ``kind`` and the ``loop``. Each other line is an order: ``{"do": "start"}`` and
-``{"do": "kill"}`` with names of ``clients``, ``{"do": "stop working"}``, and ``{"do": "tell"}``.
+A program of clients reads lines of JSON. The first one has their ``kind``, the ``seed``, the
+``ports`` of the links to all nodes, and the ``name``, ``token`` and ``boards`` of each of its
+``clients``. Each other line is an order: ``{"do": "start"}`` and ``{"do": "kill"}`` with names of
+``clients``, ``{"do": "stop working"}``, and ``{"do": "tell"}``.
 
 The program writes a line for each record, in the order in which its client made them:
 ``["client 7", "Seen", ...]``, with the fields of the class in ``chaos_history.py``. The order to
