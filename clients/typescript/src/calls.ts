@@ -27,7 +27,7 @@ export class Call implements Awaited {
   declare readonly id: number;
   declare readonly event: string;
   /** `undefined` for a call that was made before any user was known. */
-  user: unknown;
+  declare user: unknown;
   /** True for a call of `authenticate`, which makes it again on the next connection. */
   isBound = false;
   isDone = false;
