@@ -137,7 +137,10 @@ HEAD = [
 def row(
     client: str, log: str, seed: int, minutes: float, counts: Counter[str], verdict: Verdict
 ) -> str:
-    """Return the row of the table in docs/reliability.md."""
+    """Return a row of the tables in docs/reliability.md.
+
+    These leave out columns of what clients of a kind do not see, which are 0 here.
+    """
     faults = sum(number for name, number in counts.items() if name.startswith("fault: "))
     cells: list[object] = [client, log, seed, f"{minutes:g}", faults]
     cells += [f"{counts[name]:,}" for name in COUNTED]
