@@ -296,7 +296,7 @@ class Streams:
             self._found("duplicate or out of order", f"{where} instead of {stream.following}")
         elif seen.offset > stream.following:
             self._found("gap that was not told", f"{where} instead of {stream.following}")
-        stream.following = seen.offset + 1
+        stream.following, stream.unsent = seen.offset + 1, None
         if stream.epoch is None:
             stream.pending.append(seen)
         else:
