@@ -6,10 +6,11 @@ run again; how clients, nodes and faults interleave differs from run to run.
 
 With ``--log sql`` (the default) replies and events are in PostgreSQL, and Redis, which loses all
 its data when it is killed, is the broker alone. With ``--log redis`` they are in Redis, with an
-append-only file. Clients are those of ``websuckets.client``, or with ``--by-hand`` those of
-tests/support/chaos_client.py, of which each frame that they get is judged. Nothing is mocked:
-processes are killed and stopped by signals, and all links go through proxies. See
-tests/support/chaos_run.py, and chaos_oracle.py for the promises that are judged.
+append-only file. Clients are those of ``websuckets.client`` on asyncio; with ``--client`` they are
+those on trio, those of the npm package in Node, or those of tests/support/chaos_client.py, of which
+each frame that they get is judged. Nothing is mocked: processes are killed and stopped by signals,
+and all links go through proxies. See tests/support/chaos_run.py, chaos_clients.py for the programs
+of the clients, and chaos_oracle.py for the promises that are judged.
 """
 
 import argparse
@@ -24,9 +25,15 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
+from chaos_clients import KINDS
 from chaos_oracle import Verdict, judge
 from chaos_run import ChaosRun
 from chaos_servers import errors_in
+from repository import ROOT
+from typescript_package import built_in
+
+PACKAGE_FOLDER = ROOT / ".pytest_cache" / "d" / "typescript_package"
+"""Folder in which tests keep the npm package, too."""
 
 COUNTED = (
     "commands",
@@ -54,12 +61,18 @@ def main() -> int:
         help="let connections to PostgreSQL fall silent for good, too",
     )
     parser.add_argument(
-        "--by-hand",
-        action="store_true",
-        help="let clients do by hand what websuckets.client does",
+        "--client", choices=KINDS, default="python", help="kind of the clients, python by default"
+    )
+    parser.add_argument(
+        "--package",
+        type=Path,
+        help="folder of the npm package, built, for clients in TypeScript; built if it is missing",
     )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind
+    package = options.package
+    if options.client == "typescript" and package is None:
+        package = built_in(PACKAGE_FOLDER).folder
     began = time.monotonic()
     with TemporaryDirectory(prefix="chaos-") as name:
         directory = Path(name)
@@ -69,8 +82,9 @@ def main() -> int:
             options.log,
             directory,
             tell,
+            client=options.client,
+            package=package,
             silent_databases=options.silent_databases,
-            by_hand=options.by_hand,
         )
         try:
             asyncio.run(run.run())
@@ -82,7 +96,7 @@ def main() -> int:
         verdict = judge(run.histories)
         summarise(run, verdict, time.monotonic() - began)
     print(f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}")
-    print(row(options.log, options.seed, options.minutes, run.counts, verdict))
+    print(row(options.client, options.log, options.seed, options.minutes, run.counts, verdict))
     return 1 if verdict.violations else 0
 
 
@@ -114,16 +128,21 @@ def summarise(run: ChaosRun, verdict: Verdict, seconds: float) -> None:
 
 
 HEAD = [
-    *("log", "seed", "minutes", "faults", *COUNTED),
+    *("client", "log", "seed", "minutes", "faults", *COUNTED),
     *("twice: node died", "twice: commit unknown", "violations"),
 ]
 """Columns of `row`."""
 
 
-def row(log: str, seed: int, minutes: float, counts: Counter[str], verdict: Verdict) -> str:
-    """Return the row of the table in docs/reliability.md."""
+def row(
+    client: str, log: str, seed: int, minutes: float, counts: Counter[str], verdict: Verdict
+) -> str:
+    """Return a row of the tables in docs/reliability.md.
+
+    These leave out columns of what clients of a kind do not see, which are 0 here.
+    """
     faults = sum(number for name, number in counts.items() if name.startswith("fault: "))
-    cells: list[object] = [log, seed, f"{minutes:g}", faults]
+    cells: list[object] = [client, log, seed, f"{minutes:g}", faults]
     cells += [f"{counts[name]:,}" for name in COUNTED]
     cells += [verdict.in_window, verdict.unknown, len(verdict.violations)]
     return f"| {' | '.join(map(str, cells))} |"

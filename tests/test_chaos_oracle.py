@@ -230,6 +230,28 @@ def test_events_go_on_where_the_connection_was_before_a_later_position(
     assert kinds(judge(made)) == found
 
 
+@pytest.mark.parametrize(("first", "found"), [(4, set()), (3, {"duplicate or out of order"})])
+@pytest.mark.parametrize(
+    "before",
+    [
+        [subscribed(0), seen(1), GapTold(BOARD), seen(3)],
+        [subscribed(0), seen(1), subscribed(2), seen(2), seen(3)],
+        [subscribed(0), seen(1), subscribed(1), GapTold(BOARD), seen(3)],
+    ],
+    ids=["a gap", "an earlier position", "an earlier position and a gap"],
+)
+def test_events_go_on_where_the_connection_was_behind(
+    before: list[Record], first: int, found: set[str]
+) -> None:
+    made = right()
+    made.records[ANN] = [
+        *before,
+        subscribed(5),
+        *(seen(number) for number in range(first, 8)),
+    ]
+    assert kinds(judge(made)) == found
+
+
 def test_an_epoch_that_was_told_by_a_gap_begins_anew() -> None:
     made = right()
     made.logs[BOARD] = Log("f", 1, {1: (7, "c7")})

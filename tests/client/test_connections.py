@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 from client_of import SHORT, client_at, client_of, until
+from client_servers import LinkThread
 from harness import Gate, app_with
 from raw_server import raw_server
 from timeouts import TIMEOUT
@@ -373,3 +374,24 @@ async def test_closing_does_not_wait_for_a_server_that_is_silent() -> None:
                     await until(lambda: bool(opened))
                 assert client.state == "closed"
             tasks.cancel_scope.cancel()
+
+
+async def test_a_connection_that_falls_silent_is_no_error_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def serve(connection: Any) -> None:
+        async for _ in connection:
+            link.lose_all_data()
+
+    async with raw_server(serve) as url:
+        link = LinkThread(int(url.rpartition(":")[2]))
+        link.start()
+        try:
+            options: dict[str, Any] = {"heartbeat": 0.1, "close_timeout": 0.1}
+            async with client_at(f"ws://127.0.0.1:{link.port}", **options) as client:
+                with pytest.raises(ConnectionLost):
+                    await client.call("e")
+        finally:
+            await anyio.to_thread.run_sync(link.stop)
+    ours = [each for each in caplog.records if each.name.startswith("websuckets.")]
+    assert [each for each in ours if each.levelno >= logging.WARNING] == []

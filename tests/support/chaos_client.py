@@ -9,7 +9,7 @@ import json
 import random
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -78,8 +78,9 @@ class Screen:
 class ChaosClient:
     """A client, for as long as its user works: through kills, and over many connections.
 
-    ``ports`` are those of the links to all nodes. ``records`` are written for the oracle, and
-    ``counts`` for the summary.
+    ``ports`` are those of the links to all nodes. ``report`` is called with each record for the
+    oracle; ``counts`` are written for the summary, and ``doomed`` are the names of commands whose
+    transactions are rolled back.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class ChaosClient:
         ports: Sequence[int],
         boards: Sequence[str],
         seed: str,
-        records: list[Record],
+        report: Callable[[Record], None],
         counts: Counter[str],
         doomed: set[str],
     ) -> None:
@@ -98,7 +99,7 @@ class ChaosClient:
         self._ports = ports
         self._boards = boards
         self._random = random.Random(f"{seed}/{name}")
-        self._records = records
+        self._report = report
         self._counts = counts
         self._doomed = doomed
         self._number = 0
@@ -130,10 +131,6 @@ class ChaosClient:
             await asyncio.wait([self._task], timeout=1)
         for command in self.commands.values():
             command.is_in_flight = False
-
-    def detach_records(self) -> None:
-        """Report nothing any more."""
-        self._records = []
 
     @property
     def positions(self) -> dict[str, At | None]:
@@ -189,7 +186,7 @@ class ChaosClient:
                 each.cancel()
             connection.transport.abort()
             self._connection = None
-            self._records.append(Left())
+            self._report(Left())
             for screen in self.screens.values():
                 screen.is_watched = False
                 screen.recent = []
@@ -246,7 +243,7 @@ class ChaosClient:
     def _changed(self, frame: dict[str, Any]) -> None:
         channel, offset, payload = frame["channel"], frame["offset"], frame["payload"]
         self._counts["events"] += 1
-        self._records.append(Seen(channel, offset, payload["effect"], payload["command"]))
+        self._report(Seen(channel, offset, payload["effect"], payload["command"]))
         value = Value(payload["value"], payload["version"])
         self.screens[channel].change(offset, payload["item"], value)
 
@@ -255,7 +252,7 @@ class ChaosClient:
             self._counts["gaps told of messages to users"] += 1
             return
         self._counts["gaps told"] += 1
-        self._records.append(GapTold(channel))
+        self._report(GapTold(channel))
         screen = self.screens[channel]
         was_watched = screen.is_watched
         screen.at, screen.recent, screen.is_watched = None, [], False
@@ -267,7 +264,7 @@ class ChaosClient:
         screen = self.screens[channel]
         at, recovered = At(answer["epoch"], answer["offset"]), answer.get("recovered")
         since = self._asked_since.pop(frame["id"], None)
-        self._records.append(Subscribed(channel, at, recovered, since))
+        self._report(Subscribed(channel, at, recovered, since))
         if recovered and screen.at is None:  # a gap was told after the command was sent
             self._start(self._watch(channel))
             return
@@ -373,7 +370,7 @@ class ChaosClient:
 
     def _note(self, name: str, frame: dict[str, Any]) -> None:
         if "error" not in frame:
-            self._records.append(Acknowledged(name, frame["payload"]["effect"]))
+            self._report(Acknowledged(name, frame["payload"]["effect"]))
 
     async def _pause(self, frame: dict[str, Any]) -> None:
         details = frame["details"]

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 
 class At(NamedTuple):
@@ -48,6 +48,14 @@ class Acknowledged(NamedTuple):
 
 
 Record: TypeAlias = Subscribed | Seen | GapTold | Left | Acknowledged
+
+RECORDS: Final[tuple[type[Record], ...]] = (Subscribed, Seen, GapTold, Left, Acknowledged)
+
+
+def record_of(kind: str, fields: list[Any]) -> Record:
+    """Return a record from the name of its class, and its fields as JSON has them."""
+    (found,) = (each for each in RECORDS if each.__name__ == kind)
+    return found(*(At(*each) if isinstance(each, list) else each for each in fields))
 
 
 class Effect(NamedTuple):

@@ -255,7 +255,7 @@ class Streams:
         begun = self._streams[record.channel] = _Stream(start.epoch, start.offset + 1)
         if stream is not None and stream.following is None:
             begun.unsent = 0
-        elif stream is not None and stream.epoch == start.epoch:
+        elif stream is not None and stream.epoch in (None, start.epoch):
             assert stream.following is not None
             begun.unsent = min(stream.unsent or stream.following, stream.following)
 
@@ -296,7 +296,7 @@ class Streams:
             self._found("duplicate or out of order", f"{where} instead of {stream.following}")
         elif seen.offset > stream.following:
             self._found("gap that was not told", f"{where} instead of {stream.following}")
-        stream.following = seen.offset + 1
+        stream.following, stream.unsent = seen.offset + 1, None
         if stream.epoch is None:
             stream.pending.append(seen)
         else:

@@ -14,12 +14,11 @@ from typing import Any, Final
 import coredis
 import psycopg
 from chaos_app import BOARDS, BRIEF, BRIEFLY_KEPT, KEPT, RECOVERY, Base, token_of
-from chaos_client import ChaosClient
+from chaos_clients import Clients, ClientState
 from chaos_faults import LINKS, NODES, Fault, schedule
 from chaos_history import At, Effect, Histories, Items, Log, Value
 from chaos_proxy import Link
 from chaos_servers import Node, Postgres
-from chaos_websuckets_client import ChaosWebsucketsClient
 from redis_server import RedisServer, find_binary
 from sqlalchemy import create_engine
 
@@ -39,8 +38,7 @@ class ChaosRun:
     """One run with a seed.
 
     ``log`` is ``"sql"`` or ``"redis"``, and ``tell`` is called with each line about what happens.
-    ``silent_databases`` is that of `schedule`. With ``by_hand``, clients are those of
-    ``chaos_client.py``, and else those of `websuckets.client`.
+    ``client`` and ``package`` are those of `Clients`, and ``silent_databases`` that of `schedule`.
     """
 
     def __init__(
@@ -51,10 +49,10 @@ class ChaosRun:
         directory: Path,
         tell: Callable[[str], None],
         *,
+        client: str = "python",
+        package: Path | None = None,
         silent_databases: bool = False,
-        by_hand: bool = False,
     ) -> None:
-        self._client = ChaosClient if by_hand else ChaosWebsucketsClient
         self._seconds = seconds
         self._tell = tell
         self._seed = seed
@@ -65,7 +63,7 @@ class ChaosRun:
         self._began = 0.0
         self._links: dict[str, Link] = {}
         self._nodes: dict[str, Node] = {}
-        self._clients: list[ChaosClient | ChaosWebsucketsClient] = []
+        self._clients = Clients(client, self.histories, self.counts, package)
         self._secret = secrets.token_hex(16)
         self._leaves: list[asyncio.Task[None]] = []
 
@@ -111,7 +109,7 @@ class ChaosRun:
         self._redis.start()
         for name in NODES:
             await self._start_node(name)
-        self._start_clients()
+        await self._start_clients()
 
     async def _start_node(self, name: str) -> None:
         for end, port in ("postgresql", self._postgres.port), ("redis", self._redis.port):
@@ -131,24 +129,16 @@ class ChaosRun:
         link = self._links[name] = Link(name, to)
         await link.start()
 
-    def _start_clients(self) -> None:
+    async def _start_clients(self) -> None:
         ports = [self._links[f"clients to {name}"].port for name in NODES]
         choose = random.Random(f"boards {self._seed}")
+        clients = []
         for number in range(CLIENTS):
             name = f"client {number}"
             boards = [*choose.sample(BOARDS, 2), *choose.sample(BRIEF, choose.choice([0, 1]))]
-            client = self._client(
-                name,
-                token_of(self._secret, name),
-                ports,
-                boards,
-                str(self._seed),
-                self.histories.records[name],
-                self.counts,
-                self.histories.doomed,
-            )
-            self._clients.append(client)
-            client.start()
+            token = token_of(self._secret, name)
+            clients.append({"name": name, "token": token, "boards": boards})
+        await self._clients.start(self._seed, ports, clients)
 
     def _create_tables(self) -> None:
         url = self._postgres.url().replace("postgresql://", "postgresql+psycopg://")
@@ -160,9 +150,8 @@ class ChaosRun:
         engine.dispose()
 
     async def _stop(self) -> None:
-        for client in self._clients:
-            with suppress(Exception):
-                await client.kill()
+        with suppress(RuntimeError):
+            await self._clients.end()
         for node in self._nodes.values():
             await asyncio.to_thread(node.stop)
         for link in self._links.values():
@@ -194,12 +183,11 @@ class ChaosRun:
 
     async def _kill_clients(self, fault: Fault) -> None:
         choose = random.Random(f"{self._seed}/{fault.at}")
-        killed = choose.sample(self._clients, round(fault.amount * len(self._clients)))
-        for client in killed:
-            await client.kill()
+        names = self._clients.names
+        killed = choose.sample(names, round(fault.amount * len(names)))
+        await self._clients.kill(killed)
         await asyncio.sleep(fault.seconds)
-        for client in killed:
-            client.start()
+        await self._clients.begin(killed)
 
     async def _disturb(self, link: Link, fault: Fault) -> None:
         begin = time.time()
@@ -253,38 +241,37 @@ class ChaosRun:
 
     async def _finish(self) -> None:
         """Let all clients finish their commands, and get everything."""
-        for client in self._clients:
-            client.works = False
+        await self._clients.stop_working()
         end = time.monotonic() + FINISHING
         late: list[str] = []
         while time.monotonic() < end:
-            late = [client.name for client in self._clients if client.commands]
-            if not late:
-                heads = await self._heads()
-                late = [
-                    f"{client.name} on {board} at {at} instead of {heads.get(board)}"
-                    for client in self._clients
-                    for board, at in client.positions.items()
-                    if at is None or (board in heads and at != heads[board])
-                ]
+            late = await self._late(await self._clients.tell())
             if not late:
                 break
             await asyncio.sleep(0.5)
         self.histories.unfinished += late
         await asyncio.sleep(2)  # in which nothing may come any more
         self._say(f"finished, but {len(late)}" if late else "all clients have finished")
-        for client in self._clients:
-            self.histories.screens[client.name] = {
-                board: dict(screen.items) for board, screen in client.screens.items()
-            }
-            self.histories.unfinished += client.faults
-            # The end of the connection does not concern its stream any more.
-            client.detach_records()
+        for name, state in (await self._clients.tell()).items():
+            self.histories.screens[name] = state.screens
+            self.histories.unfinished += state.faults
+
+    async def _late(self, states: dict[str, ClientState]) -> list[str]:
+        """Return what clients still have to do."""
+        late = [name for name, state in states.items() if state.waiting]
+        if late:
+            return late
+        heads = await self._heads()
+        return [
+            f"{name} on {board} at {at} instead of {heads.get(board)}"
+            for name, state in states.items()
+            for board, at in state.positions.items()
+            if at is None or (board in heads and at != heads[board])
+        ]
 
     async def _leave(self) -> None:
         """Let all clients leave, and the nodes notice it."""
-        for client in self._clients:
-            await client.kill()
+        await self._clients.end()
         end = time.monotonic() + LEAVING
         while time.monotonic() < end:
             found = {name: node.open_connections() for name, node in self._nodes.items()}

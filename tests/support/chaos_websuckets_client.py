@@ -5,13 +5,14 @@ connections, until its state is loaded anew. So an event that the client loses, 
 of order between two connections is a violation, and not only one that a server does.
 """
 
-import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import anyio
+from anyio.abc import TaskGroup
 from chaos_client import (
     AGAIN,
     ANSWER,
@@ -33,7 +34,7 @@ HEARTBEAT: Final = 3.0
 class ChaosWebsucketsClient:
     """A client, for as long as its user works: through kills, and over many connections.
 
-    The arguments are those of `ChaosClient`.
+    The arguments are those of `ChaosClient`, and the ``tasks`` in which the client runs.
     """
 
     def __init__(
@@ -43,16 +44,17 @@ class ChaosWebsucketsClient:
         ports: Sequence[int],
         boards: Sequence[str],
         seed: str,
-        records: list[Record],
+        report: Callable[[Record], None],
         counts: Counter[str],
         doomed: set[str],
+        tasks: TaskGroup,
     ) -> None:
         self.name = name
         self._token = token
         self._ports = ports
         self._boards = boards
         self._random = random.Random(f"{seed}/{name}")
-        self._records = records
+        self._report = report
         self._counts = counts
         self._doomed = doomed
         self._number = 0
@@ -62,30 +64,25 @@ class ChaosWebsucketsClient:
         """True while the client makes new commands."""
         self.faults: list[str] = []
         """Errors for which a server without faults has no reason."""
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = tasks
+        self._scope = anyio.CancelScope()
+        self._has_ended = anyio.Event()
         self._client: Client | None = None
 
     def start(self) -> None:
         """Begin with an empty screen, and with the commands that were kept."""
         self.screens = {board: Screen() for board in self._boards}
-        self._task = asyncio.create_task(self._run())
+        self._scope, self._has_ended = anyio.CancelScope(), anyio.Event()
+        self._tasks.start_soon(self._run)
 
     async def kill(self) -> None:
         """End at once, without a word to the server."""
-        assert self._task is not None
         session = None if self._client is None else self._client._running._session
         if session is not None:
             session.lose(ConnectionEnd(), is_dead=True)
-        while not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=1)
-        self._records.append(Left())
-        for command in self.commands.values():
-            command.is_in_flight = False
-
-    def detach_records(self) -> None:
-        """Report nothing any more."""
-        self._records = []
+        self._scope.cancel()
+        await self._has_ended.wait()
+        self._report(Left())
 
     @property
     def positions(self) -> dict[str, At | None]:
@@ -110,14 +107,17 @@ class ChaosWebsucketsClient:
         )
         client.on_state(self._note_state)
         try:
-            async with client, asyncio.TaskGroup() as tasks:
-                for board in self._boards:
-                    tasks.create_task(self._watch(client, board))
-                for command in list(self.commands.values()):
-                    tasks.create_task(self._change(client, command))
-                await self._work(client, tasks)
-        except BaseExceptionGroup as group:
+            with self._scope:
+                async with client, anyio.create_task_group() as tasks:
+                    for board in self._boards:
+                        tasks.start_soon(self._watch, client, board)
+                    for command in list(self.commands.values()):
+                        tasks.start_soon(self._change, client, command)
+                    await self._work(client, tasks)
+        except ExceptionGroup as group:
             self.faults += [f"{self.name}: {error!r}" for error in group.exceptions]
+        finally:
+            self._has_ended.set()
 
     async def _enter(self, client: Client) -> None:
         await client.call("enter", {"name": self.name, "token": self._token})
@@ -148,12 +148,12 @@ class ChaosWebsucketsClient:
                 if isinstance(error, CommandError) and error.error not in AGAIN:
                     raise
                 self._counts[f"watch: {error}"] += 1
-                await asyncio.sleep(0.3 * self._random.uniform(0.7, 1.3))
+                await anyio.sleep(0.3 * self._random.uniform(0.7, 1.3))
 
     def _load(self, board: str, reply: Any, at: At, recovered: bool | None = None) -> None:
         screen = self.screens[board]
         since = None if recovered is None else screen.at
-        self._records.append(Subscribed(board, at, recovered, since))
+        self._report(Subscribed(board, at, recovered, since))
         screen.load({item: Value(*value) for item, value in reply.items()}, at)
         screen.is_watched = True
 
@@ -161,18 +161,18 @@ class ChaosWebsucketsClient:
         payload = event.payload
         self._counts["events"] += 1
         seen = Seen(event.channel, event.offset, payload["effect"], payload["command"])
-        self._records.append(seen)
+        self._report(seen)
         value = Value(payload["value"], payload["version"])
         screen.change(event.offset, payload["item"], value)
 
     # Commands
 
-    async def _work(self, client: Client, tasks: asyncio.TaskGroup) -> None:
+    async def _work(self, client: Client, tasks: TaskGroup) -> None:
         """Make a command after each pause to think, as long as few wait for their replies."""
         while True:
-            await asyncio.sleep(self._random.uniform(0.4, 1.4))
+            await anyio.sleep(self._random.uniform(0.4, 1.4))
             if self.works and len(self.commands) < MOST_WAITING:
-                tasks.create_task(self._change(client, self._new_command()))
+                tasks.start_soon(self._change, client, self._new_command())
 
     def _new_command(self) -> Command:
         self._number += 1
@@ -200,10 +200,7 @@ class ChaosWebsucketsClient:
             try:
                 if self._random.random() < 0.03:
                     self._counts["twins"] += 1
-                    calls = [self._call(client, command) for _ in range(2)]
-                    for result in await asyncio.gather(*calls, return_exceptions=True):
-                        if isinstance(result, BaseException):
-                            raise result
+                    await self._call_twice(client, command)
                 else:
                     await self._call(client, command)
             except (CommandError, TimeoutError, ConnectionLost) as error:
@@ -216,15 +213,31 @@ class ChaosWebsucketsClient:
                 if isinstance(error, CommandError) and refused not in AGAIN:
                     raise RuntimeError(f"{name}: {refused}") from None
                 self._counts[f"change: {refused}"] += 1
-                await asyncio.sleep(0.3 * self._random.uniform(0.7, 1.3))
+                await anyio.sleep(0.3 * self._random.uniform(0.7, 1.3))
                 continue
             self._end(name, "acknowledged")
             return
 
+    async def _call_twice(self, client: Client, command: Command) -> None:
+        """Call a command twice at once. Raises an error of either call, once both have ended."""
+        errors: list[Exception] = []
+
+        async def call() -> None:
+            try:
+                await self._call(client, command)
+            except (CommandError, TimeoutError, ConnectionLost) as error:
+                errors.append(error)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            tasks.start_soon(call)
+        if errors:
+            raise errors[0]
+
     async def _call(self, client: Client, command: Command) -> None:
         reply = await client.call("change", command.payload, key=command.key)
         name = command.payload["command"]
-        self._records.append(Acknowledged(name, reply["effect"]))
+        self._report(Acknowledged(name, reply["effect"]))
 
     def _end(self, name: str, how: str) -> None:
         if self.commands.pop(name, None) is not None:

@@ -10,10 +10,11 @@ import anyio
 from websuckets.client.authentication import Credentials
 from websuckets.client.calls import UNKNOWN_USER
 from websuckets.client.commands import NOTHING, Commands
+from websuckets.client.connection import silent_logger
 from websuckets.client.errors import CommandError, ConnectionLost
 from websuckets.client.listeners import Listener
 from websuckets.client.reconnecting import Backoff, Retry
-from websuckets.client.running import RunningClient, Settings, State, check_url, silent_logger
+from websuckets.client.running import RunningClient, Settings, State, check_url
 from websuckets.client.validation import reader
 from websuckets.runtime.event_loop import spawn
 

@@ -1,5 +1,6 @@
 """Connections of clients: by the client of ``websockets``, on asyncio and on trio."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol
@@ -9,7 +10,7 @@ from websockets.exceptions import ConnectionClosed, InvalidProxy, InvalidStatus,
 from websuckets.client.reconnecting import ConnectionEnd, retry_after_seconds
 from websuckets.runtime.event_loop import on_trio
 
-__all__ = ["Link", "LinkClosed", "end_of_attempt", "open_link"]
+__all__ = ["Link", "LinkClosed", "end_of_attempt", "open_link", "silent_logger"]
 
 ABNORMAL: Final = 1006
 
@@ -111,3 +112,20 @@ def end_of_attempt(error: Exception) -> ConnectionEnd:
         raise error
     why = getattr(error, "strerror", None) or type(error).__name__
     return ConnectionEnd(ABNORMAL, str(why))
+
+
+def silent_logger() -> logging.Logger:
+    """Return a logger for ``websockets`` that writes neither frames nor headers, but at INFO.
+
+    It leaves out that a connection has ended, which ``websockets`` calls an error on trio if the
+    other side is dead: the client tells that itself.
+    """
+    transport = logging.getLogger("websuckets.client.transport")
+    if transport.level == logging.NOTSET:
+        transport.setLevel(logging.INFO)
+    transport.addFilter(_is_no_end)  # which adds it once
+    return transport
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    return record.exc_info is None or not isinstance(record.exc_info[1], ConnectionClosed)

@@ -318,14 +318,6 @@ def _lost(end: ConnectionEnd) -> ConnectionLost:
     return ConnectionLost(end.code, end.reason)
 
 
-def silent_logger() -> logging.Logger:
-    """Return a logger for ``websockets`` that writes neither frames nor headers, but at INFO."""
-    transport = logging.getLogger("websuckets.client.transport")
-    if transport.level == logging.NOTSET:
-        transport.setLevel(logging.INFO)
-    return transport
-
-
 def place_of(url: str) -> str:
     """Return a URL without user, password and query, in which there may be secrets."""
     parts = urlsplit(url)

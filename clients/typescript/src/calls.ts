@@ -24,15 +24,15 @@ export interface Awaited {
 
 /** A command, whose final reply ends it. */
 export class Call implements Awaited {
-  readonly id: number;
-  readonly event: string;
+  declare readonly id: number;
+  declare readonly event: string;
   /** `undefined` for a call that was made before any user was known. */
-  user: unknown;
+  declare user: unknown;
   /** True for a call of `authenticate`, which makes it again on the next connection. */
   isBound = false;
   isDone = false;
   /** The final reply. Rejected with the error with which the call failed. */
-  readonly frame: Promise<Frame>;
+  declare readonly frame: Promise<Frame>;
   #resolve!: (frame: Frame) => void;
   #reject!: (error: Error) => void;
   #payload: string | undefined;

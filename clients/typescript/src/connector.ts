@@ -35,7 +35,7 @@ export interface Settings {
 /** The client's connections, one after the other, and all that outlives each of them. */
 export abstract class Connector {
   /** @internal */
-  readonly settings: Settings;
+  declare readonly settings: Settings;
   /** @internal Functions by the names of their events. */
   readonly listeners = new Map<string, Listeners<any>>();
   /** @internal */

@@ -17,9 +17,9 @@ export class CommandError<
 > extends WebSucketsError {
   override readonly name: string = "CommandError";
   /** Name of the error, as `"validation error"`. */
-  readonly error: Name;
-  readonly details: Details;
-  readonly id: string | number | undefined;
+  declare readonly error: Name;
+  declare readonly details: Details;
+  declare readonly id: string | number | undefined;
 
   constructor(error: Name, details: Details, id?: string | number) {
     super(details == null ? error : `${error}: ${JSON.stringify(details)}`);
@@ -42,8 +42,8 @@ export class CommandError<
  */
 export class ConnectionLost extends WebSucketsError {
   override readonly name: string = "ConnectionLost";
-  readonly code: number;
-  readonly reason: string;
+  declare readonly code: number;
+  declare readonly reason: string;
 
   constructor(
     code = 1006,
@@ -112,7 +112,7 @@ export class SlowReader extends WebSucketsError {
  */
 export class EventsMissed extends WebSucketsError {
   override readonly name = "EventsMissed";
-  readonly reply: unknown;
+  declare readonly reply: unknown;
 
   constructor(event: string, reply: unknown) {
     super(`events of "${event}" were missed`);

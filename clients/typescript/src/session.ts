@@ -37,7 +37,7 @@ export interface SessionOwner {
  * One connection, from its opening handshake to its end.
  *
  * After `heartbeat` milliseconds without a frame a ping is sent, and after as long again the
- * connection is lost, unless a command may keep the pong waiting.
+ * connection is lost, unless a command that was sent before may keep the pong waiting.
  */
 export class Session {
   isOpen = false;
@@ -50,7 +50,8 @@ export class Session {
   #timers = new Set<ReturnType<typeof setTimeout>>();
   #pings = 0;
   #hasHeard = false;
-  #hasPinged = false;
+  /** Commands that were in flight at the first ping without an answer, and keep it waiting. */
+  #inFlight: Awaited[] | undefined;
 
   constructor(
     socket: WebSocketLike,
@@ -68,6 +69,7 @@ export class Session {
     };
     socket.onmessage = ({ data }) => {
       this.#hasHeard = true;
+      this.#inFlight = undefined;
       this.#take(readFrame(data));
     };
     socket.onclose = ({ code, reason }) => this.end({ code, reason });
@@ -110,10 +112,10 @@ export class Session {
    */
   probe(isSure = false): void {
     if (!this.isOpen) return;
-    this.#hasHeard = false;
     this.#ping();
+    const asked = this.#inFlight;
     const time = Math.min(PROBE, this.#heartbeat ?? PROBE);
-    this.soon(time, () => this.#hasHeard || this.#giveUp(isSure));
+    this.soon(time, () => this.#inFlight === asked && this.#giveUp(isSure));
   }
 
   /** Close the connection with 1000, and end when the server does so, too, or after so long. */
@@ -164,23 +166,22 @@ export class Session {
       this.#beat(heartbeat);
       if (late > heartbeat) {
         // Timers stood still: the page was hidden or frozen, or the machine has slept.
-        this.#hasPinged = false;
+        this.#inFlight = undefined;
         return this.probe(late > heartbeat + THROTTLED);
       }
-      if (this.#hasHeard) this.#hasPinged = false;
-      else if (this.#hasPinged) this.#giveUp(false);
-      else this.#ping();
+      if (this.#inFlight) this.#giveUp(false);
+      else if (!this.#hasHeard) this.#ping();
       this.#hasHeard = false;
     });
   }
 
   #ping(): void {
-    this.#hasPinged = true;
+    this.#inFlight ??= [...this.#awaited.values()];
     this.#post(`{"ping":${++this.#pings}}`);
   }
 
   #giveUp(isSure: boolean): void {
-    if (isSure || [...this.#awaited.values()].every((command) => command.isPatient)) {
+    if (isSure || this.#inFlight!.every((command) => command.isPatient)) {
       this.#lose("no answer");
     } else this.#ping();
   }

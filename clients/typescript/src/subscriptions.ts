@@ -24,7 +24,7 @@ export class Subscription<
   E extends ReceivedEvent = ReceivedEvent,
 > extends Items<E> {
   /** Payload of the last reply to the command: the state behind which the events begin. */
-  reply!: T;
+  declare reply: T;
   /**
    * Epoch and offset of the last event that the iteration has yielded, by channels: for `since` of
    * a subscription that goes on where this one has ended.

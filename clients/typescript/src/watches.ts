@@ -33,7 +33,10 @@ const PASSING = ["in progress", "rate limited", "unavailable"];
 /** Errors after which a subscription that has worked before is tried again. */
 export const PASSING_LATER = [...PASSING, "timeout", "internal error"];
 
-/** Milliseconds between two attempts to renew a subscription, at most. */
+/**
+ * Milliseconds between two attempts to renew a subscription, at most; and for which the reply to
+ * one keeps the pong waiting, where the client has no `timeout`.
+ */
 const LONGEST = 30_000;
 
 /**
@@ -62,7 +65,7 @@ export interface WatchOptions {
 
 /** A subscription as the connection sees it. */
 export class Watch {
-  readonly event: string;
+  declare readonly event: string;
   /** Events, and the replies behind which they begin; the first item is the first reply. */
   readonly inbox = new Inbox<Received>();
   failure: Error | undefined;
@@ -106,8 +109,13 @@ export class Watch {
     const { token: own, since: first } = this.#options;
     const since = this.positions.size ? Object.fromEntries(this.positions) : first;
     const id = this.#connector.newId();
+    const due = Date.now() + (this.#connector.settings.timeout ?? LONGEST);
+    const isPatient = () => this.#current !== current || Date.now() > due;
     const current: Awaited = {
       id,
+      get isPatient() {
+        return isPatient(); // the connection may be dead, and nothing else ends the waiting
+      },
       reply: (frame) => this.#current === current && this.#takeReply(frame),
       text: (token) => commandText(this.event, this.#payload, { id, token: own ?? token, since }),
     };

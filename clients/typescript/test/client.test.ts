@@ -154,6 +154,39 @@ test("a heartbeat finds a dead connection, unless a command may keep the pong wa
   assert.ok(slow.sent.length > 2);
 });
 
+test("a command that subscribes keeps the pong waiting for no longer than a call", async () => {
+  const [client, socket] = await opened({ heartbeat: 100, timeout: 1000 });
+  const subscribing = client.subscribe("watch");
+  const id = socket.sent[0].id;
+  await socket.say({ event: "watch", id, subscribed: { a: { epoch: "e", offset: 1 } } });
+  await subscribing;
+  await socket.say({ event: "changed", channel: "a", offset: 3 }); // so the client asks again
+  for (let n = 0; n < 10; n++) await pass(100);
+  assert.equal(client.state, "open");
+  await pass(200);
+  assert.equal(client.state, "waiting");
+});
+
+test("a command that is sent after a ping does not keep its pong waiting", async () => {
+  const [client] = await opened({ heartbeat: 100, timeout: 1000 });
+  const first = assert.rejects(client.call("a"), TimeoutError);
+  for (let n = 0; n < 10; n++) await pass(100);
+  await first;
+  const again = assert.rejects(client.call("a"), ConnectionLost);
+  await pass(100);
+  assert.equal(client.state, "waiting");
+  await again;
+});
+
+test("a subscription that was given up keeps no pong waiting", async () => {
+  const [client] = await opened({ heartbeat: 100, timeout: 100_000 });
+  const failed = assert.rejects(client.subscribe("watch", 1, { timeout: 1000 }), TimeoutError);
+  for (let n = 0; n < 10; n++) await pass(100);
+  await failed;
+  await pass(200);
+  assert.equal(client.state, "waiting");
+});
+
 test("timers that stood still make the client ask for an answer at once", async () => {
   const [client, socket] = await opened({ heartbeat: 20_000 });
   mock.timers.setTime(Date.now() + 3_600_000); // timers stand still meanwhile
@@ -161,6 +194,20 @@ test("timers that stood still make the client ask for an answer at once", async 
   assert.deepEqual(socket.sent.at(-1), { ping: socket.sent.length });
   await pass(5_000);
   assert.equal(client.state, "waiting");
+});
+
+test("an answer at a wake-up counts also where a heartbeat follows it", async (context) => {
+  const page = new EventTarget();
+  Object.assign(globalThis, { addEventListener: page.addEventListener.bind(page) });
+  context.after(() => Reflect.deleteProperty(globalThis, "addEventListener"));
+  const [client, socket] = await opened({ heartbeat: 20_000 });
+  await pass(19_000);
+  page.dispatchEvent(new Event("online"));
+  assert.deepEqual(socket.sent, [{ ping: 1 }]);
+  await socket.say({ pong: 1 });
+  await pass(1_000);
+  await pass(4_000);
+  assert.equal(client.state, "open");
 });
 
 test("commands of another user are dropped", async () => {
