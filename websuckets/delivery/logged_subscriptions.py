@@ -92,12 +92,12 @@ class LoggedSubscriptions:
             answer["recovered"] = start is not None
         if self._holds.get((socket.id, channel)) is hold:  # else it has ended meanwhile
             begins = start or position
-            self._make(socket, channel, hold, answer, begins, current, is_public=owner is None)
+            self._make(user, channel, hold, answer, begins, current, is_public=owner is None)
         return position
 
     def _make(
         self,
-        socket: Socket,
+        user: User,
         channel: str,
         hold: _Hold,
         answer: dict[str, Any],
@@ -109,6 +109,7 @@ class LoggedSubscriptions:
         """Begin a subscription at a position, or have the current message begin it."""
         # A task that a command has started, and that comes here later, waits for no reply.
         is_command = current is not None and current.holds and not current.is_over
+        socket = user.socket
 
         def lasts() -> bool:
             return self._holds.get((socket.id, channel)) is hold
@@ -128,7 +129,7 @@ class LoggedSubscriptions:
         def begin() -> None:
             hold.replies -= is_command
             if is_public and lasts():  # not before: a command that fails changes nothing
-                self._subscriptions.disown(socket.id, channel)
+                self._subscriptions.subscribe(user, channel, owner=None)
             goes_on = not is_command and "recovered" not in answer
             self._begin(socket, channel, hold, start, goes_on=goes_on)
 

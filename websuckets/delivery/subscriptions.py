@@ -77,9 +77,8 @@ class Subscriptions:
         """Subscribe the connection until it is gone, or until ``owner`` is not its user any more.
 
         A subscription without an owner never gets one. With ``held``, a new subscription begins as
-        `hold` leaves it, its user enters the channel by `show`, and an earlier one keeps its owner
-        until `disown`. Returns false for a connection that was subscribed before. Raises
-        `TooManySubscriptions`.
+        `hold` leaves it, its user enters the channel by `show`, and an earlier one keeps its owner.
+        Returns false for a connection that was subscribed before. Raises `TooManySubscriptions`.
         """
         subscriber = self._subscriber(user)
         if channel in subscriber.channels:
@@ -107,10 +106,6 @@ class Subscriptions:
             user = self._subscribers[connection].user
             if user.id is not None:
                 self._users.enter(channel, user.id)
-
-    def disown(self, connection: UUID, channel: str) -> None:
-        """Let a subscription last until its connection is gone, whoever its user is."""
-        self._subscribers[connection].channels[channel] = None
 
     def hold(self, connection: UUID, channel: str) -> None:
         """Deliver no events of a channel to a subscriber, until `release`."""
