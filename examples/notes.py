@@ -173,7 +173,9 @@ async def enter(
     session: AsyncSession,
     user: User,
 ) -> Token:
-    account = await session.scalar(select(Account).where(Account.login == model.login))
+    found = select(Account.id, Account.password_hash).where(Account.login == model.login)
+    account = (await session.execute(found)).one_or_none()
+    await session.commit()  # gives the connection back: others need it while this one hashes
     if account is None:
         await passwords.hash(model.password)  # so that the time does not tell who has an account
     elif await passwords.check(model.password, account.password_hash):

@@ -12,7 +12,9 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from functools import partial
 
+from anyio import to_thread
 from dishka import Provider, Scope, provide
 from pydantic import BaseModel, SecretStr
 from websockets.asyncio.server import ServerConnection
@@ -51,17 +53,17 @@ class Accounts:
     def __init__(self) -> None:
         self._by_login: dict[str, Account] = {}
 
-    def register(self, credentials: Credentials) -> None:
-        if credentials.login in self._by_login:
-            raise LoginTaken
+    async def register(self, credentials: Credentials) -> None:
         salt = secrets.token_bytes(16)
-        password_hash = self._hash(credentials.password, salt)
+        password_hash = await self._hash(credentials.password, salt)
+        if credentials.login in self._by_login:  # now: others may have registered meanwhile
+            raise LoginTaken
         self._by_login[credentials.login] = Account(credentials.login, salt, password_hash)
 
-    def check(self, credentials: Credentials) -> None:
+    async def check(self, credentials: Credentials) -> None:
         nobody = Account("", b"", b"")  # hashed all the same: the time tells nothing of the login
         account = self._by_login.get(credentials.login, nobody)
-        password_hash = self._hash(credentials.password, account.salt)
+        password_hash = await self._hash(credentials.password, account.salt)
         if not hmac.compare_digest(password_hash, account.password_hash):
             raise WrongCredentials
 
@@ -69,8 +71,12 @@ class Accounts:
         return sorted(self._by_login)
 
     @staticmethod
-    def _hash(password: SecretStr, salt: bytes) -> bytes:
-        return hashlib.scrypt(password.get_secret_value().encode(), salt=salt, n=2**14, r=8, p=1)
+    async def _hash(password: SecretStr, salt: bytes) -> bytes:
+        """Return a hash, made in a thread: it takes long on purpose, and others are served."""
+        secret = password.get_secret_value().encode()
+        return await to_thread.run_sync(
+            partial(hashlib.scrypt, secret, salt=salt, n=2**14, r=8, p=1)
+        )
 
 
 class AccountsProvider(Provider):
@@ -82,14 +88,14 @@ group = CommandGroup("user")
 
 @group.command("register", raises=[LoginTaken])
 async def register(socket: ServerConnection, model: Credentials, accounts: Accounts) -> None:
-    accounts.register(model)
+    await accounts.register(model)
 
 
 @group.command("enter", raises=[WrongCredentials])
 async def enter(
     socket: ServerConnection, model: Credentials, accounts: Accounts, user: User
 ) -> Token:
-    accounts.check(model)
+    await accounts.check(model)
     user.id = model.login
     user.token = Token.generate()
     return user.token

@@ -1,6 +1,8 @@
 """Tests that the examples do what their first lines say."""
 
+import hashlib
 import runpy
+import threading
 from typing import Any
 
 import anyio
@@ -39,6 +41,22 @@ async def test_users_register_enter_and_are_listed() -> None:
         listed = await client.call("user list", token=token)
         assert listed == {"event": "user list", "payload": ["ann"]}
         assert (await client.call("user list", token="x" + token[1:]))["error"] == "not authorized"
+
+
+async def test_passwords_of_users_are_hashed_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expect the event loop to serve others while a password is hashed."""
+    scrypt, threads = hashlib.scrypt, []
+
+    def watched(password: bytes, **options: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return scrypt(password, **options)
+
+    monkeypatch.setattr(hashlib, "scrypt", watched)
+    ann = {"login": "ann", "password": "correct horse"}
+    async with talk(load("users").app) as client:
+        await client.call("user register", payload=ann, id=1)
+        assert await client.call("user enter", payload=ann)
+    assert len(threads) == 2 and threading.main_thread() not in threads
 
 
 async def join(client: Client, nickname: str) -> str:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 PAGE = pages.ROOT / "docs" / "generated-clients.md"
 
-APP, USE = [text for language, text in pages.blocks(PAGE) if language == "python"]
+APP, USE, LOG_IN = [text for language, text in pages.blocks(PAGE) if language == "python"]
 
 
 @pytest.fixture
@@ -44,11 +44,14 @@ async def test_the_client_does_as_the_page_says(
     monkeypatch.setitem(sys.modules, "api", api)
     app: Any = module_of(APP).app
     use = ModuleType("use")
-    exec(compile(USE, "use.py", "exec"), vars(use))
+    exec(compile(USE + LOG_IN, "use.py", "exec"), vars(use))
     async with app.serve("127.0.0.1", 0) as server:
         with anyio.fail_after(TIMEOUT):
             seen = await use.use(server.urls[0])
-    assert f"`use` returns `{seen}`".replace("'", '"') in PAGE.read_text("utf-8")
+            name = await use.whoami(server.urls[0])
+    page = PAGE.read_text("utf-8")
+    assert f"`use` returns `{seen}`".replace("'", '"') in page
+    assert f'`whoami` returns `"{name}"`' in page
 
 
 def test_the_check_tells_what_the_page_says(project: Project) -> None:

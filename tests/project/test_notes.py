@@ -6,11 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from argon2 import PasswordHasher
 from harness import Client, load, talk
+from held_hashing import held_hashing
 from sqlalchemy import delete, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from timeouts import TIMEOUT
 from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup
@@ -247,6 +250,25 @@ async def test_a_wrong_login_takes_as_long_as_a_wrong_password(
             reply = await client.call("user enter", payload=wrong)
             assert reply["error"] == "wrong login or password"
         assert calls == ["verify", "hash"]
+
+
+@on_each_database
+async def test_the_database_serves_others_while_a_password_is_hashed() -> None:
+    """Expect a pool of one connection to have it for others, whoever waits for argon2."""
+    notes = load("notes")
+    engine = create_async_engine(notes.database_url(), pool_size=1, max_overflow=0)
+    with notes.app.override(values={AsyncEngine: engine}):
+        async with talk(notes.app) as client, client.another() as other:
+            await register(client, ANN)
+            token = await enter(client, ANN)
+            for credentials in {**ANN, "password": "battery staple"}, BOB:
+                with held_hashing() as began:
+                    await other.send("user enter", payload=credentials)
+                    with anyio.fail_after(TIMEOUT):
+                        await began.wait()
+                    assert (await client.call("note list", token=token))["payload"] == []
+                assert (await other.receive())["error"] == "wrong login or password"
+    await engine.dispose()
 
 
 @on_each_database

@@ -53,8 +53,30 @@ def test_a_key_that_cannot_be_one_is_refused(key: Any) -> None:
     assert (problem["loc"], problem["type"]) == (["key"], "key_type")
 
 
-def test_a_key_of_null_is_absent() -> None:
-    assert decode('{"event": "e", "key": null}') == (Message("e"), None)
+@pytest.mark.parametrize("key", ["payload", "token", "id", "key", "since"])
+def test_null_is_the_same_as_leaving_a_key_out(key: str) -> None:
+    assert decode(json.dumps({"event": "e", key: None})) == (Message("e"), None)
+
+
+@pytest.mark.parametrize("content", [{"event": None}, {"event": None, "ping": 1}])
+def test_an_event_of_null_is_refused(content: dict[str, Any]) -> None:
+    with pytest.raises(InvalidMessage) as caught:
+        decode(json.dumps(content))
+    (problem,) = caught.value.problems
+    assert (problem["loc"], problem["type"]) == (["event"], "string_type")
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_json_may_have_200_levels(opening: str, closing: str) -> None:
+    """Expect the message itself to be one of them, and one more to be an invalid message."""
+    for levels, is_refused in (199, False), (200, True):
+        payload = f"{opening * levels}1{closing * levels}"
+        frame = f'{{"event":"e","payload":{payload}}}'
+        if is_refused:
+            with pytest.raises(InvalidMessage):
+                decode(frame)
+        else:
+            assert decode(frame)[0] == Message("e")
 
 
 @given(event=st.text(), payload=payloads, id=ids, more=st.booleans())

@@ -114,7 +114,7 @@ export class Client extends Connector implements Caller {
       url,
     } as Settings;
     if (!settings.WebSocket) {
-      throw new TypeError("option WebSocket is missing");
+      throw new TypeError("give the option WebSocket");
     }
     if (!(settings.queue >= 0 && settings.buffer >= 1 && (settings.heartbeat ?? 1) > 0)) {
       throw new RangeError("0 <= queue, 1 <= buffer, 0 < heartbeat");
