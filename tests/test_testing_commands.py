@@ -223,6 +223,29 @@ async def test_a_stream_is_sent_when_it_is_opened() -> None:
         await stream.aclose()
 
 
+async def test_a_stream_that_has_ended_unread_is_not_cancelled() -> None:
+    """Another call may read the last reply; then the server knows of no such stream."""
+    group = CommandGroup()
+
+    @group.command("two")
+    async def two(socket: Socket) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+
+    @group.command("tell")
+    async def tell(socket: Socket) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    async with TestClient(app_with(group, limits=Limits(rate=None))) as client:
+        stream = client.stream("two")
+        while list(client._inbox.replies):
+            await client.call("tell")
+        sent: list[str] = []
+        client._inbox.client.post = sent.append  # type: ignore[method-assign]
+        await stream.aclose()
+        assert sent == []
+
+
 @pytest.mark.parametrize("how", ["closed", "thrown away", "thrown into"])
 async def test_a_stream_that_was_opened_and_not_read_ends_on_the_server(
     app: WebSuckets, journal: list[str], how: str

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from generated_clients import module_of
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, create_model
 
@@ -63,6 +63,8 @@ def test_names_are_identifiers_that_differ(texts: list[str]) -> None:
 
 
 @given(st.lists(AWKWARD_TEXT, max_size=3))
+@example(['Say "hi"'])
+@example(["A path ends in \\"])
 def test_docstrings_are_literals_with_the_lines_of_their_text(texts: list[str]) -> None:
     source = docstring(texts)
     value = ast.literal_eval(source)

@@ -74,9 +74,9 @@ class _Generator(GenerateJsonSchema):
             return super().field_is_required(field, total)
         if field["type"] == "typed-dict-field" and not field.get("required", total):
             return False
-        if field.get("init_only"):  # which pydantic 2.10 has among the fields
-            return False
-        return field.get("serialization_exclude_if") is None and not _may_be_missing(field)
+        is_left_out = field.get("init_only", False)  # pydantic 2.10 has these among the fields
+        may_be_left_out = field.get("serialization_exclude_if") is not None
+        return not (is_left_out or may_be_left_out or _may_be_missing(field))
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         """Return the schema of a value with a default, which may be ``None`` whatever the type is.
