@@ -15,7 +15,7 @@ import pytest
 
 __all__ = ["KEY", "add_option", "left_out", "takes_a_part"]
 
-CASES: Final = 3
+CASES: Final = 2
 """Cases of a test that run, at most."""
 
 KEY: Final = "takes_a_part"
