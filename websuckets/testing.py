@@ -347,8 +347,8 @@ class _Caller(Signal):
             self._unsent = text
         self._inbox.replies.add(call)
 
-    def abandon(self, call: Call) -> None:
-        call.abandon()
+    def cancel(self, call: Call) -> None:
+        call.cancel()
         inbox = self._inbox
         if self._unsent is not None:
             inbox.replies.remove(call.id)

@@ -250,7 +250,7 @@ async def test_a_type_that_cannot_be_hashed_is_a_type() -> None:
 def test_a_command_that_nobody_awaits_any_more_is_not_sent_again() -> None:
     call = Call(1, "busy", None, key="k")
     assert call.can_be_sent_again() and call.lose(ConnectionLost(1006))
-    call.abandon()
+    call.cancel()
     assert not call.can_be_sent_again() and not call.lose(ConnectionLost(1006))
 
 

@@ -62,13 +62,13 @@ async def load_watcher(tab: Tab, server: Server, command: str, payload: Any) -> 
     """Open a page of the server that watches, and lists what it is told in ``log``."""
     await tab.open(f"http://127.0.0.1:{server.port}/health")
     await tab.run(f"""(async () => {{
-        const {{ Watcher }} = await import("data:text/javascript,{quote(MODULE)}");
+        const {{ BoardWatch }} = await import("data:text/javascript,{quote(MODULE)}");
         window.log = [];
         window.until = async (length) => {{
             while (log.length < length) await new Promise(done => setTimeout(done, 5));
             return log;
         }};
-        window.watcher = new Watcher("{server.urls[0]}", {json.dumps(command)},
+        window.watcher = new BoardWatch("{server.urls[0]}", {json.dumps(command)},
             {json.dumps(payload)}, {{
                 reload: (state) => log.push(["reload", state]),
                 apply: (event, payload) => log.push([event, payload]),

@@ -121,7 +121,7 @@ class Supervisor:
         if not self._is_stopping():
             place.worker = await self._start()
         if place.worker is None:
-            self._group.give_up("a worker did not start")
+            self._group.fail("a worker did not start")
 
     async def _start(self) -> WorkerProcess | None:
         """Start a worker; return ``None`` for one whose process ended before it listened."""
@@ -172,7 +172,7 @@ class Supervisor:
                 if place.worker is not None:
                     logger.info("process %d takes the place of %d", place.worker.pid, dead.pid)
                     return
-            self._group.give_up("workers die as soon as they are started")
+            self._group.fail("workers die as soon as they are started")
 
     def _replace_all_soon(self) -> None:
         if self._replacing is None or self._replacing.done():

@@ -56,7 +56,7 @@ class WorkerGroup:
             worker.stop()
         return worker
 
-    def give_up(self, why: str) -> None:
+    def fail(self, why: str) -> None:
         """End the program, whose workers cannot be kept."""
         if not self.is_stopping.is_set():
             logger.critical("%s: ending the program", why)

@@ -56,7 +56,7 @@ class Caller(Protocol):
         """Send a call, now or later, and give it its replies. Raises errors of the client."""
         ...
 
-    def abandon(self, call: "Call") -> None:
+    def cancel(self, call: "Call") -> None:
         """End a call for which nobody waits any more; cancel it if it is a stream."""
         ...
 
@@ -106,7 +106,7 @@ class Call:
             with within(timeout, f"no reply to {self.event!r}"):
                 return await self.wait()
         except BaseException:
-            caller.abandon(self)
+            caller.cancel(self)
             raise
 
     def text(self, token: str | None) -> str:
@@ -139,7 +139,7 @@ class Call:
             self._failure = error
             self._end()
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """End the call for which nobody waits any more."""
         self._end()
 

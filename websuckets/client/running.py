@@ -105,9 +105,9 @@ class RunningClient:
         call.text(self.authentication.token)  # fields without a JSON form are the caller's error
         self._queue.put(call)
 
-    def abandon(self, call: Call) -> None:
+    def cancel(self, call: Call) -> None:
         """Take note that nobody waits for a call any more; cancel it if it is a stream."""
-        call.abandon()
+        call.cancel()
         self._queue.remove(call)
         if self._session is not None:
             self._session.cancel(call)

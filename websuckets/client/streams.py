@@ -36,8 +36,8 @@ class StreamCall(Call):
         self.fail(error)
         return False
 
-    def abandon(self) -> None:
-        super().abandon()
+    def cancel(self) -> None:
+        super().cancel()
         self.items.clear()
 
     async def next_frame(self) -> Frame:
@@ -116,7 +116,7 @@ class Stream(AsyncGenerator[T, None], Generic[T]):
     def _leave(self) -> None:
         if self._runs:
             self._runs = False
-            self._caller.abandon(self._call)
+            self._caller.cancel(self._call)
 
     def __del__(self) -> None:
         if getattr(self, "_runs", False):

@@ -102,7 +102,7 @@ class CatchingUp:
             pass
         except Exception:
             for channel in list(connection.positions):
-                self._give_up(connection, channel)
+                self._tell_gap(connection, channel)
             raise
         finally:
             del self._connections[connection.socket.id]
@@ -112,7 +112,7 @@ class CatchingUp:
         position, cursor = connection.positions[channel], self._cursors[channel]
         assert cursor.position is not None  # it was known when the subscription was made
         if position.epoch != cursor.position.epoch:
-            self._give_up(connection, channel)
+            self._tell_gap(connection, channel)
         elif position.offset == cursor.offset:
             del connection.positions[channel]
             self._subscriptions.release(connection.socket.id, channel)
@@ -124,7 +124,7 @@ class CatchingUp:
                 page = await self._pages.read(channel, position)
             except HistoryLost:
                 if connection.positions.get(channel) is position:
-                    self._give_up(connection, channel)
+                    self._tell_gap(connection, channel)
             except Unavailable:
                 await anyio.sleep(_pause())
             else:
@@ -156,7 +156,7 @@ class CatchingUp:
                     frame = encode_logged(event.frame, tail, event.offset)
                 await socket.send(frame, text=TEXT)
 
-    def _give_up(self, connection: _Connection, channel: str) -> None:
+    def _tell_gap(self, connection: _Connection, channel: str) -> None:
         """Tell a client that events are lost for it; it gets live events from now on."""
         del connection.positions[channel]
         self._subscriptions.send(connection.socket.id, gap(channel), channel)

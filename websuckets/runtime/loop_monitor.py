@@ -75,7 +75,7 @@ class _Loop:
         self.stepped_at = monotonic()
         self.is_reported = False
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Report the loop if it is blocked, once each time."""
         if monotonic() - self.stepped_at < STEP + BLOCKED:
             self.is_reported = False
@@ -147,7 +147,7 @@ class _Monitor:
                 loops = list(self._loops)
             if not was_late:  # else the whole process may have stood still
                 for loop in loops:
-                    loop.look()
+                    loop.check()
 
 
 _monitor: Final = _Monitor()
