@@ -241,7 +241,7 @@ async def test_a_stream_that_has_ended_unread_is_not_cancelled() -> None:
         while list(client._inbox.replies):
             await client.call("tell")
         sent: list[str] = []
-        client._inbox.client.post = sent.append  # type: ignore[method-assign]
+        client._inbox.client.post = sent.append  # type: ignore[method-assign]  # to see it
         await stream.aclose()
         assert sent == []
 

@@ -53,7 +53,7 @@ class Hidden(BaseModel):
     shown: int = 1
     hidden: int = Field(default=2, exclude=True)
 
-    @computed_field  # type: ignore[prop-decorator]
+    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
     @property
     def double(self) -> int:
         return 2 * self.shown

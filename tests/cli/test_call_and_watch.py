@@ -230,7 +230,7 @@ def test_call_works_where_the_shell_has_sigint_ignored(url: str) -> None:
 
 
 def test_a_shell_may_have_sigint_ignored(url: str, server: ServerProcess) -> None:
-    """As for ``websuckets watch ... &`` in a script: what the shell ignores stays ignored."""
+    """Expect a signal that a shell ignores, as for a job in the background, to stay ignored."""
     with started("watch", url, "watch", "9", on_sigint=signal.SIG_IGN) as process:
         line(process)
         process.send_signal(signal.SIGINT)

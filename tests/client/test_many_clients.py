@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.heavy, pytest.mark.timeout(300)]
 
 CLIENTS: Final = 1000
 AWAY: Final = 10
-"""Seconds for which there is no server, in which the limit of the pauses grows to 8 seconds."""
+"""Seconds without a server, in which the limit of the pauses grows to 8 seconds."""
 
 LIMIT: Final = 200
 """Seconds after which the test is given up."""

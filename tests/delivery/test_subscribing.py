@@ -118,7 +118,7 @@ async def test_only_a_command_that_succeeds_makes_a_subscription_outlive_its_use
             await client.call("watch", True)
         await client.call("enter", None)
         await client.call("comment")
-        await client.send("end")  # there is no such command
+        await client.send("end")  # an unknown command
         texts = ["unknown command"] if fails else ["commented", "unknown command"]
         for text in texts:
             assert text in str(await client.receive_frame())

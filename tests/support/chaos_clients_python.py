@@ -55,7 +55,7 @@ class Program:
             print(json.dumps(line), flush=True)
 
     async def run(self) -> None:
-        """Take orders until there are no more of them."""
+        """Take orders until the last one."""
         async for line in anyio.wrap_file(sys.stdin):
             await self._obey(json.loads(line))
         self._is_over = True  # ends of connections do not concern their streams any more

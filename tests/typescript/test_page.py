@@ -121,7 +121,7 @@ async def test_ten_lines_of_react_are_a_live_board_that_survives_its_server(
             await tab.until(f"{texts} === 'tea'")
             board.kill()
             await tab.until("document.querySelector('ul').getAttribute('aria-busy') === 'true'")
-            # The command is called while there is no server, and sent when there is one.
+            # The command is called without a server, and sent when a server runs again.
             await tab.run(f"void (globalThis.added = api.noteAdd({json.dumps(note('milk'))}))")
             board.start()
             await tab.until(f"{texts} === 'milk,tea'")

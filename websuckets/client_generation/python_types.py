@@ -101,7 +101,7 @@ FORMATS: Final = {
 """Types of texts, by the format of their schemas; all other texts are ``str``."""
 
 UNIONS: Final = ("IPvAnyAddress", "IPvAnyInterface", "IPvAnyNetwork")
-"""Types of texts that are no classes to type checkers."""
+"""Types of texts that type checkers do not know as classes."""
 
 RULES: Final = {
     "minLength": "min_length",
