@@ -1,5 +1,6 @@
 import gc
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ from websuckets import session
 
 # Else each of a hundred processes of this run compiles the package, and each worker all tests.
 sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # An example, and its making, may take long where other programs keep the machine busy.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,5 +1,6 @@
 """The command line, run in this process or in one of its own, for a project of a test."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -41,7 +42,12 @@ class Project:
 
         The project has to be the current directory, as with the fixture ``project``.
         """
-        result = CliRunner().invoke(program, arguments, prog_name="websuckets", env=NO_WIDTHS)
+        client_log = logging.getLogger("websuckets.client")
+        level = client_log.level
+        try:
+            result = CliRunner().invoke(program, arguments, prog_name="websuckets", env=NO_WIDTHS)
+        finally:
+            client_log.setLevel(level)  # ``call`` and ``watch`` set it for their own process
         return subprocess.CompletedProcess(
             arguments, result.exit_code, result.stdout, result.stderr
         )
