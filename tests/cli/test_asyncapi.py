@@ -124,6 +124,7 @@ def test_yaml_without_its_extra_is_told(project: Project, monkeypatch: pytest.Mo
     assert project.call("asyncapi").returncode == 0
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_text(project: Project) -> None:
     project.write(main=APP)
     first, second = (

@@ -154,6 +154,7 @@ def test_call_has_a_status_of_its_own_for_a_reply_that_does_not_come(
     assert result.stderr == "no reply to 'hold' within 0.05 seconds\n"
 
 
+@pytest.mark.slow
 def test_call_tells_that_its_connection_was_lost(url: str, server: ServerProcess) -> None:
     server.control("reset")
     with started("call", url, "hold") as process:
@@ -223,12 +224,14 @@ def test_watch_prints_the_events_of_a_subscription_until_it_is_interrupted(
         assert (process.returncode, out, err) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_call_works_where_the_shell_has_sigint_ignored(url: str) -> None:
     with started("call", url, "add", "[1, 2]", on_sigint=signal.SIG_IGN) as process:
         output, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, output, errors) == (0, "3\n", "")
 
 
+@pytest.mark.slow
 def test_a_shell_may_have_sigint_ignored(url: str, server: ServerProcess) -> None:
     """Expect a signal that a shell ignores, as for a job in the background, to stay ignored."""
     with started("watch", url, "watch", "9", on_sigint=signal.SIG_IGN) as process:
@@ -260,6 +263,7 @@ def test_watch_goes_on_after_a_lost_connection(url: str, server: ServerProcess) 
         assert "connecting again" in err
 
 
+@pytest.mark.slow
 def test_watch_ends_quietly_where_nobody_reads_any_more(url: str) -> None:
     with started("watch", url, "count for ever") as process:
         assert line(process) == 1

@@ -137,6 +137,7 @@ def test_a_file_in_the_place_of_the_directory_is_left_alone(here: Path) -> None:
     assert files(here) == {"desk": "mine"}
 
 
+@pytest.mark.slow
 def test_a_process_ends_with_the_exit_code(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-m", "websuckets", "new", "json"],

@@ -96,6 +96,7 @@ async def until_started(program: RunningProgram, times: int) -> str:
     return (await program.until(r"listening on (\S+),", times))[-1]
 
 
+@pytest.mark.slow
 async def test_a_change_is_served_and_clients_are_told_to_connect_again(tmp_path: Path) -> None:
     async with run(tmp_path, "--reload", program=version(1)) as program:
         url = await until_started(program, 1)

@@ -209,6 +209,7 @@ async def test_a_supervisor_that_is_killed_during_the_import_leaves_no_worker_be
         await until_gone(worker)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.heavy)]
 )

@@ -172,6 +172,7 @@ def test_all_parts_are_found_again_in_the_source() -> None:
     assert source.differing_from(str(source)) == {"new": [], "changed": [], "gone": []}
 
 
+@pytest.mark.slow
 def test_a_client_is_written_and_checked_by_the_command_line(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "websuckets", "client", "typescript"]
     document = tmp_path / "asyncapi.json"

@@ -451,6 +451,7 @@ class OfSession(Counted): ...
 class OfRequest(Counted): ...
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connections", [100, pytest.param(1_000, marks=pytest.mark.heavy)])
 async def test_one_of_each_kind_where_it_belongs(connections: int) -> None:
     """Each scope has one object, over many connections of ten concurrent messages, all

@@ -150,6 +150,7 @@ async def test_a_mail_is_sent_once_for_a_command_that_is_sent_twice(
     assert journal == ["hello", "goodbye"]
 
 
+@pytest.mark.slow
 async def test_a_mail_that_could_not_be_sent_is_sent_again(
     main: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

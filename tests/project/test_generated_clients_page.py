@@ -54,6 +54,7 @@ async def test_the_client_does_as_the_page_says(
     assert f'`whoami` returns `"{name}"`' in page
 
 
+@pytest.mark.slow
 def test_the_check_tells_what_the_page_says(project: Project) -> None:
     (told,) = [text for language, text in pages.blocks(PAGE) if language == "txt"]
     before, after = "max_length=200", "max_length=500"

@@ -58,6 +58,7 @@ def recipe(tmp_path: Path) -> Recipe:
     return recipe
 
 
+@pytest.mark.slow
 async def test_the_first_program_makes_a_report(tmp_path: Path) -> None:
     recipe = Recipe(tmp_path)
     recipe.write("main.py", FILES["main.py"].replace("sleep(2)", "sleep(0)"))

@@ -267,6 +267,7 @@ async def test_a_locked_database_is_tried_again_and_is_an_incident_in_the_end(
             assert (await client.call("place", payload="tea", key="k"))["event"] == "place"
 
 
+@pytest.mark.slow
 async def test_conflicts_between_nodes_end_with_all_commands_in_effect(shop: Shop) -> None:
     """PostgreSQL finds conflicts between them, SQLite lets them take turns."""
     options = {} if shop.database.is_sqlite else {"isolation_level": "SERIALIZABLE"}

@@ -229,6 +229,7 @@ async def test_the_first_event_of_all_may_be_appended_in_any_isolation(
 # New epochs
 
 
+@pytest.mark.slow
 async def test_a_transaction_that_still_sees_the_old_epoch_counts_on_in_the_new_one(
     one: Node, two: Node
 ) -> None:
