@@ -94,6 +94,8 @@ class OpenAcceptor:
     def accept(self, transport: TransportConnection) -> "Echo":
         return Echo(transport)
 
+    has_subprotocols = False
+
     def subprotocol(self, offered: Iterable[str]) -> None: ...
 
     async def answer(self, path: str) -> HttpResponse:

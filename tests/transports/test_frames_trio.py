@@ -38,7 +38,8 @@ def anyio_backend() -> str:
 def ours() -> Any:
     """Return the connection class of websuckets."""
     limits = Limits(max_size=MOST)
-    made = options_with(Any, limits, Clock(), CONNECTION, ServerConnection, {})  # type: ignore[arg-type]  # no acceptor
+    acceptor: Any = SimpleNamespace(has_subprotocols=False)  # no client is accepted
+    made = options_with(acceptor, limits, Clock(), CONNECTION, ServerConnection, {})
     return made["create_connection"]
 
 

@@ -67,6 +67,8 @@ class Acceptor:
     def __init__(self, serve: Callable[[TransportConnection], Awaitable[None]]) -> None:
         self._serve = serve
 
+    has_subprotocols = False
+
     def subprotocol(self, offered: Any) -> None: ...
 
     def address_of(self, peer: Any, headers: Any) -> Any:

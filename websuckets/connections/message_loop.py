@@ -8,7 +8,7 @@ from websuckets.commands.peer import Peer
 from websuckets.commands.streams_and_concurrency import ConcurrentCommands
 from websuckets.connections.abuse import AbuseCounters
 from websuckets.connections.setup import Setup
-from websuckets.connections.state import ConnectionState, State
+from websuckets.connections.state import ConnectionState
 from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
 from websuckets.limits import limit_text
@@ -91,12 +91,12 @@ class MessageLoop:
                 if self._after is not None:
                     self._after.begin()
                     self._after = None
-                if state.present is not State.OPEN:
+                if not state.is_open:
                     return
                 self.handling_since = None
                 frame = await receive()
                 self.handling_since = self._revocations.count
-                if state.present is not State.OPEN:
+                if not state.is_open:
                     return  # type: ignore[unreachable]  # no: another task may have changed it
 
                 received = dispatcher.read(frame)

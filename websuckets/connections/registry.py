@@ -68,6 +68,10 @@ class Connections:
     def address_of(self, peer: Any, headers: Headers) -> Any:
         return self._setup.admission.address_of(peer, headers)
 
+    @property
+    def has_subprotocols(self) -> bool:
+        return bool(self._setup.admission.subprotocols)
+
     def subprotocol(self, offered: Iterable[str]) -> str | None:
         return self._setup.admission.subprotocol(offered)
 

@@ -47,30 +47,36 @@ _SERVED: Final = (State.OPEN, State.CLOSING)
 class ConnectionState:
     """The present state of a connection, and the reason to close it."""
 
-    __slots__ = ("close_reason", "present")
+    __slots__ = ("close_reason", "is_open", "present")
 
     def __init__(self) -> None:
         self.present: State = State.OPENING
+        self.is_open: bool = False
+        """True while the state is OPEN, in which messages are answered."""
         self.close_reason: CloseReason | None = None
         """Code and reason of the close frame; ``None`` while nothing asks for the close."""
 
     def opened(self) -> None:
         """Take note that the opening handshake was answered, and the connection is served."""
-        self.present = _ON_OPENED.get(self.present, self.present)
+        self._enter(_ON_OPENED.get(self.present, self.present))
 
     def close(self, reason: CloseReason) -> None:
         """Take note of a reason to close, unless there is one already."""
         if self.present in _ON_CLOSE:
-            self.present = _ON_CLOSE[self.present]
+            self._enter(_ON_CLOSE[self.present])
             self.close_reason = reason
 
     def cancel(self) -> bool:
         """Take note that running commands are cancelled. Return whether a connection was served."""
         was_served = self.present in _SERVED
         if self.present is not State.CLOSED:
-            self.present = State.ABORTING
+            self._enter(State.ABORTING)
         return was_served
 
     def ended(self) -> None:
         """Take note that the connection is over, and all that it held is finalised from now on."""
-        self.present = State.CLOSED
+        self._enter(State.CLOSED)
+
+    def _enter(self, state: State) -> None:
+        self.present = state
+        self.is_open = state is State.OPEN

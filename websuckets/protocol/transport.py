@@ -154,6 +154,11 @@ class Acceptor(Protocol):
         """Return the handler of a client whose opening handshake is about to be answered."""
         ...
 
+    @property
+    def has_subprotocols(self) -> bool:
+        """False if `subprotocol` returns ``None`` whatever is offered."""
+        ...
+
     def subprotocol(self, offered: Iterable[str]) -> str | None:
         """Return the offered subprotocol to speak, if any."""
         ...

@@ -98,7 +98,7 @@ class FastAsyncioConnection(FastPath, AsyncioConnection):
             await self._wait_after_writing()
 
     async def reply(self, text: str) -> None:
-        if not self._can_write:
+        if self._replies is None and not self._can_write:  # while replies wait, it may write
             await super().reply(text)
             return
         frame = text_frame(text.encode())

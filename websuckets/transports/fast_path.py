@@ -34,7 +34,7 @@ read with ``websockets`` itself, for any bytes.
 from abc import abstractmethod
 from collections import deque
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, State
@@ -45,6 +45,10 @@ from websuckets.transports.watched import WatchedConnection
 
 __all__ = ["FastPath", "can_read", "can_write", "frame_of"]
 
+# Attributes of an enum are looked up by a function, which would run several times a message.
+OPEN: Final = State.OPEN
+TEXT: Final = Opcode.TEXT
+
 AT_EOF = StreamReader.at_eof.__code__
 """Code that the parser of ``websockets`` runs while waiting for the first byte of a frame."""
 
@@ -52,7 +56,7 @@ AT_EOF = StreamReader.at_eof.__code__
 def can_read(protocol: Protocol) -> bool:
     """Return whether the next bytes begin a frame that may be read without ``websockets``."""
     if (
-        protocol.state is not State.OPEN
+        protocol.state is not OPEN
         or protocol.extensions
         or protocol.debug
         or protocol.current_size is not None  # the next frame continues a message
@@ -70,7 +74,7 @@ def can_write(protocol: Protocol, send_in_progress: Any) -> bool:
     ``send_in_progress`` is the attribute of that name of the connection.
     """
     return not (
-        protocol.state is not State.OPEN
+        protocol.state is not OPEN
         or protocol.writes
         or protocol.extensions
         or protocol.debug
@@ -90,6 +94,18 @@ def frame_of(message: Any, text: bool | None) -> bytes | None:
     if type(message) is bytes:
         return (text_frame if text else binary_frame)(message)
     return None
+
+
+class WholeText(Frame):
+    """The frame of a whole text, for the queue of ``websockets``.
+
+    Its other fields have their defaults, which need not be set for each message.
+    """
+
+    opcode = TEXT
+
+    def __init__(self, text: bytes) -> None:
+        self.data = text
 
 
 class FastPath(WatchedConnection):
@@ -120,7 +136,7 @@ class FastPath(WatchedConnection):
         while found := read_text(data, at, self._longest):
             text, at = found
             if not self._hand_over(text):
-                self.recv_messages.put(Frame(Opcode.TEXT, text))
+                self.recv_messages.put(WholeText(text))
         return at
 
     async def receive(self) -> str | bytes:
@@ -132,7 +148,7 @@ class FastPath(WatchedConnection):
         if not messages.get_in_progress:
             if not queue and not messages.closed:
                 text = await self._next_text()
-            elif queue and queue[0].opcode is Opcode.TEXT and queue[0].fin:
+            elif queue and queue[0].opcode is TEXT and queue[0].fin:
                 text = bytes(queue.popleft().data)
                 messages.maybe_resume()
         if text is not None and not self.has_stopped_receiving:
@@ -144,7 +160,7 @@ class FastPath(WatchedConnection):
 
     def _put_back(self, text: bytes | None) -> None:
         if text is not None:
-            self._queue.appendleft(Frame(Opcode.TEXT, text))
+            self._queue.appendleft(WholeText(text))
 
     @abstractmethod
     async def _next_text(self) -> bytes | None:

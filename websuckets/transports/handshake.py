@@ -211,7 +211,8 @@ def options_with(
     def select_subprotocol(connection: Any, offered: Sequence[str]) -> str | None:
         return acceptor.subprotocol(offered)
 
-    if "subprotocols" not in options:
+    # With a function to select one, each connection keeps functions of its own: 400 bytes.
+    if acceptor.has_subprotocols and "subprotocols" not in options:
         options.setdefault("select_subprotocol", select_subprotocol)
     return {
         **options,
