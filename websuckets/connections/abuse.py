@@ -1,6 +1,8 @@
 """Counters against abuse: messages per second, and refused or unknown commands in a row."""
 
+import math
 import time
+from functools import cache
 from typing import Final
 
 from websuckets.limits import Limits
@@ -42,8 +44,7 @@ class AbuseCounters:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._between = 0.0 if limits.rate is None else 1 / limits.rate
-        self._ahead = float("inf") if limits.burst is None else (limits.burst - 1) * self._between
+        self._between, self._ahead = _pace(limits.rate, limits.burst)
         self._steady = 0.0
         self._window_begins = 0.0
         self._over_rate = 0
@@ -101,3 +102,10 @@ class AbuseCounters:
         """End the streak of refusals, after a protected command that was not refused."""
         self._refused = 0
         self.has_no_streak = not self._unknown
+
+
+@cache  # all clients of an app share the two numbers
+def _pace(rate: float | None, burst: int | None) -> tuple[float, float]:
+    """Return the seconds between two messages, and those by which a burst may be ahead."""
+    between = 0.0 if rate is None else 1 / rate
+    return between, math.inf if burst is None else (burst - 1) * between

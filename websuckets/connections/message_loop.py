@@ -78,7 +78,7 @@ class MessageLoop:
         Raises the transport's errors once the connection is closed, and errors to be propagated.
         """
         peer, request_scope, state = self._peer, self._peer.request_scope, self._state
-        receive, reply = peer.transport.receive, peer.transport.reply
+        transport = peer.transport
         dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
         try:
             while not request_scope.is_spent:
@@ -86,7 +86,7 @@ class MessageLoop:
                     await self._after.hold()
                 if self._reply is not None:  # maybe of a request scope that is spent
                     text, self._reply = self._reply, None
-                    await reply(text)
+                    await transport.reply(text)
                     del text
                 if self._after is not None:
                     self._after.begin()
@@ -94,7 +94,7 @@ class MessageLoop:
                 if not state.is_open:
                     return
                 self.handling_since = None
-                frame = await receive()
+                frame = await transport.receive()
                 self.handling_since = self._revocations.count
                 if not state.is_open:
                     return  # type: ignore[unreachable]  # no: another task may have changed it
