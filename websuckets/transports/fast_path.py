@@ -102,10 +102,10 @@ class WholeText(Frame):
     Its other fields have their defaults, which need not be set for each message.
     """
 
-    opcode = TEXT
+    opcode: Opcode = TEXT
 
     def __init__(self, text: bytes) -> None:
-        self.data = text
+        self.data: bytes = text
 
 
 class FastPath(WatchedConnection):
