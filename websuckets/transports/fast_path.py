@@ -105,7 +105,7 @@ class WholeText(Frame):
     opcode: Opcode = TEXT
 
     def __init__(self, text: bytes) -> None:
-        self.data: bytes = text
+        self.data: Any = text
 
 
 class FastPath(WatchedConnection):
