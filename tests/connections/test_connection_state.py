@@ -57,6 +57,7 @@ def test_an_event_leads_to_the_state_in_the_table(before: State, event: str) -> 
     happens(state, event)
     after = State.CLOSED if event == "ended" else TABLE[before].get(event, before)
     assert state.present is after
+    assert state.is_open is (after is State.OPEN)
 
 
 @given(st.lists(st.sampled_from(["opened", "close", "cancel"])))
