@@ -25,7 +25,7 @@ KEEP_NOTHING = ("fsync=off", "full_page_writes=off", "synchronous_commit=off")
 LOOPBACK_ONLY = ("listen_addresses=127.0.0.1", "unix_socket_directories=")
 
 
-LEAVING: Final = """
+CONNECTED: Final = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
 """
@@ -63,7 +63,7 @@ class Postgres:
     def _clear(self, name: str) -> None:
         with psycopg.connect(self.url(name), autocommit=True) as connection:
             for _ in range(TRIES):
-                row = connection.execute(LEAVING).fetchone()
+                row = connection.execute(CONNECTED).fetchone()
                 if row == (0,):
                     break
                 time.sleep(PAUSE)  # the server notices a little later that a client has left

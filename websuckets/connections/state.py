@@ -52,7 +52,8 @@ class ConnectionState:
     def __init__(self) -> None:
         self.present: State = State.OPENING
         self.is_open: bool = False
-        """True while the state is OPEN, in which messages are answered."""
+        """True while the state is OPEN; kept, as each message asks for it twice, and Python 3.11
+        looks up members of an enum by a function."""
         self.close_reason: CloseReason | None = None
         """Code and reason of the close frame; ``None`` while nothing asks for the close."""
 

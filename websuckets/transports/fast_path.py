@@ -105,7 +105,7 @@ class WholeText(Frame):
     opcode: Opcode = TEXT
 
     def __init__(self, text: bytes) -> None:
-        self.data: Any = text
+        self.data: Any = text  # declared as any buffer, and read as bytes
 
 
 class FastPath(WatchedConnection):
