@@ -393,6 +393,38 @@ async def test_a_signal_ends_both_processes_without_an_error(
         assert "Traceback" not in program.log
 
 
+ENDS = """
+import atexit
+
+@atexit.register
+def wait() -> None:
+    open("ends", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+"""
+"""Source whose process waits for a file once the app has stopped."""
+
+
+@heavy
+@LOOPS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_to_a_process_whose_app_has_stopped_is_no_error(
+    tmp_path: Path, loop: tuple[str, str], number: signal.Signals
+) -> None:
+    """Expect it where the process was told to stop before the reloader was, or by both."""
+    async with run(tmp_path, "--reload", *loop, program=version(1, ENDS)) as program:
+        await until_started(program, 1)
+        (worker,) = program.children()
+        os.kill(worker, number)
+        await until_file(tmp_path / "ends")
+        program.signal(number)
+        os.kill(worker, number)
+        await program.until(r"\[\d+\] INFO websuckets: stopping\n(?s:.*)stopping")
+        (tmp_path / "go").touch()
+        assert await program.ended() == 0
+        assert "ERROR" not in program.log
+
+
 @heavy
 @pytest.mark.parametrize("source", [FOREVER, version(1)], ids=["importing", "serving"])
 async def test_a_reloader_that_is_killed_leaves_nothing_behind(tmp_path: Path, source: str) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from inspect import signature
 from itertools import count
+from types import NoneType
 from typing import Annotated, Any, Final, Generic, Literal, NamedTuple, NotRequired, TypeVar, Union
 from uuid import UUID
 
@@ -255,8 +256,8 @@ def _values(fields: list[tuple[Typed, dict[str, Any]]]) -> st.SearchStrategy[dic
 def _model(fields: list[tuple[Typed, dict[str, Any]]]) -> Typed:
     """Return a model; most models have a name that another one has, too."""
     names = [f"field {n}" if n else "field_0" for n in range(len(fields))]
-    definitions: Any = {
-        f"field_{n}": (of.hint, Field(alias=names[n], **default))
+    definitions: Any = {  # for pydantic before 2.11 a hint that is None is none at all
+        f"field_{n}": (NoneType if of.hint is None else of.hint, Field(alias=names[n], **default))
         for n, (of, default) in enumerate(fields)
     }
     made: Any = create_model("Made", **definitions)

@@ -93,21 +93,30 @@ def _obey(
             shared.has_successor = message["is"] == "make way"
             break
         may_start.set()
-    if not request_stop():
-        os.kill(os.getpid(), signal.SIGTERM)  # nothing has started yet
+    if not request_stop():  # nothing has started yet, or all has stopped
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _tell(control: Control, running: RunningApp, server: Server) -> None:
-    """Tell the supervisor that the app listens, and that its event loop runs."""
+    """Tell the supervisor that the app listens, and that its event loop runs.
+
+    Once the app has stopped, signals are ignored: all that is left of the process is its end. A
+    signal that comes then, such as that of a terminal or the word of a supervisor that was busy,
+    would make a failure of it.
+    """
     has_broker = bool(scopes_of(running.container, Broker))
     control.send("listening", urls=server.urls, has_broker=has_broker)
     modules = 0
-    while True:
-        control.send("alive", memory=_memory())
-        if len(sys.modules) != modules:
-            modules = len(sys.modules)
-            control.send("files", files=_files_of_the_program())
-        await anyio.sleep(HEARTBEAT)
+    try:
+        while True:
+            control.send("alive", memory=_memory())
+            if len(sys.modules) != modules:
+                modules = len(sys.modules)
+                control.send("files", files=_files_of_the_program())
+            await anyio.sleep(HEARTBEAT)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _files_of_the_program() -> list[str]:
