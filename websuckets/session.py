@@ -159,7 +159,7 @@ class User:
     @property
     def has_expired(self) -> bool:
         """True if the user was verified for a time that is over."""
-        moment = self._expires_at
+        moment = self.expires_at
         return moment is not None and moment <= self._record._clock.time()
 
     @property
@@ -180,7 +180,7 @@ class User:
         return object.__hash__(self._record)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(socket={self.socket.id}, id={self._id!r})"
+        return f"{type(self).__name__}(socket={self.socket.id}, id={self.id!r})"
 
     if TYPE_CHECKING:  # a program may add attributes of its own
 

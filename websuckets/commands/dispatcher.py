@@ -251,7 +251,10 @@ class Dispatcher:
 
         request_scope.due = math.inf
         try:
-            unfinished = await request_scope.finalise(exits, failure) if exits else None
+            unfinished: BaseException | None = None
+            if exits:
+                waits = route.resolver.finalisers_wait
+                unfinished = await request_scope.finalise(exits, failure, waits=waits)
             if failure is None and unfinished is None:
                 if effects is not None:
                     await effects.run(f"{message.event!r:.80}", request_scope.finalize_timeout)

@@ -12,7 +12,7 @@ from websuckets.connections.state import ConnectionState
 from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
 from websuckets.limits import limit_text
-from websuckets.middleware import AfterReply, Outcome
+from websuckets.middleware import Outcome
 from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason
 from websuckets.protocol.messages import Cancel, Control, Message, Ping, encode_pong
 from websuckets.runtime.contexts import in_context
@@ -32,14 +32,13 @@ class MessageLoop:
 
     __slots__ = (
         "_abuse",
-        "_after",
         "_deadlines",
         "_owner",
         "_peer",
-        "_reply",
         "_revocations",
         "_setup",
         "_state",
+        "_unsent",
         "concurrent",
         "handling_since",
     )
@@ -59,8 +58,7 @@ class MessageLoop:
         self._owner = owner
         self._abuse = AbuseCounters(setup.limits)
         self._revocations = setup.session._revocations
-        self._reply: str | None = None  # to be sent before the next message is received
-        self._after: AfterReply | None = None  # to begin when the reply has been sent
+        self._unsent: Answer = None  # of a request scope that is spent
         self.concurrent: ConcurrentCommands | None = None
         """Commands that run in tasks of their own; ``None`` in an app that has none."""
         if setup.some_run_beside:
@@ -80,17 +78,15 @@ class MessageLoop:
         peer, request_scope, state = self._peer, self._peer.request_scope, self._state
         transport = peer.transport
         dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
+        answer, self._unsent = self._unsent, None
         try:
-            while not request_scope.is_spent:
-                if self._after is not None:
-                    await self._after.hold()
-                if self._reply is not None:  # maybe of a request scope that is spent
-                    text, self._reply = self._reply, None
-                    await transport.reply(text)
-                    del text
-                if self._after is not None:
-                    self._after.begin()
-                    self._after = None
+            while True:
+                if type(answer) is str:
+                    await transport.reply(answer)
+                elif answer is not None:
+                    await self._send(answer)
+                # A connection that waits keeps nothing of the last message, such as its token.
+                frame = received = answer = None
                 if not state.is_open:
                     return
                 self.handling_since = None
@@ -101,7 +97,6 @@ class MessageLoop:
 
                 received = dispatcher.read(frame)
                 retry_after = self._abuse.retry_after()
-                answer: Answer
                 if retry_after > 0:
                     answer = await self._refuse_for_now(received, retry_after)
                 elif not isinstance(received, tuple):
@@ -115,14 +110,11 @@ class MessageLoop:
                     )
                     if type(answer) is Outcome or not self._abuse.has_no_streak:
                         self._close_if(self._count(received[1], answer))
-                if isinstance(answer, Outcome):
-                    self._reply, self._after = answer.frame, answer.after
-                else:
-                    self._reply = answer
-                if self._deadlines.is_overdue:  # the command that ran might have verified it
-                    self._owner.close(NOT_VERIFIED)
-                # A connection that waits keeps nothing of the last message, such as its token.
-                del frame, received, answer
+                if self._deadlines.may_be_over and self._deadlines.is_over:
+                    self._owner.close(NOT_VERIFIED)  # the command might have verified the client
+                if request_scope.is_spent:
+                    self._unsent = answer
+                    return
         finally:
             self.handling_since = self._revocations.count
 
@@ -138,15 +130,21 @@ class MessageLoop:
     async def send_answer(self, route: Route, answer: Answer) -> None:
         """Send the answer to a command that ran in a task of its own."""
         close_reason = self._count(route, answer)
-        reply = answer.frame if isinstance(answer, Outcome) else answer
-        after = answer.after if isinstance(answer, Outcome) else None
+        if isinstance(answer, Outcome):
+            await self._send(answer)
+        elif answer is not None:
+            await self._peer.transport.reply(answer)
+        self._close_if(close_reason)
+
+    async def _send(self, outcome: Outcome) -> None:
+        """Send the frame of an outcome, if it has one, and begin what waits for that."""
+        after = outcome.after
         if after is not None:
             await after.hold()
-        if reply is not None:
-            await self._peer.transport.reply(reply)
+        if outcome.frame is not None:
+            await self._peer.transport.reply(outcome.frame)
         if after is not None:
             after.begin()
-        self._close_if(close_reason)
 
     async def _answer_other(self, received: NotACommand) -> Answer:
         """Answer a message that is not a command of the app."""

@@ -30,7 +30,16 @@ class Owner(Protocol):
 class VerificationDeadlines:
     """Deadlines of the verification of one client, from its handshake until it is gone."""
 
-    __slots__ = ("_clock", "_owner", "_state", "_timer", "_to_verify", "_user", "_verify_by")
+    __slots__ = (
+        "_clock",
+        "_owner",
+        "_state",
+        "_timer",
+        "_to_verify",
+        "_user",
+        "_verify_by",
+        "may_be_over",
+    )
 
     def __init__(
         self, user: User, clock: Clock, to_verify: Timeout, state: ConnectionState, owner: Owner
@@ -41,6 +50,8 @@ class VerificationDeadlines:
         self._state = state
         self._owner = owner
         self._timer = clock.timer(self)
+        self.may_be_over: bool = False
+        """True once the time to be verified was over while a command ran: ask `is_over` then."""
         self._verify_by = to_verify.due()
         self._timer.by(self._verify_by, to_verify.step)
 
@@ -58,9 +69,10 @@ class VerificationDeadlines:
         if user.has_expired:
             user.id = None
             self._owner.close(EXPIRED)
-        elif self.is_overdue and self._owner.is_waiting:
+        elif self.is_over and self._owner.is_waiting:
             self._owner.close(NOT_VERIFIED)
         else:
+            self.may_be_over = self.is_over
             self._check_later()
 
     def expiry_was_set(self) -> None:
@@ -71,7 +83,7 @@ class VerificationDeadlines:
         self._check_later()
 
     @property
-    def is_overdue(self) -> bool:
+    def is_over(self) -> bool:
         """True if the client should have been verified by now, and is not."""
         return self._verify_by <= self._clock.now and self._user.id is None
 

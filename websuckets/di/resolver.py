@@ -35,7 +35,7 @@ from dishka.registry import Registry
 from websuckets.introspection.functions import where
 from websuckets.protocol.messages import Message
 from websuckets.runtime.effects import Effects
-from websuckets.runtime.finalisers import Exit
+from websuckets.runtime.finalisers import Exit, never_waits
 from websuckets.runtime.scopes import OpenScope
 from websuckets.security import CurrentUser
 
@@ -53,6 +53,8 @@ PLAIN: Final = {
 }
 """Statements that build an object with a factory of each type."""
 
+GENERATORS: Final = (FactoryType.GENERATOR, FactoryType.ASYNC_GENERATOR)
+
 
 class Resolver:
     """Resolver of the dependencies of one command, for as long as an app runs.
@@ -62,7 +64,15 @@ class Resolver:
     ``is_protected`` says that `CurrentUser` is a guard of the command.
     """
 
-    __slots__ = ("_is_protected", "_key", "_places", "_user", "resolve", "takes_effects")
+    __slots__ = (
+        "_is_protected",
+        "_key",
+        "_places",
+        "_user",
+        "finalisers_wait",
+        "resolve",
+        "takes_effects",
+    )
 
     def __init__(self, key: Any, places: Sequence[int], *, is_protected: bool = False) -> None:
         self._is_protected = is_protected
@@ -77,6 +87,8 @@ class Resolver:
         argument has the effects of the message; it is ``None`` only if not `takes_effects`."""
         self.takes_effects: bool = True
         """False once it is known that nothing adds to the effects of a message."""
+        self.finalisers_wait: bool = True
+        """False once it is known that no finaliser of the objects waits for anything."""
 
     def _choose(
         self, scope: OpenScope, message: Message, exits: list[Exit], effects: Effects | None
@@ -88,6 +100,7 @@ class Resolver:
         writer = _Writer(scope)
         written = writer.write(self._key, self._places)
         self.takes_effects = written is None or writer.takes_effects
+        self.finalisers_wait = written is None or writer.finalisers_wait
         self.resolve = written or self._by_container
         return self.resolve(scope, message, exits, effects)
 
@@ -119,6 +132,7 @@ class _Writer:
         }  # of objects that the function uses
         self._built: dict[DependencyKey, str] = {}
         self.takes_effects = False
+        self.finalisers_wait = False
 
     def write(self, key: Any, places: Sequence[int]) -> Resolve | None:
         """Return the function; ``None`` for a graph that is not plain."""
@@ -200,6 +214,8 @@ class _Writer:
                 for name, key in factory.kw_dependencies.items():
                     arguments.append(f"{name}={self._value_of(key)}")
                 result = self._result()
+                if kind in GENERATORS and not never_waits(factory.source):
+                    self.finalisers_wait = True
                 call = f"{self._name('s', factory.source)}({', '.join(arguments)})"
                 self._lines.append(PLAIN[kind].format(result=result, call=call))
                 if is_user_of_the_program(factory):

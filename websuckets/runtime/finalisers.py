@@ -21,7 +21,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, NoReturn, TypeAlias
 from weakref import WeakKeyDictionary
 
-__all__ = ["Exit", "finalise", "read_generators", "refuse_second_yield"]
+__all__ = ["Exit", "finalise", "never_waits", "read_generators", "refuse_second_yield"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
 
@@ -37,6 +37,8 @@ class _Yields:
     """Lines whose ``yield`` has a value that nothing uses."""
     covered: frozenset[int] = frozenset()
     """Lines inside a ``try`` or a ``with`` that would notice an error."""
+    waits: bool = False
+    """True for a function with an ``await``, an ``async with`` or an ``async for``."""
 
 
 _read: Final[WeakKeyDictionary[CodeType, _Yields | None]] = WeakKeyDictionary()
@@ -63,6 +65,20 @@ def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
             "`yield`, but is its value",
             ", ".join(sorted(set(unreadable))),
         )
+
+
+def never_waits(source: Callable[..., Any]) -> bool:
+    """Tell whether a generator function, or a method, has nothing to wait for, nor its generators.
+
+    Returns false for a function whose source cannot be read, and for any other callable.
+    """
+    function = source.__func__ if inspect.ismethod(source) else source
+    if not inspect.isfunction(function):
+        return False
+    if not function.__code__.co_flags & inspect.CO_ASYNC_GENERATOR:
+        return inspect.isgeneratorfunction(function)
+    yields = _yields_of(function.__code__)
+    return yields is not None and not yields.waits
 
 
 async def finalise(exit: Exit, error: BaseException | None) -> None:
@@ -184,6 +200,7 @@ def _read_yields(code: CodeType) -> _Yields | None:
     return _Yields(
         frozenset(line + offset for line in visitor.discarding - visitor.used),
         frozenset(line + offset for line in visitor.covered),
+        visitor.waits,
     )
 
 
@@ -201,6 +218,7 @@ class _Visitor(ast.NodeVisitor):
         self.discarding: set[int] = set()
         self.used: set[int] = set()
         self.covered: set[int] = set()
+        self.waits = False
         self._is_covered = False
 
     def visit_all(self, nodes: Iterable[ast.AST], *, is_covered: bool) -> None:
@@ -221,7 +239,21 @@ class _Visitor(ast.NodeVisitor):
         self.visit_all(node.items, is_covered=False)
         self.visit_all(node.body, is_covered=True)
 
-    visit_With = visit_AsyncWith = _visit_with
+    visit_With = _visit_with
+
+    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
+        self.waits = True
+        self._visit_with(node)
+
+    def _waits(self, node: ast.Await | ast.AsyncFor) -> None:
+        self.waits = True
+        self.generic_visit(node)
+
+    visit_Await = visit_AsyncFor = _waits
+
+    def visit_comprehension(self, node: ast.comprehension) -> None:
+        self.waits = self.waits or bool(node.is_async)
+        self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Yield):

@@ -34,6 +34,7 @@ from websuckets.runtime.event_loop import cancellations
 from websuckets.runtime.failures import Cancelled, Meaning, is_failure, judge
 from websuckets.runtime.finalisers import Exit, finalise, refuse_second_yield
 from websuckets.runtime.scopes import ExitsOf, OpenScope
+from websuckets.runtime.steps import HAS_ENDED, rest_of
 
 __all__ = ["RequestScope", "RequestScopes"]
 
@@ -217,9 +218,11 @@ class RequestScope:
             scope.close()
 
     async def finalise(
-        self, exits: Exits, error: BaseException | None = None
+        self, exits: Exits, error: BaseException | None = None, *, waits: bool = True
     ) -> BaseException | None:
         """Run finalisers to their end, also when this task is cancelled.
+
+        ``waits`` is false where it is known that no finaliser waits for anything.
 
         The finalisers get ``error``, which ended what their objects were for; without an error, the
         first error that a finaliser raises is passed to the finalisers that follow. If they take
@@ -234,18 +237,21 @@ class RequestScope:
         """
         failures: list[BaseException] = []
         interruption: BaseException | None = None
-        self._scope.shield = True
-        time_to_close = self._request_scopes._time_to_close
-        self._close_by = close_by = time_to_close.due()
-        if close_by < self._timer.moment:
-            self._timer.by(close_by, time_to_close.step)
+        scope = self._scope
+        if waits:
+            scope.shield = True
         try:
             while exits:
                 exit = exits.pop()
                 try:
                     if error is None and exit[1] is not None:  # the usual case of `finalise`
-                        await exit[1].asend(None)
+                        steps = exit[1].asend(None)
+                        waits_for = next(steps, HAS_ENDED)
+                        if waits_for is not HAS_ENDED:
+                            self._limit_closing()
+                            await rest_of(steps, waits_for)
                         await refuse_second_yield(exit)
+                    self._limit_closing()
                     await finalise(exit, error)
                 except StopAsyncIteration:
                     pass
@@ -257,10 +263,19 @@ class RequestScope:
                         interruption = failure
         finally:
             self._close_by = math.inf
-            self._scope.shield = False
+            if waits:
+                scope.shield = False
         if interruption is None:
             return _grouped(failures, self.lateness) if failures or self.is_late else None
         return self._interrupted(interruption, failures)
+
+    def _limit_closing(self) -> None:
+        """Let the time of all finalisers begin, unless it runs, as one of them may wait."""
+        if self._close_by == math.inf:
+            time_to_close = self._request_scopes._time_to_close
+            self._close_by = close_by = time_to_close.due()
+            if close_by < self._timer.moment:
+                self._timer.by(close_by, time_to_close.step)
 
     def _interrupted(
         self, interruption: BaseException, failures: list[BaseException]

@@ -38,6 +38,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
+from websuckets.runtime.steps import HAS_ENDED, rest_of
 from websuckets.transports.asgi_connection import DISCONNECT, AsgiConnection, event_of
 from websuckets.transports.asgi_events import AsgiEvent
 from websuckets.transports.plain import TURN, is_longer
@@ -130,30 +131,32 @@ class DirectConnection(AsgiConnection):
         return frame
 
     async def reply(self, text: str) -> None:
-        self.state.check_open()
+        state = self.state
+        if state.is_closed:
+            raise state.error()
         if self._watchdog.waiting:
             await self.sender.reply(text)
             return
-        task: Any = asyncio.current_task(self._loop)
-        if task is not self._task:
-            self._go_on_reading()
-        waiting = self._waiting
-        waiting[task] = task.cancelling()
-        self._watchdog.blocked()
         try:
-            await self._asgi_send({"type": "websocket.send", "text": text})
-        except asyncio.CancelledError:
-            if self._was_interrupted(task):
-                raise self.state.error() from None
-            raise
+            steps = self._asgi_send({"type": "websocket.send", "text": text}).__await__()
+            waits_for = next(steps, HAS_ENDED)
         except Exception as error:
             self._lost(error)
+        else:
+            if waits_for is not HAS_ENDED:
+                await self._finish_reply(rest_of(steps, waits_for))
+        if state.is_closed:
+            raise state.error()
+
+    async def _finish_reply(self, sending: Awaitable[None]) -> None:
+        """Wait until the server takes a reply, or another task closes the connection."""
+        if asyncio.current_task() is not self._task:
+            self._go_on_reading()
+        self._watchdog.blocked()
+        try:
+            await self._interruptible(self._complete(sending))
         finally:
             self._watchdog.unblocked()
-            if self.state.is_closed:
-                self._take_back_interruption(task)
-            del waiting[task]
-        self.state.check_open()
 
     async def write(self, frame: str | bytes) -> None:
         self._go_on_reading()

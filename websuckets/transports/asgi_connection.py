@@ -9,6 +9,7 @@ queue, from which the task that serves receives; it needs nothing but anyio. On 
 
 import logging
 from abc import abstractmethod
+from collections.abc import Awaitable
 from typing import Any, Final, NoReturn
 
 import anyio
@@ -187,6 +188,13 @@ class AsgiConnection(PlainConnection):
     async def _send_event(self, event: AsgiEvent) -> None:
         try:
             await self._asgi_send(event)
+        except Exception as error:
+            self._lost(error)
+
+    async def _complete(self, sending: Awaitable[None]) -> None:
+        """Await the rest of what `_send_event` does at once."""
+        try:
+            await sending
         except Exception as error:
             self._lost(error)
 
