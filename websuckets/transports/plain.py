@@ -22,8 +22,11 @@ from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["TURN", "PlainConnection", "PlainSocket", "is_longer"]
 
-TURN: Final = 16
-"""Number of frames that a connection may take in a row before other tasks run."""
+TURN: Final = 64
+"""Number of frames that a connection may take in a row before other tasks run.
+
+That is about 2 ms of short commands; a turn of the event loop takes as long as half a command.
+"""
 
 
 class PlainSocket:
