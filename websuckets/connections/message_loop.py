@@ -81,10 +81,10 @@ class MessageLoop:
         answer, self._unsent = self._unsent, None
         try:
             while True:
-                if type(answer) is str:
-                    await transport.reply(answer)
-                elif answer is not None:
+                if isinstance(answer, Outcome):
                     await self._send(answer)
+                elif answer is not None:
+                    await transport.reply(answer)
                 # A connection that waits keeps nothing of the last message, such as its token.
                 frame = received = answer = None
                 if not state.is_open:

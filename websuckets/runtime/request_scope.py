@@ -23,7 +23,7 @@ enters another. Deadlines are moments of the app's clock, which checks them all 
 import logging
 import math
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import anyio
 from dishka.exceptions import ExitError
@@ -245,7 +245,7 @@ class RequestScope:
                 exit = exits.pop()
                 try:
                     if error is None and exit[1] is not None:  # the usual case of `finalise`
-                        steps = exit[1].asend(None)
+                        steps: Any = exit[1].asend(None)
                         waits_for = next(steps, HAS_ENDED)
                         if waits_for is not HAS_ENDED:
                             self._limit_closing()
