@@ -14,9 +14,10 @@ another task has entered; a timer for each message.
 The solution. A task enters one request scope, and handles one message after the other inside of it.
 There are two cancel scopes around each other. The outer one, ``life``, is cancelled to end what is
 done: the message took too long, or its client has left, or the server stops. While finalisers run,
-the inner one is shielded from that. It is cancelled itself if finalisers take too long. After
-either has been cancelled for taking too long, the request scope `is_spent`: the task leaves it, and
-enters another. Deadlines are moments of the app's clock, which checks them all with one timer; see
+the inner one is shielded from that, unless it is known that they wait for nothing. It is cancelled
+itself if finalisers take too long, from when one of them waits first. After either has been
+cancelled for taking too long, the request scope `is_spent`: the task leaves it, and enters another.
+Deadlines are moments of the app's clock, which checks them all with one timer; see
 `websuckets.runtime.clock`.
 """
 
@@ -222,14 +223,13 @@ class RequestScope:
     ) -> BaseException | None:
         """Run finalisers to their end, also when this task is cancelled.
 
-        ``waits`` is false where it is known that no finaliser waits for anything.
-
-        The finalisers get ``error``, which ended what their objects were for; without an error, the
-        first error that a finaliser raises is passed to the finalisers that follow. If they take
-        too long, which `is_late` tells afterwards, the finaliser that waits is cancelled, and so is
-        each remaining finaliser at its first ``await``. A finaliser that asyncio's own
-        ``Task.cancel()`` hits, which nothing can keep out, ends there, too, but the remaining
-        finalisers run.
+        ``waits`` is false where it is known that no finaliser waits for anything: then nothing has
+        to be kept out. The finalisers get ``error``, which ended what their objects were for;
+        without an error, the first error that a finaliser raises is passed to the finalisers that
+        follow. If they take too long, which `is_late` tells afterwards, the finaliser that waits is
+        cancelled, and so is each remaining finaliser at its first ``await``. A finaliser that
+        asyncio's own ``Task.cancel()`` hits, which nothing can keep out, ends there, too, but the
+        remaining finalisers run.
 
         Returns the failure to report, if any: dishka's ``ExitError`` with the errors of finalisers
         (a ``BaseExceptionGroup``, if an error is not an ``Exception``), a cancellation that nobody
