@@ -81,6 +81,22 @@ def test_a_worker_that_ends_is_replaced(run: Any, source: str, end: str) -> None
     assert run(first(f"start()\n{source}\n"), act) == 0
 
 
+@pytest.mark.parametrize(
+    ("before", "status"), [('tell("stopped")\n', 0), ("", 1)], ids=["stopped", "running"]
+)
+def test_a_signal_after_the_stop_of_the_app_is_no_failure_of_a_worker(
+    run: Any, before: str, status: int
+) -> None:
+    """Expect it where the message and the end of the process come at the same time."""
+
+    async def act(log: Log) -> None:
+        await log.until("workers: 1")
+        send(signal.SIGTERM)
+
+    source = f"start()\nlive()\n{before}os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
+    assert run(source, act) == status
+
+
 @pytest.mark.parametrize("before", ["", "signal.signal(signal.SIGABRT, signal.SIG_IGN)\n"])
 def test_a_worker_without_a_sign_of_life_is_ended_and_replaced(run: Any, before: str) -> None:
     async def act(log: Log) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import anyio
 import pytest
+from run_command import LONG
 
 from websuckets.cli import control
 from websuckets.cli.control import Control, decoded, encoded
@@ -77,6 +78,27 @@ def test_a_supervisor_that_is_gone_ends_the_messages(pair: tuple[socket.socket, 
     assert list(messages) == []
     for _ in range(2 * control.UNSENT):
         worker.send("alive")  # does nothing
+
+
+def test_messages_are_sent_before_a_worker_goes_on_to_end(
+    pair: tuple[socket.socket, Control],
+) -> None:
+    ours, worker = pair
+    worker.send("stopped")
+    worker.flush(LONG)
+    assert ours.recv(1000, socket.MSG_DONTWAIT) == encoded("stopped")
+
+
+def test_a_supervisor_that_does_not_read_holds_no_worker_up(
+    pair: tuple[socket.socket, Control],
+) -> None:
+    ours, worker = pair
+    for number in range(control.UNSENT):
+        worker.send("files", files=["x" * 10_000], number=number)
+    worker.flush(0)
+    ours.setblocking(False)
+    while len(ours.recv(1 << 20)) == 1 << 20:
+        pass
 
 
 @pytest.mark.usefixtures("controls")

@@ -1,5 +1,6 @@
 """Tests of what a command may do as its authorised user, and of what ends with that user."""
 
+import copy
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,12 +12,12 @@ from harness import Gate, app_with, dial, until
 from serving import Serving
 from websockets.http11 import Request
 
-from websuckets import ClientEvent, CommandGroup, Limits, Payload, Socket, WebSuckets
+from websuckets import ClientEvent, CommandGroup, Limits, Message, Payload, Socket, WebSuckets
 from websuckets.channels import Channels
 from websuckets.exc import NotAuthorized, Unavailable
 from websuckets.resuming import ResumeProvider
 from websuckets.runtime.revocations import REMEMBERED, Revocations
-from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity
+from websuckets.security import CurrentUser, HandshakeSecurityProvider, Identity, resumed_user
 from websuckets.session import Session, User
 from websuckets.store import MemorySessionStore, Record, key_of
 from websuckets.testing import CommandError, TestClient
@@ -297,6 +298,35 @@ async def test_the_current_user_is_the_connections_user(app: WebSuckets) -> None
         assert (record.id, user.id, user.token) == ("bob", "bob", None)
         user.token = "bob's"
         assert record.token == "bob's"
+
+
+async def test_a_current_user_can_be_made_of_another_and_copied(app: WebSuckets) -> None:
+    """Expect the values to stay those of the time when each was made."""
+    async with TestClient(app) as client:
+        record = app._session.online[client.socket.id]
+        record.id, record.token = "ann", "token"
+        first = CurrentUser(record)
+        second = await resumed_user(Message("event", token="token"), first, app._session)
+        third = copy.copy(second)
+        assert {first} == {second} == {third} == {record}
+        second.id = "bob"
+        assert (first.id, second.id, third.id, record.id) == ("ann", "bob", "ann", "bob")
+        assert (first.token, third.token, record.token) == ("token", "token", None)
+
+
+class Slotted:
+    __slots__ = ("kept",)
+
+
+class NamedUser(CurrentUser, Slotted):
+    """A user of a program, who has a place for a value of its own."""
+
+
+async def test_a_current_user_may_have_another_base(app: WebSuckets) -> None:
+    async with TestClient(app) as client:
+        record = app._session.online[client.socket.id]
+        record.id = "ann"
+        assert NamedUser(record).id == "ann"
 
 
 async def test_subscriptions_end_with_their_user(app: WebSuckets) -> None:

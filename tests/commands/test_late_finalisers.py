@@ -1,8 +1,10 @@
 """Tests of finalisers that take too long, and of timeouts in finalisers."""
 
+import functools
 import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import anyio
 import pytest
@@ -273,3 +275,72 @@ async def test_a_timeout_that_a_provider_holds_is_an_error_like_any_other(
         for number in range(2):
             incident_of(await client.call("too slow", id=number))
             assert (await client.call("fine"))["payload"] == "fine"
+
+
+async def test_a_provider_that_yields_again_has_no_more_time_than_others(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def again() -> AsyncIterator[Late]:
+        yield Late()
+        try:
+            yield Late()
+        finally:
+            await anyio.sleep_forever()
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(again)
+    group = CommandGroup()
+
+    @group.command("work")
+    async def work(socket: ServerConnection, *, late: Late) -> None: ...
+
+    async with talk(app_with(group, providers=[provider], limits=SOON)) as client:
+        incident_of(await client.call("work", id=1))
+    assert "TimeoutError: finalisers took more than 0.05 seconds" in caplog.text
+
+
+class Proxy:
+    """An asynchronous generator that is not Python's own, as one that measures calls may be."""
+
+    def __init__(self, generator: Any) -> None:
+        self._generator = generator
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> Any:
+        return await self._generator.__anext__()
+
+    async def asend(self, value: Any) -> Any:
+        return await self._generator.asend(value)
+
+    async def athrow(self, error: BaseException) -> Any:
+        return await self._generator.athrow(error)
+
+    async def aclose(self) -> None:
+        await self._generator.aclose()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_generator_of_another_kind_is_finalised(waits: bool, journal: list[str]) -> None:
+    async def measured() -> AsyncIterator[Late]:
+        yield Late()
+        if waits:
+            await anyio.sleep(0)
+        journal.append("finalised")
+
+    @functools.wraps(measured)
+    def proxy() -> Any:
+        return Proxy(measured())
+
+    provider = Provider(scope=Scope.REQUEST)
+    provider.provide(proxy)
+    group = CommandGroup()
+
+    @group.command("work")
+    async def work(socket: ServerConnection, *, late: Late) -> str:
+        return "done"
+
+    async with talk(app_with(group, providers=[provider])) as client:
+        assert (await client.call("work"))["payload"] == "done"
+    assert journal == ["finalised"]

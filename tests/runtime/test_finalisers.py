@@ -46,6 +46,40 @@ async def listing() -> AsyncIterator[list[int]]:
     yield [item async for item in plain()]
 
 
+async def one() -> int:
+    return 1
+
+
+async def with_a_default() -> AsyncIterator[Any]:
+    def number(value: int = await one()) -> int:
+        return value
+
+    yield number
+
+
+async def with_a_decorator() -> AsyncIterator[Any]:
+    @(await decorator())
+    def number() -> int:
+        return 1
+
+    yield number
+
+
+async def decorator() -> Callable[[Any], Any]:
+    return lambda function: function
+
+
+async def with_a_base() -> AsyncIterator[Any]:
+    class Number(await base()):  # type: ignore[misc]  # known when it is run
+        pass
+
+    yield Number
+
+
+async def base() -> Any:
+    return object
+
+
 @functools.wraps(plain)
 def wrapper(*arguments: Any) -> AsyncIterator[int]:
     return awaiting()
@@ -67,7 +101,11 @@ exec("async def made():\n    yield 1\n", without_source)
 
 
 @pytest.mark.parametrize(
-    "source", [synchronous, plain, with_a_waiting_function_inside, Providers().method]
+    "source",
+    [
+        *(synchronous, plain, with_a_waiting_function_inside, Providers().method),
+        without_source["made"],
+    ],
 )
 def test_a_generator_without_a_wait_never_waits(source: Callable[..., Any]) -> None:
     assert never_waits(source)
@@ -77,8 +115,8 @@ def test_a_generator_without_a_wait_never_waits(source: Callable[..., Any]) -> N
     "source",
     [
         *(awaiting, entering, iterating, listing, wrapper, coroutine),
+        *(with_a_default, with_a_decorator, with_a_base),
         *(functools.partial(plain), Providers(), asynccontextmanager(plain)),
-        without_source["made"],
     ],
 )
 def test_any_other_function_may_wait(source: Callable[..., Any]) -> None:

@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import Generator, Iterator
+from types import coroutine
 from typing import Any
 
 import anyio
 import pytest
 
-from websuckets.runtime.steps import HAS_ENDED, rest_of
+from websuckets.runtime.steps import HAS_ENDED, rest_of, steps_of
 
 pytestmark = pytest.mark.anyio
 
 
 async def finish(awaitable: Any) -> Any:
     """Await an awaitable as the modules do that take its first step by hand."""
-    steps = awaitable.__await__()
+    steps = steps_of(awaitable)
     waits_for = next(steps, HAS_ENDED)
     return "ended at once" if waits_for is HAS_ENDED else await rest_of(steps, waits_for)
 
@@ -118,3 +119,26 @@ async def test_a_value_of_the_event_loop_reaches_what_waits() -> None:
 
 def echo() -> Generator[str, str, str]:
     return (yield "first")
+
+
+async def test_a_generator_that_can_be_awaited_is_taken_by_its_steps() -> None:
+    @coroutine
+    def generator() -> Generator[Any, Any, str]:
+        yield from anyio.sleep(0).__await__()
+        return "result"
+
+    assert await finish(generator()) == "result"
+
+
+def test_what_cannot_be_awaited_is_refused() -> None:
+    with pytest.raises(AttributeError):
+        steps_of(object())
+
+
+@pytest.mark.parametrize("steps", [echo(), Iterating(3)], ids=["generator", "iterator"])
+def test_a_wait_that_is_closed_closes_what_waits(steps: Any) -> None:
+    waiting = rest_of(steps, next(steps))
+    driver = waiting.__await__() if hasattr(waiting, "__await__") else waiting
+    driver.send(None)
+    driver.close()
+    assert next(steps, HAS_ENDED) is (HAS_ENDED if isinstance(steps, Generator) else None)

@@ -1,8 +1,10 @@
 """Tests of messages and replies by `app.asgi`: their order, their bounds, and their turns."""
 
+import gc
 import json
 from collections import Counter, deque
 from functools import partial
+from types import CoroutineType, coroutine
 from typing import Any
 
 import anyio
@@ -12,6 +14,7 @@ from asgi_server import AsgiServer, NewServer, tell_of_the_end
 from harness import Gate, app_with, until
 
 from websuckets import CommandGroup, ConnectionTasks, Limits, Payload, Socket, WebSuckets
+from websuckets.connections.message_loop import MessageLoop
 from websuckets.transports.plain import TURN
 
 pytestmark = pytest.mark.anyio
@@ -138,6 +141,50 @@ async def test_many_messages_at_once_leave_others_their_turn(
     replies = [json.loads(event["text"])["payload"] for event in server.sent if "text" in event]
     assert len(replies) == MANY
     assert max(Counter(replies).values()) <= 2 * TURN  # the order of turns is random on trio
+
+
+@pytest.mark.on_asyncio
+async def test_a_server_may_send_by_a_generator_that_can_be_awaited(
+    new_server: NewServer, group: CommandGroup
+) -> None:
+    server = new_server()
+
+    @coroutine
+    def send(event: Any) -> Any:
+        yield from server.send(event).__await__()
+
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app_with(group).asgi, server.scope, server.receive, send)
+        await server.greet()
+        server.says('{"event": "greeting", "id": 2}')
+        assert json.loads((await server.next())["text"])["id"] == 2
+        server.leaves()
+
+
+async def test_a_reply_that_waits_keeps_nothing_else_of_its_message(
+    new_server: NewServer, group: CommandGroup
+) -> None:
+    server, waits = new_server(), anyio.Event()
+
+    async def send(event: Any) -> None:
+        if event["type"] == "websocket.send":
+            waits.set()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as connections:
+        connections.start_soon(app_with(group).asgi, server.scope, server.receive, send)
+        server.says('{"event": "greeting", "token": "canary"}')
+        await waits.wait()
+        await anyio.wait_all_tasks_blocked()
+        kept = [
+            repr(list(each.cr_frame.f_locals.values()))
+            for each in gc.get_objects()
+            if type(each) is CoroutineType and each.cr_code is MessageLoop.run.__code__
+            if each.cr_frame is not None
+        ]
+        connections.cancel_scope.cancel()
+    assert any("unknown command" in values for values in kept)  # the reply
+    assert not any("canary" in values for values in kept)
 
 
 async def server_sends(server: AsgiServer, event: Any) -> None:

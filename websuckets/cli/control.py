@@ -7,7 +7,8 @@ name as ``"is"``. A worker sends:
 - ``listening``: the app has started; ``urls`` are those of its sockets, and ``has_broker`` tells
   whether anything connects the app with those of other processes,
 - ``alive``: the event loop runs, sent every `HEARTBEAT` seconds; ``memory`` is in bytes,
-- ``files``: other modules have been imported since.
+- ``files``: other modules have been imported since,
+- ``stopped``: the app has stopped, and the process ends.
 
 The first message to a worker, ``options``, has its `RunOptions` and the descriptors of its sockets.
 Then come ``start``, after ``loaded``; and ``stop``, or ``make way`` where another worker takes the
@@ -19,6 +20,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 __all__ = ["HEARTBEAT", "Control", "decoded", "encoded"]
@@ -69,9 +71,14 @@ class Control:
         except queue.Full:
             pass
 
+    def flush(self, seconds: float) -> None:
+        """Wait until all messages are sent, for so many seconds at most."""
+        with self._unsent.all_tasks_done:
+            self._unsent.all_tasks_done.wait_for(lambda: not self._unsent.unfinished_tasks, seconds)
+
     def _send_all(self) -> None:
-        try:
-            while True:
-                self._socket.sendall(self._unsent.get())
-        except OSError:  # the supervisor is gone: `messages` ends
-            return
+        while True:
+            line = self._unsent.get()
+            with suppress(OSError):  # the supervisor is gone: `messages` ends
+                self._socket.sendall(line)
+            self._unsent.task_done()

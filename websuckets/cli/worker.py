@@ -41,6 +41,9 @@ INSTALLED: Final = tuple(
 )
 """Folders of modules that do not belong to the program: Python's, installed ones, and ours."""
 
+TIME_TO_TELL: Final = 1.0
+"""Seconds that the end of a worker waits at most for a supervisor that does not read."""
+
 STATM: Final = "/proc/self/statm"
 """File of Linux with the pages of memory of this process."""
 
@@ -98,11 +101,11 @@ def _obey(
 
 
 async def _tell(control: Control, running: RunningApp, server: Server) -> None:
-    """Tell the supervisor that the app listens, and that its event loop runs.
+    """Tell the supervisor that the app listens, that its event loop runs, and that it has stopped.
 
-    Once the app has stopped, signals are ignored: all that is left of the process is its end. A
-    signal that comes then, such as that of a terminal or the word of a supervisor that was busy,
-    would make a failure of it.
+    From then on a signal ends the process by its default action: that of a terminal may come late,
+    and `_obey` sends one for the word of a supervisor that was busy. The supervisor has to know
+    that this is no failure.
     """
     has_broker = bool(scopes_of(running.container, Broker))
     control.send("listening", urls=server.urls, has_broker=has_broker)
@@ -115,8 +118,8 @@ async def _tell(control: Control, running: RunningApp, server: Server) -> None:
                 control.send("files", files=_files_of_the_program())
             await anyio.sleep(HEARTBEAT)
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        control.send("stopped")
+        control.flush(TIME_TO_TELL)
 
 
 def _files_of_the_program() -> list[str]:

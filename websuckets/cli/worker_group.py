@@ -81,6 +81,6 @@ class WorkerGroup:
     async def _await_end(self, worker: WorkerProcess) -> None:
         await worker.ended.wait()
         self._workers.discard(worker)
-        if self.is_stopping.is_set() and worker.status and not worker.ended_at_its_start:
+        if self.is_stopping.is_set() and worker.status and not worker.ended_beside_the_app:
             logger.error("process %d has ended (%s)", worker.pid, worker.end)
             self.status = FAILED

@@ -24,6 +24,9 @@ LONGEST_LINE: Final = 2**24
 TIME_TO_ABORT: Final = 1.0
 """Seconds after SIGABRT until SIGKILL: a process that is stopped does not receive SIGABRT."""
 
+TIME_TO_READ: Final = 1.0
+"""Seconds after the end of a process in which its last messages are read, at most."""
+
 JITTER: Final = 0.1
 """Part of `Bounds.lifetime` by which workers live longer or shorter, not to end all at once."""
 
@@ -68,9 +71,11 @@ class WorkerProcess:
         self.has_files: asyncio.Event = asyncio.Event()
         self.loaded: asyncio.Event = asyncio.Event()
         self.listening: asyncio.Event = asyncio.Event()
+        self.stopped: asyncio.Event = asyncio.Event()
         self.ended: asyncio.Event = asyncio.Event()
         self.needs_attention: asyncio.Event = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._watch())]
+        self._reading = asyncio.create_task(self._read())
+        self._watching = asyncio.create_task(self._watch())
 
     @classmethod
     async def start(
@@ -137,13 +142,13 @@ class WorkerProcess:
         return await self.until(self.listening)
 
     @property
-    def ended_at_its_start(self) -> bool:
-        """True if a stop has ended the process before the app could receive signals itself.
+    def ended_beside_the_app(self) -> bool:
+        """True if a stop has ended the process before the app received signals, or after its stop.
 
         A terminal sends SIGINT to this process, too.
         """
         by_signal = self.status in (-signal.SIGTERM, -signal.SIGINT)
-        return by_signal and not self.listening.is_set()
+        return by_signal and (not self.listening.is_set() or self.stopped.is_set())
 
     def stop(self) -> None:
         """Tell the worker to drain and end; nothing takes its place."""
@@ -200,6 +205,8 @@ class WorkerProcess:
             case "listening":
                 self.has_broker = message["has_broker"]
                 self.listening.set()
+            case "stopped":
+                self.stopped.set()
             case "alive":
                 self._memory = message["memory"]
 
@@ -213,6 +220,8 @@ class WorkerProcess:
             looked_at = self._time()
             if self.is_silent or self.trouble is not None:
                 self.needs_attention.set()
+        # A process that was forked may hold the other end open.
+        await asyncio.wait([self._reading], timeout=TIME_TO_READ)
         self._writer.close()
         self.ended.set()
         self.needs_attention.set()

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from typing import TypeAlias
 
 from websuckets.commands.dispatcher import Answer, NotACommand, ReceivedCommand, Route
 from websuckets.commands.peer import Peer
@@ -12,7 +13,7 @@ from websuckets.connections.state import ConnectionState
 from websuckets.connections.verification_deadlines import Owner, VerificationDeadlines
 from websuckets.exc import ClientError, Expired, InvalidMessage, NotAuthorized
 from websuckets.limits import limit_text
-from websuckets.middleware import Outcome
+from websuckets.middleware import AfterReply, Outcome
 from websuckets.protocol.close_codes import NOT_VERIFIED, CloseReason
 from websuckets.protocol.messages import Cancel, Control, Message, Ping, encode_pong
 from websuckets.runtime.contexts import in_context
@@ -20,6 +21,9 @@ from websuckets.runtime.contexts import in_context
 __all__ = ["MessageLoop"]
 
 logger: logging.Logger = logging.getLogger("websuckets")
+
+_Unsent: TypeAlias = tuple[str | None, AfterReply | None]
+"""A reply that is not sent yet, and what begins when it has been sent."""
 
 
 class MessageLoop:
@@ -58,7 +62,7 @@ class MessageLoop:
         self._owner = owner
         self._abuse = AbuseCounters(setup.limits)
         self._revocations = setup.session._revocations
-        self._unsent: Answer = None  # of a request scope that is spent
+        self._unsent: _Unsent = None, None  # of a request scope that is spent
         self.concurrent: ConcurrentCommands | None = None
         """Commands that run in tasks of their own; ``None`` in an app that has none."""
         if setup.some_run_beside:
@@ -78,15 +82,15 @@ class MessageLoop:
         peer, request_scope, state = self._peer, self._peer.request_scope, self._state
         transport = peer.transport
         dispatcher, is_concurrent = self._setup.dispatcher, self._setup.limits.concurrency != 1
-        answer, self._unsent = self._unsent, None
+        (reply, after), self._unsent = self._unsent, (None, None)
         try:
             while True:
-                if isinstance(answer, Outcome):
-                    await self._send(answer)
-                elif answer is not None:
-                    await transport.reply(answer)
-                # A connection that waits keeps nothing of the last message, such as its token.
-                frame = received = answer = None
+                if after is not None:
+                    await self._send_and_begin(reply, after)
+                    after = None
+                elif reply is not None:
+                    await transport.reply(reply)
+                reply = None
                 if not state.is_open:
                     return
                 self.handling_since = None
@@ -97,6 +101,7 @@ class MessageLoop:
 
                 received = dispatcher.read(frame)
                 retry_after = self._abuse.retry_after()
+                answer: Answer
                 if retry_after > 0:
                     answer = await self._refuse_for_now(received, retry_after)
                 elif not isinstance(received, tuple):
@@ -110,10 +115,16 @@ class MessageLoop:
                     )
                     if type(answer) is Outcome or not self._abuse.has_no_streak:
                         self._close_if(self._count(received[1], answer))
+                if isinstance(answer, Outcome):
+                    reply, after = answer.frame, answer.after
+                else:
+                    reply = answer
                 if self._deadlines.may_be_over and self._deadlines.is_over:
                     self._owner.close(NOT_VERIFIED)  # the command might have verified the client
+                # A connection that waits keeps nothing of the last message, such as its token.
+                del frame, received, answer
                 if request_scope.is_spent:
-                    self._unsent = answer
+                    self._unsent = reply, after
                     return
         finally:
             self.handling_since = self._revocations.count
@@ -130,21 +141,20 @@ class MessageLoop:
     async def send_answer(self, route: Route, answer: Answer) -> None:
         """Send the answer to a command that ran in a task of its own."""
         close_reason = self._count(route, answer)
-        if isinstance(answer, Outcome):
-            await self._send(answer)
-        elif answer is not None:
-            await self._peer.transport.reply(answer)
+        reply = answer.frame if isinstance(answer, Outcome) else answer
+        after = answer.after if isinstance(answer, Outcome) else None
+        if after is not None:
+            await self._send_and_begin(reply, after)
+        elif reply is not None:
+            await self._peer.transport.reply(reply)
         self._close_if(close_reason)
 
-    async def _send(self, outcome: Outcome) -> None:
-        """Send the frame of an outcome, if it has one, and begin what waits for that."""
-        after = outcome.after
-        if after is not None:
-            await after.hold()
-        if outcome.frame is not None:
-            await self._peer.transport.reply(outcome.frame)
-        if after is not None:
-            after.begin()
+    async def _send_and_begin(self, reply: str | None, after: AfterReply) -> None:
+        """Send a reply, if there is one, and begin what waits for that."""
+        await after.hold()
+        if reply is not None:
+            await self._peer.transport.reply(reply)
+        after.begin()
 
     async def _answer_other(self, received: NotACommand) -> Answer:
         """Answer a message that is not a command of the app."""

@@ -12,6 +12,7 @@ with each version of Python.
 """
 
 import ast
+import dis
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
@@ -28,6 +29,9 @@ logger: logging.Logger = logging.getLogger("websuckets")
 Exit: TypeAlias = tuple[Generator[Any, Any, Any] | None, AsyncGenerator[Any, Any] | None]
 """Generator that waits at its ``yield`` for the end of a scope: one of the two items."""
 
+WAITS: Final = frozenset({"GET_AWAITABLE", "GET_ANEXT"})
+"""Instructions of Python 3.11 to 3.14 of which every ``await`` and ``async for`` has one."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Yields:
@@ -37,8 +41,6 @@ class _Yields:
     """Lines whose ``yield`` has a value that nothing uses."""
     covered: frozenset[int] = frozenset()
     """Lines inside a ``try`` or a ``with`` that would notice an error."""
-    waits: bool = False
-    """True for a function with an ``await``, an ``async with`` or an ``async for``."""
 
 
 _read: Final[WeakKeyDictionary[CodeType, _Yields | None]] = WeakKeyDictionary()
@@ -68,17 +70,17 @@ def read_generators(sources: Iterable[Callable[..., Any]]) -> None:
 
 
 def never_waits(source: Callable[..., Any]) -> bool:
-    """Tell whether a generator function, or a method, has nothing to wait for, nor its generators.
+    """Tell whether a generator function, or a method, has nothing to wait for.
 
-    Returns false for a function whose source cannot be read, and for any other callable.
+    Returns false for any other callable. The compiled code is read, as nested functions and types
+    may wait in the function around them, by their defaults and decorators.
     """
     function = source.__func__ if inspect.ismethod(source) else source
     if not inspect.isfunction(function):
         return False
     if not function.__code__.co_flags & inspect.CO_ASYNC_GENERATOR:
         return inspect.isgeneratorfunction(function)
-    yields = _yields_of(function.__code__)
-    return yields is not None and not yields.waits
+    return WAITS.isdisjoint(each.opname for each in dis.get_instructions(function.__code__))
 
 
 async def finalise(exit: Exit, error: BaseException | None) -> None:
@@ -200,7 +202,6 @@ def _read_yields(code: CodeType) -> _Yields | None:
     return _Yields(
         frozenset(line + offset for line in visitor.discarding - visitor.used),
         frozenset(line + offset for line in visitor.covered),
-        visitor.waits,
     )
 
 
@@ -218,7 +219,6 @@ class _Visitor(ast.NodeVisitor):
         self.discarding: set[int] = set()
         self.used: set[int] = set()
         self.covered: set[int] = set()
-        self.waits = False
         self._is_covered = False
 
     def visit_all(self, nodes: Iterable[ast.AST], *, is_covered: bool) -> None:
@@ -239,21 +239,7 @@ class _Visitor(ast.NodeVisitor):
         self.visit_all(node.items, is_covered=False)
         self.visit_all(node.body, is_covered=True)
 
-    visit_With = _visit_with
-
-    def visit_AsyncWith(self, node: ast.AsyncWith) -> None:
-        self.waits = True
-        self._visit_with(node)
-
-    def _waits(self, node: ast.Await | ast.AsyncFor) -> None:
-        self.waits = True
-        self.generic_visit(node)
-
-    visit_Await = visit_AsyncFor = _waits
-
-    def visit_comprehension(self, node: ast.comprehension) -> None:
-        self.waits = self.waits or bool(node.is_async)
-        self.generic_visit(node)
+    visit_With = visit_AsyncWith = _visit_with
 
     def visit_Expr(self, node: ast.Expr) -> None:
         if isinstance(node.value, ast.Yield):

@@ -24,7 +24,7 @@ Deadlines are moments of the app's clock, which checks them all with one timer; 
 import logging
 import math
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import anyio
 from dishka.exceptions import ExitError
@@ -35,7 +35,7 @@ from websuckets.runtime.event_loop import cancellations
 from websuckets.runtime.failures import Cancelled, Meaning, is_failure, judge
 from websuckets.runtime.finalisers import Exit, finalise, refuse_second_yield
 from websuckets.runtime.scopes import ExitsOf, OpenScope
-from websuckets.runtime.steps import HAS_ENDED, rest_of
+from websuckets.runtime.steps import HAS_ENDED, rest_of, steps_of
 
 __all__ = ["RequestScope", "RequestScopes"]
 
@@ -245,11 +245,12 @@ class RequestScope:
                 exit = exits.pop()
                 try:
                     if error is None and exit[1] is not None:  # the usual case of `finalise`
-                        steps: Any = exit[1].asend(None)
+                        steps = steps_of(exit[1].asend(None))
                         waits_for = next(steps, HAS_ENDED)
                         if waits_for is not HAS_ENDED:
                             self._limit_closing()
                             await rest_of(steps, waits_for)
+                        self._limit_closing()
                         await refuse_second_yield(exit)
                     self._limit_closing()
                     await finalise(exit, error)

@@ -7,8 +7,8 @@ generator, has nothing to wait for, and the guards cost more than the work.
 Tried and rejected: guards that cost less. They still are a tenth of a command: code that runs once
 for a message, between two system calls, takes twice the time that it takes in a loop.
 
-The solution: ``next(awaitable.__await__(), HAS_ENDED)`` does what the event loop would do first. If
-it returns `HAS_ENDED`, the awaitable has ended without waiting, and nothing had to be guarded: no
+The solution: ``next(steps_of(awaitable), HAS_ENDED)`` does what the event loop would do first. If
+that returns `HAS_ENDED`, the awaitable has ended without waiting, and nothing had to be guarded: no
 other task ran meanwhile. Otherwise its caller sets up the guards and awaits `rest_of`.
 """
 
@@ -16,24 +16,38 @@ from collections.abc import Generator
 from types import coroutine as awaitable
 from typing import Any, Final
 
-__all__ = ["HAS_ENDED", "rest_of"]
+__all__ = ["HAS_ENDED", "rest_of", "steps_of"]
 
 HAS_ENDED: Final = object()
 """Default of ``next`` that tells an end from anything that the event loop is to wait for."""
+
+
+def steps_of(waiting: Any) -> Any:
+    """Return the iterator that takes the steps of what could be awaited."""
+    try:
+        return waiting.__await__()
+    except AttributeError:
+        if isinstance(waiting, Generator):  # as of a function made by `types.coroutine`
+            return waiting
+        raise
 
 
 @awaitable
 def rest_of(steps: Any, waits_for: Any) -> Generator[Any, Any, Any]:
     """Await what is left of an awaitable whose first step has been taken.
 
-    ``steps`` is the result of its ``__await__``, and ``waits_for`` that of its first step. Returns
-    the result of the awaitable and raises its errors.
+    ``steps`` takes its steps, see `steps_of`, and ``waits_for`` is the result of the first one.
+    Returns the result of the awaitable and raises its errors.
     """
     while True:
         error: BaseException | None = None
         argument: Any = None
         try:
             argument = yield waits_for
+        except GeneratorExit:
+            if hasattr(steps, "close"):
+                steps.close()
+            raise
         except BaseException as thrown:
             error = thrown
         try:

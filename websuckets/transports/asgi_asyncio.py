@@ -39,7 +39,7 @@ from typing import Any, Final
 
 import anyio.lowlevel
 
-from websuckets.runtime.steps import HAS_ENDED, rest_of
+from websuckets.runtime.steps import HAS_ENDED, rest_of, steps_of
 from websuckets.transports.asgi_connection import DISCONNECT, AsgiConnection, event_of
 from websuckets.transports.asgi_events import AsgiEvent
 from websuckets.transports.plain import TURN, is_longer
@@ -87,18 +87,20 @@ class DirectConnection(AsgiConnection):
         self._go_on_reading()
 
     async def receive(self) -> str | bytes:
-        self._taken += 1
-        if self._taken % TURN == 0:
-            await anyio.lowlevel.checkpoint()
         frame: str | bytes
         if self._read_on is None or self._frames.frames:
+            await self._take_turn()
             frame = await self._receive_queued()
         else:
+            self._taken += 1
             task, waiting = self._task, self._waiting
             waiting[task] = task.cancelling()
             self._is_receiving = True
             try:
-                event = await self._asgi_receive()
+                if self._taken <= TURN:
+                    event = await self._asgi_receive()
+                else:
+                    event = await self._receive_after_a_turn()
             except asyncio.CancelledError:
                 if self._was_interrupted(task):
                     raise self.state.error() from None
@@ -122,6 +124,23 @@ class DirectConnection(AsgiConnection):
             self._loop.call_later(TIME_TO_READ_ON, self._time_is_up)
         return frame
 
+    async def _receive_after_a_turn(self) -> AsgiEvent:
+        """Receive from the server, and let other tasks run, which a wait for the client does, too.
+
+        A turn of the event loop takes as long as half a command.
+        """
+        self._taken = 1
+        steps = steps_of(self._asgi_receive())
+        try:
+            waits_for = next(steps)
+        except StopIteration as end:
+            event: AsgiEvent = end.value
+        else:
+            event = await rest_of(steps, waits_for)
+            return event
+        await anyio.lowlevel.checkpoint()
+        return event
+
     async def _checked(self, event: AsgiEvent) -> str | bytes:
         """Return the frame of an event; raise `ConnectionClosed` if there is none to be handled."""
         frame = self._frame_of(event)
@@ -139,7 +158,7 @@ class DirectConnection(AsgiConnection):
             await self.sender.reply(text)
             return
         try:
-            steps = self._asgi_send({"type": "websocket.send", "text": text}).__await__()
+            steps = steps_of(self._asgi_send({"type": "websocket.send", "text": text}))
             waits_for = next(steps, HAS_ENDED)
         except Exception as error:
             self._lost(error)

@@ -22,11 +22,8 @@ from websuckets.transports.watchdog import PeerTimeouts
 
 __all__ = ["TURN", "PlainConnection", "PlainSocket", "is_longer"]
 
-TURN: Final = 64
-"""Number of frames that a connection may take in a row before other tasks run.
-
-That is about 2 ms of short commands; a turn of the event loop takes as long as half a command.
-"""
+TURN: Final = 16
+"""Number of frames that a connection may take in a row before other tasks run."""
 
 
 class PlainSocket:
@@ -115,7 +112,7 @@ class PlainConnection(ABC):
         """Function that is called as soon as the connection is closed."""
         self._frames = frames
         self._max_size = max_size
-        self._taken = 0
+        self._taken = 0  # since other tasks ran
         self._close_was_sent = anyio.Event()
 
     def open(self, ended: Callable[[], None]) -> None:
@@ -175,7 +172,8 @@ class PlainConnection(ABC):
     async def _take_turn(self) -> None:
         """Let other tasks run once in `TURN` frames, as receiving and sending may never wait."""
         self._taken += 1
-        if self._taken % TURN == 0:
+        if self._taken >= TURN:
+            self._taken = 0
             await anyio.lowlevel.checkpoint()
 
     async def _receive_queued(self) -> str | bytes:
