@@ -92,13 +92,10 @@ def test_messages_are_sent_before_a_worker_goes_on_to_end(
 def test_a_supervisor_that_does_not_read_holds_no_worker_up(
     pair: tuple[socket.socket, Control],
 ) -> None:
-    ours, worker = pair
+    _, worker = pair
     for number in range(control.UNSENT):
         worker.send("files", files=["x" * 10_000], number=number)
-    worker.flush(0)
-    ours.setblocking(False)
-    while len(ours.recv(1 << 20)) == 1 << 20:
-        pass
+    worker.flush(0)  # returns
 
 
 @pytest.mark.usefixtures("controls")

@@ -104,8 +104,8 @@ async def _tell(control: Control, running: RunningApp, server: Server) -> None:
     """Tell the supervisor that the app listens, that its event loop runs, and that it has stopped.
 
     From then on a signal ends the process by its default action: that of a terminal may come late,
-    and `_obey` sends one for the word of a supervisor that was busy. The supervisor has to know
-    that this is no failure.
+    and `_obey` sends one for the word of a supervisor that was busy. The supervisor is told, so as
+    not to take such an end for a failure.
     """
     has_broker = bool(scopes_of(running.container, Broker))
     control.send("listening", urls=server.urls, has_broker=has_broker)
