@@ -1,6 +1,7 @@
 """Decisions of a supervisor about its workers, which are small programs here."""
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -160,7 +161,11 @@ def test_workers_that_keep_dying_end_the_program(run: Any) -> None:
     assert run(first("start()\nos._exit(1)\n", then=FAILS), act) == 1
 
 
-def test_workers_that_die_after_they_have_started_end_the_program(run: Any) -> None:
+def test_workers_that_die_after_they_have_started_end_the_program(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "DEATHS_WITHIN", math.inf)  # a start may take seconds here
+
     async def act(log: Log) -> None:
         await log.until("workers die as soon as they are started: ending the program")
         assert len(await log.until("takes the place of")) == supervisor.DEATHS - 1
