@@ -247,4 +247,4 @@ def test_claims_and_replies_agree_with_a_model(anyio_backend: str, open_nodes: O
 def test_claims_and_replies_agree_with_a_model_for_longer(
     anyio_backend: str, open_nodes: Open
 ) -> None:
-    run(anyio_backend, open_nodes, 500)
+    run(anyio_backend, open_nodes, 200)
