@@ -94,6 +94,7 @@ def test_a_signal_after_the_stop_of_the_app_is_no_failure_of_a_worker(
         await log.until("workers: 1")
         send(signal.SIGTERM)
 
+    # The signal may take effect a moment later: until then the process does not end by itself.
     source = f"start()\nlive()\n{before}os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n"
     assert run(source, act) == status
 

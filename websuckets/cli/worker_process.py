@@ -65,13 +65,13 @@ class WorkerProcess:
         self._heard_at = self._time()
         self._expires_at = self._time() + _lifetime(bounds)
         self._memory = 0
+        self._app_has_stopped = False
         self.files: frozenset[str] = frozenset()
         """Source files of the program that the worker has imported; see `has_files`."""
         self.has_broker: bool = False
         self.has_files: asyncio.Event = asyncio.Event()
         self.loaded: asyncio.Event = asyncio.Event()
         self.listening: asyncio.Event = asyncio.Event()
-        self.stopped: asyncio.Event = asyncio.Event()
         self.ended: asyncio.Event = asyncio.Event()
         self.needs_attention: asyncio.Event = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
@@ -148,7 +148,7 @@ class WorkerProcess:
         A terminal sends SIGINT to this process, too.
         """
         by_signal = self.status in (-signal.SIGTERM, -signal.SIGINT)
-        return by_signal and (not self.listening.is_set() or self.stopped.is_set())
+        return by_signal and (not self.listening.is_set() or self._app_has_stopped)
 
     def stop(self) -> None:
         """Tell the worker to drain and end; nothing takes its place."""
@@ -206,7 +206,7 @@ class WorkerProcess:
                 self.has_broker = message["has_broker"]
                 self.listening.set()
             case "stopped":
-                self.stopped.set()
+                self._app_has_stopped = True
             case "alive":
                 self._memory = message["memory"]
 
