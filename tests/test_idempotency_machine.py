@@ -20,7 +20,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from idempotency_stores import PARAMETERS, Message, Nodes, Open, prepared
-from sql_databases import CANCELS_SQLITE
 from timeouts import TIMEOUT
 
 from websuckets.idempotency import StoredReply
@@ -219,8 +218,6 @@ class Machine(RuleBasedStateMachine):
 @pytest.fixture(params=PARAMETERS)
 def open_nodes(request: pytest.FixtureRequest, anyio_backend: str) -> Open:
     """Return a function that opens two nodes."""
-    if request.param == "sqlite" and not CANCELS_SQLITE:
-        pytest.skip("its thread answers a loop that is closed")
     return prepared(request.param, anyio_backend, request)
 
 

@@ -7,9 +7,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import anyio
 import pytest
-from sql_databases import CANCELS_SQLITE
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -192,7 +192,6 @@ def test_a_timeout_that_is_not_a_time_is_refused(seconds: Any) -> None:
         sqlite_engine("a.db", busy_timeout=seconds)
 
 
-@pytest.mark.skipif(not CANCELS_SQLITE, reason="its thread answers a loop that is closed")
 # The thread of aiosqlite answers a loop that has ended, which raises in that thread.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_event_loop_ends_although_the_closing_of_a_waiting_writer_was_cancelled(
@@ -223,10 +222,12 @@ def test_an_event_loop_ends_although_the_closing_of_a_waiting_writer_was_cancell
         assert not left.is_alive()
 
 
-def test_a_driver_without_a_stop_of_its_own_is_left_alone() -> None:
-    driver = object()  # as of aiosqlite before 0.22
-    sqlite._stop_once(driver)
-    assert not hasattr(driver, "stop")
+def test_a_driver_whose_connections_cannot_be_stopped_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(aiosqlite.Connection, "stop")  # as before 0.22.1
+    with pytest.raises(ConfigurationError, match=r"needs aiosqlite 0\.22\.1 or newer, not 0"):
+        sqlite_engine("a.db")
 
 
 def test_a_connection_that_is_collected_as_garbage_is_not_rolled_back() -> None:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import aiosqlite
 import pytest
 from sqlalchemy import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -16,10 +15,6 @@ from websuckets.sql import sqlite_engine
 DATABASES: Final = "sqlite", "postgresql with psycopg", "postgresql with asyncpg"
 
 POSTGRES: Final = DATABASES[1:]
-
-CANCELS_SQLITE: Final = hasattr(aiosqlite.Connection, "stop")
-"""False for aiosqlite before 0.22.1, whose thread raises where an event loop ends soon after a
-cancellation: it answers a loop that is closed."""
 
 
 class Database:

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from importlib.metadata import version
 from math import inf
 from sqlite3 import OperationalError
 from typing import Any, Final
@@ -45,10 +46,11 @@ def sqlite_engine(
     A database in memory has one connection, which sessions get one after the other. Errors and logs
     of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
 
-    Raises `ConfigurationError` for a URL of another database or driver, and for a ``busy_timeout``
-    that is not a positive number.
+    Raises `ConfigurationError` for a URL of another database or driver, for an aiosqlite before
+    0.22.1, and for a ``busy_timeout`` that is not a positive number.
     """
     url = _url(url_or_path)
+    _check_driver()
     if not (isinstance(busy_timeout, int | float) and 0 < busy_timeout < inf):
         raise ConfigurationError(
             f"sqlite_engine(busy_timeout={busy_timeout!r}): it is a number of seconds, above 0"
@@ -84,6 +86,22 @@ def _url(url_or_path: str | os.PathLike[str] | URL) -> URL:
     return url.set(drivername=DRIVER)
 
 
+def _check_driver() -> None:
+    """Refuse a driver whose connections cannot be stopped, as that of aiosqlite before 0.22.1.
+
+    SQLAlchemy leaves such a connection where its closing was cancelled: its thread goes on, may
+    hold the lock of writers, and raises when it answers an event loop that has ended meanwhile.
+    """
+    from aiosqlite import Connection  # here, as apps with another database do without
+
+    if not hasattr(Connection, "stop"):
+        raise ConfigurationError(
+            f"sqlite_engine() needs aiosqlite 0.22.1 or newer, not {version('aiosqlite')}, "
+            "which leaves a connection, with its locks, where a command was cancelled: "
+            "python -m pip install --upgrade aiosqlite"
+        )
+
+
 def _configure(connection: Any, busy_timeout: float) -> None:
     """Prepare a new connection: ``connection`` is SQLAlchemy's adapter of the driver's."""
     # Else Python's sqlite3 begins transactions itself, later than SQLAlchemy says so.
@@ -106,12 +124,10 @@ def _stop_once(driver: Any) -> None:
 
     SQLAlchemy closes a connection whose use was cancelled, and stops it beside that if the closing
     is cancelled, too, as it waits for a statement that waits for another writer. The thread of
-    aiosqlite (0.22) ends with the first stop, and never answers the second, which the closing makes
+    aiosqlite ends with the first stop, and never answers the second, which the closing makes
     itself: the task of the closing would wait for ever, and so would the end of the event loop.
     """
-    stop = getattr(driver, "stop", None)
-    if stop is None:  # an older aiosqlite, which is not stopped so
-        return
+    stop = driver.stop
     stopped: list[Any] = []
 
     def stop_once() -> Any:
