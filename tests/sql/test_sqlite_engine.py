@@ -1,8 +1,10 @@
 """Engines for SQLite by `sqlite_engine`."""
 
+import asyncio
+import gc
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,14 @@ import aiosqlite
 import anyio
 import pytest
 from sqlalchemy import make_url, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SAWarning
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
-from sqlalchemy.pool import StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.once import running_once
-from websuckets.sql import sqlite, sqlite_engine
+from websuckets.sql import sqlite_engine
 
 pytestmark = pytest.mark.anyio
 
@@ -230,5 +232,85 @@ def test_a_driver_whose_connections_cannot_be_stopped_is_refused(
         sqlite_engine("a.db")
 
 
-def test_a_connection_that_is_collected_as_garbage_is_not_rolled_back() -> None:
-    sqlite._roll_back(None, None, None)
+# Cancelled commands
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Let nothing but the engine itself end connections that are left."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+async def test_a_command_that_is_cancelled_at_any_moment_keeps_no_connection(
+    tmp_path: Path,
+) -> None:
+    engine = sqlite_engine(tmp_path / "test.db", pool_size=1, max_overflow=0)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+
+    async def read_and_write() -> None:
+        async with AsyncSession(engine) as session, session.begin():
+            await count(session)
+            await write(session)
+
+    for checkpoints in range(40):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read_and_write)
+            for _ in range(checkpoints):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert isinstance(engine.pool, QueuePool)
+        assert engine.pool.checkedout() == 0
+        async with AsyncSession(engine) as session:
+            await count(session)
+    await engine.dispose()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("closing_for", [0, 1, 5])
+async def test_the_thread_of_a_connection_ends_although_its_closing_was_cancelled(
+    engine: AsyncEngine, tmp_path: Path, closing_for: int
+) -> None:
+    patient = sqlite_engine(tmp_path / "test.db", busy_timeout=0.5)
+    before = set(threading.enumerate())
+    reading = anyio.Event()
+
+    async def read_and_write() -> None:
+        async with AsyncSession(patient) as session, session.begin():
+            await count(session)
+            reading.set()
+            await write(session)
+
+    async with engine.connect() as other:
+        await other.exec_driver_sql("INSERT INTO items DEFAULT VALUES")
+        before |= set(threading.enumerate())
+        writer = asyncio.ensure_future(read_and_write())
+        await reading.wait()
+        for checkpoints in (5, closing_for):
+            for _ in range(checkpoints):
+                await anyio.lowlevel.checkpoint()
+            writer.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await writer
+        await patient.dispose()
+        for thread in set(threading.enumerate()) - before:
+            await anyio.to_thread.run_sync(thread.join, TIMEOUT)
+            assert not thread.is_alive()
+
+
+async def test_the_thread_of_a_connection_that_is_collected_as_garbage_ends(
+    tmp_path: Path,
+) -> None:
+    engine = sqlite_engine(tmp_path / "test.db")
+    before = set(threading.enumerate())
+    connection = await engine.connect()
+    (thread,) = set(threading.enumerate()) - before
+    with pytest.warns(SAWarning, match="garbage collector"):
+        del connection
+        gc.collect()
+    await anyio.to_thread.run_sync(thread.join, TIMEOUT)
+    assert not thread.is_alive()
+    await engine.dispose()

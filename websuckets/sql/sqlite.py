@@ -1,5 +1,6 @@
 """Engines for SQLite whose transactions begin when they should, and wait for each other."""
 
+import asyncio
 import os
 from contextlib import suppress
 from importlib.metadata import version
@@ -23,8 +24,11 @@ DRIVER: Final = "sqlite+aiosqlite"
 PAUSE: Final = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
 
-ROLLBACK_TIMEOUT: Final = 2.0
-"""Seconds that the rollback of a cancelled transaction may take."""
+CLOSE_TIMEOUT: Final = 2.0
+"""Seconds for which the closing of a cancelled connection is waited for."""
+
+_closing: Final[set[asyncio.Task[None]]] = set()
+"""Closings that go on: an event loop keeps no task that nobody else refers to."""
 
 
 def sqlite_engine(
@@ -63,7 +67,7 @@ def sqlite_engine(
         engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
-    event.listen(engine.sync_engine, "invalidate", _roll_back)
+    engine.dialect.do_terminate = _terminate  # type: ignore[method-assign]
     return engine
 
 
@@ -110,32 +114,12 @@ def _configure(connection: Any, busy_timeout: float) -> None:
 
 
 async def _prepare(driver: Any, busy_timeout: float) -> None:
-    _stop_once(driver)
     try:
         await _set_pragmas(driver, busy_timeout)
     except BaseException:
         with anyio.CancelScope(shield=True):
             await driver.close()  # which has a thread
         raise
-
-
-def _stop_once(driver: Any) -> None:
-    """Let all who stop a connection wait for the one end of its thread.
-
-    SQLAlchemy closes a connection whose use was cancelled, and stops it beside that if the closing
-    is cancelled, too, as it waits for a statement that waits for another writer. The thread of
-    aiosqlite ends with the first stop, and never answers the second, which the closing makes
-    itself: the task of the closing would wait for ever, and so would the end of the event loop.
-    """
-    stop = driver.stop
-    stopped: list[Any] = []
-
-    def stop_once() -> Any:
-        if not stopped:
-            stopped.append(stop())
-        return stopped[0]
-
-    driver.stop = stop_once
 
 
 async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
@@ -164,17 +148,49 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")
 
 
-def _roll_back(connection: Any, record: Any, error: BaseException | None) -> None:
-    """Free the lock of a connection that is about to be closed, such as a cancelled one.
+def _terminate(dbapi_connection: Any) -> None:
+    """Close a connection that is of no use any more, such as one whose statement was cancelled.
+
+    It takes the place of SQLAlchemy's function, whose waiting ends with each further cancellation,
+    and a cancel scope makes one at every step. SQLAlchemy 2.0 then takes the connection for one
+    that is in use, until it is collected as garbage: a pool has none left after some such commands.
+    SQLAlchemy 2.1 stops the thread of aiosqlite a second time, which it never answers.
+    """
+    if in_greenlet():
+        dbapi_connection.run_async(_close_shielded)
+    else:  # the connection is collected as garbage: nothing may wait
+        dbapi_connection.driver_connection.stop()
+
+
+async def _close_shielded(driver: Any) -> None:
+    """Close a connection of the driver, and wait for it for `CLOSE_TIMEOUT`, whatever is cancelled.
+
+    The statement that was cancelled still runs in the driver's thread, and may wait for another
+    writer. The closing is a task, which goes on where that takes longer, and the end of an event
+    loop waits for it: a thread that answers an event loop which has ended dies with its lock.
+    """
+    closing = asyncio.create_task(_close(driver))
+    _closing.add(closing)
+    closing.add_done_callback(_closing.discard)
+    try:
+        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
+            await asyncio.wait([closing])
+    except asyncio.CancelledError:  # by `Task.cancel`, which knows no shield
+        # The task is cancelled at its next step, when SQLAlchemy has seen this connection closed.
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        task.cancel()
+
+
+async def _close(driver: Any) -> None:
+    """Roll back, and close.
 
     SQLite keeps a connection, its transaction and the lock while a cursor has rows to give, also
     after the connection was closed: until the cursor is collected as garbage.
     """
-    if in_greenlet():  # else it is collected as garbage itself
-        connection.run_async(_roll_back_by)
-
-
-async def _roll_back_by(driver: Any) -> None:
-    # A driver whose connection is closed already raises errors.
-    with anyio.move_on_after(ROLLBACK_TIMEOUT, shield=True), suppress(Exception):
-        await driver.rollback()
+    with suppress(Exception):  # those of a connection that is closed already
+        try:
+            await driver.rollback()
+        finally:
+            await driver.close()
