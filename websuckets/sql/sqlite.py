@@ -1,8 +1,8 @@
 """Engines for SQLite whose transactions begin when they should, and wait for each other."""
 
-import asyncio
 import os
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from math import inf
 from sqlite3 import OperationalError
@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import in_greenlet
 
 from websuckets.exc import ConfigurationError
+from websuckets.runtime.event_loop import repeat_cancellation, spawn
 from websuckets.runtime.once import running_once
 
 __all__ = ["sqlite_engine"]
@@ -26,9 +27,6 @@ PAUSE: Final = 0.01
 
 CLOSE_TIMEOUT: Final = 2.0
 """Seconds for which the closing of a cancelled connection is waited for."""
-
-_closing: Final[set[asyncio.Task[None]]] = set()
-"""Closings that go on: an event loop keeps no task that nobody else refers to."""
 
 
 def sqlite_engine(
@@ -169,22 +167,17 @@ async def _close_shielded(driver: Any) -> None:
     writer. The closing is a task, which goes on where that takes longer, and the end of an event
     loop waits for it: a thread that answers an event loop which has ended dies with its lock.
     """
-    closing = asyncio.create_task(_close(driver))
-    _closing.add(closing)
-    closing.add_done_callback(_closing.discard)
+    closed = anyio.Event()
+    spawn(partial(_close, driver, closed))  # the task lives, as the driver's queue refers to it
     try:
         with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await asyncio.wait([closing])
-    except asyncio.CancelledError:  # by `Task.cancel`, which knows no shield
-        # The task is cancelled at its next step, when SQLAlchemy has seen this connection closed.
-        task = asyncio.current_task()
-        assert task is not None
-        task.uncancel()
-        task.cancel()
+            await closed.wait()
+    except anyio.get_cancelled_exc_class():  # by `Task.cancel`, which knows no shield
+        repeat_cancellation()  # when SQLAlchemy has seen this connection closed
 
 
-async def _close(driver: Any) -> None:
-    """Roll back, and close.
+async def _close(driver: Any, closed: anyio.Event) -> None:
+    """Roll back, close, and set ``closed``.
 
     SQLite keeps a connection, its transaction and the lock while a cursor has rows to give, also
     after the connection was closed: until the cursor is collected as garbage.
@@ -194,3 +187,4 @@ async def _close(driver: Any) -> None:
             await driver.rollback()
         finally:
             await driver.close()
+    closed.set()
