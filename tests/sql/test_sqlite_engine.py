@@ -5,7 +5,7 @@ import gc
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import anyio
 import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, SAWarning
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.pool import QueuePool, StaticPool
 from timeouts import TIMEOUT
 
 from websuckets.exc import ConfigurationError
 from websuckets.runtime.once import running_once
-from websuckets.sql import sqlite_engine
+from websuckets.sql import sqlite, sqlite_engine
 
 pytestmark = pytest.mark.anyio
 
@@ -269,36 +269,149 @@ async def test_a_command_that_is_cancelled_at_any_moment_keeps_no_connection(
     await engine.dispose()
 
 
-@pytest.mark.usefixtures("no_garbage_collection")
-@pytest.mark.parametrize("closing_for", [0, 1, 5])
-async def test_the_thread_of_a_connection_ends_although_its_closing_was_cancelled(
-    engine: AsyncEngine, tmp_path: Path, closing_for: int
-) -> None:
-    patient = sqlite_engine(tmp_path / "test.db", busy_timeout=0.5)
+class SlowStatement:
+    """A statement that runs in the driver's thread until ``may_end`` is set."""
+
+    def __init__(self) -> None:
+        self.started, self.may_end = threading.Event(), threading.Event()
+
+    async def run(self, connection: AsyncConnection) -> None:
+        await (await driver_of(connection)).create_function("wait", 0, self._wait)
+        await connection.exec_driver_sql("SELECT wait()")
+
+    async def runs(self) -> None:
+        assert await anyio.to_thread.run_sync(self.started.wait, TIMEOUT)
+
+    def _wait(self) -> None:
+        self.started.set()
+        self.may_end.wait(TIMEOUT)
+
+
+async def driver_of(connection: AsyncConnection) -> aiosqlite.Connection:
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert isinstance(driver, aiosqlite.Connection)
+    return driver
+
+
+@pytest.fixture
+def statement() -> Iterator[SlowStatement]:
+    """Yield a statement, and check that each thread of the test ends."""
     before = set(threading.enumerate())
-    reading = anyio.Event()
-
-    async def read_and_write() -> None:
-        async with AsyncSession(patient) as session, session.begin():
-            await count(session)
-            reading.set()
-            await write(session)
-
-    async with engine.connect() as other:
-        await other.exec_driver_sql("INSERT INTO items DEFAULT VALUES")
-        before |= set(threading.enumerate())
-        writer = asyncio.ensure_future(read_and_write())
-        await reading.wait()
-        for checkpoints in (5, closing_for):
-            for _ in range(checkpoints):
-                await anyio.lowlevel.checkpoint()
-            writer.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await writer
-        await patient.dispose()
-        for thread in set(threading.enumerate()) - before:
-            await anyio.to_thread.run_sync(thread.join, TIMEOUT)
+    statement = SlowStatement()
+    yield statement
+    statement.may_end.set()
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("Thread-"):  # and is not one of anyio's or asyncio's
+            thread.join(TIMEOUT)
             assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1, 5])
+async def test_a_second_cancellation_disturbs_neither_the_closing_nor_the_command(
+    tmp_path: Path, statement: SlowStatement, checkpoints: int
+) -> None:
+    engine = sqlite_engine(tmp_path / "test.db", pool_size=1, max_overflow=0)
+    cleaned_up = anyio.Event()
+
+    async def command() -> None:
+        async with engine.connect() as connection:
+            try:
+                await statement.run(connection)
+            finally:
+                await anyio.lowlevel.checkpoint()
+                cleaned_up.set()
+
+    task = asyncio.ensure_future(command())
+    await statement.runs()
+    task.cancel()
+    for _ in range(checkpoints):
+        await anyio.lowlevel.checkpoint()
+    task.cancel()
+    await anyio.lowlevel.checkpoint()
+    statement.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cleaned_up.is_set()
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 0
+    await engine.dispose()
+
+
+async def test_a_timeout_while_a_connection_is_closed_is_raised_once(
+    engine: AsyncEngine, statement: SlowStatement
+) -> None:
+    connection = await engine.connect()
+    driver = await driver_of(connection)
+    await driver.create_function("wait", 0, statement._wait)
+    busy = asyncio.ensure_future(driver.execute_fetchall("SELECT wait()"))
+    await statement.runs()
+    asyncio.get_running_loop().call_later(0.02, statement.may_end.set)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await connection.invalidate()
+    await anyio.lowlevel.checkpoint()  # which nobody has cancelled
+    await busy
+    with suppress(DBAPIError):  # SQLAlchemy 2.0 keeps a connection whose closing was cancelled
+        await connection.close()
+
+
+async def test_a_cancelled_command_waits_no_longer_than_allowed_for_its_statement(
+    tmp_path: Path, statement: SlowStatement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CLOSE_TIMEOUT", 0.01)
+    engine = sqlite_engine(tmp_path / "test.db", busy_timeout=0.01)
+    async with engine.connect() as connection, anyio.create_task_group() as tasks:
+        tasks.start_soon(statement.run, connection)
+        await statement.runs()
+        tasks.cancel_scope.cancel()
+    assert not statement.may_end.is_set()
+    statement.may_end.set()
+    await engine.dispose()
+
+
+def test_the_end_of_an_event_loop_waits_for_statements_that_it_cancels(
+    tmp_path: Path, statement: SlowStatement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "CLOSE_TIMEOUT", 0.01)
+    tasks: list[asyncio.Future[None]] = []
+
+    async def leave_a_command() -> None:
+        engine = sqlite_engine(tmp_path / "test.db", busy_timeout=TIMEOUT)
+
+        async def command() -> None:
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql("CREATE TABLE items (id INTEGER PRIMARY KEY)")
+                await statement.run(connection)
+
+        tasks.append(asyncio.ensure_future(command()))
+        await statement.runs()
+
+    thread = threading.Thread(target=asyncio.run, args=(leave_a_command(),), daemon=True)
+    thread.start()
+    thread.join(0.1)  # in which the thread ends if its event loop does not wait
+    assert thread.is_alive()
+    statement.may_end.set()
+    thread.join(TIMEOUT)
+    assert tasks[0].cancelled()
+    with closing(sqlite3.connect(tmp_path / "test.db", timeout=0)) as other:
+        other.execute("CREATE TABLE items (id INTEGER PRIMARY KEY)")  # as no lock is left
+
+
+async def test_an_error_of_the_closing_is_logged(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(connection: aiosqlite.Connection) -> None:
+        await close(connection)
+        raise sqlite3.OperationalError("disk I/O error")
+
+    close = aiosqlite.Connection.close
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql("SELECT 1")
+        with monkeypatch.context() as patch:
+            patch.setattr(aiosqlite.Connection, "close", fail)
+            await connection.invalidate()
+    assert "Exception terminating connection" in caplog.text
+    assert "disk I/O error" in caplog.text
 
 
 async def test_the_thread_of_a_connection_that_is_collected_as_garbage_ends(

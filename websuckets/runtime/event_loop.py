@@ -21,7 +21,6 @@ __all__ = [
     "exit_scope",
     "on_trio",
     "propagate",
-    "repeat_cancellation",
     "spawn",
     "threadsafe",
 ]
@@ -50,17 +49,6 @@ def cancellations() -> int:
         return 0
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
-
-
-def repeat_cancellation() -> None:
-    """Cancel the current task of asyncio again, at its next step.
-
-    It is for code that has caught a cancellation by ``Task.cancel()``, in order to return first.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    task.uncancel()
-    task.cancel()
 
 
 class EventLoop:

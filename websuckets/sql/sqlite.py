@@ -1,6 +1,7 @@
 """Engines for SQLite whose transactions begin when they should, and wait for each other."""
 
 import os
+import sys
 from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import in_greenlet
 
 from websuckets.exc import ConfigurationError
-from websuckets.runtime.event_loop import repeat_cancellation, spawn
+from websuckets.runtime.event_loop import spawn
 from websuckets.runtime.once import running_once
 
 __all__ = ["sqlite_engine"]
@@ -26,7 +27,7 @@ PAUSE: Final = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds for which the closing of a cancelled connection is waited for."""
+"""Seconds for which the closing of a connection is waited for, beside the ``busy_timeout``."""
 
 
 def sqlite_engine(
@@ -44,6 +45,9 @@ def sqlite_engine(
     (``BEGIN IMMEDIATE``): of two commands with one key the second waits, and does not fail later.
     Such a handler therefore uses one session: a second one would wait for the first one, and fail
     with "database is locked" after ``busy_timeout``.
+
+    The driver cannot stop a statement: a command that is cancelled ends when its statement does, at
+    most ``busy_timeout`` plus 2 seconds later.
 
     A database in memory has one connection, which sessions get one after the other. Errors and logs
     of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
@@ -65,7 +69,8 @@ def sqlite_engine(
         engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
-    engine.dialect.do_terminate = _terminate  # type: ignore[method-assign]
+    terminate = partial(_terminate, timeout=busy_timeout + CLOSE_TIMEOUT)
+    engine.dialect.do_terminate = terminate  # type: ignore[method-assign]
     return engine
 
 
@@ -89,10 +94,10 @@ def _url(url_or_path: str | os.PathLike[str] | URL) -> URL:
 
 
 def _check_driver() -> None:
-    """Refuse a driver whose connections cannot be stopped, as that of aiosqlite before 0.22.1.
+    """Refuse a driver whose connections cannot be stopped, such as aiosqlite before 0.22.1.
 
-    SQLAlchemy leaves such a connection where its closing was cancelled: its thread goes on, may
-    hold the lock of writers, and raises when it answers an event loop that has ended meanwhile.
+    SQLAlchemy leaves such a connection where the closing was cancelled: the driver's thread goes
+    on, may hold the lock of writers, and raises where the event loop has ended meanwhile.
     """
     from aiosqlite import Connection  # here, as apps with another database do without
 
@@ -138,53 +143,77 @@ async def _set_pragmas(driver: Any, busy_timeout: float) -> None:
 
 
 async def _execute(driver: Any, statement: str) -> None:
-    async with driver.execute(statement):
-        pass
+    # Rows that nobody has fetched would keep the lock of the file after a cancellation.
+    await driver.execute_fetchall(statement)
 
 
 def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")
 
 
-def _terminate(dbapi_connection: Any) -> None:
-    """Close a connection that is of no use any more, such as one whose statement was cancelled.
+def _terminate(dbapi_connection: Any, timeout: float) -> None:
+    """Close a connection that cannot be used any more, such as one whose statement was cancelled.
 
-    It takes the place of SQLAlchemy's function, whose waiting ends with each further cancellation,
-    and a cancel scope makes one at every step. SQLAlchemy 2.0 then takes the connection for one
-    that is in use, until it is collected as garbage: a pool has none left after some such commands.
-    SQLAlchemy 2.1 stops the thread of aiosqlite a second time, which it never answers.
+    SQLAlchemy's own function waits until the connection is closed, and each further cancellation
+    ends that waiting; a cancel scope of anyio makes one at every step. SQLAlchemy 2.0 then counts
+    the connection as used until it is collected as garbage: a pool has none left after some such
+    commands. SQLAlchemy 2.1 stops the thread of aiosqlite twice; the thread answers once, and the
+    end of the event loop waits for the other answer for ever.
+
+    Raises what the closing raised, and a cancellation by ``Task.cancel()`` that came meanwhile,
+    unless the connection is closed for a cancellation, which SQLAlchemy raises itself.
     """
-    if in_greenlet():
-        dbapi_connection.run_async(_close_shielded)
-    else:  # the connection is collected as garbage: nothing may wait
+    if not in_greenlet():  # the connection is collected as garbage: nothing may wait
         dbapi_connection.driver_connection.stop()
+        return
+    reason = sys.exception()
+    error = dbapi_connection.run_async(partial(_close_shielded, timeout=timeout))
+    if error is not None and (isinstance(error, Exception) or not isinstance(reason, type(error))):
+        raise error
 
 
-async def _close_shielded(driver: Any) -> None:
-    """Close a connection of the driver, and wait for it for `CLOSE_TIMEOUT`, whatever is cancelled.
+async def _close_shielded(driver: Any, timeout: float) -> BaseException | None:
+    """Close a connection of the driver, and wait for its end, but at most ``timeout`` seconds.
 
-    The statement that was cancelled still runs in the driver's thread, and may wait for another
-    writer. The closing is a task, which goes on where that takes longer, and the end of an event
-    loop waits for it: a thread that answers an event loop which has ended dies with its lock.
+    A statement that was cancelled still runs in the driver's thread, and may wait for another
+    writer. The waiting goes on whatever is cancelled, so that the end of an event loop waits, too:
+    a thread that answers an event loop which has ended dies, with the lock that the thread holds.
+    The closing is a task, which goes on after ``timeout``. Returns the last cancellation that came
+    meanwhile, or else the error of the closing.
     """
     closed = anyio.Event()
-    spawn(partial(_close, driver, closed))  # the task lives, as the driver's queue refers to it
-    try:
-        with anyio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await closed.wait()
-    except anyio.get_cancelled_exc_class():  # by `Task.cancel`, which knows no shield
-        repeat_cancellation()  # when SQLAlchemy has seen this connection closed
+    error: BaseException | None = None
+
+    async def close() -> None:
+        nonlocal error
+        try:
+            await _close(driver)
+        except Exception as its_error:
+            error = its_error
+        finally:
+            closed.set()
+
+    spawn(close)  # the task lives, as the driver's queue refers to it
+    cancellation = None
+    with anyio.move_on_after(timeout, shield=True) as waiting:
+        while not closed.is_set():
+            try:
+                await closed.wait()
+            except anyio.get_cancelled_exc_class() as its_cancellation:
+                if waiting.cancel_called:
+                    raise
+                cancellation = its_cancellation  # by `Task.cancel`, which knows no shield
+    return cancellation or error
 
 
-async def _close(driver: Any, closed: anyio.Event) -> None:
-    """Roll back, close, and set ``closed``.
+async def _close(driver: Any) -> None:
+    """Roll back, and close.
 
     SQLite keeps a connection, its transaction and the lock while a cursor has rows to give, also
     after the connection was closed: until the cursor is collected as garbage.
     """
-    with suppress(Exception):  # those of a connection that is closed already
-        try:
+    try:
+        with suppress(Exception):  # the closing raises it, too, unless the connection is closed
             await driver.rollback()
-        finally:
-            await driver.close()
-    closed.set()
+    finally:
+        await driver.close()
