@@ -52,6 +52,15 @@ def run(main: Any, name: str) -> WebSuckets:
     return app
 
 
+async def test_the_test_of_the_page_passes_without_a_database_before_it(
+    main: Any, tmp_path: Path
+) -> None:
+    run(main, "def test_an_order_is_placed_once(")
+    for _ in range(2):  # as it leaves nothing behind
+        await main.test_an_order_is_placed_once()
+    assert (tmp_path / "shop.db").exists()
+
+
 # The client
 
 

@@ -91,7 +91,10 @@ def new(
     except (ValueError, OSError) as error:
         typer.echo(f"websuckets new: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"Created the project {name}. Its README.md says more; to begin with:\n")
+    typer.echo(
+        f"Created the project {name}. Its README.md says more; to begin with, in an active virtual "
+        "environment that has websuckets:\n"
+    )
     for line in (
         f"cd {directory}",
         'python -m pip install -e ".[test]"',
