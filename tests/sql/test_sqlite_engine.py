@@ -359,7 +359,7 @@ async def test_a_cancelled_command_waits_no_longer_than_allowed_for_its_statemen
     tmp_path: Path, statement: SlowStatement, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "CLOSE_TIMEOUT", 0.01)
-    engine = sqlite_engine(tmp_path / "test.db", busy_timeout=0.01)
+    engine = sqlite_engine(tmp_path / "test.db")
     async with engine.connect() as connection, anyio.create_task_group() as tasks:
         tasks.start_soon(statement.run, connection)
         await statement.runs()

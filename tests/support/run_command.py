@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any, Final
@@ -124,7 +124,8 @@ class RunningProgram:
 def children_of(pid: int) -> set[int]:
     found: set[int] = set()
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
-        found |= {int(child) for child in tasks.read_text().split()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that ends meanwhile
+            found |= {int(child) for child in tasks.read_text().split()}
     return found
 
 

@@ -27,7 +27,7 @@ PAUSE: Final = 0.01
 """Seconds between attempts to switch a new file to the write-ahead log."""
 
 CLOSE_TIMEOUT: Final = 2.0
-"""Seconds for which the closing of a connection is waited for, beside the ``busy_timeout``."""
+"""Seconds for which a cancelled command waits for the closing of its connection."""
 
 
 def sqlite_engine(
@@ -46,8 +46,8 @@ def sqlite_engine(
     Such a handler therefore uses one session: a second one would wait for the first one, and fail
     with "database is locked" after ``busy_timeout``.
 
-    The driver cannot stop a statement: a command that is cancelled ends when its statement does, at
-    most ``busy_timeout`` plus 2 seconds later.
+    The driver cannot stop a statement: a command that is cancelled ends when its statement does, or
+    2 seconds later.
 
     A database in memory has one connection, which sessions get one after the other. Errors and logs
     of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
@@ -69,7 +69,7 @@ def sqlite_engine(
         engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
-    terminate = partial(_terminate, timeout=busy_timeout + CLOSE_TIMEOUT)
+    terminate = partial(_terminate, busy_timeout=busy_timeout)
     engine.dialect.do_terminate = terminate  # type: ignore[method-assign]
     return engine
 
@@ -151,7 +151,7 @@ def _begin(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN" if running_once.get() is None else "BEGIN IMMEDIATE")
 
 
-def _terminate(dbapi_connection: Any, timeout: float) -> None:
+def _terminate(dbapi_connection: Any, busy_timeout: float) -> None:
     """Close a connection that cannot be used any more, such as one whose statement was cancelled.
 
     SQLAlchemy's own function waits until the connection is closed, and each further cancellation
@@ -167,20 +167,25 @@ def _terminate(dbapi_connection: Any, timeout: float) -> None:
         dbapi_connection.driver_connection.stop()
         return
     reason = sys.exception()
-    error = dbapi_connection.run_async(partial(_close_shielded, timeout=timeout))
+    error = dbapi_connection.run_async(partial(_close_shielded, busy_timeout=busy_timeout))
     if error is not None and (isinstance(error, Exception) or not isinstance(reason, type(error))):
         raise error
 
 
-async def _close_shielded(driver: Any, timeout: float) -> BaseException | None:
-    """Close a connection of the driver, and wait for its end, but at most ``timeout`` seconds.
+async def _close_shielded(driver: Any, busy_timeout: float) -> BaseException | None:
+    """Close a connection of the driver, and wait for the closing, whatever is cancelled meanwhile.
 
     A statement that was cancelled still runs in the driver's thread, and may wait for another
-    writer. The waiting goes on whatever is cancelled, so that the end of an event loop waits, too:
-    a thread that answers an event loop which has ended dies, with the lock that the thread holds.
-    The closing is a task, which goes on after ``timeout``. Returns the last cancellation that came
-    meanwhile, or else the error of the closing.
+    writer, for ``busy_timeout``. A command, which a cancel scope has cancelled, waits at most
+    `CLOSE_TIMEOUT`; the closing is a task, which goes on. ``Task.cancel()`` may come from the end
+    of the event loop, which waits for no new tasks: there the closing is waited for as long as the
+    statement may wait, because a thread that answers an event loop which has ended dies, with the
+    lock that the thread holds. Returns the last cancellation that came meanwhile, or else the error
+    of the closing.
     """
+    timeout = CLOSE_TIMEOUT
+    if anyio.current_effective_deadline() > -inf:  # no cancel scope is cancelled
+        timeout += busy_timeout
     closed = anyio.Event()
     error: BaseException | None = None
 
