@@ -46,8 +46,8 @@ def sqlite_engine(
     Such a handler therefore uses one session: a second one would wait for the first one, and fail
     with "database is locked" after ``busy_timeout``.
 
-    The driver cannot stop a statement: a command that is cancelled ends when its statement does, or
-    2 seconds later.
+    The driver cannot stop a statement: a command that is cancelled waits for the end of its
+    statement, but at most 2 seconds, or ``busy_timeout`` more after asyncio's ``Task.cancel()``.
 
     A database in memory has one connection, which sessions get one after the other. Errors and logs
     of the engine do not show parameters, unless ``options`` has ``hide_parameters=False``.
@@ -69,6 +69,7 @@ def sqlite_engine(
         engine.sync_engine, "connect", lambda connection, _: _configure(connection, busy_timeout)
     )
     event.listen(engine.sync_engine, "begin", _begin)
+    # No event of SQLAlchemy takes the place of a termination; the dialect is this engine's alone.
     terminate = partial(_terminate, busy_timeout=busy_timeout)
     engine.dialect.do_terminate = terminate  # type: ignore[method-assign]
     return engine
@@ -218,7 +219,7 @@ async def _close(driver: Any) -> None:
     after the connection was closed: until the cursor is collected as garbage.
     """
     try:
-        with suppress(Exception):  # the closing raises it, too, unless the connection is closed
+        with suppress(Exception):  # nothing depends on it: the closing ends the transaction, too
             await driver.rollback()
     finally:
         await driver.close()
