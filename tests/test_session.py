@@ -13,7 +13,7 @@ from websockets.asyncio.server import ServerConnection
 
 from websuckets import CommandGroup, WebSuckets
 from websuckets.exc import NoCurrentSession
-from websuckets.session import Session, User, disconnected
+from websuckets.session import Session, User, UserId, disconnected, watch
 from websuckets.session import connected as connect
 from websuckets.testing import TestClient
 
@@ -106,6 +106,27 @@ def test_a_client_that_leaves_is_neither_online_nor_verified() -> None:
     assert someone.id == "ann"
     someone.id = "bob"
     assert session.verified == {}
+
+
+def test_a_client_whose_leaving_an_observer_interrupts_has_left() -> None:
+    """The error of the observer is raised once; a second call finds nothing to do."""
+
+    class Failing:
+        def verified(self, user: User, id: UserId) -> None: ...
+
+        def demoted(self, user: User, id: UserId) -> None:
+            raise RuntimeError("the event loop has ended")
+
+        def left(self, user: User) -> None: ...
+
+    session, ann = Session(), user()
+    watch(session, Failing())
+    connect(ann, session)
+    ann.id = "ann"
+    with pytest.raises(RuntimeError, match="has ended"):
+        disconnected(ann)
+    disconnected(ann)
+    assert (session.online, session.verified) == ({}, {})
 
 
 def test_an_id_that_was_set_before_connecting_counts() -> None:

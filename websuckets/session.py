@@ -507,10 +507,10 @@ def disconnected(user: User) -> None:
     session = user._session
     if session is None:
         return
+    user._session = None  # first: another call does nothing, even if an observer raises here
     del session._online[user.socket.id]
     if user.id is not None:
         session._demote(user, user.id)
-    user._session = None
     for observer in session._observers:
         observer.left(user)
 
