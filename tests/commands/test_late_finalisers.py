@@ -167,11 +167,18 @@ async def test_a_late_finaliser_that_ends_normally_disturbs_nobody(
 
     class Commit: ...
 
+    async def until_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            go_on.set()
+
     async def commit() -> AsyncIterator[Commit]:
         yield Commit()
-        threading.Timer(0.2, go_on.set).start()
         with suppress(BaseException):
-            await anyio.to_thread.run_sync(go_on.wait, TIMEOUT)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(until_cancelled)
+                await anyio.to_thread.run_sync(go_on.wait, TIMEOUT)
         if fails:
             raise RuntimeError("commit canary")
         journal.append("committed")

@@ -56,7 +56,7 @@ async def told(client: TestClient, number: int, channel: str = HALL) -> list[Cha
     """Return of whom a client is told next, one by one; expect nothing else to come before."""
     changes: list[Change] = []
     while len(changes) < number:
-        changes += changes_in(await client.receive(), channel)
+        changes += changes_in(await client.receive(TIMEOUT), channel)
     return changes
 
 
