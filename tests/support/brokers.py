@@ -48,6 +48,10 @@ class Node:
         self.losses += 1
         self._changed.set()
 
+    def has_lost_its_link(self) -> bool:
+        """Tell whether the link was lost, perhaps more often than once, and nothing else."""
+        return bool(self.gaps) and not any(self.gaps)
+
     async def until(self, condition: Callable[[], bool], timeout: float = TIMEOUT) -> None:
         """Wait until the record makes this condition true."""
         with anyio.fail_after(timeout):
