@@ -54,6 +54,8 @@ export abstract class Connector {
   /** Calls that wait for a connection, by their ids. */
   #waiting = new Map<number, Call>();
   #reconnecting: Reconnecting;
+  /** True if the network or the page came back since the last attempt to connect began. */
+  #hurries = false;
   #session: Session | undefined;
   #failure: ClientClosed | undefined;
   #isClosing = false;
@@ -146,7 +148,7 @@ export abstract class Connector {
 
   async #connect(): Promise<void> {
     const { url, protocols, WebSocket, heartbeat, openTimeout } = this.settings;
-    this.#timer = undefined;
+    this.#hurries = false;
     this.#setState("connecting");
     this.#tokenBefore = this.token;
     let place: string;
@@ -174,10 +176,10 @@ export abstract class Connector {
     } catch (error) {
       if (this.#session !== session) return; // it has ended meanwhile
       if (error instanceof ClientClosed) this.#failure = error;
-      else if (error instanceof CommandError && !PASSING_LATER.includes(error.error)) {
-        this.#failure = new ClientClosed(4401, "authenticate was refused", { cause: error });
-      } else if (!(error instanceof CommandError)) {
+      else if (!(error instanceof CommandError)) {
         console.error("websuckets: authenticate failed", error);
+      } else if (!PASSING_LATER.includes(error.error)) {
+        this.#failure = new ClientClosed(4401, "authenticate was refused", { cause: error });
       }
       return session.end({ code: this.#failure?.code ?? 1006, reason: "authenticate" });
     }
@@ -217,16 +219,18 @@ export abstract class Connector {
     for (const call of session?.takeLost(error) ?? []) this.#waiting.set(call.id, call);
     if (error instanceof ClientClosed) return this.#finish(error);
     if (this.#failure) return this.#finish(this.#failure);
-    const lasted = performance.now() - (session?.openedAt ?? NaN);
+    const lasted = performance.now() - session?.openedAt!; // NaN if it was not open
     const { authenticate, reconnect } = this.settings;
     const canChange = !!authenticate || this.token !== this.#tokenBefore;
     const pause = this.#reconnecting.pauseAfter(code, lasted, canChange);
     if (pause === undefined || !reconnect) return this.#finish(new ClientClosed(code, reason));
     this.#timer = setTimeout(() => this.#connect(), pause);
     this.#setState("waiting");
+    if (this.#hurries && !session?.openedAt) this.#wakeUp();
   }
 
   #wakeUp(): void {
+    this.#hurries = true;
     if (this.state === "open") this.#session?.probe();
     else if (this.state === "waiting" && this.#reconnecting.mayHurry) {
       clearTimeout(this.#timer);

@@ -57,8 +57,8 @@ export class Reconnecting {
   /** False for a pause that the server wants. */
   mayHurry = true;
   #failures = 0;
-  #wasAtOnce = false;
-  #wasRefused = false;
+  /** Decision after the end before, unless the connection was stable since. */
+  #before: Retry | undefined;
 
   /** @param codes Decisions for close codes that replace those of `CLOSE_CODES`. */
   constructor(backoff: Backoff = {}, codes: Readonly<Record<number, Retry>> = {}) {
@@ -78,16 +78,15 @@ export class Reconnecting {
     const { first, most, later, stable, random } = this.#backoff;
     if (lasted >= stable) {
       this.#failures = 0;
-      this.#wasAtOnce = this.#wasRefused = false;
+      this.#before = undefined;
     }
     const retry = this.#codes[code] ?? "backoff";
-    const [wasRefused, wasAtOnce] = [this.#wasRefused, this.#wasAtOnce];
-    this.#wasRefused = retry === "new token";
+    const isRepeated = retry === this.#before;
+    this.#before = retry;
     if (retry === "never") return undefined;
-    if (this.#wasRefused && (wasRefused || !canAuthenticate)) return undefined;
+    if (retry === "new token" && (isRepeated || !canAuthenticate)) return undefined;
     this.mayHurry = retry !== "later";
-    this.#wasAtOnce = retry === "at once";
-    if (this.#wasAtOnce && !wasAtOnce) return 0;
+    if (retry === "at once" && !isRepeated) return 0;
     const pause = random() * Math.min(most, first * 2 ** this.#failures++);
     return this.mayHurry ? pause : later + pause;
   }

@@ -1,7 +1,7 @@
 /** Behaviour of the client where the test plays the server, and tells the time. */
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, mock, test } from "node:test";
+import { afterEach, beforeEach, mock, test, type TestContext } from "node:test";
 import {
   ClientClosed,
   CommandError,
@@ -196,13 +196,41 @@ test("timers that stood still make the client ask for an answer at once", async 
   assert.equal(client.state, "waiting");
 });
 
-test("an answer at a wake-up counts also where a heartbeat follows it", async (context) => {
+/** Return a page that lasts as long as the test; its events are those of the network. */
+function page(context: TestContext): EventTarget {
   const page = new EventTarget();
   Object.assign(globalThis, { addEventListener: page.addEventListener.bind(page) });
   context.after(() => Reflect.deleteProperty(globalThis, "addEventListener"));
+  return page;
+}
+
+test("a network that comes back during an attempt ends the pause if the attempt fails", async (context) => {
+  const network = page(context);
+  const [client, socket] = connecting({ backoff: { random: () => 1 } });
+  network.dispatchEvent(new Event("online"));
+  await socket.end(1006);
+  assert.equal(client.state, "connecting");
+  await newest().end(1006);
+  assert.equal(client.state, "waiting");
+  await client.close();
+});
+
+test("a network that came back before the connection was lost ends no pause", async (context) => {
+  const network = page(context);
+  const [client, socket] = connecting({ backoff: { random: () => 1 } });
+  network.dispatchEvent(new Event("online"));
+  await socket.open();
+  network.dispatchEvent(new Event("online"));
+  await socket.end(1006);
+  assert.equal(client.state, "waiting");
+  await client.close();
+});
+
+test("an answer at a wake-up counts also where a heartbeat follows it", async (context) => {
+  const network = page(context);
   const [client, socket] = await opened({ heartbeat: 20_000 });
   await pass(19_000);
-  page.dispatchEvent(new Event("online"));
+  network.dispatchEvent(new Event("online"));
   assert.deepEqual(socket.sent, [{ ping: 1 }]);
   await socket.say({ pong: 1 });
   await pass(1_000);
