@@ -214,6 +214,8 @@ async def test_clients_behind_a_proxy_are_counted_by_their_own_address(
         {"streams": 2.5},
         {"presence_grace": -1},
         {"max_size": float("inf")},
+        {"max_size": 0},
+        {"max_size": (1000, 0)},
         {"compression": "gzip"},
     ],
 )

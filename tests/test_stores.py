@@ -167,8 +167,8 @@ async def test_a_revocation_is_of_all_that_a_user_had(stores: Stores) -> None:
     assert await store.revoked({**many, **users}) == {*many, ANN}
 
 
-@pytest.mark.parametrize("numbers", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0)])
-def test_a_store_needs_numbers_that_mean_something(numbers: tuple[float, int]) -> None:
+@pytest.mark.parametrize("numbers", [(0, 1), (math.nan, 1), (math.inf, 1), (1, 0), (1, math.inf)])
+def test_a_store_needs_numbers_that_mean_something(numbers: tuple[float, Any]) -> None:
     """A lifetime and a number of records have to be positive and finite."""
     with pytest.raises(ValueError, match="positive"):
         MemorySessionStore(*numbers)

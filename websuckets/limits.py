@@ -160,10 +160,10 @@ class Limits:
         for limit in fields(self):
             if limit.metadata:
                 _check(limit.name, getattr(self, limit.name), **limit.metadata)
-        if not all(_is_limit(size, 0) and _is_whole(size) for size in self._sizes):
+        if not all(_is_limit(size, 1) and _is_whole(size) for size in self._sizes):
             raise ValueError(
-                f"Limits(max_size={self.max_size!r}): it is a whole number, or None, or two "
-                "of these: (message, fragment)"
+                f"Limits(max_size={self.max_size!r}): it is a whole number, at least 1, or "
+                "None, or two of these: (message, fragment)"
             )
         outbox: Any = self.outbox
         if outbox is not None and not (

@@ -148,7 +148,7 @@ class MemorySessionStore:
         *,
         clock: WallClock = SYSTEM_CLOCK,
     ) -> None:
-        if not (0 < lifetime < math.inf and records_per_user >= 1):
+        if not (0 < lifetime < math.inf and 1 <= records_per_user < math.inf):
             raise ValueError(f"{lifetime=}, {records_per_user=}: both are positive and finite")
         self._clock = clock
         self._most = records_per_user
