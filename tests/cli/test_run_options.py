@@ -342,8 +342,9 @@ def test_a_mistake_in_the_program_is_told_by_its_text_alone(app: Project) -> Non
     [
         (["--reload", "--workers", "2"], "leave --workers out"),
         (["--reload-include", "*.toml"], "--reload-include needs --reload"),
-        (["--max-memory", "100"], "--max-memory and --lifetime need --workers"),
-        (["--lifetime", "100"], "--max-memory and --lifetime need --workers"),
+        (["--worker-timeout", "5"], "--worker-timeout, --max-memory and --lifetime need --workers"),
+        (["--max-memory", "100"], "--worker-timeout, --max-memory and --lifetime need --workers"),
+        (["--lifetime", "100"], "--worker-timeout, --max-memory and --lifetime need --workers"),
         (["--backend", "trio", "--loop", "uvloop"], "trio has one event loop"),
         (["--ssl-keyfile", "key.pem"], "need --ssl-certfile"),
         (["--ssl-ca-certs", "ca.pem"], "need --ssl-certfile"),

@@ -61,13 +61,17 @@ def run(
         ),
     ] = None,
     worker_timeout: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Seconds without a sign of life after which a worker is replaced.",
+            help=(
+                "Seconds without a sign of life after which a worker is replaced. "
+                f"Default: {Bounds().silence:g}."
+            ),
             metavar="SECONDS",
             min=2,
+            show_default=False,
         ),
-    ] = Bounds().silence,
+    ] = None,
     max_memory: Annotated[
         float | None,
         typer.Option(
@@ -177,8 +181,8 @@ def run(
     _check(options, reload=reload, workers=workers)
     if reload_include and not reload:
         raise typer.BadParameter("--reload-include needs --reload")
-    if workers is None and (max_memory is not None or lifetime is not None):
-        raise typer.BadParameter("--max-memory and --lifetime need --workers")
+    if workers is None and (worker_timeout, max_memory, lifetime) != (None, None, None):
+        raise typer.BadParameter("--worker-timeout, --max-memory and --lifetime need --workers")
     with serving():
         configure_logging(options)
         options.ssl_context()  # a file that cannot be read is told once, and not by each worker
@@ -192,7 +196,8 @@ def run(
             from websuckets.cli.supervisor import Supervisor
 
             memory = None if max_memory is None else max_memory * 2**20
-            bounds = Bounds(silence=worker_timeout, memory=memory, lifetime=lifetime)
+            silence = Bounds().silence if worker_timeout is None else worker_timeout
+            bounds = Bounds(silence=silence, memory=memory, lifetime=lifetime)
             _supervise(options, lambda sockets: Supervisor(options, sockets, workers, bounds))
         app = load(target, factory=factory, app_dir=app_dir)
         if uds is None:
