@@ -125,7 +125,7 @@ async def test_others_get_everything_once_a_peer_that_does_not_read_is_aborted(
     """Expect the others to get everything that follows, once the peer is aborted."""
     skip_what_cannot_be(server, how)
     async with (
-        running_target(server, anyio_backend, {"send_timeout": 0.5}, {}) as target,
+        running_target(server, anyio_backend, {"send_timeout": 2}, {}) as target,
         opened(target.port) as observer,
         opened(target.port, "/listen", receive_buffer=SMALL) as stalled,
         opened(target.port, "/listen") as reader,

@@ -31,7 +31,7 @@ class Database:
         """Return the engine of a new node."""
         if self.is_sqlite:
             return sqlite_engine(self.url, **options)
-        return create_async_engine(self.url, pool_size=20, **options)
+        return create_async_engine(self.url, **{"pool_size": 20} | options)
 
 
 @contextmanager

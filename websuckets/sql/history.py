@@ -24,7 +24,6 @@ from websuckets.sql.errors import is_conflict, is_outage, pause_after
 from websuckets.sql.sessions import (
     OpenSession,
     commits_by_itself,
-    discard_connection,
     run_in,
     unavailable,
 )
@@ -94,7 +93,7 @@ class SqlLog:
             transaction = _Transaction(function)
             try:
                 async with self._open_session() as session:
-                    return await transaction.run_in(session)
+                    return await session.run_sync(transaction.run)
             except Exception as error:
                 # An error of the end of the scope may come after the commit.
                 if transaction.is_committed or not is_conflict(error):
@@ -117,16 +116,8 @@ class _Transaction(Generic[T]):
         self._function = function
         self.is_committed = False
 
-    async def run_in(self, session: AsyncSession) -> T:
+    def run(self, session: Session) -> T:
         """Call the function with the connection of the session, and commit."""
-        try:
-            return await session.run_sync(self._run)
-        except BaseException as error:
-            if not isinstance(error, Exception):
-                await discard_connection(session)
-            raise
-
-    def _run(self, session: Session) -> T:
         result = self._function(_connection_of(session))
         # Here, and not by the scope, so that it is known which errors come before the commit.
         session.commit()

@@ -156,10 +156,9 @@ def _terminate(dbapi_connection: Any, busy_timeout: float) -> None:
     """Close a connection that cannot be used any more, such as one whose statement was cancelled.
 
     SQLAlchemy's own function waits until the connection is closed, and each further cancellation
-    ends that waiting; a cancel scope of anyio makes one at every step. SQLAlchemy 2.0 then counts
-    the connection as used until it is collected as garbage: a pool has none left after some such
-    commands. SQLAlchemy 2.1 stops the thread of aiosqlite twice; the thread answers once, and the
-    end of the event loop waits for the other answer for ever.
+    ends that waiting; a cancel scope of anyio makes one at every step. SQLAlchemy (2.0.58, 2.1.9)
+    then stops the thread of aiosqlite a second time; the thread answers once, and the end of the
+    event loop waits for the other answer for ever.
 
     Raises what the closing raised, and a cancellation by ``Task.cancel()`` that came meanwhile,
     unless the connection is closed for a cancellation, which SQLAlchemy raises itself.
