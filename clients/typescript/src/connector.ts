@@ -54,7 +54,7 @@ export abstract class Connector {
   /** Calls that wait for a connection, by their ids. */
   #waiting = new Map<number, Call>();
   #reconnecting: Reconnecting;
-  /** True if the network or the page came back since the last attempt to connect began. */
+  /** True after a wake-up, until the next attempt to connect begins. */
   #hurries = false;
   #session: Session | undefined;
   #failure: ClientClosed | undefined;
