@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import rooms
-from brokers import Node, linked
+from brokers import HEARTBEAT, Node, linked
 from coredis.exceptions import ConnectionError as NotConnected
 from coredis.exceptions import RedisError
 from harness import errors
@@ -34,10 +34,6 @@ LONG_TIMEOUT = 3 * TIMEOUT
 
 def broker_at(url: str, heartbeat: float = 0.5) -> RedisBroker:
     return RedisBroker(RedisConnection(url, heartbeat), "test")
-
-
-STEADY = 5
-"""Seconds of a heartbeat that is longer than a busy machine delays the node which is to go on."""
 
 
 async def come_through(one: Node, two: Node, body: bytes) -> None:
@@ -118,7 +114,7 @@ async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: R
     """The subscribers of the lost topics get a gap, and of all if more than `MOST_LOST` were
     lost."""
     async with Proxy(own_redis.port).running() as proxy:
-        steady = broker_at(own_redis.url, STEADY)
+        steady = broker_at(own_redis.url, HEARTBEAT)
         async with linked(steady) as one, linked(broker_at(proxy.url)) as two:
             for topic in ("a", "b"):
                 await one.link.subscribe(topic)
@@ -137,7 +133,7 @@ async def test_who_misses_what_was_lost_on_the_way_to_redis_is_told(own_redis: R
 async def test_what_is_on_its_way_when_the_link_is_lost_is_lost(own_redis: RedisServer) -> None:
     """An event on its way may have arrived, so it is not sent again; its subscribers get a gap."""
     async with Proxy(own_redis.port).running() as proxy:
-        steady = broker_at(own_redis.url, STEADY)
+        steady = broker_at(own_redis.url, HEARTBEAT)
         async with linked(steady) as one, linked(broker_at(proxy.url)) as two:
             for topic in ("a", "b"):
                 await one.link.subscribe(topic)

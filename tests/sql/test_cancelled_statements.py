@@ -5,31 +5,16 @@ from collections.abc import AsyncIterator
 
 import anyio
 import pytest
-from dishka import Provider, Scope, provide
 from harness import app_with, dial
 from once_nodes import Order, prepare
 from sql_databases import Database
 from sqlalchemy import QueuePool, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from websuckets import CommandGroup, Socket
+from websuckets.di import provide_context
 
 pytestmark = pytest.mark.anyio
-
-
-class Sessions(Provider):
-    """Provider of sessions as a program writes it."""
-
-    scope = Scope.REQUEST
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        super().__init__()
-        self._engine = engine
-
-    @provide
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        async with AsyncSession(self._engine) as session, session.begin():
-            yield session
 
 
 @pytest.fixture
@@ -61,7 +46,8 @@ async def test_a_client_that_leaves_while_its_statement_runs_disturbs_no_other(
     async def count(socket: Socket, *, session: AsyncSession) -> int | None:
         return await session.scalar(select(func.count()).select_from(Order))
 
-    app = app_with(group, providers=[Sessions(engine)])
+    sessions = async_sessionmaker(engine)
+    app = app_with(group, providers=[provide_context(sessions.begin, provides=AsyncSession)])
     async with app.serve("127.0.0.1", 0) as server, dial(server) as other:
         for checkpoints in range(0, 60, 2):
             started, ended = anyio.Event(), anyio.Event()
